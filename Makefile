@@ -37,8 +37,9 @@ format: $(STAMP)  ## Format the code and mend what the linter can
 	$(BIN)/ruff format .
 
 protos: $(STAMP)  ## Generate the gRPC code from the .proto files
-	cd proto && ../$(BIN)/python -m grpc_tools.protoc -I . --python_out=. --pyi_out=. --grpc_python_out=. \
-		heatward/v1/detection.proto
+	$(BIN)/python -m grpc_tools.protoc -Iproto \
+		-I"$$($(BIN)/python -c 'import google.rpc, pathlib; print(pathlib.Path(next(iter(google.rpc.__path__))).parents[1])')" \
+		--python_out=proto --pyi_out=proto --grpc_python_out=proto heatward/v1/detection.proto
 
 clean:  ## Remove the virtual environment and caches (never work/ or data/)
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -1,24 +1,24 @@
 """Every error heatward raises, with the canonical gRPC code a service answers with.
 
-    HeatwardError                     INTERNAL
-    ├── ImageError                    INVALID_ARGUMENT     the caller's image
-    │   ├── ImageDecodeError                               not an image, truncated, format not allowed
-    │   ├── ImageTooLargeError                             over the limit of bytes or pixels
-    │   └── ImageShapeError                                raw tensor: length, shape or range does not fit
-    ├── ClassifierError               FAILED_PRECONDITION  the model under guard
-    │   ├── ClassifierSpecError                            source, weights or preprocessing cannot be used
-    │   ├── LayerNotFoundError                             no such layer (names the near ones)
-    │   ├── NoGradientError                                a gradient method on a model without gradients
-    │   └── NonFiniteLogitsError                           the model answered NaN or infinity
-    ├── HeatmapError                  INVALID_ARGUMENT     a method's settings are out of range
-    ├── BundleError                   FAILED_PRECONDITION  the artefact
-    │   ├── BundleDamagedError                             a file is missing or its sha256 differs
-    │   ├── BundleForeignError                             not a heatward bundle
-    │   ├── BundleTooNewError                              written by a later schema version
-    │   └── FingerprintMismatchError                       made for another classifier
-    ├── CalibrationError              INVALID_ARGUMENT     too few clean scores, rate out of range
-    ├── ConfigError                   INVALID_ARGUMENT     unknown key, value out of range
-    └── DataError                     FAILED_PRECONDITION  images or shards that training cannot use
+HeatwardError                     INTERNAL
+├── ImageError                    INVALID_ARGUMENT     the caller's image
+│   ├── ImageDecodeError                               not an image, truncated, format not allowed
+│   ├── ImageTooLargeError                             over the limit of bytes or pixels
+│   └── ImageShapeError                                raw tensor: length, shape or range does not fit
+├── ClassifierError               FAILED_PRECONDITION  the model under guard
+│   ├── ClassifierSpecError                            source, weights or preprocessing cannot be used
+│   ├── LayerNotFoundError                             no such layer (names the near ones)
+│   ├── NoGradientError                                a gradient method on a model without gradients
+│   └── NonFiniteLogitsError                           the model answered NaN or infinity
+├── HeatmapError                  INVALID_ARGUMENT     a method's settings are out of range
+├── BundleError                   FAILED_PRECONDITION  the artefact
+│   ├── BundleDamagedError                             a file is missing or its sha256 differs
+│   ├── BundleForeignError                             not a heatward bundle
+│   ├── BundleTooNewError                              written by a later schema version
+│   └── FingerprintMismatchError                       made for another classifier
+├── CalibrationError              INVALID_ARGUMENT     too few clean scores, rate out of range
+├── ConfigError                   INVALID_ARGUMENT     unknown key, value out of range
+└── DataError                     FAILED_PRECONDITION  images or shards that training cannot use
 """
 
 from __future__ import annotations

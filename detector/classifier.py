@@ -1,0 +1,206 @@
+"""The frozen model under guard: **images (B, 3, H, W) in [0, 1]** → `Classifier` → **logits (B, K)** and activations.
+
+Loading probes the model once with two images: does it answer one logit per class, does a gradient reach the images,
+which layers have spatial maps. Hooks live for one call and parameters never change. Not for several threads at once:
+one thread (the server's engine) owns a classifier; only `prepare` may be called from any thread.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from detector.errors import ClassifierSpecError, LayerNotFoundError, NonFiniteLogitsError
+from detector.layers import Layer, hooked, observed, spread
+from detector.preprocessing import Normalized, Preprocessing, fit_to
+from detector.sources import TRUSTED_MODULES, Net, build_net
+from detector.spec import ClassifierSpec
+
+__all__ = ["TRUSTED_MODULES", "Classifier", "ClassifierSpec", "Preprocessing", "load_classifier"]
+
+
+def load_classifier(
+    spec: ClassifierSpec,
+    *,
+    device: str | torch.device = "cpu",
+    state_dict: dict[str, Tensor] | None = None,
+    allow: Collection[str] | None = None,
+) -> Classifier:
+    """Build, freeze and probe the classifier that `spec` describes.
+
+    Args:
+        spec: Source, weights, input size, classes, preprocessing.
+        device: Where it runs.
+        state_dict: Weights that win over `spec.weights` (from a bundle).
+        allow: For a spec that came in a bundle: the code it may run beside `TRUSTED_MODULES`, Python modules (or
+            packages) and program files by name. None, for a spec that the user wrote, allows any.
+
+    Raises:
+        ClassifierSpecError: The source, weights or preprocessing cannot be used.
+    """
+    device = torch.device(device)
+    net = build_net(spec, device=device, state_dict=state_dict, allow=allow)
+    return Classifier(spec, net, device=device)
+
+
+class Classifier:
+    """A frozen classifier.
+
+    Attributes:
+        spec: What it was built from.
+        module: Images (B, 3, H, W) in [0, 1] → logits (B, K); stays frozen and in eval mode.
+        classes: Names, in the order of the logits.
+        input_size: (height, width).
+        device: Where it runs.
+        embeddable: Whether spec + `state_dict()` are enough to build it again (torchvision, timm, python).
+        differentiable: Whether a gradient reaches the images.
+        layers: Names of submodules with (B, C, h, w) output, in order of execution; () where hooks do not reach.
+        fingerprint: sha256 (hex) over architecture, weights, classes and preprocessing, the same on every machine.
+    """
+
+    def __init__(self, spec: ClassifierSpec, net: Net, *, device: str | torch.device = "cpu") -> None:
+        """Freeze and probe `net`; most callers want `load_classifier`."""
+        self.spec = spec
+        self.classes = spec.classes
+        self.num_classes = len(spec.classes)
+        self.input_size = spec.input_size
+        self.device = torch.device(device)
+        self.embeddable = net.embeddable
+        self._net = net.module
+        self.module = Normalized(net.module, spec.preprocessing).requires_grad_(False).to(self.device)
+        if net.embeddable:
+            self.module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.fingerprint = _fingerprint(spec, net.identity, self.state_dict())
+        self._probed, self.differentiable = self._probe()
+        self.layers = tuple(layer.name for layer in self._probed)
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Classify (B, 3, H, W) images in [0, 1]: float32 logits (B, K), attached to the graph if images are.
+
+        Raises:
+            NonFiniteLogitsError: NaN or infinity; names the images of the batch.
+        """
+        logits: Tensor = self.module(images).float()
+        finite = logits.isfinite().all(1)
+        if not finite.all():
+            bad = (~finite).nonzero().flatten().tolist()
+            raise NonFiniteLogitsError(
+                f"{self.spec.source} answered NaN or infinity for images {bad} of a batch of {len(images)}: "
+                "check its weights and that images lie in [0, 1]."
+            )
+        return logits
+
+    def prepare(self, pixels: NDArray[np.uint8]) -> Tensor:
+        """Bring (H, W, 3) uint8 RGB pixels to the input size: (3, H, W) float32 in [0, 1] on the CPU, 8-bit values.
+
+        Pixels that already have the input size are untouched, so a prepared (or attacked) image survives.
+        """
+        fitted = np.ascontiguousarray(fit_to(pixels, self.input_size, self.spec.preprocessing))
+        return torch.tensor(fitted).permute(2, 0, 1).contiguous().float() / 255
+
+    def activations(self, images: Tensor, layers: Sequence[str]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Classify and keep what the named layers answered.
+
+        With gradients enabled the activations hang on the graph, so `torch.autograd.grad(logits[...], activation)`
+        works although every parameter is frozen. A layer that runs several times gives its last answer. Later
+        in-place operations of the net do not reach the activations.
+
+        Args:
+            images: (B, 3, H, W) in [0, 1].
+            layers: Names out of `self.layers`.
+
+        Returns:
+            Logits (B, K) and, per name in the order asked for, (B, C, h, w).
+
+        Raises:
+            LayerNotFoundError: No such layer; lists near names.
+        """
+        for name in layers:
+            if name not in self.layers:
+                raise LayerNotFoundError(self._no_layer(name))
+        if torch.is_grad_enabled() and not images.requires_grad:
+            images = images.detach().requires_grad_()
+        kept: dict[str, Tensor] = {}
+
+        def keep(name: str, output: Any) -> Tensor:
+            kept[name] = output
+            copy: Tensor = output.clone()  # the net goes on with a copy: an in-place ReLU leaves ours as it is
+            return copy
+
+        with hooked(self._net, layers, keep):
+            logits = self(images)
+        return logits, {name: kept[name] for name in layers}
+
+    def depths(self, count: int = 4) -> tuple[str, ...]:
+        """`count` layers spread evenly over the net's depth, the deepest included; fewer where it has fewer.
+
+        The last block (or activation function) of each resolution comes first; a net with fewer resolutions than
+        `count` adds other blocks, then other layers.
+        """
+        return spread(self._probed, count)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The net's parameters and buffers: copies on the CPU."""
+        return {
+            name: value.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
+            for name, value in self._net.state_dict().items()
+        }
+
+    def _no_layer(self, name: str) -> str:
+        if not self.layers:
+            return f"{self.spec.source} shows no inner layers: use a method that needs none (gradient, occlusion)."
+        near = difflib.get_close_matches(name, self.layers, n=5) or self.layers[-5:]
+        return f"{self.spec.source} has no layer {name!r} with a spatial map; near: {', '.join(near)}."
+
+    def _probe(self) -> tuple[tuple[Layer, ...], bool]:
+        """Run two images of noise through the net, once."""
+        noise = torch.rand(2, 3, *self.input_size, generator=torch.Generator().manual_seed(0))
+        images = noise.to(self.device).requires_grad_()
+        try:
+            with torch.enable_grad(), observed(self._net if self.embeddable else nn.Module()) as layers:
+                logits = self.module(images)
+        except Exception as error:  # the user's code
+            raise ClassifierSpecError(
+                f"{self.spec.source} failed on two images of {self.input_size} ({type(error).__name__}: {error}): "
+                "check input_size, and that it takes batches of any size."
+            ) from error
+        self._check_output(logits)
+        return tuple(layers), _reaches(logits, images)
+
+    def _check_output(self, logits: Any) -> None:
+        expected = (2, self.num_classes)
+        if not isinstance(logits, Tensor):
+            raise ClassifierSpecError(
+                f"{self.spec.source} answers a {type(logits).__name__}, expected a tensor of logits: wrap the net."
+            )
+        if tuple(logits.shape) != expected:
+            raise ClassifierSpecError(
+                f"{self.spec.source} answers {tuple(logits.shape)} for two images, expected {expected}: "
+                f"the spec lists {self.num_classes} classes, one logit each."
+            )
+
+
+def _fingerprint(spec: ClassifierSpec, identity: str, state_dict: dict[str, Tensor]) -> str:
+    described = spec.model_dump(mode="json", exclude={"source", "weights"}) | {"architecture": identity}
+    digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode())
+    for name, value in sorted(state_dict.items()):
+        digest.update(f"\n{name} {value.dtype} {tuple(value.shape)}\n".encode())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _reaches(logits: Tensor, images: Tensor) -> bool:
+    weights = torch.arange(1.0, logits.shape[1] + 1, device=logits.device)  # unequal: probabilities sum to a constant
+    try:
+        (gradient,) = torch.autograd.grad((logits.float() * weights).sum(), images, allow_unused=True)
+    except RuntimeError:
+        return False
+    return gradient is not None and bool(gradient.isfinite().all()) and bool(gradient.any())

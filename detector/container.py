@@ -1,0 +1,157 @@
+"""A bundle's files by name ⇄ one zip or one directory, read within limits and written at once.
+
+Members are stored, not compressed (weights do not shrink, and bytes then depend on no zlib), with fixed times and
+rights. Reading takes only the names a bundle has and never follows a member's path.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import stat
+import zipfile
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+
+from detector.errors import BundleDamagedError, BundleError, BundleForeignError
+
+__all__ = ["LIMITS", "MANIFEST", "ZIP_SUFFIX", "read_files", "write_files"]
+
+MANIFEST = "manifest.json"
+ZIP_SUFFIX = ".heatward"
+
+LIMITS = {
+    MANIFEST: 8 * 2**20,
+    "classifier.safetensors": 8 * 2**30,
+    "network.safetensors": 2**30,
+    "calibration.safetensors": 2**28,
+}
+"""Every file a bundle may have and its largest size in bytes."""
+
+_RATIO = 20  # a recompressed bundle shrinks by far less; a zip bomb by a thousand
+_EPOCH = (1980, 1, 1, 0, 0, 0)
+
+
+def read_files(path: Path) -> tuple[dict[str, bytes], tuple[str, ...]]:
+    """Read a bundle's files.
+
+    Returns:
+        The files by name, `manifest.json` among them; and the names of members of a zip that no bundle has, unread.
+
+    Raises:
+        BundleError: Nothing is there.
+        BundleForeignError: It is no bundle, or holds what no bundle holds.
+        BundleDamagedError: Truncated or changed.
+    """
+    if path.is_dir():
+        contents = {name: _read(path / name, LIMITS[name]) for name in LIMITS if (path / name).is_file()}
+        foreign: tuple[str, ...] = ()
+    elif path.is_file():
+        contents, foreign = _read_zip(path)
+    else:
+        raise BundleError(f"There is no bundle {path}: give a {ZIP_SUFFIX} file or a bundle's directory.")
+    if MANIFEST not in contents:
+        if contents:
+            raise BundleDamagedError(f"{path} lacks its file {MANIFEST}: copy or train the bundle again.")
+        raise BundleForeignError(f"{path} is no heatward bundle: it has no {MANIFEST}.")
+    return contents, foreign
+
+
+def write_files(path: Path, contents: Mapping[str, bytes]) -> None:
+    """Write a bundle's files under a temporary name, then put them in place of what is there.
+
+    A zip replaces its predecessor in one step. A directory takes two (the old one moves away, the new one moves in):
+    a kill between them leaves no bundle at `path`, never a mixed one.
+
+    Raises:
+        BundleError: `path` is a directory that holds something else.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        if path.suffix == ZIP_SUFFIX:
+            _write_zip(temporary, contents)
+            os.replace(temporary, path)
+        else:
+            _write_directory(temporary, contents)
+            _swap(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True) if temporary.is_file() else shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _read(path: Path, limit: int) -> bytes:
+    size = path.stat().st_size
+    if size > limit:
+        raise BundleForeignError(f"{path} has {size} bytes, a bundle's {path.name} has at most {limit}.")
+    return path.read_bytes()
+
+
+def _read_zip(path: Path) -> tuple[dict[str, bytes], tuple[str, ...]]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = [member for member in archive.infolist() if member.filename in LIMITS]
+            for member in members:
+                _check(member, path)
+            if len({member.filename for member in members}) < len(members):
+                raise BundleForeignError(f"{path} holds a file twice: it is no bundle that heatward wrote.")
+            foreign = tuple(name for name in archive.namelist() if name not in LIMITS)
+            return {member.filename: archive.read(member) for member in members}, foreign
+    except zipfile.BadZipFile as error:
+        with path.open("rb") as stream:
+            begins_like_a_zip = stream.read(4) == b"PK\x03\x04"
+        if begins_like_a_zip:
+            raise BundleDamagedError(f"{path} is truncated or damaged ({error}): copy it again.") from error
+        raise BundleForeignError(f"{path} is no heatward bundle: it is not a zip file.") from error
+    except (zlib.error, EOFError, OSError, ValueError, NotImplementedError, RuntimeError) as error:
+        raise BundleDamagedError(f"{path} is damaged ({error}): copy it again.") from error
+
+
+def _check(member: zipfile.ZipInfo, path: Path) -> None:
+    limit = LIMITS[member.filename]
+    if stat.S_ISLNK(member.external_attr >> 16):
+        raise BundleForeignError(f"{path}: {member.filename} is a symbolic link.")
+    if member.file_size > limit:
+        raise BundleForeignError(
+            f"{path}: {member.filename} would unpack to {member.file_size} bytes, it may have at most {limit}."
+        )
+    if member.file_size > _RATIO * member.compress_size + 2**16:
+        raise BundleForeignError(
+            f"{path}: {member.filename} would unpack from {member.compress_size} to {member.file_size} bytes: "
+            "a zip bomb, not weights."
+        )
+
+
+def _write_zip(path: Path, contents: Mapping[str, bytes]) -> None:
+    with path.open("xb") as stream:
+        with zipfile.ZipFile(stream, "w", zipfile.ZIP_STORED) as archive:
+            for name in sorted(contents):
+                member = zipfile.ZipInfo(name, _EPOCH)
+                member.create_system = 3  # Unix, on every system
+                member.external_attr = (stat.S_IFREG | 0o644) << 16
+                archive.writestr(member, contents[name])
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def _write_directory(path: Path, contents: Mapping[str, bytes]) -> None:
+    path.mkdir()
+    for name, data in contents.items():
+        with (path / name).open("xb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+
+
+def _swap(new: Path, path: Path) -> None:
+    if not path.exists():
+        os.replace(new, path)
+        return
+    foreign = not path.is_dir() or {entry.name for entry in path.iterdir()} - LIMITS.keys()
+    if foreign:
+        raise BundleError(f"{path} is not a bundle's directory: choose another place, or remove it.")
+    old = path.with_name(f"{new.name}.old")
+    os.replace(path, old)
+    os.replace(new, path)
+    shutil.rmtree(old)

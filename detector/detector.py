@@ -1,0 +1,153 @@
+"""The whole road: images in, verdicts out.
+
+    images (B, 3, H, W) ─▶ evidence ─▶ heatmap networks ─▶ attack score ─▶ conformal p-value ─▶ Verdict
+                                             └─▶ origin probabilities ─▶ recovered label
+
+A detector belongs to one thread at a time: evidence observes the classifier through hooks that live for one call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from detector.bundle import Bundle, Manifest, load_bundle
+from detector.calibration import Calibration
+from detector.classifier import Classifier, load_classifier
+from detector.errors import FingerprintMismatchError
+from detector.evidence import EvidenceExtractor, EvidenceSettings
+from detector.network import EvidenceShape, HeatmapNetwork, NetworkSettings, score
+
+__all__ = ["Detector", "Verdict"]
+
+TOP = 5
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What is said about one image. It is flagged at false-positive rate a where `p_value <= a`."""
+
+    label: int
+    """The classifier's prediction."""
+    probability: float
+    """Its softmax probability."""
+    top: tuple[tuple[int, float], ...]
+    """The classifier's most probable classes with their probabilities, best first."""
+    attack_score: float
+    """−log P(clean) of the heatmap classifier, 0 and up; higher is more attack-like."""
+    p_value: float
+    """Share of clean calibration images that look at least as attacked, in (0, 1]."""
+    recovered: tuple[tuple[int, float], ...]
+    """Labels before the attack with their probabilities, best first."""
+    heatmap: NDArray[np.float32]
+    """(g, g): activation × gradient for the predicted class, signed, unscaled."""
+
+
+class Detector:
+    """A classifier under guard, its heatmap networks and their calibration, ready to judge images.
+
+    Args:
+        classifier: The classifier under guard.
+        extractor: Computes the evidence the networks were trained on.
+        networks: The ensemble, in eval mode.
+        calibration: Attack scores of clean images.
+        manifest: Of the bundle all this came from, if any.
+    """
+
+    def __init__(
+        self,
+        classifier: Classifier,
+        extractor: EvidenceExtractor,
+        networks: Sequence[HeatmapNetwork],
+        calibration: Calibration,
+        manifest: Manifest | None = None,
+    ) -> None:
+        self.classifier = classifier
+        self.extractor = extractor
+        self.networks = tuple(networks)
+        self.calibration = calibration
+        self.manifest = manifest
+
+    @classmethod
+    def from_bundle(
+        cls, path: str | Path, *, device: torch.device | str = "cpu", allow: Collection[str] = ()
+    ) -> Detector:
+        """Load and verify a bundle.
+
+        Args:
+            path: A directory or a `.heatward` file.
+            device: Where to compute.
+            allow: Modules a `python:` classifier may come from, besides ours. Importing a module runs its code.
+
+        Raises:
+            BundleError: Damaged, foreign, too new, or made for another classifier.
+            ClassifierSpecError: The classifier cannot be built.
+        """
+        return cls.assemble(load_bundle(path), device=device, allow=allow)
+
+    @classmethod
+    def assemble(cls, bundle: Bundle, *, device: torch.device | str = "cpu", allow: Collection[str] = ()) -> Detector:
+        """Build a detector from a bundle in memory; arguments and errors as `from_bundle`."""
+        manifest = bundle.manifest
+        classifier = load_classifier(
+            manifest.classifier, device=device, state_dict=bundle.classifier_weights, allow=allow
+        )
+        if classifier.fingerprint != manifest.fingerprint:
+            raise FingerprintMismatchError(
+                f"the bundle guards classifier {manifest.fingerprint[:12]}…, but {manifest.classifier.source!r} loaded "
+                f"as {classifier.fingerprint[:12]}…: give the weights it was made with, or train a new bundle"
+            )
+        networks = HeatmapNetwork.ensemble(
+            EvidenceShape.model_validate(manifest.network["shape"]),
+            len(manifest.families),
+            NetworkSettings.model_validate(manifest.network["settings"]),
+            bundle.network_weights,
+        )
+        return cls(
+            classifier,
+            EvidenceExtractor(classifier, EvidenceSettings.model_validate(manifest.evidence)),
+            [network.to(device) for network in networks],
+            Calibration.fit(bundle.calibration_scores),
+            manifest,
+        )
+
+    def detect(self, images: Tensor) -> list[Verdict]:
+        """Judge images (B, 3, H, W) in [0, 1], on any device; one verdict each, in order.
+
+        Raises:
+            NonFiniteLogitsError: The classifier answered NaN or infinity.
+        """
+        evidence = self.extractor(images.to(self.classifier.device))
+        scores, origin = (t.cpu() for t in score(self.networks, evidence))
+        p_values = self.calibration.p_value(scores)
+        probabilities, labels = evidence.logits.softmax(1).topk(min(TOP, self.classifier.num_classes))
+        heatmaps = evidence.maps[:, 0, 0].cpu().numpy()  # candidate 0 is the prediction
+        order = origin.argsort(1, descending=True)
+        candidates = evidence.candidates.cpu().gather(1, order)
+        return [
+            Verdict(
+                label=int(labels[i, 0]),
+                probability=float(probabilities[i, 0]),
+                top=_pairs(labels[i], probabilities[i]),
+                attack_score=float(scores[i]),
+                p_value=float(p_values[i]),
+                recovered=_pairs(candidates[i], origin[i, order[i]]),
+                heatmap=heatmaps[i].astype(np.float32),
+            )
+            for i in range(len(images))
+        ]
+
+    def warm_up(self, sizes: Iterable[int]) -> None:
+        """Judge grey images in batches of each size, so that no caller pays for first-use costs."""
+        for size in sizes:
+            self.detect(torch.full((size, 3, *self.classifier.input_size), 0.5))
+
+
+def _pairs(labels: Tensor, values: Tensor) -> tuple[tuple[int, float], ...]:
+    return tuple(zip(labels.tolist(), values.tolist(), strict=True))

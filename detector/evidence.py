@@ -1,0 +1,193 @@
+"""What the heatmap classifier reads: heatmaps over space, over channels, and their stability under small views.
+
+    images (B, 3, H, W) ─▶ one forward ─▶ logits, activations at several depths
+                             ├─ backward of the margin top1 − top2 ─▶ channel attribution, margin maps (every depth)
+                             ├─ backward of each candidate's logit from one deep layer ─▶ maps per class
+    views of the images  ─▶ forward only ─▶ logits per class, attribution under the view against the original's
+
+Every magnitude is kept: a map scaled to [0, 1] loses the strongest signal. Nothing depends on the other images of the
+batch. Sources: Fong & Vedaldi 2018 (Net2Vec) and Fong et al. 2019 section 5 (channel attribution); Selvaraju et al.
+2017 (activation × gradient at a layer); Roth et al. 2019 (logits under noise).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+from torch.nn import functional
+
+from detector.classifier import Classifier
+from detector.errors import ConfigError, LayerNotFoundError, NoGradientError
+from detector.heatmaps.channels import LayerAttribution, attribute_classes, attribute_margin
+from detector.views import ViewSettings, make_views
+
+__all__ = ["Evidence", "EvidenceExtractor", "EvidenceSettings"]
+
+ALL_CLASSES_UP_TO = 16
+EPSILON = 1e-8
+
+
+class EvidenceSettings(BaseModel):
+    """What is looked at. Part of the bundle: training and serving must look at the same things."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    layers: tuple[str, ...] = ()
+    """Depths of channel attribution; empty: four, spread evenly."""
+    class_layer: str = ""
+    """Layer of the maps per class; empty: the deepest one of side 6 or more."""
+    candidates: int = Field(default=10, ge=2)
+    """Classes looked at when there are more than 16."""
+    grid: int = Field(default=8, ge=2)
+    """Side of every map, in cells."""
+    views: ViewSettings = ViewSettings()
+    forward_batch: int = Field(default=256, ge=1)
+    """Images of one forward pass; bounds memory."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Evidence about B images. C candidates by falling logit, M maps a class, S margin maps, g cells a side."""
+
+    logits: Tensor  # (B, K)
+    candidates: Tensor  # (B, C) class indices; candidate 0 is the prediction
+    maps: Tensor  # (B, C, M, g, g) activation × gradient per candidate
+    margin_maps: Tensor  # (B, S, g, g) of the margin, at every depth
+    class_features: Tensor  # (B, C, F) logits and probabilities, under every view too; size of the channel heatmap
+    channels: Tensor  # (B, D) channel attribution and its stability
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+    @classmethod
+    def from_tensors(cls, tensors: dict[str, Tensor]) -> Evidence:
+        return cls(**{field.name: tensors[field.name] for field in fields(cls)})
+
+    @classmethod
+    def cat(cls, parts: Sequence[Evidence]) -> Evidence:
+        return cls(**{f.name: torch.cat([getattr(part, f.name) for part in parts]) for f in fields(cls)})
+
+    def __getitem__(self, index: slice | Tensor) -> Evidence:
+        return Evidence(**{name: tensor[index] for name, tensor in self.tensors().items()})
+
+    def __len__(self) -> int:
+        return len(self.logits)
+
+    def to(self, device: torch.device | str) -> Evidence:
+        return Evidence(**{name: tensor.to(device) for name, tensor in self.tensors().items()})
+
+    def float(self) -> Evidence:
+        return Evidence(**{n: t.float() if t.is_floating_point() else t for n, t in self.tensors().items()})
+
+
+class EvidenceExtractor:
+    """Images in [0, 1] → `Evidence`, with settings fixed at construction.
+
+    Raises:
+        NoGradientError: The classifier has no gradients or no layers that can be observed.
+        LayerNotFoundError: A named layer does not exist.
+    """
+
+    def __init__(self, classifier: Classifier, settings: EvidenceSettings) -> None:
+        if not classifier.differentiable:
+            raise NoGradientError(
+                f"classifier {classifier.spec.source!r} has no gradients: channel attribution needs them; "
+                "give the model as torchvision:, timm: or python:"
+            )
+        layers = settings.layers or classifier.depths(4)
+        if not layers:
+            raise NoGradientError(
+                f"classifier {classifier.spec.source!r} shows no inner layers: channel attribution needs them; "
+                "give the model as torchvision:, timm: or python: (not as TorchScript or an exported program)"
+            )
+        self.classifier = classifier
+        self.settings = settings
+        self.views = make_views(settings.views, classifier.input_size, classifier.device)
+        if not self.views:
+            raise ConfigError("evidence.views: no view is left; keep at least one (noise, flip, shifts, blur, rescale)")
+        self.class_layer = settings.class_layer or self._deep_layer(layers)
+        if self.class_layer not in layers:
+            raise LayerNotFoundError(
+                f"evidence.class_layer {self.class_layer!r} is not one of evidence.layers {list(layers)}"
+            )
+        self.layers = tuple(layers)
+        few = classifier.num_classes <= ALL_CLASSES_UP_TO
+        self.candidates = classifier.num_classes if few else settings.candidates
+
+    def __call__(self, images: Tensor) -> Evidence:
+        """Evidence about `images` (B, 3, H, W) in [0, 1]; costs views + about 6 forward passes an image."""
+        parts = [self._extract(chunk) for chunk in torch.split(images, self.settings.forward_batch)]
+        return parts[0] if len(parts) == 1 else Evidence.cat(parts)
+
+    def _extract(self, images: Tensor) -> Evidence:
+        with torch.enable_grad():
+            logits, activations = self.classifier.activations(images, self.layers)
+            candidates = logits.detach().topk(self.candidates).indices  # (B, C)
+            depths = attribute_margin(logits, activations, retain_graph=True)
+            maps, class_channels = attribute_classes(logits, activations[self.class_layer], candidates)
+        logits = logits.detach()
+        view_logits, stability = self._under_views(images, depths)
+        margin_maps = [m for depth in depths.values() for m in (depth.spatial, depth.spatial_gradient)]
+        channels = [c for d in depths.values() for c in (d.attribution, d.gradient_norm, d.activation)]
+        spread = torch.stack([class_channels.norm(dim=-1), class_channels.abs().amax(-1)], dim=-1)
+        return Evidence(
+            logits=logits,
+            candidates=candidates,
+            maps=self._to_grid(maps)[:, :, None],
+            margin_maps=torch.cat([self._to_grid(m[:, None]) for m in margin_maps], dim=1),
+            class_features=torch.cat([_class_features(logits, view_logits, candidates), spread], dim=-1),
+            channels=torch.cat([*channels, stability], dim=1),
+        )
+
+    @torch.no_grad()
+    def _under_views(self, images: Tensor, depths: Mapping[str, LayerAttribution]) -> tuple[Tensor, Tensor]:
+        """Logits under each view (B, V, K); how far each depth's channel heatmap moves (B, V·L·3)."""
+        batch = len(images)
+        changed = torch.cat([view(images) for view in self.views.values()])  # (V·B, 3, H, W)
+        outputs = [
+            self.classifier.activations(chunk, self.layers)
+            for chunk in torch.split(changed, self.settings.forward_batch)
+        ]
+        logits = torch.cat([output[0] for output in outputs]).view(len(self.views), batch, -1)
+        moved = []
+        for name, depth in depths.items():
+            pooled = torch.cat([activations[name].mean((2, 3)) for _, activations in outputs])
+            pooled = pooled.view(len(self.views), batch, -1)  # (V, B, N)
+            attribution = pooled * depth.weights
+            original = depth.activation * depth.weights
+            moved += [
+                functional.cosine_similarity(pooled, depth.activation[None], dim=-1),
+                functional.cosine_similarity(attribution, original[None], dim=-1),
+                (attribution - original).norm(dim=-1) / (original.norm(dim=-1) + EPSILON),
+            ]
+        return logits.transpose(0, 1), torch.stack(moved, dim=-1).transpose(0, 1).flatten(1)
+
+    def _to_grid(self, maps: Tensor) -> Tensor:
+        grid = self.settings.grid
+        if maps.shape[-1] > grid:
+            return functional.adaptive_avg_pool2d(maps, grid)
+        return functional.interpolate(maps, size=(grid, grid), mode="bilinear", align_corners=False)
+
+    def _deep_layer(self, layers: Sequence[str]) -> str:
+        probe = torch.zeros(1, 3, *self.classifier.input_size, device=self.classifier.device)
+        with torch.no_grad():
+            _, activations = self.classifier.activations(probe, layers)
+        deep = [name for name in layers if min(activations[name].shape[-2:]) >= 6]
+        return deep[-1] if deep else layers[0]
+
+
+def _class_features(logits: Tensor, view_logits: Tensor, candidates: Tensor) -> Tensor:
+    """(B, C, 2 + 2·V): centred logit and log-probability, and their change under every view."""
+    count = view_logits.shape[1]
+    stacked = torch.cat([logits[:, None], view_logits], dim=1)  # (B, 1 + V, K)
+    index = candidates[:, None].expand(-1, count + 1, -1)
+    centred = (stacked - stacked.mean(-1, keepdim=True)).gather(2, index)
+    log_probability = stacked.log_softmax(-1).gather(2, index)
+    features = torch.cat([centred, log_probability], dim=1)  # (B, 2 + 2V, C)
+    features[:, 1 : count + 1] -= features[:, :1]
+    features[:, count + 2 :] -= features[:, count + 1 : count + 2]
+    return features.transpose(1, 2)

@@ -1,0 +1,124 @@
+"""What lies between an upright photograph and the user's net: geometry (pixels → pixels) and normalising (inside).
+
+Geometry is Pillow's antialiased resize, the same as torchvision's transforms on PIL images, and ends in 8 bits, so that
+a prepared image can be stored, sent and attacked without loss. Normalising lives in `Normalized`, so that everything
+outside the net sees RGB images in [0, 1].
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from pydantic import BaseModel, ConfigDict, field_validator
+from torch import Tensor, nn
+
+__all__ = ["Normalized", "Preprocessing", "fit_to"]
+
+_RESAMPLING = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+}
+
+_EXTREME = 16  # a resized image of more than this many times the input's area is never made
+
+
+class Preprocessing(BaseModel):
+    """How a photograph becomes the net's input.
+
+    Attributes:
+        resize: The shorter side in pixels, or (height, width); None resizes to the input size exactly.
+        crop: Centre crop after resizing; it must be the input size. None means the input size.
+        interpolation: Of the resize, antialiased (except "nearest").
+        mean: Subtracted per channel, in [0, 1] units, in `channel_order`.
+        std: Divided by per channel, likewise.
+        channel_order: What the net was trained on.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    resize: int | tuple[int, int] | None = None
+    crop: int | tuple[int, int] | None = None
+    interpolation: Literal["nearest", "bilinear", "bicubic"] = "bilinear"
+    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    channel_order: Literal["RGB", "BGR"] = "RGB"
+
+    @field_validator("std")
+    @classmethod
+    def _positive(cls, std: tuple[float, float, float]) -> tuple[float, float, float]:
+        if min(std) <= 0:
+            raise ValueError(f"every std must be above 0, got {std}")
+        return std
+
+    def misfit(self, input_size: tuple[int, int]) -> str | None:
+        """What is wrong with these settings for a net of `input_size` (height, width); None when they fit."""
+        crop = (self.crop, self.crop) if isinstance(self.crop, int) else self.crop
+        if crop is not None and crop != input_size:
+            return f"crop {crop} must equal input_size {input_size}"
+        resize = (self.resize, self.resize) if isinstance(self.resize, int) else self.resize
+        if resize is not None and (resize[0] < input_size[0] or resize[1] < input_size[1]):
+            return f"resize {self.resize} leaves less than input_size {input_size}"
+        return None
+
+
+def fit_to(pixels: NDArray[np.uint8], size: tuple[int, int], preprocessing: Preprocessing) -> NDArray[np.uint8]:
+    """Resize and centre crop (H, W, 3) to `size` (height, width); pixels that are already of that size are untouched.
+
+    Of an image of extreme shape (1×50,000,000) only the part that survives the crop is resized, so it costs no memory;
+    that may differ from the whole resize by Pillow's rounding between its two passes.
+    """
+    if pixels.shape[:2] == size:
+        return pixels
+    image = Image.fromarray(pixels)
+    resampling = _RESAMPLING[preprocessing.interpolation]
+    height, width = size
+    tall, wide = _resized(image.height, image.width, size, preprocessing.resize)
+    top, left = round((tall - height) / 2), round((wide - width) / 2)
+    if tall * wide <= _EXTREME * height * width:
+        whole = image.resize((wide, tall), resampling)
+        return np.array(whole.crop((left, top, left + width, top + height)))
+    row, column = image.height / tall, image.width / wide  # source pixels per resized pixel
+    right, bottom = min((left + width) * column, image.width), min((top + height) * row, image.height)
+    return np.array(image.resize((width, height), resampling, (left * column, top * row, right, bottom)))
+
+
+def _resized(height: int, width: int, size: tuple[int, int], resize: int | tuple[int, int] | None) -> tuple[int, int]:
+    if resize is None:
+        return size
+    if isinstance(resize, tuple):
+        return resize
+    if height <= width:
+        return resize, int(resize * width / height)
+    return int(resize * height / width), resize
+
+
+class Normalized(nn.Module):
+    """The user's net behind its normalisation: (B, 3, H, W) RGB in [0, 1] → the net's output. Always in eval mode."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, net: nn.Module, preprocessing: Preprocessing) -> None:
+        super().__init__()
+        self.net = net
+        self.bgr = preprocessing.channel_order == "BGR"
+        self.register_buffer("mean", torch.tensor(preprocessing.mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(preprocessing.std).view(1, 3, 1, 1), persistent=False)
+        self.training = False
+
+    def forward(self, images: Tensor) -> Tensor:
+        channels = images.flip(1) if self.bgr else images
+        x = (channels - self.mean) / self.std
+        if x.requires_grad:  # a channels_last net answers with channels_last gradients, which attacks cannot `.view()`
+            x.register_hook(Tensor.contiguous)  # type: ignore[no-untyped-call]
+        output: Tensor = self.net(x)
+        return output
+
+    def train(self, mode: bool = True) -> Normalized:
+        """Stays in eval mode whatever is asked: a classifier under guard does not drift."""
+        return self

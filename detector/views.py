@@ -1,0 +1,101 @@
+"""Small changes of an image under which a clean heatmap is stable and an attacked one is not.
+
+Images (B, 3, H, W) in [0, 1] flow in; one changed batch a view flows out, again in [0, 1]. Noise is drawn once from a
+fixed seed and shared by all images, so that an answer never depends on the neighbours in its batch.
+
+Sources: Roth et al. 2019, "The Odds are Odd" (noise); Xu et al. 2018, "Feature Squeezing" (blur); Xie et al. 2018
+(rescale and shift).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+from torch.nn import functional
+
+__all__ = ["View", "ViewSettings", "make_views"]
+
+View = Callable[[Tensor], Tensor]
+
+
+class ViewSettings(BaseModel):
+    """Which views are taken; each costs one forward pass an image."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    noise: tuple[float, ...] = (2.0, 4.0, 8.0, 16.0)
+    """Gaussian noise, sigma in 1/255."""
+    noise_draws: int = Field(default=2, ge=1)
+    """Noise patterns of every sigma."""
+    flip: bool = True
+    """Mirror left to right."""
+    shifts: tuple[tuple[int, int], ...] = ((0, 1), (1, 0), (0, -1), (-1, 0))
+    """(down, right) in steps of 1/32 of the side; edges are repeated."""
+    blur: bool = True
+    """3×3 binomial blur."""
+    rescale: tuple[float, ...] = (0.875,)
+    """Shrink by this factor and enlarge again."""
+
+
+def make_views(settings: ViewSettings, size: tuple[int, int], device: torch.device | str = "cpu") -> dict[str, View]:
+    """The views of `settings` for images of `size`, by name, in a fixed order.
+
+    Args:
+        settings: Which views.
+        size: (H, W) of the images.
+        device: Where the images will be.
+
+    Returns:
+        Name → function from (B, 3, H, W) in [0, 1] to the same shape and range.
+    """
+    views: dict[str, View] = {}
+    generator = torch.Generator().manual_seed(0)
+    for sigma in settings.noise:
+        for draw in range(settings.noise_draws):
+            pattern = torch.randn(1, 3, *size, generator=generator) * (sigma / 255)
+            views[f"noise-{sigma:g}-{draw}"] = _add(pattern.to(device))
+    if settings.flip:
+        views["flip"] = lambda images: images.flip(-1)
+    step = max(1, round(min(size) / 32))
+    for down, right in settings.shifts:
+        views[f"shift{down:+d}{right:+d}"] = _shift(down * step, right * step)
+    if settings.blur:
+        views["blur"] = _blur
+    for factor in settings.rescale:
+        views[f"rescale-{factor:g}"] = _rescale(factor)
+    return views
+
+
+def _add(pattern: Tensor) -> View:
+    return lambda images: (images + pattern).clamp(0, 1)
+
+
+def _shift(down: int, right: int) -> View:
+    margin = max(abs(down), abs(right))
+
+    def view(images: Tensor) -> Tensor:
+        height, width = images.shape[-2:]
+        padded = functional.pad(images, (margin, margin, margin, margin), mode="replicate")
+        top, left = margin - down, margin - right
+        return padded[..., top : top + height, left : left + width]
+
+    return view
+
+
+def _blur(images: Tensor) -> Tensor:
+    taps = torch.tensor([0.25, 0.5, 0.25], device=images.device, dtype=images.dtype)
+    kernel = (taps[:, None] * taps[None, :]).expand(3, 1, 3, 3)
+    return functional.conv2d(functional.pad(images, (1, 1, 1, 1), mode="replicate"), kernel, groups=3).clamp(0, 1)
+
+
+def _rescale(factor: float) -> View:
+    def view(images: Tensor) -> Tensor:
+        height, width = images.shape[-2:]
+        small = (max(1, round(height * factor)), max(1, round(width * factor)))
+        shrunk = functional.interpolate(images, size=small, mode="bilinear", align_corners=False, antialias=True)
+        return functional.interpolate(shrunk, size=(height, width), mode="bilinear", align_corners=False).clamp(0, 1)
+
+    return view

@@ -1,0 +1,47 @@
+"""heatward's contract and thin client: an image goes in, a verdict comes out.
+
+    import heatward
+
+    with heatward.Client("127.0.0.1:50051") as client:
+        verdict = client.detect("cat.jpg")
+        print(verdict.attacked, verdict.p_value, verdict.recovered[0].name)
+
+Needs grpcio and protobuf only; numpy and Pillow are used where the caller passes their objects.
+"""
+
+from heatward.client import AsyncClient, Client
+from heatward.errors import DetectionError, Violation
+from heatward.images import ImageInput
+from heatward.values import (
+    ClassifierInfo,
+    DetectorInfo,
+    Failure,
+    Heatmap,
+    Label,
+    Limits,
+    MeasuredRates,
+    OperatingPoint,
+    Timings,
+    Verdict,
+)
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AsyncClient",
+    "ClassifierInfo",
+    "Client",
+    "DetectionError",
+    "DetectorInfo",
+    "Failure",
+    "Heatmap",
+    "ImageInput",
+    "Label",
+    "Limits",
+    "MeasuredRates",
+    "OperatingPoint",
+    "Timings",
+    "Verdict",
+    "Violation",
+    "__version__",
+]

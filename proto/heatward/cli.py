@@ -1,0 +1,113 @@
+"""The `heatward` command: the first word picks a command, the rest is its own to read.
+
+The commands here need the client only. `serve`, `train`, `evaluate` and `demo` live outside the wheel and plug in
+through the entry points `heatward.commands`: functions (argv) -> exit code. They are imported only when called, so
+that `heatward --help` costs no torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import platform
+import sys
+from collections.abc import Callable, Sequence
+from importlib.metadata import entry_points, version
+
+from heatward import __version__
+
+__all__ = ["main"]
+
+Command = Callable[[list[str]], int]
+
+BUILT_IN = {
+    "detect": "heatward.commands.detect:detect",
+    "inspect": "heatward.commands.inspect:inspect",
+    "health": "heatward.commands.health:health",
+}
+GROUP = "heatward.commands"
+
+SUMMARIES = {
+    "demo": "attack sample photographs, send them to a local server, watch it flag them",
+    "train": "make a detector for your own classifier and images:  heatward train --config config.toml",
+    "evaluate": "measure a detector on held-out attacks and write a report",
+    "serve": "start the server:  heatward serve [BUNDLE]",
+    "detect": "send image files or folders to a server:  heatward detect photos/",
+    "inspect": "show what a bundle or a running server holds:  heatward inspect BUNDLE | HOST:PORT",
+    "health": "exit 0 when a server answers requests, 1 when not (for container health checks)",
+    "version": "print the versions of heatward, grpcio, protobuf and Python",
+}
+
+USAGE = "usage: heatward COMMAND [options]      heatward COMMAND --help"
+INSTALL = 'pip install -e ".[serve,train]"'
+
+EXIT_ERROR = 2
+EXIT_INTERRUPTED = 130
+EXIT_BROKEN_PIPE = 141
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command; returns its exit code (2: a mistake in the call, or something failed)."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        code = _run(words[0], words[1:]) if words else _run("", [])
+        sys.stdout.flush()
+        return code
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:  # `heatward detect … | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_BROKEN_PIPE
+
+
+def _run(name: str, rest: list[str]) -> int:
+    if name in ("-h", "--help", "help"):
+        print(_help())
+        return 0
+    if name in ("version", "--version", "-V"):
+        print(_versions())
+        return 0
+    if not name:
+        print(_help(), file=sys.stderr)
+        return EXIT_ERROR
+    command = _load(name)
+    return EXIT_ERROR if command is None else command(rest)
+
+
+def _load(name: str) -> Command | None:
+    """The command, or None after saying why there is none."""
+    if name in BUILT_IN:
+        module, _, function = BUILT_IN[name].partition(":")
+        built_in: Command = getattr(importlib.import_module(module), function)
+        return built_in
+    found = entry_points(group=GROUP, name=name)
+    if not found and name not in SUMMARIES:
+        print(f"heatward: there is no command {name!r}\n\n{_help()}", file=sys.stderr)
+        return None
+    try:
+        for entry_point in found:
+            plugged_in: Command = entry_point.load()
+            return plugged_in
+        missing = "it is not installed"
+    except ModuleNotFoundError as error:
+        missing = f"the module {error.name!r} is not installed"
+    print(
+        f"heatward {name}: {missing}. The client package holds only detect, inspect and health;\n"
+        f"for {name}, install heatward from a checkout of its repository:  {INSTALL}",
+        file=sys.stderr,
+    )
+    return None
+
+
+def _help() -> str:
+    summaries = SUMMARIES | {
+        point.name: f"plug-in {point.value}" for point in entry_points(group=GROUP) if point.name not in SUMMARIES
+    }
+    width = max(map(len, summaries))
+    lines = [f"  {name:<{width}}  {summary}" for name, summary in summaries.items()]
+    return "\n".join(["heatward: was this image attacked, and what did it show before?", "", USAGE, "", *lines])
+
+
+def _versions() -> str:
+    parts = [f"{package} {version(package)}" for package in ("grpcio", "protobuf")]
+    return f"heatward {__version__} ({', '.join(parts)}, Python {platform.python_version()})"

@@ -1,0 +1,135 @@
+"""Between the contract's messages and the client's dataclasses: requests go out, answers come in."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from heatward.errors import status_parts
+from heatward.images import ImageInput, image_message
+from heatward.v1 import detection_pb2 as pb
+from heatward.values import (
+    ClassifierInfo,
+    DetectorInfo,
+    Failure,
+    Heatmap,
+    Label,
+    Limits,
+    MeasuredRates,
+    OperatingPoint,
+    Timings,
+    Verdict,
+)
+
+__all__ = ["HeatmapChoice", "detect_options", "detect_request", "detector_info", "result", "verdict"]
+
+HeatmapChoice = Literal["float", "png"]
+
+HEATMAP_FORMATS: dict[str, pb.HeatmapFormat] = {
+    "float": pb.HEATMAP_FORMAT_FLOAT,
+    "png": pb.HEATMAP_FORMAT_PNG_OVERLAY,
+}
+HEATMAP_NAMES = {number: name for name, number in HEATMAP_FORMATS.items()}
+
+
+def detect_options(
+    false_positive_rate: float | None = None, heatmap: HeatmapChoice | None = None, top_k: int | None = None
+) -> pb.Options:
+    """The options of a request; None leaves a choice to the server."""
+    if heatmap is not None and heatmap not in HEATMAP_FORMATS:
+        raise ValueError(f"heatmap is None or one of {', '.join(map(repr, HEATMAP_FORMATS))}; this is {heatmap!r}")
+    options = pb.Options(top_k=top_k or 0)
+    if heatmap is not None:
+        options.heatmap = HEATMAP_FORMATS[heatmap]
+    if false_positive_rate is not None:
+        options.false_positive_rate = false_positive_rate
+    return options
+
+
+def detect_request(image: ImageInput, options: pb.Options, request_id: str = "") -> pb.DetectRequest:
+    return pb.DetectRequest(request_id=request_id, image=image_message(image), options=options)
+
+
+def verdict(message: pb.Verdict) -> Verdict:
+    heatmap, png = None, None
+    kind = message.heatmap.WhichOneof("content")
+    if kind == "map":
+        float_map = message.heatmap.map
+        heatmap = Heatmap(float_map.height, float_map.width, float_map.data)
+    elif kind == "png":
+        png = message.heatmap.png
+    timings = message.timings
+    return Verdict(
+        attacked=message.attacked,
+        p_value=message.p_value,
+        attack_score=message.attack_score,
+        false_positive_rate=message.false_positive_rate,
+        predicted=_label(message.predicted),
+        top=tuple(map(_label, message.top)),
+        recovered=tuple(map(_label, message.recovered)),
+        timings=Timings(
+            queue_ms=timings.queue_ms,
+            decode_ms=timings.decode_ms,
+            compute_ms=timings.compute_ms,
+            total_ms=timings.total_ms,
+            batch_size=timings.batch_size,
+        ),
+        detector_version=message.detector_version,
+        request_id=message.request_id,
+        heatmap=heatmap,
+        heatmap_png=png,
+    )
+
+
+def result(message: pb.DetectResult) -> Verdict | Failure:
+    """One item of a batch or a stream."""
+    if message.WhichOneof("result") == "verdict":
+        return verdict(message.verdict)
+    if message.status.code == 0:
+        return Failure("INTERNAL", "the server sent neither a verdict nor a status", request_id=message.request_id)
+    code, text, violations, retry_after_s = status_parts(message.status)
+    return Failure(code, text, violations, retry_after_s, message.request_id)
+
+
+def detector_info(message: pb.DetectorInfo) -> DetectorInfo:
+    classifier, limits = message.classifier, message.limits
+    return DetectorInfo(
+        name=message.name,
+        version=message.version,
+        server_version=message.server_version,
+        classifier=ClassifierInfo(
+            source=classifier.source,
+            classes=tuple(classifier.classes),
+            fingerprint=classifier.fingerprint,
+            input_height=classifier.input_height,
+            input_width=classifier.input_width,
+        ),
+        evidence=tuple(message.evidence),
+        heatmap_formats=tuple(HEATMAP_NAMES[f] for f in message.heatmap_formats if f in HEATMAP_NAMES),
+        families=tuple(message.families),
+        default_false_positive_rate=message.default_false_positive_rate,
+        calibration_size=message.calibration_size,
+        smallest_false_positive_rate=message.smallest_false_positive_rate,
+        operating_points=tuple(OperatingPoint(p.false_positive_rate, p.threshold) for p in message.operating_points),
+        measured=tuple(_measured(rates) for rates in message.measured),
+        limits=Limits(
+            max_image_bytes=limits.max_image_bytes,
+            max_image_pixels=limits.max_image_pixels,
+            max_batch=limits.max_batch,
+            max_top_k=limits.max_top_k,
+            max_message_bytes=limits.max_message_bytes,
+        ),
+    )
+
+
+def _label(message: pb.Label) -> Label:
+    return Label(message.index, message.name, message.probability)
+
+
+def _measured(message: pb.MeasuredRates) -> MeasuredRates:
+    return MeasuredRates(
+        attack=message.attack,
+        auroc=message.auroc if message.HasField("auroc") else None,
+        tpr_at_1_percent=message.tpr_at_1_percent if message.HasField("tpr_at_1_percent") else None,
+        tpr_at_5_percent=message.tpr_at_5_percent if message.HasField("tpr_at_5_percent") else None,
+        recovery=message.recovery if message.HasField("recovery") else None,
+    )

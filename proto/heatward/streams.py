@@ -1,0 +1,150 @@
+"""One bidirectional stream: images go in, (index, answer) come out as the server sends them.
+
+    images ─▶ requests (at most `max_in_flight` open) ─▶ server ─▶ answers ─▶ matched by request id ─▶ caller
+
+gRPC's own deadline would end a long stream of quick answers, so the deadline here is each image's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import threading
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
+from typing import Any
+
+import grpc
+import grpc.aio
+
+from heatward.errors import error_from_rpc
+from heatward.images import ImageInput
+from heatward.messages import detect_request, result
+from heatward.v1 import detection_pb2 as pb
+from heatward.values import Failure, Verdict
+from heatward.window import Window
+
+__all__ = ["MAX_IN_FLIGHT", "async_stream", "stream"]
+
+MAX_IN_FLIGHT = 64
+
+
+def stream(
+    call: Callable[[Iterator[pb.DetectRequest]], Any],
+    images: Iterable[ImageInput],
+    options: pb.Options,
+    timeout_s: float,
+    max_in_flight: int,
+) -> Iterator[tuple[int, Verdict | Failure]]:
+    """Runs a stream on three threads: gRPC's reads `images`, ours reads answers, the caller's gets them.
+
+    An exception while reading `images` is raised here, as is any error of the stream.
+    """
+    window, slots, ended = Window(timeout_s), threading.Semaphore(max_in_flight), threading.Event()
+    arrivals: queue.SimpleQueue[pb.DetectResult | BaseException | None] = queue.SimpleQueue()
+
+    def requests() -> Iterator[pb.DetectRequest]:
+        try:
+            for index, image in enumerate(images):
+                slots.acquire()
+                if ended.is_set():
+                    return
+                request = detect_request(image, options)
+                request.request_id = window.open(index)
+                yield request
+        except Exception as error:
+            arrivals.put(error)
+
+    def read(answers: Iterable[pb.DetectResult]) -> None:
+        try:
+            for answer in answers:
+                arrivals.put(answer)
+            arrivals.put(None)
+        except grpc.RpcError as error:
+            arrivals.put(error_from_rpc(error))
+
+    answers = call(requests())
+    reader = threading.Thread(target=read, args=(answers,), name="heatward-stream", daemon=True)
+    reader.start()
+    try:
+        while True:
+            try:
+                arrival = arrivals.get(timeout=window.patience_s())
+            except queue.Empty:
+                window.check_deadline()
+                continue
+            if arrival is None:
+                break
+            if isinstance(arrival, BaseException):
+                raise arrival
+            index = window.close(arrival.request_id)
+            slots.release()
+            yield index, result(arrival)
+        window.check_empty()
+    finally:
+        ended.set()
+        slots.release()
+        answers.cancel()
+        reader.join()
+
+
+async def async_stream(
+    call: Callable[[AsyncIterator[pb.DetectRequest]], Any],
+    images: Iterable[ImageInput] | AsyncIterable[ImageInput],
+    options: pb.Options,
+    timeout_s: float,
+    max_in_flight: int,
+) -> AsyncIterator[tuple[int, Verdict | Failure]]:
+    """As `stream`, on the event loop."""
+    window, slots = Window(timeout_s), asyncio.Semaphore(max_in_flight)
+    arrivals: asyncio.Queue[pb.DetectResult | BaseException | None] = asyncio.Queue()
+
+    async def requests() -> AsyncIterator[pb.DetectRequest]:
+        index = 0
+        try:
+            async for image in _each(images):
+                await slots.acquire()
+                request = detect_request(image, options)
+                request.request_id = window.open(index)
+                index += 1
+                yield request
+        except Exception as error:
+            arrivals.put_nowait(error)
+
+    async def read() -> None:
+        try:
+            while (answer := await answers.read()) is not grpc.aio.EOF:
+                arrivals.put_nowait(answer)
+            arrivals.put_nowait(None)
+        except grpc.RpcError as error:
+            arrivals.put_nowait(error_from_rpc(error))
+
+    answers = call(requests())
+    reader = asyncio.create_task(read())
+    try:
+        while True:
+            try:
+                arrival = await asyncio.wait_for(arrivals.get(), window.patience_s())
+            except TimeoutError:
+                window.check_deadline()
+                continue
+            if arrival is None:
+                break
+            if isinstance(arrival, BaseException):
+                raise arrival
+            index = window.close(arrival.request_id)
+            slots.release()
+            yield index, result(arrival)
+        window.check_empty()
+    finally:
+        answers.cancel()
+        reader.cancel()
+        await asyncio.gather(reader, return_exceptions=True)
+
+
+async def _each(images: Iterable[ImageInput] | AsyncIterable[ImageInput]) -> AsyncIterator[ImageInput]:
+    if isinstance(images, AsyncIterable):
+        async for image in images:
+            yield image
+    else:
+        for image in images:
+            yield image

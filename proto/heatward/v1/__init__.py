@@ -1,0 +1,1 @@
+"""The contract, version 1: `detection.proto` and the code generated from it."""

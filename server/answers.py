@@ -1,0 +1,155 @@
+"""A detector's verdict → **the contract's `Verdict`**; a loaded detector → **`DetectorInfo`**."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from typing import Any
+
+from heatward.v1 import detection_pb2 as pb
+
+from detector.detector import Detector
+from server.batcher import Answer
+from server.config import ServerConfig
+from server.requests import MAX_TOP_K, Ask
+
+__all__ = ["Loaded", "describe", "to_verdict"]
+
+EVIDENCE = ("channel_attribution", "class_activation_gradient", "margin_activation_gradient", "stability_under_views")
+"""The heatmaps of `detector.evidence`."""
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A detector that serves, and what the contract says about it."""
+
+    detector: Detector
+    info: pb.DetectorInfo
+
+    @property
+    def smallest_rate(self) -> float:
+        return self.info.smallest_false_positive_rate
+
+
+def describe(detector: Detector, name: str, config: ServerConfig) -> Loaded:
+    """Writes down what is loaded.
+
+    Args:
+        detector: As loaded.
+        name: The bundle's name.
+        config: Gives the default rate and the limits.
+
+    Raises:
+        CalibrationError: The default false-positive rate is smaller than the calibration can promise.
+    """
+    classifier, calibration, manifest = detector.classifier, detector.calibration, detector.manifest
+    calibration.threshold(config.false_positive_rate)  # refuses a rate that cannot be promised
+    height, width = classifier.input_size
+    count = len(calibration.scores)
+    info = pb.DetectorInfo(
+        name=name,
+        version=hashlib.sha256(manifest.model_dump_json().encode()).hexdigest()[:16]
+        if manifest
+        else classifier.fingerprint[:16],
+        server_version=_release(),
+        classifier=pb.ClassifierInfo(
+            source=manifest.classifier.source if manifest else "",
+            classes=classifier.classes,
+            fingerprint=classifier.fingerprint,
+            input_height=height,
+            input_width=width,
+        ),
+        evidence=EVIDENCE,
+        heatmap_formats=[pb.HEATMAP_FORMAT_FLOAT, pb.HEATMAP_FORMAT_PNG_OVERLAY],
+        families=manifest.families if manifest else (),
+        default_false_positive_rate=config.false_positive_rate,
+        calibration_size=count,
+        smallest_false_positive_rate=1 / (count + 1),
+        operating_points=[
+            pb.OperatingPoint(false_positive_rate=rate, threshold=threshold)
+            for rate, threshold in sorted(calibration.operating_points().items())
+        ],
+        measured=_measured(manifest.measured if manifest else {}),
+        limits=pb.Limits(
+            max_image_bytes=config.max_image_bytes,
+            max_image_pixels=config.max_image_pixels,
+            max_batch=config.images_per_call,
+            max_top_k=MAX_TOP_K,
+            max_message_bytes=config.max_message_bytes,
+        ),
+    )
+    return Loaded(detector, info)
+
+
+def to_verdict(ask: Ask, answer: Answer, loaded: Loaded, decode_s: float, total_s: float, png: bytes) -> pb.Verdict:
+    """Writes the answer to one request; `png` is the overlay where one was asked for."""
+    verdict = answer.verdict
+    message = pb.Verdict(
+        request_id=ask.request_id,
+        predicted=_label(verdict.label, verdict.probability, loaded),
+        top=_labels(verdict.top[: ask.top_k], loaded),
+        attack_score=verdict.attack_score,
+        p_value=verdict.p_value,
+        attacked=verdict.p_value <= ask.false_positive_rate,
+        false_positive_rate=ask.false_positive_rate,
+        recovered=_labels(verdict.recovered, loaded),
+        timings=pb.Timings(
+            queue_ms=answer.queue_s * 1e3,
+            decode_ms=decode_s * 1e3,
+            compute_ms=answer.compute_s * 1e3,
+            total_ms=total_s * 1e3,
+            batch_size=answer.batch_size,
+        ),
+        detector_version=loaded.info.version,
+    )
+    if ask.heatmap == pb.HEATMAP_FORMAT_FLOAT:
+        height, width = verdict.heatmap.shape
+        data = verdict.heatmap.astype("<f4").tobytes()
+        message.heatmap.map.CopyFrom(pb.FloatMap(data=data, height=height, width=width))
+    elif ask.heatmap == pb.HEATMAP_FORMAT_PNG_OVERLAY:
+        message.heatmap.png = png
+    return message
+
+
+def _release() -> str:
+    try:
+        return metadata.version("heatward")
+    except metadata.PackageNotFoundError:  # run from a checkout that is not installed
+        return "unknown"
+
+
+def _label(index: int, probability: float, loaded: Loaded) -> pb.Label:
+    names = loaded.detector.classifier.classes
+    return pb.Label(index=index, name=names[index] if index < len(names) else "", probability=probability)
+
+
+def _labels(pairs: Iterable[tuple[int, float]], loaded: Loaded) -> list[pb.Label]:
+    return [_label(index, probability, loaded) for index, probability in pairs]
+
+
+def _measured(measured: Mapping[str, Any]) -> list[pb.MeasuredRates]:
+    """Reads what evaluation wrote into the bundle; whatever is missing or of another shape stays unset."""
+    attacks = measured.get("attacks")
+    return [
+        pb.MeasuredRates(
+            attack=str(_at(attack, "label")),
+            auroc=_number(attack, "auroc", "value"),
+            tpr_at_1_percent=_number(attack, "tpr", "0.01", "value"),
+            tpr_at_5_percent=_number(attack, "tpr", "0.05", "value"),
+            recovery=_number(attack, "recovery", "all", "top1", "value"),
+        )
+        for attack in (attacks if isinstance(attacks, list) else [])
+    ]
+
+
+def _at(tree: Any, *path: str) -> Any:
+    for key in path:
+        tree = tree.get(key) if isinstance(tree, dict) else None
+    return tree
+
+
+def _number(tree: Any, *path: str) -> float | None:
+    value = _at(tree, *path)
+    return float(value) if isinstance(value, int | float) else None

@@ -1,0 +1,23 @@
+"""`heatward serve`: command line → settings → a running server → exit status."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from detector.errors import ConfigError
+from server.config import load_config
+
+__all__ = ["serve"]
+
+
+def serve(argv: Sequence[str]) -> int:
+    """Runs `heatward serve` with what follows it on the command line."""
+    try:
+        config = load_config(argv)
+    except ConfigError as error:
+        print(f"heatward serve: {error}", file=sys.stderr)
+        return 2
+    from server import app  # torch takes seconds to import: not before the settings are known to be good
+
+    return app.run(config)

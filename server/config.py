@@ -1,0 +1,174 @@
+"""Every setting of the server, from the command line, the environment and a TOML file, in this order of precedence.
+
+In: `argv`, `HEATWARD_SERVE_…` variables, the file that `--config` names. Out: one frozen, validated `ServerConfig`.
+An unknown key, wherever it stands, is a `ConfigError` that names its nearest neighbour.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import tomllib
+from argparse import ArgumentParser
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, NoReturn
+
+from pydantic import BeforeValidator, Field, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    CliPositionalArg,
+    CliSettingsSource,
+    EnvSettingsSource,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+
+from detector.errors import ConfigError
+from detector.images import ImageLimits
+
+__all__ = ["ServerConfig", "load_config"]
+
+PREFIX = "HEATWARD_SERVE_"
+CPUS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+MIB = 2**20
+
+
+def _split(value: object) -> object:
+    return value.split(",") if isinstance(value, str) else value
+
+
+# In the environment and on the command line: JPEG,PNG. In the file: ["JPEG", "PNG"].
+Words = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
+Formats = Annotated[tuple[Literal["JPEG", "PNG", "WEBP"], ...], NoDecode, BeforeValidator(_split)]
+
+
+class ServerConfig(BaseSettings):
+    """Settings of `heatward serve`."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True, cli_kebab_case=True)
+
+    bundle: CliPositionalArg[Path | None] = Field(
+        None, description="the detector, a .heatward file or a folder; without it, the embedded CIFAR-10 detector"
+    )
+    host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0 or [::] opens the server to the network")
+    port: int = Field(50051, ge=0, le=65535, description="gRPC port; 0 picks a free one")
+    metrics_port: int | None = Field(
+        9090,
+        ge=0,
+        le=65535,
+        description="port of the Prometheus endpoint /metrics; 0: a free one, null: off",
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: CUDA where there is one, else the CPU")
+    threads: int = Field(
+        max(1, CPUS - 1), ge=1, description="threads of the model on the CPU; leave a core for decoding and the network"
+    )
+    decode_workers: int = Field(min(4, CPUS), ge=1, le=64, description="threads that decode and resize images")
+    trusted: Words = Field((), description="Python modules that a bundle's classifier may be built from")
+
+    max_batch: int = Field(32, ge=1, description="most images that the model sees at once")
+    linger_ms: float = Field(0.0, ge=0, le=1000, description="how long an idle engine waits for a fuller batch")
+    queue_items: int = Field(512, ge=1, description="most images waiting; one more is refused with RESOURCE_EXHAUSTED")
+    in_flight_per_call: int = Field(64, ge=1, description="most images of one call worked on at once")
+    images_per_call: int = Field(1024, ge=1, description="most images in one DetectBatch")
+    default_deadline_s: float = Field(30.0, gt=0, description="deadline of a call that sends none")
+    drain_grace_s: float = Field(20.0, ge=0, description="after SIGTERM, how long work in flight may still take")
+
+    false_positive_rate: float = Field(
+        0.01, gt=0, lt=1, description="share of clean images flagged where a request names no rate"
+    )
+    max_image_bytes: int = Field(20 * MIB, ge=1, description="largest image file or raw tensor")
+    max_image_pixels: int = Field(50_000_000, ge=1, description="largest height x width, read before decoding")
+    image_formats: Formats = Field(("JPEG", "PNG", "WEBP"), min_length=1, description="formats accepted")
+    max_message_bytes: int = Field(64 * MIB, ge=1024, le=2**31 - 1, description="largest gRPC message")
+
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="info logs every call; warning only what went wrong"
+    )
+
+    @property
+    def image_limits(self) -> ImageLimits:
+        return ImageLimits(max_bytes=self.max_image_bytes, max_pixels=self.max_image_pixels, formats=self.image_formats)
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Takes what it is given and nothing else: `load_config` does the merging."""
+        return (init_settings,)
+
+
+class _Parser(ArgumentParser):
+    """An argument parser whose errors are ours."""
+
+    def error(self, message: str) -> NoReturn:
+        unknown = message.removeprefix("unrecognized arguments: ")
+        if unknown != message:
+            options = [option for action in self._actions for option in action.option_strings]
+            raise ConfigError(f"unknown option {_named(unknown.split()[0], options)}")
+        raise ConfigError(message)
+
+
+def load_config(argv: Sequence[str]) -> ServerConfig:
+    """Merges the command line over the environment over the TOML file.
+
+    Args:
+        argv: What follows `heatward serve`.
+
+    Raises:
+        ConfigError: A key is unknown (names the nearest one) or a value is out of range.
+        SystemExit: `--help` was asked for.
+    """
+    parser = _Parser(
+        prog="heatward serve",
+        description="Serves a detector over gRPC: images in, verdicts out.",
+        epilog=f"Every option may also stand in the environment ({PREFIX}MAX_BATCH=8) or in the TOML file"
+        " (max_batch = 8). The command line wins over the environment, the environment over the file.",
+        allow_abbrev=False,
+    )
+    # pydantic-settings takes the class itself for the type of its settings; the stub is narrower than the code
+    source: CliSettingsSource[Any] = CliSettingsSource(ServerConfig, root_parser=parser, cli_hide_none_type=True)
+    parser.add_argument("--config", type=Path, metavar="FILE", help="TOML file with any of these settings")
+    arguments = parser.parse_args(list(argv))
+    file = _read_toml(arguments.config) if arguments.config else {}
+    _refuse_unknown(
+        [name.removeprefix(PREFIX).lower() for name in os.environ if name.startswith(PREFIX)], "environment"
+    )
+    try:
+        return ServerConfig(
+            **{
+                **file,
+                **EnvSettingsSource(ServerConfig, env_parse_none_str="null")(),
+                **source(parsed_args=arguments)(),
+            }
+        )
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise ConfigError(f"{key} = {first['input']!r}: {first['msg'][:1].lower()}{first['msg'][1:]}") from None
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"cannot read the configuration {path}: {error}") from error
+    _refuse_unknown(content, str(path))
+    return content
+
+
+def _refuse_unknown(keys: Iterable[str], where: str) -> None:
+    for key in keys:
+        if key not in ServerConfig.model_fields:
+            raise ConfigError(f"unknown key {_named(key, list(ServerConfig.model_fields))} in {where}")
+
+
+def _named(word: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(word, known, n=1, cutoff=0.0)
+    return f"{word!r}; did you mean {near[0]!r}?" if near else repr(word)

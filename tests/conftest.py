@@ -1,0 +1,20 @@
+"""Fixtures of every area: one tiny trained classifier and images it knows."""
+
+from __future__ import annotations
+
+import pytest
+import tiny
+
+from detector.classifier import Classifier
+
+
+@pytest.fixture(scope="session")
+def tiny_classifier() -> Classifier:
+    """A trained classifier of four textures on 16×16 images (see tests/tiny.py). Frozen: share it freely."""
+    return tiny.classifier()
+
+
+@pytest.fixture(scope="session")
+def tiny_images() -> tiny.TinyImages:
+    """64 images that the classifier has not seen, 16 a class, with the patch's place."""
+    return tiny.images(64, seed=7)

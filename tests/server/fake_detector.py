@@ -1,0 +1,73 @@
+"""A detector whose answers can be told in advance from the image, so that the service can be tested without a model.
+
+The label is the red value of the first pixel; an image whose first pixel is (13, 13, 13) makes detection fail.
+"""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from detector.calibration import Calibration
+from detector.detector import Verdict
+
+CURSED = 13
+SIZE = 8
+
+
+class FakeClassifier:
+    classes = tuple(f"class-{i}" for i in range(256))
+    num_classes = 256
+    input_size = (SIZE, SIZE)
+    fingerprint = "f" * 64
+
+    def prepare(self, pixels: NDArray[np.uint8]) -> Tensor:
+        if pixels.shape[:2] != self.input_size:
+            pixels = np.asarray(Image.fromarray(pixels).resize((SIZE, SIZE), Image.Resampling.NEAREST))
+        return torch.from_numpy(pixels.copy()).permute(2, 0, 1).float() / 255
+
+
+class FakeDetector:
+    def __init__(self) -> None:
+        self.classifier = FakeClassifier()
+        self.calibration = Calibration.fit(torch.arange(199.0))
+        self.manifest = None
+        self.gate = threading.Event()
+        self.gate.set()
+        self.entered = threading.Event()
+        self.batches: list[list[int]] = []  # labels, after warm-up
+        self.lethal = False
+        self.warmed: list[int] = []
+        self.threads: set[str] = set()
+
+    def warm_up(self, sizes: list[int]) -> None:
+        self.warmed = list(sizes)
+
+    def detect(self, images: Tensor) -> list[Verdict]:
+        labels = (images[:, 0, 0, 0] * 255).round().int().tolist()
+        self.threads.add(threading.current_thread().name)
+        self.batches.append(labels)
+        self.entered.set()
+        self.gate.wait(10)
+        if self.lethal:
+            raise SystemExit("the engine is told to die")
+        if CURSED in labels:
+            raise ValueError("unlucky")
+        scores = torch.tensor([float(label) for label in labels])
+        return [
+            Verdict(
+                label=label,
+                probability=0.75,
+                top=tuple((label, 0.75 / (i + 1)) for i in range(5)),
+                attack_score=float(label),
+                p_value=float(p),
+                recovered=((1, 0.9), (2, 0.1)),
+                heatmap=np.linspace(-1, 1, 16, dtype=np.float32).reshape(4, 4),
+            )
+            for label, p in zip(labels, self.calibration.p_value(scores), strict=True)
+        ]

@@ -1,0 +1,37 @@
+"""Run by a test: `python serve_fake.py broken|GATE [settings …]` serves a fake detector in a process of its own."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+from fake_detector import FakeDetector
+from torch import Tensor
+
+from detector.detector import Verdict
+from detector.errors import BundleDamagedError
+from server.app import run
+from server.config import load_config
+
+
+def broken(config: object) -> FakeDetector:
+    raise BundleDamagedError("network.safetensors differs from its sha256")
+
+
+class Gated(FakeDetector):
+    """Answers nothing before the gate, a file, is there."""
+
+    def __init__(self, gate: Path) -> None:
+        super().__init__()
+        self._file = gate
+
+    def detect(self, images: Tensor) -> list[Verdict]:
+        while not self._file.exists():
+            time.sleep(0.01)
+        return super().detect(images)
+
+
+if __name__ == "__main__":
+    what, *arguments = sys.argv[1:]
+    sys.exit(run(load_config(arguments), broken if what == "broken" else lambda config: Gated(Path(what))))

@@ -1,0 +1,111 @@
+"""The service with a real detector: loaded from a bundle file, judged over gRPC, the same as judged directly."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import grpc
+import numpy as np
+import pytest
+import tiny
+import torch
+from heatward.v1 import detection_pb2 as pb
+from heatward.v1 import detection_pb2_grpc
+from sample_requests import raw
+
+from detector.bundle import Bundle, Manifest, save_bundle
+from detector.classifier import Classifier
+from detector.detector import Detector
+from detector.errors import BundleDamagedError, CalibrationError
+from detector.evidence import EvidenceExtractor, EvidenceSettings
+from detector.network import EvidenceShape, HeatmapNetwork, NetworkSettings, ensemble_weights, score
+from server.app import App, load_detector
+from server.config import ServerConfig
+
+SETTINGS = NetworkSettings(width=16, token=8, heads=2, ensemble=1)
+FAMILIES = ("iterative", "minimum-norm")
+
+
+@pytest.fixture(scope="module")
+def bundle(tiny_classifier: Classifier, tiny_images: tiny.TinyImages, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle around the tiny classifier, its heatmap network untrained."""
+    extractor = EvidenceExtractor(tiny_classifier, EvidenceSettings(grid=4))
+    evidence = extractor(tiny_images.images)
+    torch.manual_seed(0)
+    network = HeatmapNetwork(EvidenceShape.of(evidence), len(FAMILIES), SETTINGS)
+    network.fit_scales(evidence)
+    network.eval()
+    scores, _ = score([network], evidence)
+    path = tmp_path_factory.mktemp("bundle") / "tiny.heatward"
+    manifest = Manifest(
+        heatward_version="0.1.0",
+        classifier=tiny_classifier.spec,
+        fingerprint=tiny_classifier.fingerprint,
+        evidence=EvidenceSettings(grid=4).model_dump(mode="json"),
+        network={
+            "settings": SETTINGS.model_dump(mode="json"),
+            "shape": EvidenceShape.of(evidence).model_dump(mode="json"),
+        },
+        families=FAMILIES,
+        measured={"attacks": [{"label": "pgd-8", "auroc": {"value": 0.9}, "tpr": {"0.01": {"value": None}}}]},
+    )
+    save_bundle(path, Bundle(manifest, tiny_classifier.state_dict(), ensemble_weights([network]), scores))
+    return path
+
+
+def config_for(bundle: Path, **settings: object) -> ServerConfig:
+    common = {"port": 0, "metrics_port": None, "threads": 1, "device": "cpu", "trusted": ("tiny",), "max_batch": 4}
+    return ServerConfig(bundle=bundle, false_positive_rate=0.05, **(common | settings))
+
+
+async def test_over_grpc_is_the_same_as_directly(bundle: Path, tiny_images: tiny.TinyImages):
+    pixels = (tiny_images.images[:6] * 255).round().byte().permute(0, 2, 3, 1).numpy()  # (6, H, W, 3)
+    direct = Detector.from_bundle(bundle, allow=("tiny",)).detect(tiny_images.images[:6])
+    app = App(config_for(bundle), load_detector)
+    try:
+        await app.listen()
+        await app.begin()
+        async with grpc.aio.insecure_channel(app.address) as channel:
+            stub = detection_pb2_grpc.DetectionServiceStub(channel)
+            requests = [raw(image, heatmap=pb.HEATMAP_FORMAT_FLOAT) for image in pixels]
+            results = (await stub.DetectBatch(pb.DetectBatchRequest(requests=requests))).results
+            info = await stub.GetDetector(pb.GetDetectorRequest())
+    finally:
+        await app.close()
+    assert [result.verdict.predicted.index for result in results] == [verdict.label for verdict in direct]
+    for result, verdict in zip(results, direct, strict=True):
+        assert result.verdict.attack_score == pytest.approx(verdict.attack_score, rel=1e-3, abs=1e-4)
+        assert result.verdict.recovered[0].index == verdict.recovered[0][0]
+        values = np.frombuffer(result.verdict.heatmap.map.data, "<f4").reshape(verdict.heatmap.shape)
+        np.testing.assert_allclose(values, verdict.heatmap, rtol=1e-3, atol=1e-4)
+    assert info.name == "tiny"
+    assert info.classifier.source == "python:tiny:net"
+    assert list(info.classifier.classes) == list(tiny.CLASSES)
+    assert list(info.families) == list(FAMILIES)
+    assert info.measured[0].auroc == 0.9
+    assert not info.measured[0].HasField("tpr_at_1_percent")
+
+
+async def test_a_damaged_bundle_never_serves(bundle: Path, tmp_path: Path):
+    damaged = tmp_path / "damaged.heatward"
+    data = bytearray(bundle.read_bytes())
+    data[len(data) // 2] ^= 0xFF
+    damaged.write_bytes(data)
+    app = App(config_for(damaged), load_detector)
+    try:
+        await app.listen()
+        with pytest.raises(BundleDamagedError):
+            await app.begin()
+    finally:
+        await app.close()
+
+
+async def test_a_default_rate_that_cannot_be_promised_is_refused_at_the_start(bundle: Path):
+    config = config_for(bundle).model_copy(update={"false_positive_rate": 0.001})
+    app = App(config, load_detector)
+    try:
+        await app.listen()
+        with pytest.raises(CalibrationError, match="clean images"):
+            await app.begin()
+    finally:
+        await app.close()

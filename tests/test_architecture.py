@@ -1,0 +1,194 @@
+"""Imports only go down (DESIGN.md), and no file does what the house forbids. Read from the source with `ast`."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = {"heatward": ROOT / "proto/heatward", **{name: ROOT / name for name in ("detector", "training", "server")}}
+
+# A module of detector/ may import what stands on its own line or above it.
+DETECTOR = (
+    {"errors", "images", "networks", "preprocessing"},
+    {"spec", "weights"},
+    {"sources", "layers"},
+    {"classifier"},
+    {"heatmaps", "views"},
+    {"evidence", "network", "calibration"},
+    {"container", "bundle"},
+    {"detector"},
+)
+CONTRACTS = ("heatward.v1", "heatward.inference")
+HEAVY = {
+    "torch",
+    "torchvision",
+    "numpy",
+    "PIL",
+    "pydantic",
+    "safetensors",
+    "timm",
+    "torchattacks",
+    "matplotlib",
+    "rich",
+}
+
+
+def sources(package: str) -> list[Path]:
+    return [path for path in sorted(PACKAGES[package].rglob("*.py")) if "_pb2" not in path.name]
+
+
+@cache
+def tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(), str(path))
+
+
+def module_name(path: Path) -> str:
+    base = ROOT / "proto" if ROOT / "proto" in path.parents else ROOT
+    parts = path.relative_to(base).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+@cache
+def imports(path: Path, at_import_time_only: bool = False) -> frozenset[str]:
+    """Full names of what a file imports, anywhere or at import time; `from a import b` is `a.b`."""
+    own = module_name(path).split(".")
+    package = own if path.name == "__init__.py" else own[:-1]
+    found: set[str] = set()
+    for node in at_import_time(tree(path)) if at_import_time_only else ast.walk(tree(path)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = ".".join(package[: len(package) - node.level + 1]) if node.level else ""
+            origin = ".".join(part for part in (base, node.module) if part)
+            found |= {f"{origin}.{alias.name}" for alias in node.names}
+    return frozenset(found)
+
+
+def top(name: str) -> str:
+    return name.split(".")[0]
+
+
+def within(name: str, packages: tuple[str, ...]) -> bool:
+    return any(name == package or name.startswith(f"{package}.") for package in packages)
+
+
+def test_the_walk_sees_every_package() -> None:
+    assert all((folder / "__init__.py").exists() for folder in PACKAGES.values())
+    assert not (ROOT / "proto/__init__.py").exists()  # it would hide google's proto-plus
+    assert "detector.errors.ImageDecodeError" in imports(ROOT / "detector/images.py")
+
+
+@pytest.mark.parametrize(
+    ("package", "forbidden"),
+    [
+        ("heatward", {"detector", "training", "server", "torch", "torchvision", "pydantic"}),
+        ("detector", {"heatward", "training", "server", "grpc", "torchattacks", "matplotlib", "rich"}),
+        ("training", {"server"}),
+        ("server", {"training", "torchattacks", "matplotlib", "rich"}),
+    ],
+)
+def test_packages_import_only_downwards(package: str, forbidden: set[str]) -> None:
+    for path in sources(package):
+        wrong = {name for name in imports(path) if top(name) in forbidden}
+        assert not wrong, f"{path.relative_to(ROOT)} imports {sorted(wrong)}"
+
+
+def test_the_client_imports_nothing_heavy_at_import_time() -> None:
+    for path in sources("heatward"):
+        heavy = {name for name in imports(path, at_import_time_only=True) if top(name) in HEAVY}
+        assert not heavy, f"{path.relative_to(ROOT)} imports {sorted(heavy)} at import time"
+
+
+def at_import_time(node: ast.AST) -> Iterator[ast.AST]:
+    """Every node outside functions and outside `if TYPE_CHECKING:`."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            continue
+        if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
+            continue
+        yield child
+        yield from at_import_time(child)
+
+
+def test_the_server_knows_only_the_contracts_of_the_client() -> None:
+    for path in sources("server"):
+        wrong = {name for name in imports(path) if top(name) == "heatward" and not within(name, CONTRACTS)}
+        assert not wrong, f"{path.relative_to(ROOT)} imports {sorted(wrong)}"
+
+
+def test_only_the_demo_uses_the_client() -> None:
+    """The jobs may ask for `heatward.__version__`, which every bundle records."""
+    for path in sources("training"):
+        if not path.name.startswith("demo"):
+            used = {name for name in imports(path) if top(name) == "heatward"} - {"heatward", "heatward.__version__"}
+            used |= {
+                ast.unparse(node)
+                for node in ast.walk(tree(path))
+                if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "heatward"
+            } - {"heatward.__version__"}
+            assert not used, f"{path.relative_to(ROOT)} uses {sorted(used)}"
+
+
+def rank(module: str) -> int:
+    """Line of DETECTOR on which a module (detector.x or detector.x.y) stands."""
+    name = module.split(".")[1]
+    ranks = [index for index, line in enumerate(DETECTOR) if name in line]
+    assert len(ranks) == 1, f"detector/{name} has no place in the order: add it to DETECTOR"
+    return ranks[0]
+
+
+def detector_imports(path: Path) -> set[str]:
+    """Modules of detector/ (its second level) that a file imports."""
+    return {".".join(name.split(".")[:2]) for name in imports(path) if name.startswith("detector.")}
+
+
+def test_inside_detector_imports_follow_the_order() -> None:
+    for path in sources("detector"):
+        own = module_name(path)
+        if own == "detector":
+            assert not detector_imports(path), "detector/__init__.py imports nothing, so that errors cost no torch"
+            continue
+        higher = {name for name in detector_imports(path) if rank(name) > rank(own)}
+        assert not higher, f"{path.relative_to(ROOT)} imports {sorted(higher)}, which stand above it"
+
+
+@pytest.mark.parametrize("package", ["detector", "training", "server"])
+def test_no_module_imports_itself_through_others(package: str) -> None:
+    modules = {module_name(path): path for path in sources(package)}
+    graph = {
+        name: {other for other in modules if other != name and within_any(imports(path), other, modules)}
+        for name, path in modules.items()
+    }
+    finished: set[str] = set()
+
+    def visit(name: str, road: tuple[str, ...]) -> None:
+        assert name not in road, f"circle: {' → '.join((*road[road.index(name) :], name))}"
+        if name not in finished:
+            for other in graph[name]:
+                visit(other, (*road, name))
+            finished.add(name)
+
+    for name in graph:
+        visit(name, ())
+
+
+def within_any(imported: frozenset[str], module: str, modules: dict[str, Path]) -> bool:
+    """Whether one of the imported names is `module` or something defined in it (not a submodule of it)."""
+    return any(name == module or (name.rpartition(".")[0] == module and name not in modules) for name in imported)
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_products_neither_assert_nor_unpickle(package: str) -> None:
+    for path in sources(package):
+        place = path.relative_to(ROOT)
+        assert not {"pickle", "dill", "joblib", "cloudpickle"} & {top(name) for name in imports(path)}, place
+        for node in ast.walk(tree(path)):
+            assert not isinstance(node, ast.Assert), f"{place}:{node.lineno} asserts: raise one of our errors"
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "torch.load":
+                safe = any(word.arg == "weights_only" and ast.unparse(word.value) == "True" for word in node.keywords)
+                assert safe, f"{place}:{node.lineno} calls torch.load without weights_only=True"

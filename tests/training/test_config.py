@@ -1,0 +1,140 @@
+"""What people write is understood, or refused with a message that helps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from detector.errors import ConfigError
+from training import cli
+from training.config import AttackSpec, fraction
+from training.load import load_config
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+MINIMAL = """
+[classifier]
+source = "torchvision:resnet18"
+input_size = [32, 32]
+[images]
+source = "images"
+[fit]
+epochs = 3
+[[attacks]]
+name = "FGSM"
+label = "fgsm"
+family = "one-step"
+[[attacks]]
+name = "Square"
+label = "square"
+family = "score-based"
+train = false
+"""
+
+
+@pytest.fixture
+def minimal(tmp_path: Path) -> Path:
+    path = tmp_path / "config.toml"
+    path.write_text(MINIMAL)
+    return path
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.toml")), ids=lambda path: path.name)
+def test_shipped_configurations_are_valid(path: Path) -> None:
+    from training.attacks import check_attack
+    from training.fit import fit_settings
+
+    config = load_config(path)
+    for attack in config.attacks:
+        check_attack(attack)
+    fit_settings(config)
+    assert {attack.family for attack in config.attacks if attack.train} >= {"one-step", "iterative", "minimum-norm"}
+    assert any(not attack.train for attack in config.attacks)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        ({"batchsize": 3}, "'batchsize'; did you mean 'batch_size'?"),
+        ({"images": {"sorce": "x"}}, "'images.sorce'; did you mean 'source'?"),
+        ({"classifier": {"preprocessing": {"means": [0]}}}, "did you mean 'mean'?"),
+        ({"evidence": {"grids": 3}}, "did you mean 'grid'?"),
+    ],
+)
+def test_unknown_key_names_its_nearest(minimal: Path, overrides: dict[str, object], expected: str) -> None:
+    with pytest.raises(ConfigError, match="unknown key") as caught:
+        load_config(minimal, overrides)
+    assert expected in str(caught.value)
+
+
+def test_unknown_key_of_an_attack(minimal: Path) -> None:
+    minimal.write_text(MINIMAL.replace("train = false", "trian = false"))
+    with pytest.raises(ConfigError, match=r"attacks\.1\.trian.*did you mean 'train'"):
+        load_config(minimal)
+
+
+def test_flags_win_over_environment_over_file(minimal: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert load_config(minimal).fit == {"epochs": 3}
+    monkeypatch.setenv("HEATWARD_IMAGES__LIMIT", "20")
+    monkeypatch.setenv("HEATWARD_SEED", "5")
+    monkeypatch.setenv("HEATWARD_PORT", "8500")  # the server's; none of our business
+    config = load_config(minimal)
+    assert (config.images.limit, config.images.source, config.seed) == (20, "images", 5)
+    assert load_config(minimal, {"seed": "7"}).seed == 7
+
+
+def test_value_out_of_range_names_the_key(minimal: Path) -> None:
+    with pytest.raises(ConfigError, match=r"batch_size: .*greater than or equal to 1"):
+        load_config(minimal, {"batch_size": 0})
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (('label = "square"', 'label = "fgsm"'), "label 'fgsm' is used twice"),
+        (('label = "square"', 'label = "twin-9"'), "reserved"),
+        (('label = "square"', 'label = "../up"'), "label"),
+        (('family = "one-step"', 'family = "one-step"\ntrain = false'), "no attack has train = true"),
+        (("input_size = [32, 32]", ""), "'classifier.input_size' is missing"),
+        (("[images]", "[images"), "is not TOML"),
+    ],
+)
+def test_mistakes_are_refused(minimal: Path, change: tuple[str, str], expected: str) -> None:
+    minimal.write_text(MINIMAL.replace(*change))
+    with pytest.raises(ConfigError) as caught:
+        load_config(minimal)
+    assert expected in str(caught.value)
+
+
+def test_fractions() -> None:
+    assert fraction("8/255") == 8 / 255
+    assert fraction(" 0.5 ") == 0.5
+    assert fraction("Linf") == "Linf"
+    with pytest.raises(ValueError, match="zero"):
+        fraction("1/0")
+
+
+def test_unseen_attacks_are_made_for_the_test_split_only(minimal: Path) -> None:
+    config = load_config(minimal, {"twins": {"sizes": ["2/255", "0.5/255"]}})
+    assert config.labels("fit") == ("clean", "twin-2", "twin-0.5", "fgsm")
+    assert config.labels("calibrate") == ("clean", "twin-2", "twin-0.5")
+    assert config.labels("test") == ("clean", "twin-2", "twin-0.5", "fgsm", "square")
+    assert config.families == ("clean", "one-step")
+    assert config.family_of("twin-2") == "clean"
+    assert config.family_of("square") == "score-based"
+
+
+def test_limits_may_differ_by_split() -> None:
+    attack = AttackSpec(name="FGSM", label="a", family="b", limit={"fit": 10})
+    assert (attack.limit_of("fit"), attack.limit_of("test")) == (10, None)
+
+
+def test_command_line_explains_itself(minimal: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.train(["--config", str(tmp_path / "none.toml")]) == 2
+    assert "does not exist" in capsys.readouterr().err
+    assert cli.train(["--config", str(minimal), "--set", "fitt.epochs=1"]) == 2
+    assert "did you mean 'fit'" in capsys.readouterr().err
+    assert cli.train(["--config", str(minimal), "--set", "fit"]) == 2
+    assert "KEY=VALUE" in capsys.readouterr().err
+    assert cli.train(["--config", str(minimal), "--threads", "1", "--images", str(tmp_path / "nowhere")]) == 1
+    assert "nowhere does not exist" in capsys.readouterr().err

@@ -1,0 +1,172 @@
+import os
+import sys
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+from heatward import Heatmap, Label, Timings, Verdict
+from PIL import Image
+from rich.console import Console
+
+from detector.bundle import Bundle, Manifest, save_bundle
+from detector.classifier import Classifier
+from detector.errors import DataError
+from detector.evidence import EvidenceExtractor, EvidenceSettings
+from detector.network import EvidenceShape, HeatmapNetwork, NetworkSettings, ensemble_weights, score
+from detector.views import ViewSettings
+from training.demo import ask, run
+from training.demo_images import ATTACKS, CLEAN, TWIN, Case, Photograph, load_photographs, make_cases
+from training.demo_report import Answer, picture_rows, show, totals, write_report
+from training.demo_server import ServerProcess, ServerProcessError
+
+ROOT = Path(__file__).parents[2]
+
+
+def program(text: str) -> tuple[str, ...]:
+    return (sys.executable, "-c", text)
+
+
+@pytest.fixture
+def photographs(tmp_path: Path) -> Path:
+    drawn = tiny.images(8, seed=3)
+    for number, (image, label) in enumerate(zip(drawn.images, drawn.labels.tolist(), strict=True)):
+        folder = tmp_path / "photographs" / tiny.CLASSES[label]
+        folder.mkdir(parents=True, exist_ok=True)
+        pixels = (image * 255).round().to(torch.uint8).permute(1, 2, 0).contiguous().numpy()
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+    return tmp_path / "photographs"
+
+
+def answer(kind: str, *, attacked: bool, worked: bool, flagged: bool, recovered: str = "vertical") -> Answer:
+    label = Label(1, "vertical", 0.9)
+    verdict = Verdict(
+        attacked=flagged,
+        p_value=0.01 if flagged else 0.6,
+        attack_score=1.0,
+        false_positive_rate=0.05,
+        predicted=Label(0, "horizontal", 0.8) if worked else label,
+        top=(label,),
+        recovered=(Label(1, recovered, 0.7),),
+        timings=Timings(0, 0, 1, 1, 1),
+        detector_version="0",
+        heatmap=Heatmap(1, 2, b"\0\0\x80?\0\0\x80?"),
+    )
+    photograph = Photograph("vertical/0.png", "vertical", torch.zeros(3, 4, 4, dtype=torch.uint8))
+    return Answer(Case(kind, photograph, photograph.pixels, "vertical", attacked, worked), verdict, 12.0)
+
+
+ANSWERS = [
+    answer(CLEAN, attacked=False, worked=False, flagged=False),
+    answer("PGD 8/255", attacked=True, worked=True, flagged=True),
+    answer("PGD 8/255", attacked=True, worked=True, flagged=True, recovered="<b>checker"),
+    answer("PGD 8/255", attacked=True, worked=True, flagged=False),
+    answer("PGD 8/255", attacked=True, worked=False, flagged=True),
+    answer(TWIN, attacked=False, worked=False, flagged=True),
+]
+
+
+def test_photographs_come_from_every_class_in_turn(photographs: Path, tiny_classifier: Classifier) -> None:
+    found = load_photographs(photographs, tiny_classifier, 4)
+    assert sorted(photograph.truth for photograph in found) == sorted(tiny.CLASSES)
+    with pytest.raises(DataError, match="no photographs"):
+        load_photographs(photographs / "nowhere", tiny_classifier, 4)
+
+
+def test_only_attacks_that_changed_the_prediction_have_worked(photographs: Path, tiny_classifier: Classifier) -> None:
+    cases = make_cases(load_photographs(photographs, tiny_classifier, 4), tiny_classifier)
+    assert [case.kind for case in cases[::4]] == [CLEAN, TWIN, *ATTACKS]
+    seen = tiny_classifier(torch.stack([case.pixels for case in cases]).float() / 255).argmax(1).tolist()
+    for case, label in zip(cases, seen, strict=True):
+        assert case.worked == (case.attacked and tiny_classifier.classes[label] != case.origin)
+
+
+def test_totals_count_attacks_that_worked_and_labels_of_flagged_ones() -> None:
+    clean, pgd, twin = totals(ANSWERS)
+    assert (pgd.sent, pgd.worked, pgd.flagged, pgd.recovered) == (4, 3, 2, 1)
+    assert (clean.flagged, twin.flagged) == (0, 1)
+
+
+def test_the_report_is_complete_and_escapes_what_it_is_told(tmp_path: Path) -> None:
+    write_report(tmp_path, ANSWERS, rate=0.05)
+    html = (tmp_path / "demo.html").read_text()
+    assert "2/3" in html and "false alarm" in html and "missed" in html
+    assert "&lt;b&gt;checker" in html and "<b>checker" not in html
+    with Image.open(tmp_path / "demo.png") as image:
+        assert image.width > 800
+    assert [row.attacked for row in picture_rows(ANSWERS)] == [True, False]
+
+
+def test_the_table_fits_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    show(ANSWERS, Console(width=80), rate=0.05, photographs=4)
+    printed = capsys.readouterr().out
+    assert "vertical 90%" in printed and "vertical ✓" in printed and "p50 12 ms" in printed
+    assert "…" not in printed
+
+
+def test_a_server_that_dies_is_reported_with_its_last_words(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    with (
+        ServerProcess(None, log, command=program("import sys; sys.exit('no such bundle')")) as server,
+        pytest.raises(ServerProcessError, match=r"status 1 before it was ready(.|\n)*no such bundle"),
+    ):
+        server.address()
+
+
+def test_a_server_that_ends_badly_is_reported(tmp_path: Path) -> None:
+    text = """
+import json, signal, sys, time
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(3))
+print('hello'); print(json.dumps({'event': 'ready', 'address': '127.0.0.1:1'}), flush=True)
+time.sleep(60)
+"""
+    with ServerProcess(None, tmp_path / "log", command=program(text)) as server:
+        assert server.address() == "127.0.0.1:1"
+        with pytest.raises(ServerProcessError, match="status 3"):
+            server.stop()
+
+
+def test_wrong_words_are_refused_before_anything_starts(capsys: pytest.CaptureFixture[str]) -> None:
+    for words in (["--count", "0"], ["--false-positive-rate", "5"]):
+        with pytest.raises(SystemExit):
+            run(words)
+    assert "between 0 and 1" in capsys.readouterr().err
+
+
+def test_a_real_server_answers_every_case_and_stops_cleanly(
+    tmp_path: Path, photographs: Path, tiny_classifier: Classifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = tmp_path / "tiny.heatward"
+    save_bundle(bundle, tiny_bundle(tiny_classifier))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(str(ROOT / part) for part in ("", "proto", "tests")))
+    command = program("import sys; from server.cli import serve; sys.exit(serve(sys.argv[1:]))")
+    options = ("--trusted", "tiny", "--threads", "1")
+    with ServerProcess(bundle, tmp_path / "log", command=command, options=options) as server:
+        cases = make_cases(load_photographs(photographs, tiny_classifier, 2), tiny_classifier)
+        answers = ask(server.address(), cases, 0.05)
+        server.stop()
+    assert [given.case for given in answers] == cases
+    for given in answers:
+        label = int(tiny_classifier(given.case.pixels[None].float() / 255).argmax())
+        assert given.verdict.predicted.name == tiny_classifier.classes[label]  # the very pixels arrived
+        assert given.verdict.heatmap is not None
+        assert given.verdict.attacked == (given.verdict.p_value <= 0.05)
+
+
+def tiny_bundle(classifier: Classifier) -> Bundle:
+    views = ViewSettings(noise=(4.0,), noise_draws=1, shifts=(), blur=False, rescale=())
+    settings = EvidenceSettings(views=views, grid=4)
+    evidence = EvidenceExtractor(classifier, settings)(tiny.images(99, seed=9).images)
+    shape, network_settings = EvidenceShape.of(evidence), NetworkSettings(width=16, token=16, ensemble=1)
+    torch.manual_seed(0)
+    network = HeatmapNetwork(shape, 2, network_settings).eval()
+    scores, _ = score([network], evidence)
+    manifest = Manifest(
+        heatward_version="0.1.0",
+        classifier=classifier.spec,
+        fingerprint=classifier.fingerprint,
+        evidence=settings.model_dump(mode="json"),
+        network={"settings": network_settings.model_dump(mode="json"), "shape": shape.model_dump()},
+        families=("clean", "one-step"),
+    )
+    return Bundle(manifest, classifier.state_dict(), ensemble_weights([network]), scores.double())

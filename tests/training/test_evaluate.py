@@ -1,0 +1,167 @@
+import json
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+from torch import Tensor
+
+from detector.calibration import Calibration
+from detector.classifier import Classifier
+from detector.detector import Detector
+from detector.errors import DataError
+from detector.evidence import EvidenceExtractor, EvidenceSettings
+from detector.network import EvidenceShape, HeatmapNetwork, NetworkSettings, score
+from detector.views import ViewSettings
+from training import evaluate
+from training.attacks import Distance, attack_images, noise_twin
+from training.baselines import BaselineSettings, runner_up
+from training.config import TrainingConfig
+from training.shards import shard_path, write_shard
+
+ROWS = {"fit": 24, "calibrate": 40, "test": 32}
+EVIDENCE = EvidenceSettings(views=ViewSettings(noise=(4.0,), noise_draws=1, shifts=(), blur=False, rescale=()), grid=4)
+BASELINES = BaselineSettings(epochs=1, batch_size=16, fit_images=20, test_images=16)
+
+
+def config(work: Path) -> TrainingConfig:
+    return TrainingConfig.model_validate(
+        {
+            "work": work,
+            "classifier": tiny.SPEC.model_dump(include={"source", "input_size", "classes"}),
+            "images": {"source": "not read here"},
+            "twins": {"sizes": ["8/255"]},
+            "attacks": [
+                {"name": "FGSM", "label": "fgsm", "family": "one-step", "parameters": {"eps": "32/255"}},
+                {"name": "PGD", "label": "pgd", "family": "iterative", "parameters": {"eps": "16/255"}, "train": False},
+            ],
+        }
+    )
+
+
+def prediction(classifier: Classifier, pixels: Tensor) -> Tensor:
+    return classifier(pixels.float() / 255).argmax(1)
+
+
+def write(work: Path, split: str, label: str, extractor: EvidenceExtractor, rows: dict[str, Tensor]) -> None:
+    """Two shards of each stage, as the attack and attribute stages leave them."""
+    half = len(rows["index"]) // 2
+    for number, part in enumerate((slice(0, half), slice(half, None))):
+        shard = {name: column[part] for name, column in rows.items()}
+        write_shard(shard_path(work, "attack", split, label, number), shard, f"{split}/{label}/{number}")
+        kept = shard["prediction"] != shard["origin"]
+        kept |= label in ("clean", "twin-8")
+        evidence = extractor(shard["images"][kept].float() / 255) if kept.any() else None
+        columns = {name: shard[name][kept] for name in ("index", "truth", "origin", "prediction", "linf", "l2")}
+        assert evidence is not None, "this test wants a success in every shard"
+        write_shard(shard_path(work, "attribute", split, label, number), evidence.tensors() | columns, "")
+
+
+@pytest.fixture(scope="module")
+def job(tmp_path_factory: pytest.TempPathFactory, tiny_classifier: Classifier) -> tuple[TrainingConfig, Detector]:
+    work = tmp_path_factory.mktemp("work")
+    settings = config(work)
+    extractor = EvidenceExtractor(tiny_classifier, EVIDENCE)
+    for seed, (split, count) in enumerate(ROWS.items()):
+        drawn = tiny.images(count, seed=seed)
+        clean = (drawn.images * 255).round().to(torch.uint8)
+        origin = prediction(tiny_classifier, clean)
+        made = {"clean": clean, "twin-8": noise_twin(clean, 8 / 255, 0)}
+        for attack in settings.attacks:
+            made[attack.label] = attack_images(attack, tiny_classifier, clean, origin, seed=0, batch_size=16)
+        for label, pixels in made.items():
+            distance = Distance.between(clean, pixels)
+            rows = {
+                "images": pixels,
+                "index": 1000 * seed + torch.arange(count),
+                "truth": drawn.labels,
+                "origin": origin,
+                "prediction": prediction(tiny_classifier, pixels),
+                "linf": distance.linf,
+                "l2": distance.l2,
+            }
+            write(work, split, label, extractor, rows)
+    torch.manual_seed(0)
+    calibration = extractor(tiny.images(99, seed=9).images)
+    network = HeatmapNetwork(EvidenceShape.of(calibration), 2, NetworkSettings(width=16, token=16)).eval()
+    scores, _ = score([network], calibration)
+    return settings, Detector(tiny_classifier, extractor, [network], Calibration.fit(scores.double()))
+
+
+@pytest.fixture(scope="module")
+def evaluation(job: tuple[TrainingConfig, Detector]) -> dict:
+    settings, detector = job
+    return evaluate.run(settings, detector, baselines=BASELINES, resamples=50)
+
+
+def test_counts_every_attempt_and_marks_unseen_attacks(evaluation: dict) -> None:
+    fgsm, pgd = evaluation["attacks"]
+    assert (fgsm["seen"], pgd["seen"]) == (True, False)
+    assert fgsm["attempts"] == pgd["attempts"] == ROWS["test"]
+    assert 0 < pgd["success_rate"]["value"] <= 1
+    assert pgd["linf"]["value"] <= 16.5 / 255
+
+
+def test_detection_counts_only_attacks_that_worked(evaluation: dict) -> None:
+    for attack in evaluation["attacks"]:
+        worked = round(attack["success_rate"]["value"] * attack["attempts"])
+        assert attack["detectors"]["heatward"]["auroc"]["count"] == worked
+        assert attack["detectors"]["gradients"]["auroc"]["count"] == min(worked, BASELINES.test_images)
+
+
+def test_every_baseline_stands_beside_the_detector(evaluation: dict) -> None:
+    assert set(evaluation["detectors"]) == {"heatward", "runner-up", "image", "gradients"}
+    for attack in evaluation["attacks"]:
+        for found in attack["detectors"].values():
+            assert 0 <= found["auroc"]["low"] <= found["auroc"]["high"] <= 1
+            recovery = found["recovery"]["all"]
+            assert recovery["top1"]["value"] <= recovery["top2"]["value"]
+
+
+def test_runner_up_never_names_the_prediction_itself() -> None:
+    answers = runner_up(torch.tensor([[1.0, 5.0, 4.0, 2.0], [9.0, 0.0, 1.0, 2.0]]))
+    assert answers.recovered.tolist() == [[2, 3], [3, 2]]
+    assert answers.score[0] > answers.score[1]  # the closer call is the more suspicious
+
+
+def test_false_alarms_are_told_apart(evaluation: dict) -> None:
+    alarms = evaluation["false_positives"]["heatward"]
+    assert set(alarms) == {"clean", "clean, correct", "clean, misclassified", "twin-8"}
+    assert alarms["clean"]["0.05"]["count"] == ROWS["test"]
+    parts = alarms["clean, correct"]["0.05"]["count"] + alarms["clean, misclassified"]["0.05"]["count"]
+    assert parts == ROWS["test"]
+
+
+def test_too_few_calibration_images_for_a_rate_flag_nothing(evaluation: dict) -> None:
+    # 40 clean images cannot promise 1 %: the baselines' threshold is out of reach, the detector has 99
+    assert evaluation["thresholds"]["image"]["0.01"] is None
+    assert evaluation["thresholds"]["heatward"]["0.01"] is not None
+    assert evaluation["attacks"][0]["detectors"]["image"]["tpr"]["0.01"]["value"] == 0
+
+
+def test_writes_json_and_one_file_that_needs_no_network(evaluation: dict, job: tuple[TrainingConfig, Detector]) -> None:
+    folder = job[0].work / "evaluate"
+    assert json.loads((folder / "evaluation.json").read_text()) == json.loads(json.dumps(evaluation))
+    html = (folder / "report.html").read_text()
+    assert "fgsm" in html and "unseen" in html
+    assert 'src="http' not in html and "<script" not in html and "<link" not in html
+    assert html.count("data:image/") == 5
+
+
+def test_running_again_gives_the_same_numbers_without_training_again(
+    evaluation: dict, job: tuple[TrainingConfig, Detector], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("training.baseline_fit._optimise", lambda *arguments: pytest.fail("trained again"))
+    assert evaluate.run(*job, baselines=BASELINES, resamples=50) == evaluation
+
+
+def test_tables_name_every_attack(evaluation: dict, capsys: pytest.CaptureFixture[str]) -> None:
+    evaluate.show(evaluation)
+    printed = capsys.readouterr().out
+    assert "fgsm" in printed and "twin-8" in printed
+
+
+def test_missing_shards_say_which_stage_makes_them(job: tuple[TrainingConfig, Detector], tmp_path: Path) -> None:
+    settings, detector = job
+    with pytest.raises(DataError, match="attribute"):
+        evaluate.run(settings.model_copy(update={"work": tmp_path}), detector, resamples=10)

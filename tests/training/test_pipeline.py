@@ -1,0 +1,266 @@
+"""A job that is killed and run again gives what an uninterrupted job gives, and does nothing twice."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from detector.bundle import load_bundle
+from detector.detector import Detector
+from detector.errors import DataError
+from training import attack, attribute, pipeline
+from training.config import TrainingConfig
+from training.job import open_job
+from training.load import load_config
+from training.progress import SilentProgress
+from training.shards import digest_of, read_shard
+
+CONFIG = """
+seed = 3
+threads = 1
+shard_size = 16
+batch_size = 8
+[classifier]
+source = "python:tiny:net"
+input_size = [16, 16]
+preprocessing = {{ mean = [0.5, 0.5, 0.5], std = [0.25, 0.25, 0.25] }}
+classes = ["horizontal", "vertical", "diagonal", "checker"]
+weights = "{folder}/net.safetensors"
+[images]
+source = "{folder}/images"
+splits = {{ calibrate = 24, test = 20 }}
+[twins]
+sizes = ["8/255"]
+[evidence]
+grid = 4
+views = {{ noise = [8.0], noise_draws = 1, shifts = [], blur = false, rescale = [] }}
+[fit]
+epochs = 2
+ensemble = 1
+width = 16
+token = 8
+heads = 2
+[evaluate]
+resamples = 10
+baselines = {{ names = [] }}
+[[attacks]]
+name = "FGSM"
+label = "fgsm"
+family = "one-step"
+parameters = {{ eps = ["16/255", "32/255"] }}
+[[attacks]]
+name = "PGD"
+label = "pgd"
+family = "iterative"
+parameters = {{ eps = "16/255", alpha = "eps/4", steps = 3 }}
+limit = {{ fit = 30 }}
+"""
+
+# in each stage: a file that is written but not yet in its place when the process dies
+DEATHS = (
+    "attack/fit/pgd/00001.safetensors",
+    "attack/test/clean/00001.safetensors",
+    "attribute/fit/fgsm/00000.safetensors",
+    "fit/network.json",
+    "calibrate/scores.safetensors",
+    "evaluate/evaluation.json",
+    "evaluate/settings.json",
+    "detector.heatward",
+)
+
+
+class Recorder(SilentProgress):
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("source")
+    drawn = tiny.images(84, seed=11)
+    for number, (image, label) in enumerate(zip(drawn.images, drawn.labels.tolist(), strict=True)):
+        directory = folder / "images" / tiny.CLASSES[label]
+        directory.mkdir(parents=True, exist_ok=True)
+        pixels = (image * 255).round().byte().permute(1, 2, 0).numpy()
+        Image.fromarray(np.ascontiguousarray(pixels)).save(directory / f"{number:03d}.png")
+    save_file(tiny.trained_weights(), str(folder / "net.safetensors"))
+    (folder / "config.toml").write_text(CONFIG.format(folder=folder))
+    return folder
+
+
+def configure(source: Path, place: Path, **overrides: object) -> TrainingConfig:
+    return load_config(
+        source / "config.toml", {"work": str(place / "work"), "out": str(place / "detector.heatward"), **overrides}
+    )
+
+
+def snapshot(work: Path) -> dict[str, int]:
+    """When each shard was written."""
+    return {path.relative_to(work).as_posix(): path.stat().st_mtime_ns for path in work.rglob("0*.safetensors")}
+
+
+def run_until_death(source: Path, place: Path, victim: str) -> None:
+    """In a process of its own: die by SIGKILL where `victim` is about to get its name."""
+    replace = os.replace
+
+    def deadly(temporary: str | Path, path: str | Path) -> None:
+        if str(path).endswith(victim):
+            os.kill(os.getpid(), signal.SIGKILL)
+        replace(temporary, path)
+
+    os.replace = deadly  # type: ignore[assignment]
+    pipeline.run(configure(source, place), SilentProgress())
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("uninterrupted")
+    pipeline.run(configure(source, place), SilentProgress())
+    return place
+
+
+def test_killed_in_every_stage_gives_the_same_bundle(source: Path, uninterrupted: Path, tmp_path: Path) -> None:
+    processes = multiprocessing.get_context("forkserver")
+    processes.set_forkserver_preload(["training.pipeline", "training.evaluate"])
+    done: dict[str, int] = {}
+    for victim in DEATHS:
+        process = processes.Process(target=run_until_death, args=(source, tmp_path, victim))
+        process.start()
+        process.join(300)
+        assert process.exitcode == -signal.SIGKILL, f"{victim} was never written"
+        assert not [path for path in tmp_path.rglob("*") if path.as_posix().endswith(victim)], "torn or early"
+        now = snapshot(tmp_path / "work")
+        assert done.items() <= now.items(), f"finished shards were made again after {victim}"
+        done = now
+    pipeline.run(configure(source, tmp_path), SilentProgress())
+    assert snapshot(tmp_path / "work") == done
+    assert not list(tmp_path.rglob("*.partial"))
+    for path in sorted((uninterrupted / "work").rglob("*.safetensors")):
+        again = tmp_path / "work" / path.relative_to(uninterrupted / "work")
+        assert again.read_bytes() == path.read_bytes(), path
+    assert (tmp_path / "detector.heatward").read_bytes() == (uninterrupted / "detector.heatward").read_bytes()
+
+
+def test_the_bundle_detects_and_says_where_it_came_from(source: Path, uninterrupted: Path) -> None:
+    path = uninterrupted / "detector.heatward"
+    verdicts = Detector.from_bundle(path, allow=("tiny",)).detect(tiny.images(3).images)
+    assert all(0 < verdict.p_value <= 1 for verdict in verdicts)
+    manifest = load_bundle(path).manifest
+    assert [attack["label"] for attack in manifest.measured["attacks"]] == ["fgsm", "pgd"]  # type: ignore[index,union-attr]
+    assert manifest.provenance["images"] == {"fit": 40, "calibrate": 24, "test": 20}
+    text = manifest.model_dump_json()
+    assert str(source) not in text
+    assert str(uninterrupted) not in text
+
+
+def test_shards_hold_every_attempt_and_evidence_of_successes(uninterrupted: Path) -> None:
+    work = uninterrupted / "work"
+    clean = read_shard(work / "attack/fit/clean/00000.safetensors")
+    pgd = read_shard(work / "attack/fit/pgd/00000.safetensors")
+    assert torch.equal(clean["index"], pgd["index"])
+    assert torch.equal(clean["prediction"], pgd["origin"])
+    moved = (pgd["images"].float() - clean["images"].float()).flatten(1) / 255
+    assert torch.allclose(pgd["linf"], moved.abs().amax(1))
+    assert torch.allclose(pgd["l2"], moved.norm(dim=1))
+    success = pgd["prediction"] != pgd["origin"]
+    assert success.any()
+    evidence = read_shard(work / "attribute/fit/pgd/00000.safetensors")
+    assert torch.equal(evidence["index"], pgd["index"][success])
+    assert torch.equal(evidence["candidates"][:, 0], pgd["prediction"][success])
+    assert len(read_shard(work / "attribute/fit/clean/00000.safetensors")["index"]) == 16
+    # limit 30 of 40 sources
+    assert len(read_shard(work / "attack/fit/pgd/00001.safetensors")["index"]) == 14
+    assert not (work / "attack/fit/pgd/00002.safetensors").exists()
+    # thresholds are set on exactly what a server will compute
+    assert read_shard(work / "attribute/calibrate/clean/00000.safetensors")["maps"].dtype == torch.float32
+
+
+def test_changed_settings_redo_what_they_touch_and_no_more(source: Path, tmp_path: Path) -> None:
+    def run(**overrides: object) -> tuple[set[str], list[str]]:
+        before = snapshot(tmp_path / "work") if (tmp_path / "work").exists() else {}
+        notes = Recorder()
+        job = open_job(configure(source, tmp_path, **overrides), notes)
+        attack.run(job)
+        attribute.run(job)
+        after = snapshot(tmp_path / "work")
+        return {name for name, when in after.items() if before.get(name) != when}, notes.notes
+
+    settings = load_config(source / "config.toml").model_dump(mode="json")["attacks"]
+    assert len(run()[0]) == len(snapshot(tmp_path / "work"))
+    assert run()[0] == set()
+    settings[1]["parameters"]["steps"] = 2
+    changed, notes = run(attacks=settings)
+    assert {name.split("/")[2] for name in changed} == {"pgd"}
+    assert any("made.parameters.steps: 3 → 2" in note for note in notes)
+    settings[1]["limit"] = {"fit": 40}
+    changed, _ = run(attacks=settings)
+    assert changed == {
+        f"{stage}/fit/pgd/0000{number}.safetensors" for stage in ("attack", "attribute") for number in (1, 2)
+    }
+    settings[1]["limit"] = {"fit": 16}
+    assert run(attacks=settings)[0] == set()
+    assert not (tmp_path / "work/attack/fit/pgd/00001.safetensors").exists()
+    changed, _ = run(attacks=settings, evidence={"grid": 2})
+    assert {name.split("/")[0] for name in changed} == {"attribute"}
+
+
+def test_a_damaged_shard_is_made_again(source: Path, tmp_path: Path) -> None:
+    job = open_job(configure(source, tmp_path), SilentProgress())
+    attack.run(job)
+    path = tmp_path / "work/attack/fit/fgsm/00000.safetensors"
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    assert digest_of(path) is None
+    attack.run(job)
+    assert path.read_bytes() == whole
+
+
+@pytest.mark.parametrize("stage", ["attribute", "fit", "calibrate", "evaluate", "bundle"])
+def test_a_stage_alone_says_what_must_run_first(source: Path, tmp_path: Path, stage: pipeline.Stage) -> None:
+    job = open_job(configure(source, tmp_path), SilentProgress())
+    with pytest.raises(DataError, match=r"run `heatward train (attack|attribute|fit)`"):
+        pipeline.run_stage(job, stage)
+
+
+def test_unreadable_images_may_be_left_out(source: Path, tmp_path: Path) -> None:
+    images = tmp_path / "images"
+    for path in (source / "images").rglob("*.png"):
+        (images / path.parent.name).mkdir(parents=True, exist_ok=True)
+        (images / path.parent.name / path.name).write_bytes(path.read_bytes())
+    bad = images / "checker" / "003.png"
+    bad.write_bytes(b"no image")
+    settings = {"source": str(images)}
+    job = open_job(configure(source, tmp_path, images=settings), SilentProgress())
+    with pytest.raises(DataError, match=r"003\.png cannot be read"):
+        attack.run(job)
+    notes = Recorder()
+    attack.run(open_job(configure(source, tmp_path, images=settings | {"skip_unreadable": True}), notes))
+    assert any("left out 1 unreadable" in note and "003.png" in note for note in notes.notes)
+    rows = sum(len(read_shard(path)["index"]) for path in (tmp_path / "work/attack").glob("*/clean/0*.safetensors"))
+    assert rows == 83
+
+
+def test_measured_results_are_those_of_this_detector(source: Path, uninterrupted: Path) -> None:
+    """A bundle never carries results of other networks."""
+    config = configure(source, uninterrupted, fit={"epochs": 3}, out=str(uninterrupted / "other.heatward"))
+    notes = Recorder()
+    job = open_job(config, notes)
+    pipeline.run_stage(job, "fit")
+    pipeline.run_stage(job, "bundle")
+    assert load_bundle(uninterrupted / "other.heatward").manifest.measured == {}
+    assert any("not evaluated" in note for note in notes.notes)
+    evaluation = json.loads((uninterrupted / "work/evaluate/evaluation.json").read_text())
+    assert evaluation["images"]["test"] == 20

@@ -1,0 +1,185 @@
+"""The commands `heatward train`, `heatward evaluate` and `heatward demo`: words from a shell in, an exit code out.
+
+0: done. 1: the job failed, the message says why. 2: the command line or the configuration is wrong. 130: interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tomllib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from detector.errors import ConfigError, HeatwardError
+from training.config import STAGES, TrainingConfig
+from training.load import load_config
+from training.progress import make_progress
+
+__all__ = ["demo", "evaluate", "train"]
+
+FLAGS = {
+    "work": "folder for shards and results; a killed job goes on from here",
+    "out": "where the bundle goes: FILE.heatward, or a folder",
+    "seed": "decides everything random",
+    "threads": "CPU threads",
+    "device": "cpu, cuda, cuda:1, or auto",
+    "shard-size": "images a shard",
+    "batch-size": "images an attack sees at once",
+}
+SHORT = {
+    "images": ("images.source", "image folder (one folder a class), or torchvision:NAME"),
+    "test-images": ("images.test_source", "images of the test split; default: a part of --images"),
+    "limit": ("images.limit", "use at most so many images"),
+    "classifier": (
+        "classifier.source",
+        "torchvision:NAME, timm:NAME, export:FILE, torchscript:FILE or python:MODULE:FACTORY",
+    ),
+    "weights": ("classifier.weights", "safetensors or checkpoint file, or the name of torchvision weights"),
+    "labels": ("classifier.labels", "text file, one class name a line; default: the image folder's class folders"),
+}
+
+
+def train(argv: Sequence[str] | None = None) -> int:
+    """`heatward train [STAGE] --config FILE`."""
+    parser = _parser(
+        "train",
+        "Make a detector for a classifier: images and classifier in, bundle and report out.",
+        "Without STAGE every stage runs: attack, attribute, fit, calibrate, evaluate, bundle. What is finished is not "
+        "made again, so run the same command after an interruption. Flags win over HEATWARD_… environment variables "
+        "(HEATWARD_FIT__EPOCHS=5), those over the file.",
+    )
+    parser.add_argument("stage", nargs="?", choices=STAGES, help="run this stage alone")
+    arguments = parser.parse_args(argv)
+    return _guarded(lambda: _train(arguments))
+
+
+def evaluate(argv: Sequence[str] | None = None) -> int:
+    """`heatward evaluate --config FILE [--bundle FILE]`."""
+    parser = _parser(
+        "evaluate",
+        "Measure a detector on the test split; prints tables, writes JSON and an HTML report under WORK/evaluate.",
+        "Makes the attacks it needs if they are not there. Without --bundle it evaluates the detector that "
+        "`heatward train` made in WORK.",
+    )
+    parser.add_argument("--bundle", type=Path, help="evaluate this bundle instead")
+    arguments = parser.parse_args(argv)
+    return _guarded(lambda: _evaluate(arguments))
+
+
+def demo(argv: Sequence[str] | None = None) -> int:
+    """`heatward demo`: a server, live attacks, a table."""
+    from training import demo as module
+
+    return _guarded(lambda: module.run(argv))
+
+
+def _train(arguments: argparse.Namespace) -> int:
+    config = _config(arguments)
+    # torch and torchattacks: only once the command line is right
+    from training import pipeline
+    from training.job import open_job
+
+    with make_progress() as progress:
+        job = open_job(config, progress)
+        for stage in (arguments.stage,) if arguments.stage else STAGES:
+            pipeline.run_stage(job, stage)
+    if arguments.stage in (None, "evaluate"):
+        _show(config)
+    return 0
+
+
+def _evaluate(arguments: argparse.Namespace) -> int:
+    config = _config(arguments)
+    from training import pipeline
+    from training.job import open_job
+
+    with make_progress() as progress:
+        job = open_job(config, progress)
+        pipeline.run_stage(job, "attack")
+        pipeline.run_stage(job, "attribute")
+        if arguments.bundle is None:
+            pipeline.run_stage(job, "evaluate")
+        else:
+            pipeline.evaluate_bundle(job, arguments.bundle)
+    _show(config)
+    return 0
+
+
+def _show(config: TrainingConfig) -> None:
+    """Print the tables of the evaluation that was just made or found."""
+    from training.tables import attack_table, false_positive_table, recovery_table
+
+    folder = config.work / "evaluate"
+    evaluation = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
+    # a log has no width: do not break lines for it
+    console = Console(width=None if sys.stdout.isatty() else 200)
+    for table in (attack_table, recovery_table, false_positive_table):
+        console.print(table(evaluation))
+    console.print(f"report: {folder / 'report.html'}", highlight=False, soft_wrap=True)
+
+
+def _parser(command: str, description: str, epilog: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(f"heatward {command}", description=description, epilog=epilog)
+    parser.add_argument("--config", type=Path, metavar="FILE", help="TOML file; configs/ has examples")
+    for name, text in FLAGS.items():
+        parser.add_argument(f"--{name}", help=text)
+    for name, (_, text) in SHORT.items():
+        parser.add_argument(f"--{name}", help=text)
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="any other setting, e.g. --set fit.epochs=5; may be repeated",
+    )
+    return parser
+
+
+def _config(arguments: argparse.Namespace) -> TrainingConfig:
+    overrides: dict[str, Any] = {}
+    for name in FLAGS:
+        _put(overrides, name.replace("-", "_"), getattr(arguments, name.replace("-", "_")))
+    for name, (key, _) in SHORT.items():
+        _put(overrides, key, getattr(arguments, name.replace("-", "_")))
+    for setting in arguments.set:
+        key, equals, value = setting.partition("=")
+        if not equals or not key.strip():
+            raise ConfigError(f"--set {setting}: expected KEY=VALUE, e.g. --set fit.epochs=5")
+        _put(overrides, key.strip(), _parsed(value))
+    return load_config(arguments.config, overrides)
+
+
+def _put(settings: dict[str, Any], key: str, value: Any) -> None:
+    if value is None:
+        return
+    *path, last = key.split(".")
+    for part in path:
+        settings = settings.setdefault(part, {})
+    settings[last] = value
+
+
+def _parsed(value: str) -> Any:
+    """A TOML value; anything that is none is a string."""
+    try:
+        return tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        return value
+
+
+def _guarded(command: Callable[[], int]) -> int:
+    try:
+        return command()
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except HeatwardError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from here", file=sys.stderr)
+        return 130

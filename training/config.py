@@ -1,0 +1,280 @@
+"""What a training job is told: the tables and keys of its TOML file, as frozen pydantic models.
+
+`training.load` reads them. Paths are relative to the folder the command runs in. Numbers such as epsilon may be
+written as fractions: `"8/255"`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+import torch
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+
+from detector.classifier import ClassifierSpec, Preprocessing
+from detector.errors import ConfigError
+from detector.evidence import EvidenceSettings
+from training.baselines import BaselineSettings
+
+__all__ = [
+    "CLEAN",
+    "SPLITS",
+    "STAGES",
+    "AttackSpec",
+    "ClassifierConfig",
+    "EvaluateSettings",
+    "ImagesConfig",
+    "Split",
+    "Splits",
+    "Stage",
+    "TrainingConfig",
+    "TwinsConfig",
+    "fraction",
+]
+
+Split = Literal["fit", "calibrate", "test"]
+SPLITS: tuple[Split, ...] = ("fit", "calibrate", "test")
+CLEAN = "clean"
+Stage = Literal["attack", "attribute", "fit", "calibrate", "evaluate", "bundle"]
+STAGES: tuple[Stage, ...] = get_args(Stage)
+_FRACTION = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*(?:/\s*(\d+(?:\.\d*)?))?\s*")
+
+
+def fraction(value: Any) -> Any:
+    """`"8/255"` or `"0.03"` as a float; anything else as it is."""
+    if isinstance(value, str) and (match := _FRACTION.fullmatch(value)):
+        numerator, denominator = float(match[1]), float(match[2] or 1)
+        if denominator == 0:
+            raise ValueError(f"{value!r} divides by zero")
+        return numerator / denominator
+    return value
+
+
+Fraction = Annotated[float, BeforeValidator(fraction)]
+
+
+class _Settings(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ClassifierConfig(_Settings):
+    """The classifier to guard. As `ClassifierSpec`, but the class names may come from elsewhere."""
+
+    source: str
+    """`torchvision:NAME`, `timm:NAME`, `export:FILE.pt2`, `torchscript:FILE.pt` or `python:package.module:factory`."""
+    weights: str | None = None
+    """A safetensors or checkpoint file, or the name of torchvision weights."""
+    arguments: dict[str, JsonValue] = {}
+    """Arguments of the model's constructor."""
+    input_size: tuple[int, int]
+    classes: tuple[str, ...] | None = None
+    """Class names in the order of the logits. Default: `labels`, or else the class folders of the images, sorted."""
+    labels: Path | None = None
+    """A text file with one class name a line."""
+    preprocessing: Preprocessing = Preprocessing()
+
+    def spec(self, classes: tuple[str, ...]) -> ClassifierSpec:
+        """The spec with class names filled in from `classes` unless they are given here."""
+        return ClassifierSpec(
+            source=self.source,
+            weights=self.weights,
+            arguments=self.arguments,
+            input_size=self.input_size,
+            classes=self.class_names() or classes,
+            preprocessing=self.preprocessing,
+        )
+
+    def class_names(self) -> tuple[str, ...] | None:
+        """The class names given here or in the labels file.
+
+        Raises:
+            ConfigError: The labels file cannot be read or is empty.
+        """
+        if self.classes is not None or self.labels is None:
+            return self.classes
+        try:
+            names = tuple(line.strip() for line in self.labels.read_text(encoding="utf-8").splitlines() if line.strip())
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"classifier.labels: {self.labels} cannot be read: {error}") from error
+        if not names:
+            raise ConfigError(f"classifier.labels: {self.labels} names no class; expected one class a line")
+        return names
+
+
+class Splits(_Settings):
+    """How many source images each split gets: an integer counts images, a float is a share of the source."""
+
+    fit: int | float | None = None
+    """For training the heatmap network. Default: all that the others leave."""
+    calibrate: int | float = 0.2
+    """Clean images that set the thresholds. 1 % false positives need at least 99 of them, 0.1 % need 999."""
+    test: int | float | None = None
+    """For the evaluation. Default: all of `test_source`, or 0.2 of `source` when there is none."""
+
+
+class ImagesConfig(_Settings):
+    """Where images come from."""
+
+    source: str
+    """A folder of class folders, or `torchvision:NAME` with `root`."""
+    test_source: str | None = None
+    """The same for the test split. Default: a part of `source`. A torchvision data set is read with `train=False`."""
+    root: Path = Path("data")
+    """Where torchvision data sets lie."""
+    labelled: bool = True
+    """False: folders mean nothing, truths are unknown, every image below `source` is used."""
+    first: int | None = Field(default=None, ge=1)
+    """Use only the first so many images of each class of `source` (by file name)."""
+    last: int | None = Field(default=None, ge=1)
+    """Use only the last so many images of each class of `source`."""
+    limit: int | None = Field(default=None, ge=1)
+    """Use at most so many images of `source`, classes in turn."""
+    splits: Splits = Splits()
+    skip_unreadable: bool = False
+    """True: leave out images that cannot be read, and count them. False: stop with an error that names the file."""
+
+    @model_validator(mode="after")
+    def _one_end(self) -> ImagesConfig:
+        if self.first is not None and self.last is not None:
+            raise ValueError("give `first` or `last`, not both")
+        return self
+
+
+class AttackSpec(_Settings):
+    """One attack."""
+
+    name: str
+    """A torchattacks class, e.g. `PGD`, or `DeepFool` (ours, batched)."""
+    label: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")]
+    """A unique name for this attack with these parameters, e.g. `pgd-8`."""
+    family: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
+    """What the heatmap network learns to tell apart: one-step, iterative, small-step, minimum-norm, score-based, …"""
+    parameters: dict[str, JsonValue] = {}
+    """Arguments of the attack. A number may be a fraction `"8/255"`, a share of epsilon `"eps/4"`, a range
+    `[low, high]` drawn from uniformly for each batch, or a list of three or more numbers to choose from."""
+    train: bool = True
+    """False: an unseen attack, made for the test split only."""
+    limit: int | dict[Literal["fit", "test"], int] | None = None
+    """At most so many source images of each split."""
+
+    @model_validator(mode="after")
+    def _reserved(self) -> AttackSpec:
+        if self.label == CLEAN or self.label.startswith("twin-"):
+            raise ValueError(f"label {self.label!r} is reserved for images that are not attacked")
+        if self.family == CLEAN:
+            raise ValueError("family 'clean' is reserved for images that are not attacked")
+        return self
+
+    @property
+    def splits(self) -> tuple[Split, ...]:
+        """Where this attack is made."""
+        return ("fit", "test") if self.train else ("test",)
+
+    def limit_of(self, split: Split) -> int | None:
+        """At most so many source images of this split; None = all."""
+        if isinstance(self.limit, dict):
+            return {"fit": self.limit.get("fit"), "test": self.limit.get("test")}.get(split)
+        return self.limit
+
+
+class TwinsConfig(_Settings):
+    """Noise twins: clean images plus random-sign noise. Not attacks, and must not be flagged."""
+
+    sizes: tuple[Fraction, ...] = (2 / 255, 8 / 255)
+
+    @property
+    def labels(self) -> dict[str, float]:
+        """`{"twin-2": 2/255, …}`."""
+        return {f"twin-{round(size * 255, 3):g}": size for size in self.sizes}
+
+
+class EvaluateSettings(_Settings):
+    """The evaluation."""
+
+    resamples: int = Field(default=1000, ge=10)
+    """Bootstrap resamples for the 95 % intervals."""
+    baselines: BaselineSettings = BaselineSettings()
+    """What the detector is measured against; `names = []` for none."""
+
+
+class TrainingConfig(BaseSettings):
+    """Everything that decides a training job."""
+
+    model_config = SettingsConfigDict(
+        extra="forbid", frozen=True, env_prefix="HEATWARD_", env_nested_delimiter="__", env_ignore_empty=True
+    )
+
+    work: Path = Path("work/detector")
+    """Folder for shards and results; a killed job goes on from here."""
+    out: Path = Path("work/detector.heatward")
+    """The bundle: a file if the name ends in `.heatward`, a folder otherwise."""
+    seed: int = 0
+    threads: Annotated[int, Field(ge=1)] | None = None
+    """CPU threads of torch. Default: every core this process may use."""
+    device: str = "auto"
+    """`cpu`, `cuda`, `cuda:1`, …; `auto` takes a GPU when there is one."""
+    shard_size: int = Field(default=256, ge=1)
+    """Source images a shard: what a kill can cost, and what is held in memory."""
+    batch_size: int = Field(default=128, ge=1)
+    """Images an attack or the classifier sees at once."""
+    classifier: ClassifierConfig
+    images: ImagesConfig
+    attacks: tuple[AttackSpec, ...]
+    twins: TwinsConfig = TwinsConfig()
+    evidence: EvidenceSettings = EvidenceSettings()
+    fit: dict[str, JsonValue] = {}
+    """See `training.fit.FitSettings`."""
+    evaluate: EvaluateSettings = EvaluateSettings()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> TrainingConfig:
+        labels = [attack.label for attack in self.attacks]
+        if twice := {label for label in labels if labels.count(label) > 1}:
+            raise ValueError(f"attacks: label {sorted(twice)[0]!r} is used twice; labels must be unique")
+        if not any(attack.train for attack in self.attacks):
+            raise ValueError("attacks: no attack has train = true, so there is nothing to learn from")
+        return self
+
+    @property
+    def thread_count(self) -> int:
+        """CPU threads of torch."""
+        return self.threads or len(os.sched_getaffinity(0))
+
+    @property
+    def torch_device(self) -> str:
+        """`device`, with `auto` decided."""
+        if self.device != "auto":
+            return self.device
+        return "cuda" if torch.cuda.is_available() else "cpu"
+
+    def attacks_of(self, split: Split) -> tuple[AttackSpec, ...]:
+        """The attacks made for a split, in the order they were written."""
+        return tuple(attack for attack in self.attacks if split in attack.splits)
+
+    def labels(self, split: Split) -> tuple[str, ...]:
+        """Folder names of a split: clean, twins, attacks. Read these, not what happens to lie in the folder."""
+        return (CLEAN, *self.twins.labels, *(attack.label for attack in self.attacks_of(split)))
+
+    def family_of(self, label: str) -> str:
+        """The family of a label; clean images and noise twins are `clean`."""
+        return next((attack.family for attack in self.attacks if attack.label == label), CLEAN)
+
+    @property
+    def families(self) -> tuple[str, ...]:
+        """`clean`, then the families of the training attacks in the order they were written."""
+        return (CLEAN, *dict.fromkeys(attack.family for attack in self.attacks if attack.train))

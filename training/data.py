@@ -1,0 +1,216 @@
+"""Images for training: a source in, its images divided into splits out, read a shard at a time.
+
+A source image has one id for life; it and everything made from it stay in one split. Within a split, classes take
+turns, so that the first n images of a split are balanced, whatever n is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from detector.errors import ConfigError, DataError
+from training.config import SPLITS, ImagesConfig, Split, Splits
+from training.load import nearest
+from training.shards import derived_seed, digest
+from training.sources import UNKNOWN, Source, open_source
+
+__all__ = ["Images", "Item", "SplitImages", "open_splits"]
+
+
+@dataclass(frozen=True)
+class Item:
+    """One source image."""
+
+    index: int
+    """Its id, unique over all splits."""
+    position: int
+    """Where it is in its source."""
+    name: str
+    truth: int
+    """Class index, or -1 when unknown."""
+    fingerprint: str
+    """Its name within its source and its size."""
+
+
+@dataclass(frozen=True)
+class Images:
+    """Images as the classifier sees them. pixels (n, 3, H, W) uint8; index, truth (n,) int64."""
+
+    pixels: Tensor
+    index: Tensor
+    truth: Tensor
+    skipped: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class SplitImages:
+    """The source images of one split, in order."""
+
+    name: Split
+    source: Source
+    items: tuple[Item, ...]
+    _digests: dict[tuple[int, int], str] = field(default_factory=dict, repr=False, compare=False)
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def digest(self, start: int, stop: int) -> str:
+        """Of the names, sizes and truths of items `start:stop`."""
+        if (start, stop) not in self._digests:
+            told = [[item.index, item.truth, item.fingerprint] for item in self.items[start:stop]]
+            self._digests[start, stop] = digest(told)
+        return self._digests[start, stop]
+
+    def read(
+        self, start: int, stop: int, prepare: Callable[[NDArray[np.uint8]], Tensor], *, skip_unreadable: bool = False
+    ) -> Images:
+        """Read items `start:stop`.
+
+        Args:
+            start: First item.
+            stop: One past the last item.
+            prepare: (H, W, 3) uint8 → (3, h, w) in [0, 1]: `Classifier.prepare`.
+            skip_unreadable: Leave out what cannot be read and name it in `skipped`.
+
+        Raises:
+            DataError: An image cannot be read.
+        """
+        pixels, kept, skipped = [], [], []
+        for item in self.items[start:stop]:
+            try:
+                image = self.source.pixels(item.position)
+            except DataError:
+                if not skip_unreadable:
+                    raise
+                skipped.append(item.name)
+                continue
+            pixels.append(prepare(image).mul(255).round().to(torch.uint8))
+            kept.append(item)
+        size = prepare(np.zeros((1, 1, 3), dtype=np.uint8)).shape
+        return Images(
+            pixels=torch.stack(pixels) if pixels else torch.zeros((0, *size), dtype=torch.uint8),
+            index=torch.tensor([item.index for item in kept], dtype=torch.int64),
+            truth=torch.tensor([item.truth for item in kept], dtype=torch.int64),
+            skipped=tuple(skipped),
+        )
+
+
+def open_splits(
+    config: ImagesConfig, classes: tuple[str, ...] | None, seed: int
+) -> tuple[dict[Split, SplitImages], tuple[str, ...]]:
+    """Open the images and divide them.
+
+    Args:
+        config: Where the images are and how many each split gets.
+        classes: Class names in the order of the logits; None takes the class folders, sorted.
+        seed: Decides who goes where.
+
+    Returns:
+        The three splits and the class names.
+
+    Raises:
+        DataError: A source is empty, has a class folder that is not in `classes`, or is too small for the splits.
+        ConfigError: No class names are known.
+    """
+    source = open_source(config.source, config, train=True)
+    classes = classes or source.class_names
+    if not classes:
+        raise ConfigError("class names are unknown: give classifier.classes or classifier.labels")
+    pool = _items(source, classes, offset=0, what=config.source)
+    pool = _in_turns(_ends(pool, config), derived_seed(seed, "images"))[: config.limit]
+    if config.test_source is None:
+        counts = _counts(config.splits, len(pool), own_test=False)
+        test_source, test_pool = source, pool[len(pool) - counts["test"] :]
+    else:
+        test_source = open_source(config.test_source, config, train=False)
+        test_pool = _items(test_source, classes, offset=len(source), what=config.test_source)
+        test_pool = _in_turns(test_pool, derived_seed(seed, "test images"))
+        counts = _counts(config.splits, len(pool), own_test=True)
+        test_pool = test_pool[: _count("test", config.splits.test, len(test_pool), default=len(test_pool))]
+    calibrate, fit = counts["calibrate"], counts["fit"]
+    items: dict[Split, Sequence[Item]] = {
+        "calibrate": pool[:calibrate],
+        "fit": pool[calibrate : calibrate + fit],
+        "test": test_pool,
+    }
+    for split in SPLITS:
+        if not items[split]:
+            raise DataError(f"split {split!r} gets no image: {len(pool)} images in {config.source}, splits {counts}")
+    sources: dict[Split, Source] = {"calibrate": source, "fit": source, "test": test_source}
+    return {split: SplitImages(split, sources[split], tuple(items[split])) for split in SPLITS}, classes
+
+
+def _items(source: Source, classes: tuple[str, ...], offset: int, what: str) -> list[Item]:
+    index_of = {name: index for index, name in enumerate(classes)}
+    for name in source.class_names:
+        if name not in index_of:
+            raise DataError(
+                f"{what}: class folder {name!r} is not a class of the classifier{nearest(name, list(classes[:50]))}; "
+                "if its folders are not classes, set images.labelled = false"
+            )
+    # a data set without class names numbers its classes as the classifier does
+    truths = [index_of[name] for name in source.class_names] or list(range(len(classes)))
+    return [
+        Item(
+            index=offset + position,
+            position=position,
+            name=source.name(position),
+            truth=truths[group] if (group := source.group(position)) >= 0 else UNKNOWN,
+            fingerprint=source.fingerprint(position),
+        )
+        for position in range(len(source))
+    ]
+
+
+def _by_class(items: Sequence[Item]) -> list[list[Item]]:
+    groups: dict[int, list[Item]] = {}
+    for item in items:
+        groups.setdefault(item.truth, []).append(item)
+    return [groups[truth] for truth in sorted(groups)]
+
+
+def _ends(items: list[Item], config: ImagesConfig) -> list[Item]:
+    """The first or the last images of each class."""
+    if config.first is None and config.last is None:
+        return items
+    ends = slice(None, config.first) if config.first is not None else slice(-(config.last or 0), None)
+    return [item for group in _by_class(items) for item in group[ends]]
+
+
+def _in_turns(items: list[Item], seed: int) -> list[Item]:
+    """Shuffle each class, then deal the classes in turn: every prefix is balanced."""
+    generator = torch.Generator().manual_seed(seed)
+    turns: list[tuple[float, int, Item]] = []
+    for number, group in enumerate(_by_class(items)):
+        order = torch.randperm(len(group), generator=generator).tolist()
+        # place k of n sits at (k + ½) / n of the way, so that unequal classes run out together
+        turns += [((place + 0.5) / len(group), number, group[chosen]) for place, chosen in enumerate(order)]
+    return [item for _, _, item in sorted(turns, key=lambda turn: turn[:2])]
+
+
+def _count(split: str, wanted: int | float | None, available: int, default: int) -> int:
+    if wanted is None:
+        return default
+    count = wanted if isinstance(wanted, int) else round(wanted * available)
+    if count < 0 or (isinstance(wanted, float) and wanted > 1):
+        raise ConfigError(f"images.splits.{split}: {wanted} is neither a share in [0, 1] nor a count of images")
+    if count > available:
+        raise DataError(f"images.splits.{split}: {count} images wanted, {available} there")
+    return count
+
+
+def _counts(splits: Splits, available: int, own_test: bool) -> dict[str, int]:
+    test = 0 if own_test else _count("test", splits.test, available, default=round(0.2 * available))
+    calibrate = _count("calibrate", splits.calibrate, available, default=0)
+    fit = _count("fit", splits.fit, available, default=max(0, available - test - calibrate))
+    if fit + calibrate + test > available:
+        raise DataError(
+            f"images.splits want {fit} + {calibrate} + {test} images (fit, calibrate, test), {available} there"
+        )
+    return {"fit": fit, "calibrate": calibrate, "test": test}

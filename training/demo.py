@@ -1,0 +1,141 @@
+"""`heatward demo`: a server, live attacks, and its verdicts on them.
+
+    photographs ─▶ PGD, CW, Square on the bundle's classifier ─▶ PNG ─▶ heatward.Client ─▶ running server
+                                                     table, totals, latency, demo.png, demo.html ◀─ verdicts
+
+The server is a process of its own and sees nothing but image bytes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import heatward
+import torch
+from PIL import Image
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from detector.bundle import EMBEDDED, load_bundle
+from detector.classifier import load_classifier
+from detector.errors import HeatwardError
+from training.demo_images import ATTACKS, SAMPLES, Case, load_photographs, make_cases
+from training.demo_report import Answer, show, write_report
+from training.demo_server import ServerProcess
+from training.examples import pixels
+
+__all__ = ["main", "run"]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """`run`, with errors said on stderr."""
+    try:
+        return run(argv)
+    except HeatwardError as error:
+        print(f"heatward demo: {error}", file=sys.stderr)
+        return 1
+
+
+def run(argv: Sequence[str] | None = None) -> int:
+    """Run the demonstration; 0 when every image was answered and the server ended cleanly.
+
+    Raises:
+        HeatwardError: no bundle, no photographs, or a server that did not start, answer or stop.
+    """
+    arguments = _parse(argv)
+    started = time.monotonic()
+    out: Path = arguments.out
+    out.mkdir(parents=True, exist_ok=True)
+    bundle = load_bundle(arguments.bundle or EMBEDDED)
+    console = Console()
+    with ServerProcess(arguments.bundle, out / "server.log") as server, _progress() as progress:
+        torch.set_num_threads(max(1, (os.cpu_count() or 2) - 1))  # the server is warming up on the other core
+        classifier = load_classifier(bundle.manifest.classifier, state_dict=bundle.classifier_weights, allow=())
+        photographs = load_photographs(arguments.images, classifier, arguments.count)
+        bar = progress.add_task(f"attacking {len(photographs)} photographs", total=len(ATTACKS))
+        cases = make_cases(photographs, classifier, seed=arguments.seed, advance=lambda kind: progress.advance(bar))
+        bar = progress.add_task("waiting for the server", total=1)
+        address = server.address()
+        progress.advance(bar)
+        bar = progress.add_task(f"asking {address}", total=len(cases))
+        answers = ask(address, cases, arguments.false_positive_rate, lambda: progress.advance(bar))
+        server.stop()
+    show(answers, console, rate=arguments.false_positive_rate, photographs=arguments.rows)
+    write_report(out, answers, rate=arguments.false_positive_rate)
+    console.print(
+        f"The server on {address} stopped cleanly; {time.monotonic() - started:.0f} s in all.", highlight=False
+    )
+    console.print(f"Picture: {out / 'demo.png'}", highlight=False, soft_wrap=True)
+    console.print(f"Report:  {out / 'demo.html'}", highlight=False, soft_wrap=True)
+    return 0
+
+
+def ask(address: str, cases: Sequence[Case], rate: float, advance: Callable[[], None] = lambda: None) -> list[Answer]:
+    """Send every case as PNG bytes, one call each, as a pipeline in production would.
+
+    Raises:
+        HeatwardError: the server refused one.
+    """
+    answers = []
+    try:
+        with heatward.Client(address, timeout_s=60, wait_for_ready=True) as client:
+            for case in cases:
+                content = encode_png(case)
+                asked = time.perf_counter()
+                verdict = client.detect(content, false_positive_rate=rate, heatmap="float")
+                answers.append(Answer(case, verdict, (time.perf_counter() - asked) * 1e3))
+                advance()
+    except heatward.DetectionError as error:
+        raise HeatwardError(f"the server at {address} did not answer: {error}") from error
+    return answers
+
+
+def encode_png(case: Case) -> bytes:
+    """Lossless: the server sees the very pixels that the attack made."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels(case.pixels)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _progress() -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    return Progress(*columns, console=Console(stderr=True))
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        "heatward demo",
+        description="Start a server, attack photographs live with PGD, CW and Square, and watch it flag them.",
+    )
+    parser.add_argument("--out", type=Path, default=Path("work/demo"), help="where demo.png and demo.html go")
+    parser.add_argument("--images", type=Path, default=SAMPLES, help="photographs, in folders named after classes")
+    parser.add_argument("--bundle", type=Path, help="a detector; default: the embedded CIFAR-10 one")
+    parser.add_argument("--count", type=_positive, default=24, help="photographs to attack (default: 24)")
+    parser.add_argument("--rows", type=_positive, default=4, help="photographs shown in the table (default: 4)")
+    parser.add_argument(
+        "--false-positive-rate", type=_rate, default=0.05, help="share of clean images you accept to see flagged"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of attacks and noise")
+    return parser.parse_args(argv)
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
+    return int(text)
+
+
+def _rate(text: str) -> float:
+    try:
+        rate = float(text)
+    except ValueError:
+        rate = 0.0
+    if not 0 < rate < 1:
+        raise argparse.ArgumentTypeError(f"expected a number between 0 and 1, e.g. 0.05; got {text!r}")
+    return rate

@@ -1,0 +1,222 @@
+"""Fit the heatmap networks: attribution shards of the split `fit` in, `fit/network.safetensors` + `.json` out.
+
+Every image weighs so that clean images (with their noise twins) and attack families count alike, however many there
+are of each. Shards are read a buffer at a time and mixed inside it: memory does not grow with the data. The same seed
+gives the same bytes; a killed fit starts again from the shards.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from pydantic import ConfigDict, Field, ValidationError
+from safetensors.torch import load_file, save
+from torch import Tensor
+from torch.nn import functional
+
+from detector.errors import ConfigError, DataError
+from detector.evidence import Evidence
+from detector.network import EvidenceShape, HeatmapNetwork, NetworkSettings, ensemble_weights
+from training import shards
+from training.config import TrainingConfig
+from training.progress import Progress
+
+__all__ = ["FitSettings", "fit_settings", "load_networks", "run"]
+
+IGNORE = -100
+
+
+class FitSettings(NetworkSettings):
+    """The network's size and how it is trained."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    epochs: int = Field(default=25, ge=1)
+    batch_size: int = Field(default=256, ge=2)
+    learning_rate: float = Field(default=1e-3, gt=0)
+    weight_decay: float = Field(default=0.05, ge=0)
+    clean_share: float = Field(default=0.4, gt=0, lt=1)
+    """Weight of clean images and noise twins together."""
+    origin_weight: float = Field(default=0.5, ge=0)
+    """Weight of the origin loss beside the family loss."""
+    buffer_shards: int = Field(default=64, ge=1)
+    """Shards mixed in memory at once."""
+
+    def network(self) -> NetworkSettings:
+        """The part a bundle needs to build the network again."""
+        return NetworkSettings(**self.model_dump(include=set(NetworkSettings.model_fields)))
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What one step learns from."""
+
+    evidence: Evidence
+    family: Tensor  # (B,) index into config.families
+    origin: Tensor  # (B,) class index
+    weight: Tensor  # (B,)
+
+
+def fit_settings(config: TrainingConfig) -> FitSettings:
+    """The `[fit]` table.
+
+    Raises:
+        ConfigError: A key is unknown or a value out of range.
+    """
+    try:
+        return FitSettings.model_validate(config.fit)
+    except ValidationError as error:
+        problems = "; ".join(f"fit.{'.'.join(map(str, p['loc']))}: {p['msg']}" for p in error.errors())
+        raise ConfigError(f"{problems} (known: {', '.join(FitSettings.model_fields)})") from error
+
+
+def run(config: TrainingConfig, work: Path, progress: Progress) -> None:
+    """Fit the ensemble and write it.
+
+    Raises:
+        ConfigError: `[fit]` is wrong.
+        DataError: A label has no attribution shards.
+    """
+    settings = fit_settings(config)
+    device = "cuda" if config.device == "auto" and torch.cuda.is_available() else config.device.replace("auto", "cpu")
+    reader = ShardReader(config, work, settings)
+    sample = reader.sample()
+    shape = EvidenceShape.of(sample)
+    networks = []
+    with progress.task("fit", total=settings.ensemble * settings.epochs * reader.rows, unit="images") as advance:
+        for member in range(settings.ensemble):
+            shards.seed_everything(shards.derived_seed(config.seed, "fit", member))
+            network = HeatmapNetwork(shape, len(config.families), settings.network())
+            network.fit_scales(sample)
+            network.to(device)
+            optimiser = torch.optim.AdamW(
+                network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
+            )
+            steps = settings.epochs * reader.steps
+            schedule = torch.optim.lr_scheduler.OneCycleLR(
+                optimiser, settings.learning_rate, total_steps=steps, pct_start=0.1
+            )
+            for epoch in range(settings.epochs):
+                total, count = 0.0, 0
+                for rows in reader.epoch(random.Random(shards.derived_seed(config.seed, "fit", member, epoch))):
+                    loss = loss_of(network, rows, settings.origin_weight, device)
+                    optimiser.zero_grad(set_to_none=True)
+                    loss.backward()  # type: ignore[no-untyped-call]
+                    torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+                    optimiser.step()
+                    schedule.step()
+                    total, count = total + loss.item(), count + 1
+                    advance(len(rows.evidence))
+                progress.note(f"network {member + 1}/{settings.ensemble} epoch {epoch + 1}: loss {total / count:.4f}")
+            networks.append(network.cpu().eval())
+    shards.write_file(work / "fit" / "network.safetensors", save(ensemble_weights(networks)))
+    shards.write_json(
+        work / "fit" / "network.json",
+        {"settings": settings.network().model_dump(), "shape": shape.model_dump(), "families": list(config.families)},
+    )
+
+
+def loss_of(network: HeatmapNetwork, rows: Rows, origin_weight: float, device: str) -> Tensor:
+    """Weighted cross-entropy of the family, plus that of the origin label where it is a candidate."""
+    evidence = rows.evidence.to(device).float()
+    weight = rows.weight.to(device)
+    output = network(evidence)
+    family = functional.cross_entropy(output.family_logits, rows.family.to(device), reduction="none")
+    matches = evidence.candidates == rows.origin.to(device)[:, None]
+    position = torch.where(matches.any(1), matches.int().argmax(1), IGNORE)
+    origin = functional.cross_entropy(output.origin_logits, position, reduction="none", ignore_index=IGNORE)
+    return ((family + origin_weight * origin) * weight).mean()
+
+
+class ShardReader:
+    """Attribution shards of the fit split as weighted, mixed batches."""
+
+    def __init__(self, config: TrainingConfig, work: Path, settings: FitSettings) -> None:
+        self.settings = settings
+        self.family: dict[Path, int] = {}
+        self.label: dict[Path, str] = {}
+        counts: dict[str, int] = {}
+        for label in config.labels("fit"):
+            for path in shards.list_shards(work, "attribute", "fit", label):
+                self.family[path] = config.families.index(config.family_of(label))
+                self.label[path] = label
+                counts[label] = counts.get(label, 0) + len(shards.read_shard(path)["origin"])
+        self.rows = sum(counts.values())
+        present = {label: count for label, count in counts.items() if count}
+        families = {config.family_of(label) for label in present}
+        if not {"clean"} < families:
+            raise DataError("fit: there are no clean images or no successful attacks to learn from; use more images")
+        # one share a family; inside a family one share a label
+        self.weight = {}
+        for label, count in present.items():
+            family = config.family_of(label)
+            share = settings.clean_share if family == "clean" else (1 - settings.clean_share) / (len(families) - 1)
+            siblings = sum(config.family_of(other) == family for other in present)
+            self.weight[label] = share / siblings / count * self.rows
+
+    @property
+    def steps(self) -> int:
+        """Upper bound of the batches in an epoch."""
+        groups = -(-len(self.family) // self.settings.buffer_shards)
+        return self.rows // self.settings.batch_size + groups
+
+    def epoch(self, generator: random.Random) -> Iterator[Rows]:
+        """All rows once, in an order drawn from `generator`."""
+        paths = list(self.family)
+        generator.shuffle(paths)
+        for start in range(0, len(paths), self.settings.buffer_shards):
+            rows = self._load(paths[start : start + self.settings.buffer_shards])
+            if rows is None:
+                continue
+            order = torch.tensor(generator.sample(range(len(rows.evidence)), len(rows.evidence)))
+            for index in torch.split(order, self.settings.batch_size):
+                yield Rows(rows.evidence[index], rows.family[index], rows.origin[index], rows.weight[index])
+
+    def sample(self, shards_a_label: int = 4) -> Evidence:
+        """A few shards of every label, for the standardising statistics."""
+        seen: dict[str, int] = {}
+        chosen = []
+        for path, label in self.label.items():
+            seen[label] = seen.get(label, 0) + 1
+            if seen[label] <= shards_a_label:
+                chosen.append(path)
+        rows = self._load(chosen)
+        if rows is None:
+            raise DataError("fit: every attribution shard is empty; use more images")
+        return rows.evidence.float()
+
+    def _load(self, paths: list[Path]) -> Rows | None:
+        evidence, family, origin, weight = [], [], [], []
+        for path in paths:
+            tensors = shards.read_shard(path)
+            count = len(tensors["origin"])
+            if not count:
+                continue
+            evidence.append(Evidence.from_tensors(tensors))
+            family.append(torch.full((count,), self.family[path]))
+            origin.append(tensors["origin"])
+            weight.append(torch.full((count,), self.weight[self.label[path]]))
+        if not evidence:
+            return None
+        return Rows(Evidence.cat(evidence), torch.cat(family), torch.cat(origin), torch.cat(weight))
+
+
+def load_networks(work: Path) -> list[HeatmapNetwork]:
+    """The networks a fit wrote, in eval mode.
+
+    Raises:
+        DataError: There are none.
+    """
+    try:
+        described = json.loads((work / "fit" / "network.json").read_text())
+        weights = load_file(str(work / "fit" / "network.safetensors"))
+    except OSError as error:
+        raise DataError(f"no fitted network in {work / 'fit'}: run `heatward train fit` first ({error})") from error
+    settings = NetworkSettings.model_validate(described["settings"])
+    shape = EvidenceShape.model_validate(described["shape"])
+    return HeatmapNetwork.ensemble(shape, len(described["families"]), settings, weights)

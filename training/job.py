@@ -1,0 +1,212 @@
+"""One training job, opened: the classifier, the splits, and the plan of every shard with the digest it must carry.
+
+A digest chains: images → clean shard → attack shard → attribution shard. What did not change keeps its digest and is
+not made again; what changed, and all that follows from it, is.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from detector.classifier import Classifier, load_classifier
+from detector.errors import DataError
+from training.attacks import check_attack
+from training.config import CLEAN, SPLITS, AttackSpec, Split, TrainingConfig
+from training.data import SplitImages, open_splits
+from training.progress import Progress
+from training.shards import digest, digest_of, folder, remove_temporary, shard_path, write_json
+
+__all__ = ["Job", "ShardPlan", "open_job"]
+
+FORMAT = 1
+"""Raise this when the meaning of shards changes: all are made again."""
+
+
+@dataclass(frozen=True)
+class ShardPlan:
+    """One shard: sources `start:stop` of a split under one label."""
+
+    stage: str
+    split: Split
+    label: str
+    number: int
+    start: int
+    stop: int
+    path: Path
+    digest: str
+
+    @property
+    def rows(self) -> int:
+        return self.stop - self.start
+
+    @property
+    def finished(self) -> bool:
+        """Whether the shard is there and is the one that is meant."""
+        return digest_of(self.path) == self.digest
+
+
+@dataclass(frozen=True)
+class Job:
+    """A configuration with its classifier and images at hand."""
+
+    config: TrainingConfig
+    classifier: Classifier
+    splits: Mapping[Split, SplitImages]
+    progress: Progress
+
+    @property
+    def work(self) -> Path:
+        return self.config.work
+
+    def plan(self, stage: str, split: Split, label: str) -> list[ShardPlan]:
+        """The shards of one label of stage `attack` or `attribute`."""
+        size = self.config.shard_size
+        total = len(self.splits[split])
+        attack = self.attack(label)
+        if attack is not None and (limit := attack.limit_of(split)) is not None:
+            total = min(total, limit)
+        plans = []
+        for number, start in enumerate(range(0, total, size)):
+            stop = min(start + size, total)
+            made_from = self._attack_digest(split, label, start, stop)
+            if stage == "attribute":
+                evidence = self.config.evidence.model_dump(mode="json")
+                made_from = digest({"from": made_from, "evidence": evidence, "batch": self.config.batch_size})
+            path = shard_path(self.work, stage, split, label, number)
+            plans.append(ShardPlan(stage, split, label, number, start, stop, path, made_from))
+        return plans
+
+    def plans(self, stage: str) -> Iterator[tuple[Split, str, list[ShardPlan]]]:
+        """All labels of all splits, clean images first in each."""
+        for split in SPLITS:
+            for label in self.config.labels(split):
+                yield split, label, self.plan(stage, split, label)
+
+    def attack(self, label: str) -> AttackSpec | None:
+        """The attack of this label; None for clean images and noise twins."""
+        return next((attack for attack in self.config.attacks if attack.label == label), None)
+
+    def todo(self, plans: list[ShardPlan]) -> list[ShardPlan]:
+        """What is not finished, after saying what changed and removing shards that are no longer planned."""
+        if not plans:
+            return []
+        first = plans[0]
+        directory = folder(self.work, first.stage, first.split, first.label)
+        wanted = {plan.path for plan in plans}
+        for path in directory.glob("*.safetensors"):
+            if path not in wanted:
+                path.unlink()
+        missing = [plan for plan in plans if not plan.finished]
+        settings = self._settings(first.stage, first.label)
+        note = directory / "settings.json"
+        stale = sum(plan.path.exists() for plan in missing)
+        if stale:
+            self.progress.note(
+                f"{first.stage}/{first.split}/{first.label}: settings or images changed"
+                f"{_difference(note, settings)}; {stale} shards are made again"
+            )
+        if missing or not note.exists():
+            write_json(note, settings)
+        return missing
+
+    def require(self, stage: str) -> None:
+        """Check that a stage is finished.
+
+        Raises:
+            DataError: It is not, or was made with other settings.
+        """
+        for split, label, plans in self.plans(stage):
+            missing = sum(not plan.finished for plan in plans)
+            if missing:
+                raise DataError(
+                    f"stage {stage!r} is not finished with these settings: {missing} of {len(plans)} shards of "
+                    f"{split}/{label} are missing or stale; run `heatward train {stage}` with the same configuration"
+                )
+
+    def digests(self, stage: str, split: Split) -> list[str]:
+        """Digests of all shards of a split, in order."""
+        return [plan.digest for label in self.config.labels(split) for plan in self.plan(stage, split, label)]
+
+    def _attack_digest(self, split: Split, label: str, start: int, stop: int) -> str:
+        clean_stop = min(start + self.config.shard_size, len(self.splits[split]))
+        clean = digest(
+            {
+                "format": FORMAT,
+                "classifier": self.classifier.fingerprint,
+                "images": self.splits[split].digest(start, clean_stop),
+                "skip_unreadable": self.config.images.skip_unreadable,
+                "batch": self.config.batch_size,
+            }
+        )
+        if label == CLEAN:
+            return clean
+        return digest({"from": clean, "rows": stop - start, "made": self._made(label), "seed": self.config.seed})
+
+    def _made(self, label: str) -> Any:
+        """What decides an attack's or twin's pixels, apart from seed and images."""
+        attack = self.attack(label)
+        if attack is None:
+            return {"twin": self.config.twins.labels[label]}
+        return {"attack": attack.name, "parameters": attack.parameters, "label": label}
+
+    def _settings(self, stage: str, label: str) -> dict[str, Any]:
+        """The settings behind a label, for people to read."""
+        settings: dict[str, Any] = {
+            "classifier": self.classifier.fingerprint,
+            "images": self.config.images.model_dump(mode="json"),
+            "seed": self.config.seed,
+            "shard_size": self.config.shard_size,
+            "batch_size": self.config.batch_size,
+        }
+        if label != CLEAN:
+            settings["made"] = self._made(label)
+        if stage == "attribute":
+            settings["evidence"] = self.config.evidence.model_dump(mode="json")
+        return settings
+
+
+def open_job(config: TrainingConfig, progress: Progress) -> Job:
+    """Open images and classifier and check every attack.
+
+    Raises:
+        ConfigError: An attack is wrong.
+        DataError: The images cannot be used.
+        ClassifierError: The classifier cannot be used.
+    """
+    torch.set_num_threads(config.thread_count)
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.deterministic = True
+    for attack in config.attacks:
+        check_attack(attack)
+    splits, classes = open_splits(config.images, config.classifier.class_names(), config.seed)
+    classifier = load_classifier(config.classifier.spec(classes), device=config.torch_device)
+    for attack in config.attacks:
+        check_attack(attack, classifier)
+    config.work.mkdir(parents=True, exist_ok=True)
+    remove_temporary(config.work)
+    return Job(config, classifier, splits, progress)
+
+
+def _difference(note: Path, settings: dict[str, Any]) -> str:
+    """` (seed: 0 → 1)`; nothing when the old settings are gone or equal."""
+    try:
+        old = _flat(json.loads(note.read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        return ""
+    new = _flat(json.loads(json.dumps(settings, default=str)))
+    changed = [
+        f"{key}: {old.get(key)!r} → {new.get(key)!r}" for key in sorted(old | new) if old.get(key) != new.get(key)
+    ]
+    return f" ({', '.join(changed)})" if changed else ""
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(value, dict):
+        return {prefix: value}
+    return {key: each for name in value for key, each in _flat(value[name], f"{prefix}.{name}".lstrip(".")).items()}

@@ -1,0 +1,247 @@
+"""The stages of a training job, in order: attack → attribute → fit → calibrate → evaluate → bundle.
+
+Each stage reads what the one before wrote under the work folder, makes only what is missing or stale, and leaves either
+a whole file or none; so a job can be killed at any point and run again. The same configuration and seed give the same
+bundle, byte for byte: nothing in it knows the time or the place.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import heatward
+import torch
+
+from detector.bundle import Bundle, Manifest, load_bundle, save_bundle
+from detector.calibration import Calibration
+from detector.detector import Detector
+from detector.errors import ConfigError, DataError, FingerprintMismatchError
+from detector.evidence import EvidenceExtractor, EvidenceSettings
+from detector.network import EvidenceShape, HeatmapNetwork, NetworkSettings, ensemble_weights
+from training import attack, attribute, calibrate, fit
+from training.config import SPLITS, STAGES, Stage, TrainingConfig
+from training.job import Job, open_job
+from training.progress import Progress
+from training.shards import digest, write_json
+
+__all__ = ["evaluate_bundle", "load_detector", "run", "run_stage"]
+
+RESULTS = {"fit": ("network.safetensors", "network.json"), "evaluate": ("evaluation.json", "report.html")}
+
+
+def run(config: TrainingConfig, progress: Progress) -> Path:
+    """Run every stage; returns the bundle's path.
+
+    Raises:
+        HeatwardError: Something the message explains.
+    """
+    job = open_job(config, progress)
+    for stage in STAGES:
+        run_stage(job, stage)
+    return config.out
+
+
+def run_stage(job: Job, stage: Stage) -> None:
+    """Run one stage, whose predecessors have run with the same configuration.
+
+    Raises:
+        HeatwardError: Something the message explains.
+    """
+    steps: dict[Stage, Callable[[Job], None]] = {
+        "attack": attack.run,
+        "attribute": attribute.run,
+        "fit": _fit,
+        "calibrate": _calibrate,
+        "evaluate": _evaluate,
+        "bundle": _bundle,
+    }
+    steps[stage](job)
+
+
+def load_detector(job: Job) -> Detector:
+    """The detector that the fit and calibrate stages made.
+
+    Raises:
+        DataError: One of them has not run.
+    """
+    return Detector(
+        job.classifier,
+        EvidenceExtractor(job.classifier, job.config.evidence),
+        [network.to(job.classifier.device) for network in fit.load_networks(job.work)],
+        Calibration.fit(calibrate.load_scores(job.work)),
+    )
+
+
+def evaluate_bundle(job: Job, path: Path) -> None:
+    """Evaluate a bundle on this job's attack and attribution shards, which must be finished.
+
+    Raises:
+        BundleError: The bundle cannot be used.
+        FingerprintMismatchError: It guards another classifier than the shards were made with.
+        ConfigError: It looks at other evidence than the shards hold.
+    """
+    from training import evaluate
+
+    job.require("attribute")
+    bundle = load_bundle(path)
+    if bundle.manifest.fingerprint != job.classifier.fingerprint:
+        raise FingerprintMismatchError(
+            f"{path} guards classifier {bundle.manifest.fingerprint[:12]}…, the configuration names "
+            f"{job.classifier.fingerprint[:12]}…: evaluate it with the configuration it was trained with"
+        )
+    if EvidenceSettings.model_validate(bundle.manifest.evidence) != job.config.evidence:
+        raise ConfigError(f"{path} was made with other [evidence] settings than the configuration's")
+    networks = HeatmapNetwork.ensemble(
+        EvidenceShape.model_validate(bundle.manifest.network["shape"]),
+        len(bundle.manifest.families),
+        NetworkSettings.model_validate(bundle.manifest.network["settings"]),
+        bundle.network_weights,
+    )
+    detector = Detector(
+        job.classifier,
+        EvidenceExtractor(job.classifier, job.config.evidence),
+        [network.to(job.classifier.device) for network in networks],
+        Calibration.fit(bundle.calibration_scores),
+        bundle.manifest,
+    )
+    # what `evaluate` writes no longer belongs to the job's own detector
+    (job.work / "evaluate" / "settings.json").unlink(missing_ok=True)
+    settings = job.config.evaluate
+    baselines = settings.baselines if settings.baselines.names else None
+    evaluate.run(job.config, detector, baselines=baselines, resamples=settings.resamples, progress=job.progress)
+
+
+def _fit(job: Job) -> None:
+    fit.fit_settings(job.config)
+    made_from = _fit_digest(job)
+    if not _finished(job, "fit", made_from):
+        job.require("attribute")
+        _once(job, "fit", made_from, lambda: fit.run(job.config, job.work, job.progress))
+
+
+def _calibrate(job: Job) -> None:
+    _require(job, "fit", _fit_digest(job))
+    job.require("attribute")
+    calibrate.run(job, _fit_digest(job))
+
+
+def _evaluate(job: Job) -> None:
+    from training import evaluate  # matplotlib: only this stage needs it
+
+    _calibrate(job)  # nothing to do when it is done; thresholds must belong to these networks
+    settings = job.config.evaluate
+    baselines = settings.baselines if settings.baselines.names else None
+    made_from = _evaluate_digest(job)
+    if not _finished(job, "evaluate", made_from):
+        job.require("attack")
+        detector = load_detector(job)
+        _once(
+            job,
+            "evaluate",
+            made_from,
+            lambda: evaluate.run(
+                job.config, detector, baselines=baselines, resamples=settings.resamples, progress=job.progress
+            ),
+        )
+
+
+def _bundle(job: Job) -> None:
+    _calibrate(job)
+    measured = {}
+    if _finished(job, "evaluate", _evaluate_digest(job)):
+        measured = _measured(json.loads((job.work / "evaluate" / "evaluation.json").read_text(encoding="utf-8")))
+    else:
+        job.progress.note("bundle: not evaluated with these settings, so the bundle carries no measured results")
+    save_bundle(job.config.out, _assemble(job, measured))
+    job.progress.note(f"bundle: {job.config.out}")
+
+
+def _assemble(job: Job, measured: dict[str, Any]) -> Bundle:
+    config, classifier = job.config, job.classifier
+    described = json.loads((job.work / "fit" / "network.json").read_text(encoding="utf-8"))
+    networks = fit.load_networks(job.work)
+    scores = calibrate.load_scores(job.work)
+    # a bundle that carries the weights does not name the file they came from
+    spec = classifier.spec.model_copy(update={"weights": None}) if classifier.embeddable else classifier.spec
+    manifest = Manifest(
+        heatward_version=heatward.__version__,
+        files={},
+        classifier=spec,
+        fingerprint=classifier.fingerprint,
+        evidence=config.evidence.model_dump(mode="json"),
+        network={"settings": described["settings"], "shape": described["shape"]},
+        families=tuple(described["families"]),
+        operating_points={str(rate): cut for rate, cut in Calibration.fit(scores).operating_points().items()},
+        measured=measured,
+        provenance={
+            "seed": config.seed,
+            "torch": torch.__version__,
+            "images": {split: len(job.splits[split]) for split in SPLITS},
+            "images_sha256": digest([job.splits[split].digest(0, len(job.splits[split])) for split in SPLITS]),
+            "attacks": [each.model_dump(mode="json") for each in config.attacks],
+            "twins": [round(size, 8) for size in config.twins.sizes],
+            "fit": fit.fit_settings(config).model_dump(mode="json"),
+        },
+    )
+    return Bundle(
+        manifest=manifest,
+        classifier_weights=classifier.state_dict() if classifier.embeddable else None,
+        network_weights=ensemble_weights(networks),
+        calibration_scores=scores,
+    )
+
+
+def _measured(evaluation: dict[str, Any]) -> dict[str, Any]:
+    """What a bundle says about itself: the detector's own results, without curves and baselines."""
+    attacks = [
+        {key: value for key, value in each.items() if key != "detectors"}
+        | {key: value for key, value in each["detectors"]["heatward"].items() if key != "roc"}
+        for each in evaluation["attacks"]
+    ]
+    return {
+        "accuracy": evaluation["classifier"]["accuracy"],
+        "images": evaluation["images"],
+        "attacks": attacks,
+        "false_positives": evaluation["false_positives"]["heatward"],
+    }
+
+
+def _fit_digest(job: Job) -> str:
+    settings = fit.fit_settings(job.config).model_dump(mode="json")
+    families = {label: job.config.family_of(label) for label in job.config.labels("fit")}
+    return digest([job.digests("attribute", "fit"), settings, families, job.config.families, job.config.seed])
+
+
+def _evaluate_digest(job: Job) -> str:
+    shards = [job.digests("attribute", split) for split in SPLITS]
+    return digest([_fit_digest(job), shards, job.config.evaluate.model_dump(mode="json")])
+
+
+def _finished(job: Job, stage: str, made_from: str) -> bool:
+    directory = job.work / stage
+    try:
+        stamp = json.loads((directory / "settings.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return stamp == {"digest": made_from} and all((directory / name).is_file() for name in RESULTS[stage])
+
+
+def _once(job: Job, stage: str, made_from: str, work: Callable[[], object]) -> None:
+    """Do the work, then say so: a kill in between leaves no stamp, and the work is done again."""
+    stamp = job.work / stage / "settings.json"
+    if stamp.exists():
+        job.progress.note(f"{stage}: settings or shards changed; made again")
+        stamp.unlink()
+    work()
+    write_json(stamp, {"digest": made_from})
+
+
+def _require(job: Job, stage: str, made_from: str) -> None:
+    if not _finished(job, stage, made_from):
+        raise DataError(
+            f"stage {stage!r} is not finished with these settings: run `heatward train {stage}` with the same "
+            "configuration"
+        )

@@ -1,0 +1,131 @@
+"""Progress of a job: counts in; a bar with rate and time left on a terminal, plain lines in a log.
+
+The rate counts only what this run did, so a resumed job tells the truth about its speed.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Protocol, Self, TextIO
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
+from rich.progress import Task as BarTask
+from rich.text import Text
+
+__all__ = ["Advance", "PlainProgress", "Progress", "RichProgress", "SilentProgress", "make_progress"]
+
+Advance = Callable[[int], None]
+
+
+class Progress(Protocol):
+    """What stages report to."""
+
+    def task(self, title: str, total: int, done: int = 0, unit: str = "images") -> AbstractContextManager[Advance]:
+        """Open a task; calling what it yields with n counts n more `unit`."""
+
+    def note(self, text: str) -> None:
+        """A line the user should see."""
+
+
+class SilentProgress:
+    """Says nothing: for tests and for use as a library."""
+
+    @contextmanager
+    def task(self, title: str, total: int, done: int = 0, unit: str = "images") -> Iterator[Advance]:
+        yield lambda count: None
+
+    def note(self, text: str) -> None:
+        return None
+
+
+class PlainProgress:
+    """A line when a task starts, every `interval_s` seconds, and when it ends."""
+
+    def __init__(self, stream: TextIO | None = None, interval_s: float = 10.0) -> None:
+        self.stream = stream or sys.stderr
+        self.interval_s = interval_s
+
+    @contextmanager
+    def task(self, title: str, total: int, done: int = 0, unit: str = "images") -> Iterator[Advance]:
+        started = last = time.monotonic()
+        count = done
+
+        def line() -> str:
+            elapsed = time.monotonic() - started
+            rate = (count - done) / elapsed if elapsed > 0 else 0.0
+            left = f", {duration((total - count) / rate)} left" if rate > 0 and count < total else ""
+            return f"{title}: {count}/{total} {unit}, {rate:.1f}/s{left}"
+
+        def advance(more: int) -> None:
+            nonlocal count, last
+            count += more
+            if time.monotonic() - last >= self.interval_s and count < total:
+                last = time.monotonic()
+                self.note(line())
+
+        yield advance
+        self.note(f"{line()}, {duration(time.monotonic() - started)}")
+
+    def note(self, text: str) -> None:
+        print(text, file=self.stream, flush=True)
+
+
+class _RateColumn(ProgressColumn):
+    """Units a second since this run began."""
+
+    def render(self, task: BarTask) -> Text:
+        new = task.completed - task.fields["already"]
+        rate = new / task.elapsed if task.elapsed else 0.0
+        return Text(f"{rate:.1f} {task.fields['unit']}/s", style="progress.data.speed")
+
+
+class RichProgress:
+    """Bars on a terminal. Use as a context manager."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self.bars = Bars(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            _RateColumn(),
+            TimeRemainingColumn(),
+            console=console or Console(stderr=True),
+        )
+
+    def __enter__(self) -> Self:
+        self.bars.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.bars.stop()
+
+    @contextmanager
+    def task(self, title: str, total: int, done: int = 0, unit: str = "images") -> Iterator[Advance]:
+        identity = self.bars.add_task(title, total=total, completed=done, unit=unit, already=done)
+        yield lambda count: self.bars.advance(identity, count)
+
+    def note(self, text: str) -> None:
+        self.bars.console.print(text, highlight=False, markup=False)
+
+
+def duration(seconds: float) -> str:
+    """Seconds as `1:02:03` or `2:03`."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+@contextmanager
+def make_progress(stream: TextIO | None = None) -> Iterator[Progress]:
+    """Bars when the stream is a terminal, plain lines otherwise."""
+    stream = stream or sys.stderr
+    if stream.isatty():
+        with RichProgress(Console(file=stream)) as progress:
+            yield progress
+    else:
+        yield PlainProgress(stream)

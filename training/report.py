@@ -1,0 +1,174 @@
+"""One self-contained HTML file: an evaluation and pictures in, a page with plots, tables and examples out.
+
+Nothing is fetched when the page is opened: style and pictures lie inside.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable, Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from training import plots
+from training.pictures import Row, draw_rows, png
+from training.shards import write_file
+from training.tables import percent, share, size
+
+__all__ = ["cards", "html_table", "page", "picture", "write_report"]
+
+Json = Mapping[str, Any]
+
+STYLE = """
+body{font:16px/1.55 system-ui,-apple-system,"Segoe UI",Roboto,sans-serif;color:#1b2330;background:#f4f6f9;margin:0}
+main{max-width:1060px;margin:0 auto;padding:2.5rem 1.5rem 4rem}
+h1{font-size:1.7rem;margin:0 0 .3rem}h2{font-size:1.15rem;margin:2.4rem 0 .4rem}
+p{max-width:46rem;margin:.4rem 0 .8rem;color:#3d4757}
+.cards{display:flex;flex-wrap:wrap;gap:.8rem;margin:1.2rem 0}
+.card{background:#fff;border:1px solid #d9dee6;border-radius:10px;padding:.8rem 1.1rem;min-width:9rem}
+.card b{display:block;font-size:1.45rem;line-height:1.3}.card span{font-size:.84rem;color:#6b7686}
+figure{background:#fff;border:1px solid #d9dee6;border-radius:10px;margin:.8rem 0;padding:1rem;overflow-x:auto}
+figure img{display:block;max-width:100%;margin:0 auto}
+.scroll{overflow-x:auto;background:#fff;border:1px solid #d9dee6;border-radius:10px}
+table{border-collapse:collapse;font-size:.86rem;font-variant-numeric:tabular-nums;width:100%}
+th,td{padding:.42rem .7rem;text-align:right;white-space:nowrap}th:first-child,td:first-child{text-align:left}
+th{color:#6b7686;font-weight:600;border-bottom:1px solid #d9dee6}tr+tr td{border-top:1px solid #eef1f5}
+footer{margin-top:3rem;font-size:.84rem;color:#6b7686}code{font-size:.88em}
+"""
+
+
+def write_report(path: Path, evaluation: Json, rows: Sequence[Row], *, rate: float) -> None:
+    """Write the report of an evaluation.
+
+    Args:
+        path: the HTML file, written whole or not at all.
+        evaluation: as made by `training.evaluate.run`.
+        rows: images to show.
+        rate: the false-positive rate at which those images were judged.
+    """
+    classifier, images = evaluation["classifier"], evaluation["images"]
+    parts = [
+        "<h1>Does the heatmap give the attack away?</h1>",
+        f"<p>Classifier <code>{escape(classifier['source'])}</code> with {classifier['classes']} classes, "
+        f"{percent(classifier['accuracy'])} right on {images['test']} test images. Thresholds come from "
+        f"{images['calibrate']} other clean images. Brackets are 95&nbsp;% bootstrap intervals over source images.</p>",
+        _cards(evaluation, rate),
+    ]
+    if rows:
+        note = f"The first image of the test split that each attack fooled. Flagged when p ≤ {rate:g}."
+        parts += ["<h2>Examples</h2>", picture(png(draw_rows(rows, note=note)), "examples of attacked images")]
+    parts += [
+        "<h2>Detection</h2>",
+        "<p>Positives are attacks that changed the prediction; negatives are clean images that the classifier gets "
+        "right. An <i>unseen</i> attack was never trained on.</p>",
+        picture(plots.svg(plots.auroc_plot(evaluation)), "AUROC by attack and detector", "svg+xml"),
+        picture(plots.svg(plots.roc_plot(evaluation)), "ROC curves", "svg+xml"),
+        _attack_table(evaluation),
+        "<h2>The label before the attack</h2>",
+        picture(plots.svg(plots.recovery_plot(evaluation)), "recovered labels", "svg+xml"),
+        _recovery_table(evaluation, rate),
+        "<h2>False alarms</h2>",
+        "<p>On images that nobody attacked. A <i>noise twin</i> is a clean image plus random-sign noise of an "
+        "attack's size, given in 1/255: it must not be flagged.</p>",
+        picture(plots.svg(plots.false_positive_plot(evaluation)), "false alarms", "svg+xml"),
+        _alarm_table(evaluation),
+        f"<footer>heatward {escape(evaluation['heatward_version'])} · classifier fingerprint "
+        f"<code>{escape(classifier['fingerprint'][:16])}</code> · the numbers are in evaluation.json beside this file"
+        "</footer>",
+    ]
+    write_file(path, page("heatward evaluation", "\n".join(parts)).encode())
+
+
+def page(title: str, body: str) -> str:
+    """A whole HTML document; `body` is trusted markup."""
+    return (
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
+        f'<meta name="viewport" content="width=device-width,initial-scale=1"><style>{STYLE}</style></head>'
+        f"<body><main>\n{body}\n</main></body></html>\n"
+    )
+
+
+def picture(content: bytes, description: str, kind: str = "png") -> str:
+    """An image inside the page."""
+    data = base64.b64encode(content).decode()
+    return f'<figure><img alt="{escape(description)}" src="data:image/{kind};base64,{data}"></figure>'
+
+
+def html_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table; every cell is escaped."""
+
+    def line(tag: str, cells: Sequence[str]) -> str:
+        return "<tr>" + "".join(f"<{tag}>{escape(cell)}</{tag}>" for cell in cells) + "</tr>"
+
+    body = "\n".join(line("td", row) for row in rows)
+    return f'<div class="scroll"><table>\n{line("th", head)}\n{body}\n</table></div>'
+
+
+def cards(values: Sequence[tuple[str, str]]) -> str:
+    """Large numbers with what they mean."""
+    each = (f'<div class="card"><b>{escape(value)}</b><span>{escape(text)}</span></div>' for value, text in values)
+    return f'<div class="cards">{"".join(each)}</div>'
+
+
+def _cards(evaluation: Json, rate: float) -> str:
+    def mean(seen: bool, find: Callable[[Json], Json]) -> float | None:
+        found = [find(a["detectors"]["heatward"])["value"] for a in evaluation["attacks"] if a["seen"] is seen]
+        known = [value for value in found if value is not None]
+        return sum(known) / len(known) if known else None
+
+    shown = []
+    for seen, word in ((True, "attacks trained on"), (False, "unseen attacks")):
+        auroc = mean(seen, lambda found: found["auroc"])
+        tpr = mean(seen, lambda found: found["tpr"][str(rate)])
+        if auroc is not None and tpr is not None:
+            shown += [(f"{auroc:.3f}", f"mean AUROC, {word}"), (f"{tpr:.0%}", f"flagged, {word}")]
+    recovered = mean(True, lambda found: found["recovery"]["all"]["top1"])
+    if recovered is not None:
+        shown.append((f"{recovered:.0%}", "labels recovered, attacks trained on"))
+    alarms = evaluation["false_positives"]["heatward"]["clean"][str(rate)]["value"]
+    if alarms is not None:
+        shown.append((f"{alarms:.1%}", f"of clean images flagged ({rate:.0%} asked for)"))
+    return cards(shown)
+
+
+def _attack_table(evaluation: Json) -> str:
+    names, rates = evaluation["detectors"], [str(rate) for rate in evaluation["rates"]]
+    head = ["attack", "family", "attempts", "success", "L∞ · 255", "L2"]
+    for title in names.values():
+        head += [f"AUROC: {title}", *(f"flagged at {float(rate):.0%}" for rate in rates)]
+    rows = []
+    for attack in evaluation["attacks"]:
+        row = [attack["label"], attack["family"] + ("" if attack["seen"] else ", unseen"), str(attack["attempts"])]
+        row += [percent(attack["success_rate"]), size(attack["linf"], 255), size(attack["l2"])]
+        for name in names:
+            found = attack["detectors"][name]
+            row += [share(found["auroc"]), *(percent(found["tpr"][rate]) for rate in rates)]
+        rows.append(row)
+    return html_table(head, rows)
+
+
+def _recovery_table(evaluation: Json, rate: float) -> str:
+    names = evaluation["detectors"]
+    head = ["attack"]
+    for title in names.values():
+        head += [f"top-1: {title}", "top-2", f"top-1, flagged at {rate:.0%}", "top-2, flagged"]
+    rows = []
+    for attack in evaluation["attacks"]:
+        row = [attack["label"] + ("" if attack["seen"] else " (unseen)")]
+        for name in names:
+            found = attack["detectors"][name]["recovery"]
+            row += [percent(found[part][top]) for part in ("all", f"flagged at {rate}") for top in ("top1", "top2")]
+        rows.append(row)
+    return html_table(head, rows)
+
+
+def _alarm_table(evaluation: Json) -> str:
+    names, rates = evaluation["detectors"], evaluation["rates"]
+    head = ["images", *(f"flagged at {rate:.0%}: {title}" for title in names.values() for rate in rates)]
+    alarms = evaluation["false_positives"]
+    rows = [
+        [group, *(percent(alarms[name][group][str(rate)]) for name in names for rate in rates)]
+        for group in sorted(alarms["heatward"])
+    ]
+    return html_table(head, rows)

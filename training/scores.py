@@ -1,0 +1,170 @@
+"""What detectors say about a split: shards in, one `Scored` table a detector and label out.
+
+Shards are read one at a time and only a few numbers an image are kept, so memory does not grow with the size of images
+or evidence. Of an attack only the images whose prediction changed are kept: the others are no attacks that worked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import safe_open
+from torch import Tensor
+
+from detector.evidence import Evidence
+from detector.network import HeatmapNetwork, score
+from training.baselines import Answers, runner_up
+from training.shards import read_shard
+
+__all__ = ["Attempts", "Scored", "by_network", "by_runner_up", "from_evidence", "from_images", "read_attempts"]
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+ROWS_AT_ONCE = 256
+
+
+@dataclass(frozen=True)
+class Scored:
+    """One detector's answers about n images of one label."""
+
+    source: Ints  # (n,) source image
+    truth: Ints  # (n,) -1 where unknown
+    origin: Ints  # (n,) the classifier's prediction before the attack
+    prediction: Ints  # (n,)
+    score: Floats  # (n,) higher = more likely attacked
+    recovered: Ints  # (n, 2) likeliest origin labels, best first
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    @property
+    def correct(self) -> Bools:
+        """Rightly classified; all of them where the truth is unknown."""
+        right: Bools = (self.prediction == self.truth) | (self.truth < 0)
+        return right
+
+    def __getitem__(self, rows: Bools) -> Scored:
+        return Scored(**{name: column[rows] for name, column in self.__dict__.items()})
+
+
+@dataclass(frozen=True)
+class Attempts:
+    """Every attempt of one attack, whether it worked or not."""
+
+    source: Ints  # (n,)
+    success: Bools  # (n,) the prediction changed
+    linf: Floats  # (n,) in [0, 1] units
+    l2: Floats  # (n,)
+
+
+def by_network(networks: Sequence[HeatmapNetwork], device: torch.device) -> Callable[[Evidence], Answers]:
+    """The heatmap networks as a function of evidence."""
+
+    def answer(evidence: Evidence) -> Answers:
+        attack_score, origin = score(networks, evidence.float().to(device))
+        best = origin.cpu().argsort(1, descending=True)[:, :2]
+        return Answers(attack_score.cpu(), evidence.candidates.cpu().gather(1, best))
+
+    return answer
+
+
+def by_runner_up(evidence: Evidence) -> Answers:
+    """The untrained baseline as a function of evidence."""
+    return runner_up(evidence.logits)
+
+
+def from_evidence(
+    paths: Sequence[Path],
+    answers: Mapping[str, Callable[[Evidence], Answers]],
+    advance: Callable[[int], None] = lambda count: None,
+) -> dict[str, Scored]:
+    """Score attribute shards with several detectors in one reading.
+
+    Args:
+        paths: attribute shards of one label.
+        answers: detector to function.
+        advance: told of every shard done.
+    """
+    rows: list[dict[str, Tensor]] = []
+    said: dict[str, list[Answers]] = {name: [] for name in answers}
+    for path in paths:
+        shard = read_shard(path)
+        if len(shard["index"]):
+            rows.append({name: shard[name] for name in ("index", "truth", "origin", "prediction")})
+            evidence = Evidence.from_tensors(shard)
+            for name, answer in answers.items():
+                said[name] += [
+                    answer(evidence[start : start + ROWS_AT_ONCE]) for start in range(0, len(evidence), ROWS_AT_ONCE)
+                ]
+        advance(1)
+    return {name: _table(rows, parts) for name, parts in said.items()}
+
+
+def from_images(
+    paths: Sequence[Path],
+    answer: Callable[[Tensor], Answers],
+    *,
+    successes_only: bool,
+    limit: int | None = None,
+    advance: Callable[[int], None] = lambda count: None,
+) -> Scored:
+    """Score attack shards with a detector that looks at images.
+
+    Args:
+        paths: attack shards of one label.
+        answer: function of (n, 3, H, W) uint8 images.
+        successes_only: leave out images whose prediction did not change (for attacks).
+        limit: at most so many images.
+        advance: told of every shard done.
+    """
+    rows: list[dict[str, Tensor]] = []
+    said: list[Answers] = []
+    left = limit
+    for path in paths:
+        if left is None or left > 0:
+            shard = read_shard(path)
+            changed = shard["prediction"] != shard["origin"]
+            chosen = changed.nonzero()[:, 0] if successes_only else torch.arange(len(changed))
+            chosen = chosen[:left]
+            left = None if left is None else left - len(chosen)
+            for part in torch.split(chosen, ROWS_AT_ONCE) if len(chosen) else ():
+                rows.append({name: shard[name][part] for name in ("index", "truth", "origin", "prediction")})
+                said.append(answer(shard["images"][part]))
+        advance(1)
+    return _table(rows, said)
+
+
+def read_attempts(paths: Sequence[Path]) -> Attempts:
+    """All attempts of one attack; the images stay on disk."""
+    columns: dict[str, list[Tensor]] = {name: [] for name in ("index", "origin", "prediction", "linf", "l2")}
+    for path in paths:
+        with safe_open(str(path), framework="pt") as shard:
+            for name, parts in columns.items():
+                parts.append(shard.get_tensor(name))
+    joined = {name: torch.cat(parts).numpy() for name, parts in columns.items()}
+    return Attempts(
+        joined["index"].astype(np.int64),
+        joined["prediction"] != joined["origin"],
+        joined["linf"].astype(np.float64),
+        joined["l2"].astype(np.float64),
+    )
+
+
+def _table(rows: Sequence[Mapping[str, Tensor]], said: Sequence[Answers]) -> Scored:
+    def column(name: str) -> Ints:
+        return torch.cat([part[name] for part in rows]).numpy() if rows else np.zeros(0, dtype=np.int64)
+
+    return Scored(
+        source=column("index"),
+        truth=column("truth"),
+        origin=column("origin"),
+        prediction=column("prediction"),
+        score=torch.cat([part.score.double() for part in said]).numpy() if said else np.zeros(0),
+        recovered=torch.cat([part.recovered for part in said]).numpy() if said else np.zeros((0, 2), dtype=np.int64),
+    )

@@ -1,0 +1,138 @@
+"""Shards: the unit of work and of resume. Tensors in, one safetensors file out, whole or not at all.
+
+A shard lies at `work/<stage>/<split>/<label>/00000.safetensors` and carries, in its header, the digest of everything
+that decides its bytes (settings, seed, sources, the shard it was made from). A shard is finished if the file is there
+and its digest is the expected one: a killed run goes on where it stopped, and changed settings redo what they touch
+and nothing else. Files are written under another name, flushed to disk, then renamed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from detector.errors import DataError
+
+__all__ = [
+    "derived_seed",
+    "digest",
+    "digest_of",
+    "folder",
+    "list_shards",
+    "read_shard",
+    "remove_temporary",
+    "seed_everything",
+    "shard_path",
+    "write_file",
+    "write_json",
+    "write_shard",
+]
+
+TEMPORARY = ".partial"
+# safetensors keeps its header's metadata in an unordered map: one key alone gives the same bytes every time
+DIGEST_KEY = "heatward-digest"
+
+
+def digest(value: Any) -> str:
+    """sha256 of a JSON-like value; dictionaries are compared by content, not by order."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def derived_seed(seed: int, *parts: str | int) -> int:
+    """A 32-bit seed for one piece of work, e.g. `derived_seed(seed, "attack", "fit", "pgd-8", 3)`."""
+    return int(digest([seed, *parts])[:8], 16)
+
+
+def seed_everything(seed: int) -> None:
+    """Seed torch (all devices), numpy and `random`: torchattacks draws from all three."""
+    torch.manual_seed(seed)
+    np.random.seed(seed)
+    random.seed(seed)
+
+
+def folder(work: Path, stage: str, split: str, label: str) -> Path:
+    """Where the shards of one label lie."""
+    return work / stage / split / label
+
+
+def shard_path(work: Path, stage: str, split: str, label: str, number: int) -> Path:
+    """Where one shard lies."""
+    return folder(work, stage, split, label) / f"{number:05d}.safetensors"
+
+
+def list_shards(work: Path, stage: str, split: str, label: str) -> list[Path]:
+    """The shards of one label in order.
+
+    Raises:
+        DataError: There are none.
+    """
+    paths = sorted(folder(work, stage, split, label).glob("[0-9]*.safetensors"))
+    if not paths:
+        raise DataError(
+            f"no {stage} shards in {folder(work, stage, split, label)}: run `heatward train {stage}` with the same "
+            "configuration first"
+        )
+    return paths
+
+
+def digest_of(path: Path) -> str | None:
+    """The digest a shard carries; None when there is no such file or it cannot be read."""
+    try:
+        with safe_open(str(path), "pt") as shard:
+            return (shard.metadata() or {}).get(DIGEST_KEY)
+    except (OSError, SafetensorError):
+        return None
+
+
+def write_shard(path: Path, tensors: Mapping[str, Tensor], made_from: str) -> None:
+    """Write a shard atomically; `made_from` is its digest."""
+    # copies: safetensors refuses tensors that share memory
+    copies = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    write_file(path, save(copies, metadata={DIGEST_KEY: made_from}))
+
+
+def read_shard(path: Path) -> dict[str, Tensor]:
+    """The tensors of a shard.
+
+    Raises:
+        DataError: The file is missing or is not a safetensors file.
+    """
+    try:
+        tensors: dict[str, Tensor] = load_file(str(path))
+    except (OSError, SafetensorError) as error:
+        raise DataError(f"{path}: cannot be read as a shard ({error}); delete it and run its stage again") from error
+    return tensors
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON atomically, keys sorted."""
+    write_file(path, (json.dumps(value, indent=2, sort_keys=True, default=str) + "\n").encode())
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Write a file so that whoever looks at `path` sees the old content or the new one, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + TEMPORARY)
+    with temporary.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def remove_temporary(work: Path) -> None:
+    """Remove what a killed run left half written."""
+    for path in sorted(work.rglob("*" + TEMPORARY)):
+        path.unlink(missing_ok=True)
