@@ -268,6 +268,8 @@ class TrainingConfig(BaseSettings):
 
     def labels(self, split: Split) -> tuple[str, ...]:
         """Folder names of a split: clean, twins, attacks. Read these, not what happens to lie in the folder."""
+        if split == "calibrate":  # thresholds come from clean images alone
+            return (CLEAN,)
         return (CLEAN, *self.twins.labels, *(attack.label for attack in self.attacks_of(split)))
 
     def family_of(self, label: str) -> str:
