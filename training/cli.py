@@ -73,7 +73,7 @@ def evaluate(argv: Sequence[str] | None = None) -> int:
 
 def demo(argv: Sequence[str] | None = None) -> int:
     """`heatward demo`: a server, live attacks, a table."""
-    from training import demo as module
+    from training.demo import app as module
 
     return _guarded(lambda: module.run(argv))
 
@@ -112,7 +112,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 
 def _show(config: TrainingConfig) -> None:
     """Print the tables of the evaluation that was just made or found."""
-    from training.tables import attack_table, false_positive_table, recovery_table
+    from training.evaluation.tables import attack_table, false_positive_table, recovery_table
 
     folder = config.work / "evaluate"
     evaluation = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))

@@ -18,7 +18,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from detector.classifier import ClassifierSpec, Preprocessing
 from detector.errors import ConfigError
 from detector.evidence import EvidenceSettings
-from training.baselines import BaselineSettings
+from training.evaluation.baselines import BaselineSettings
 
 __all__ = [
     "CLEAN",

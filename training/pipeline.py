@@ -83,7 +83,7 @@ def evaluate_bundle(job: Job, path: Path) -> None:
         FingerprintMismatchError: It guards another classifier than the shards were made with.
         ConfigError: It looks at other evidence than the shards hold.
     """
-    from training import evaluate
+    from training.evaluation import evaluate
 
     job.require("attribute")
     bundle = load_bundle(path)
@@ -129,7 +129,7 @@ def _calibrate(job: Job) -> None:
 
 
 def _evaluate(job: Job) -> None:
-    from training import evaluate  # matplotlib: only this stage needs it
+    from training.evaluation import evaluate  # matplotlib: only this stage needs it
 
     _calibrate(job)  # nothing to do when it is done; thresholds must belong to these networks
     settings = job.config.evaluate

@@ -15,10 +15,10 @@ from detector.errors import DataError
 from detector.evidence import EvidenceExtractor, EvidenceSettings
 from detector.network import EvidenceShape, HeatmapNetwork, NetworkSettings, ensemble_weights, score
 from detector.views import ViewSettings
-from training.demo import ask, run
-from training.demo_images import ATTACKS, CLEAN, TWIN, Case, Photograph, load_photographs, make_cases
-from training.demo_report import Answer, picture_rows, show, totals, write_report
-from training.demo_server import ServerProcess, ServerProcessError
+from training.demo.app import ask, run
+from training.demo.images import ATTACKS, CLEAN, TWIN, Case, Photograph, load_photographs, make_cases
+from training.demo.report import Answer, picture_rows, show, totals, write_report
+from training.demo.server import ServerProcess, ServerProcessError
 
 ROOT = Path(__file__).parents[2]
 

@@ -13,10 +13,10 @@ from detector.errors import DataError
 from detector.evidence import EvidenceExtractor, EvidenceSettings
 from detector.network import EvidenceShape, HeatmapNetwork, NetworkSettings, score
 from detector.views import ViewSettings
-from training import evaluate
 from training.attacks import Distance, attack_images, noise_twin
-from training.baselines import BaselineSettings, runner_up
 from training.config import TrainingConfig
+from training.evaluation import evaluate
+from training.evaluation.baselines import BaselineSettings, runner_up
 from training.shards import shard_path, write_shard
 
 ROWS = {"fit": 24, "calibrate": 40, "test": 32}
@@ -151,7 +151,7 @@ def test_writes_json_and_one_file_that_needs_no_network(evaluation: dict, job: t
 def test_running_again_gives_the_same_numbers_without_training_again(
     evaluation: dict, job: tuple[TrainingConfig, Detector], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("training.baseline_fit._optimise", lambda *arguments: pytest.fail("trained again"))
+    monkeypatch.setattr("training.evaluation.baseline_fit._optimise", lambda *arguments: pytest.fail("trained again"))
     assert evaluate.run(*job, baselines=BASELINES, resamples=50) == evaluation
 
 

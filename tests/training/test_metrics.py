@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from detector.errors import DataError
-from training.metrics import Bootstrap, auroc, flagged, roc_curve, threshold_at
+from training.evaluation.metrics import Bootstrap, auroc, flagged, roc_curve, threshold_at
 
 
 def scores(*values: float) -> np.ndarray:

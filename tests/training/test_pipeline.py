@@ -134,7 +134,7 @@ def uninterrupted(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 def test_killed_in_every_stage_gives_the_same_bundle(source: Path, uninterrupted: Path, tmp_path: Path) -> None:
     processes = multiprocessing.get_context("forkserver")
-    processes.set_forkserver_preload(["training.pipeline", "training.evaluate"])
+    processes.set_forkserver_preload(["training.pipeline", "training.evaluation.evaluate"])
     done: dict[str, int] = {}
     for victim in DEATHS:
         process = processes.Process(target=run_until_death, args=(source, tmp_path, victim))

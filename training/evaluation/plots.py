@@ -10,7 +10,7 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from training.pictures import PALETTE
+from training.evaluation.pictures import PALETTE
 
 __all__ = ["auroc_plot", "false_positive_plot", "recovery_plot", "roc_plot", "svg"]
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from detector.errors import DataError
-from training.baselines import Baseline, BaselineSettings, Cnn, Sight, look
+from training.evaluation.baselines import Baseline, BaselineSettings, Cnn, Sight, look
 from training.progress import Progress, SilentProgress
 from training.shards import digest, digest_of, read_shard, write_shard
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from detector.detector import Detector, Verdict
 from training.config import CLEAN, TrainingConfig
-from training.pictures import Row
+from training.evaluation.pictures import Row
 from training.shards import list_shards, read_shard
 
 __all__ = ["examples", "pixels"]

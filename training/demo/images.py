@@ -19,7 +19,7 @@ from training.config import AttackSpec
 
 __all__ = ["ATTACKS", "CLEAN", "SAMPLES", "TWIN", "Case", "Photograph", "load_photographs", "make_cases"]
 
-SAMPLES = Path(__file__).parent.parent / "detector" / "embedded" / "samples"
+SAMPLES = Path(__file__).parents[2] / "detector" / "embedded" / "samples"
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp"}
 CLEAN, TWIN = "clean", "random noise"
 ATTACKS = {

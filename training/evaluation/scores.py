@@ -18,7 +18,7 @@ from torch import Tensor
 
 from detector.evidence import Evidence
 from detector.network import HeatmapNetwork, score
-from training.baselines import Answers, runner_up
+from training.evaluation.baselines import Answers, runner_up
 from training.shards import read_shard
 
 __all__ = ["Attempts", "Scored", "by_network", "by_runner_up", "from_evidence", "from_images", "read_attempts"]

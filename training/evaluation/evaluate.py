@@ -21,16 +21,24 @@ from rich.console import Console
 from torch import Tensor
 
 from detector.detector import Detector
-from training.baseline_fit import train_baseline
-from training.baselines import Answers, BaselineSettings, gradient_maps, image_only
 from training.config import CLEAN, TrainingConfig
-from training.examples import examples
-from training.metrics import Bootstrap, flagged, roc_curve, threshold_at
+from training.evaluation.baseline_fit import train_baseline
+from training.evaluation.baselines import Answers, BaselineSettings, gradient_maps, image_only
+from training.evaluation.examples import examples
+from training.evaluation.metrics import Bootstrap, flagged, roc_curve, threshold_at
+from training.evaluation.report import write_report
+from training.evaluation.scores import (
+    Attempts,
+    Scored,
+    by_network,
+    by_runner_up,
+    from_evidence,
+    from_images,
+    read_attempts,
+)
+from training.evaluation.tables import attack_table, false_positive_table, recovery_table
 from training.progress import Progress, SilentProgress
-from training.report import write_report
-from training.scores import Attempts, Scored, by_network, by_runner_up, from_evidence, from_images, read_attempts
 from training.shards import list_shards, write_json
-from training.tables import attack_table, false_positive_table, recovery_table
 
 __all__ = ["DETECTORS", "RATES", "run", "show"]
 

@@ -25,10 +25,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from detector.bundle import EMBEDDED, load_bundle
 from detector.classifier import load_classifier
 from detector.errors import HeatwardError
-from training.demo_images import ATTACKS, SAMPLES, Case, load_photographs, make_cases
-from training.demo_report import Answer, show, write_report
-from training.demo_server import ServerProcess
-from training.examples import pixels
+from training.demo.images import ATTACKS, SAMPLES, Case, load_photographs, make_cases
+from training.demo.report import Answer, show, write_report
+from training.demo.server import ServerProcess
+from training.evaluation.examples import pixels
 
 __all__ = ["main", "run"]
 

@@ -11,10 +11,10 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from training import plots
-from training.pictures import Row, draw_rows, png
+from training.evaluation import plots
+from training.evaluation.pictures import Row, draw_rows, png
+from training.evaluation.tables import percent, share, size
 from training.shards import write_file
-from training.tables import percent, share, size
 
 __all__ = ["cards", "html_table", "page", "picture", "write_report"]
 
@@ -43,7 +43,7 @@ def write_report(path: Path, evaluation: Json, rows: Sequence[Row], *, rate: flo
 
     Args:
         path: the HTML file, written whole or not at all.
-        evaluation: as made by `training.evaluate.run`.
+        evaluation: as made by `training.evaluation.evaluate.run`.
         rows: images to show.
         rate: the false-positive rate at which those images were judged.
     """

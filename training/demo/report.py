@@ -13,10 +13,10 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from training.demo_images import CLEAN, Case
-from training.examples import pixels
-from training.pictures import Row, draw_rows, png
-from training.report import cards, html_table, page, picture
+from training.demo.images import CLEAN, Case
+from training.evaluation.examples import pixels
+from training.evaluation.pictures import Row, draw_rows, png
+from training.evaluation.report import cards, html_table, page, picture
 from training.shards import write_file
 
 __all__ = ["Answer", "Total", "latency_ms", "picture_rows", "show", "totals", "write_report"]

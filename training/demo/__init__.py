@@ -1,0 +1,1 @@
+"""`heatward demo`: a server, attacks made live, and its verdicts on them."""
