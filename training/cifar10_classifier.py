@@ -95,10 +95,9 @@ class Muon:
 @torch.no_grad()
 def accuracy(net: CifarNet, images: Tensor, labels: Tensor) -> float:
     net.eval()
-    right = sum(
-        (net(normalise(x)).argmax(1) == y).sum().item()
-        for x, y in zip(torch.split(images, 500), torch.split(labels, 500), strict=True)
-    )
+    right = 0
+    for x, y in zip(torch.split(images, 500), torch.split(labels, 500), strict=True):
+        right += int((net(normalise(x)).argmax(1) == y).sum())
     net.train()
     return right / len(labels)
 
