@@ -21,6 +21,7 @@ from detector.detector import Detector
 from detector.errors import ConfigError, DataError, FingerprintMismatchError
 from detector.evidence import EvidenceExtractor, EvidenceSettings
 from detector.network import EvidenceShape, HeatmapNetwork, NetworkSettings, ensemble_weights
+from detector.weights import halve_where_lossless
 from training import attack, attribute, calibrate, fit
 from training.config import SPLITS, STAGES, Stage, TrainingConfig
 from training.job import Job, open_job
@@ -188,7 +189,7 @@ def _assemble(job: Job, measured: dict[str, Any]) -> Bundle:
     )
     return Bundle(
         manifest=manifest,
-        classifier_weights=classifier.state_dict() if classifier.embeddable else None,
+        classifier_weights=halve_where_lossless(classifier.state_dict()) if classifier.embeddable else None,
         network_weights=ensemble_weights(networks),
         calibration_scores=scores,
     )

@@ -36,9 +36,9 @@ from training.evaluation.scores import (
     from_images,
     read_attempts,
 )
-from training.evaluation.tables import attack_table, false_positive_table, recovery_table
+from training.evaluation.tables import attack_table, false_positive_table, markdown, recovery_table
 from training.progress import Progress, SilentProgress
-from training.shards import list_shards, write_json
+from training.shards import list_shards, write_file, write_json
 
 __all__ = ["DETECTORS", "RATES", "run", "show"]
 
@@ -72,7 +72,7 @@ def run(
         progress: told of shards read.
 
     Returns:
-        The evaluation, as written to `work/evaluate/evaluation.json`.
+        The evaluation, as written to `work/evaluate/evaluation.json`; `evaluation.md` and `report.html` lie beside it.
 
     Raises:
         DataError: shards are missing.
@@ -137,6 +137,7 @@ def run(
         },
     }
     write_json(folder / "evaluation.json", evaluation)
+    write_file(folder / "evaluation.md", markdown(evaluation).encode())
     write_report(folder / "report.html", evaluation, examples(config, detector, rate=RATES[-1]), rate=RATES[-1])
     return evaluation
 

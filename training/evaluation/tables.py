@@ -1,4 +1,4 @@
-"""An evaluation as tables for the terminal: the dictionary of evaluate.py in, rich tables out."""
+"""An evaluation as tables: the dictionary of evaluate.py in, rich tables or Markdown out."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.table import Table
 
-__all__ = ["attack_table", "false_positive_table", "percent", "recovery_table", "share", "size"]
+__all__ = ["attack_table", "false_positive_table", "markdown", "percent", "recovery_table", "share", "size"]
 
 Json = Mapping[str, Any]
 
@@ -105,3 +105,15 @@ def _between(estimate: Json, write: Any) -> str:
     if estimate["low"] is None or estimate["high"] is None:
         return ""
     return f"[{write(estimate['low'])}, {write(estimate['high'])}]"
+
+
+def markdown(evaluation: Json) -> str:
+    """All tables of an evaluation, for a document."""
+    parts = []
+    for table in (attack_table(evaluation), recovery_table(evaluation), false_positive_table(evaluation)):
+        header = [str(column.header) or " " for column in table.columns]
+        rule = ["--:" if column.justify == "right" else "---" for column in table.columns]
+        rows = [[str(cell) for cell in row] for row in zip(*(column.cells for column in table.columns), strict=True)]
+        lines = [f"| {' | '.join(row)} |" for row in (header, rule, *rows)]
+        parts.append("\n".join([f"**{table.title}**", "", *lines]))
+    return "\n\n".join(parts) + "\n"

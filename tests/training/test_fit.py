@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+
+from detector.errors import ConfigError, DataError
+from detector.evidence import Evidence
+from detector.network import NetworkOutput, score
+from training import fit, shards
+from training.config import TrainingConfig
+from training.progress import SilentProgress
+
+FIT = {"width": 16, "token": 8, "heads": 2, "ensemble": 2, "epochs": 12, "batch_size": 32, "learning_rate": 5e-3}
+
+
+def config_for(work: Path, **settings: object) -> TrainingConfig:
+    return TrainingConfig.model_validate(
+        {
+            "work": work,
+            "classifier": {"source": "python:tiny:net", "input_size": tiny.SPEC.input_size, "classes": tiny.CLASSES},
+            "images": {"source": "images"},
+            "attacks": [{"name": "PGD", "label": "pgd", "family": "iterative"}],
+            "twins": {"sizes": []},
+            "fit": FIT | settings,
+        }
+    )
+
+
+def write(work: Path, label: str, count: int, shift: float, seed: int) -> Evidence:
+    """A shard whose channels give the attack away and whose features give the origin away."""
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(count, 4, generator=generator)
+    candidates = logits.topk(4).indices
+    origin = torch.randint(0, 4, (count,), generator=generator)
+    features = torch.randn(count, 4, 3, generator=generator)
+    features[..., 0] = 4.0 * (candidates == origin[:, None])
+    evidence = Evidence(
+        logits=logits,
+        candidates=candidates,
+        maps=torch.randn(count, 4, 1, 4, 4, generator=generator),
+        margin_maps=torch.randn(count, 2, 4, 4, generator=generator),
+        class_features=features,
+        channels=torch.randn(count, 6, generator=generator) + shift,
+    )
+    path = shards.shard_path(work, "attribute", "fit", label, seed)
+    shards.write_shard(path, evidence.tensors() | {"origin": origin}, "digest")
+    return evidence
+
+
+@pytest.fixture
+def work(tmp_path: Path) -> Path:
+    for seed in range(2):
+        write(tmp_path, "clean", 64, 0.0, seed)
+        write(tmp_path, "pgd", 24, 2.0, 10 + seed)
+    return tmp_path
+
+
+def test_it_learns_attacks_and_origins(work: Path, tmp_path: Path) -> None:
+    fit.run(config_for(work), work, SilentProgress())
+    networks = fit.load_networks(work)
+    clean, attacked = write(tmp_path / "new", "clean", 100, 0.0, 50), write(tmp_path / "new", "pgd", 100, 2.0, 51)
+    gap = score(networks, attacked)[0].median() - score(networks, clean)[0].median()
+    assert gap > 1
+    found = attacked.candidates.gather(1, score(networks, attacked)[1].argmax(1, keepdim=True))[:, 0]
+    origin = shards.read_shard(shards.shard_path(tmp_path / "new", "attribute", "fit", "pgd", 51))["origin"]
+    assert (found == origin).float().mean() > 0.8
+
+
+def test_the_same_seed_gives_the_same_bytes(work: Path) -> None:
+    contents = []
+    for _ in range(2):
+        fit.run(config_for(work, epochs=2), work, SilentProgress())
+        contents.append((work / "fit" / "network.safetensors").read_bytes())
+    assert contents[0] == contents[1]
+
+
+def test_families_weigh_alike_however_many_images_they_have(work: Path) -> None:
+    config = config_for(work)
+    reader = fit.ShardReader(config, work, fit.fit_settings(config))
+    weights = {0: 0.0, 1: 0.0}
+    for rows in reader.epoch(random.Random(0)):
+        for family in weights:
+            weights[family] += float(rows.weight[rows.family == family].sum())
+    assert weights[1] / (weights[0] + weights[1]) == pytest.approx(0.6)
+
+
+def test_an_epoch_sees_every_row_once_whatever_the_buffer(work: Path) -> None:
+    config = config_for(work, buffer_shards=1)
+    reader = fit.ShardReader(config, work, fit.fit_settings(config))
+    seen = torch.cat([rows.evidence.logits[:, 0] for rows in reader.epoch(random.Random(0))])
+    assert len(seen) == reader.rows == 176
+    assert len(seen.unique()) == 176
+
+
+def test_an_origin_outside_the_candidates_is_not_learnt() -> None:
+    logits = torch.zeros(2, 2, requires_grad=True)
+    evidence = Evidence(logits, torch.tensor([[0, 1], [0, 1]]), *(torch.zeros(2, 1) for _ in range(4)))
+    rows = fit.Rows(evidence, torch.zeros(2, dtype=torch.int64), torch.tensor([1, 7]), torch.ones(2))
+
+    class Echo(torch.nn.Module):
+        def forward(self, evidence: Evidence) -> NetworkOutput:
+            return NetworkOutput(torch.zeros(2, 2), evidence.logits)
+
+    fit.loss_of(Echo(), rows, 1.0, "cpu").backward()
+    assert logits.grad is not None
+    assert logits.grad[0].abs().sum() > 0 and logits.grad[1].abs().sum() == 0
+
+
+def test_errors_name_what_to_mend(work: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"fit\.epoch.*known: .*epochs"):
+        fit.fit_settings(config_for(work, epoch=3))
+    with pytest.raises(DataError, match="heatward train attribute"):
+        fit.run(config_for(tmp_path / "empty"), tmp_path / "empty", SilentProgress())
+    with pytest.raises(DataError, match="heatward train fit"):
+        fit.load_networks(tmp_path / "empty")
