@@ -25,7 +25,7 @@ demo: $(STAMP)  ## Start a server, attack sample photographs, ask it about them
 	$(BIN)/heatward demo
 
 test: $(STAMP)  ## Run the tests
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest
 
 check: $(STAMP)  ## Lint, format check, static types
 	$(BIN)/ruff check .
