@@ -3,7 +3,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from fake_detector import FakeServer
+from fake_servicer import FakeServer
 
 
 @pytest.fixture

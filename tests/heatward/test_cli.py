@@ -12,7 +12,7 @@ from pathlib import Path
 
 import heatward
 import pytest
-from fake_detector import PNG, FakeServer
+from fake_servicer import PNG, FakeServer
 from heatward import cli
 
 

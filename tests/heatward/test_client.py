@@ -5,11 +5,11 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 
-import fake_detector
+import fake_servicer
 import grpc
 import heatward
 import pytest
-from fake_detector import FakeServer
+from fake_servicer import FakeServer
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def test_a_float_heatmap_reads_as_rows_and_as_numpy(client: heatward.Client) -> 
 
 def test_a_png_heatmap_comes_as_bytes(client: heatward.Client) -> None:
     verdict = client.detect(b"image", heatmap="png")
-    assert (verdict.heatmap, verdict.heatmap_png) == (None, fake_detector.PNG)
+    assert (verdict.heatmap, verdict.heatmap_png) == (None, fake_servicer.PNG)
 
 
 def test_an_unknown_heatmap_is_named_before_anything_is_sent(client: heatward.Client, server: FakeServer) -> None:
@@ -70,7 +70,7 @@ def test_a_refused_image_raises_with_the_field_named(client: heatward.Client) ->
 
 
 def test_a_full_queue_says_when_to_come_back(client: heatward.Client, server: FakeServer) -> None:
-    server.detector.status = fake_detector.QUEUE_FULL
+    server.detector.status = fake_servicer.QUEUE_FULL
     with pytest.raises(heatward.DetectionError, match=r"retry after 0\.25 s") as caught:
         client.detect(b"image")
     assert (caught.value.code, caught.value.retry_after_s) == ("RESOURCE_EXHAUSTED", 0.25)
@@ -135,7 +135,7 @@ def test_a_batch_answers_each_image_and_a_bad_one_harms_no_other(client: heatwar
 
 def test_describe_tells_what_was_measured_and_what_was_not(client: heatward.Client) -> None:
     info = client.describe()
-    assert info.classifier.classes == fake_detector.CLASSES
+    assert info.classifier.classes == fake_servicer.CLASSES
     assert info.heatmap_formats == ("float", "png")
     assert info.operating_points == (heatward.OperatingPoint(0.01, 2.5),)
     assert info.measured == (heatward.MeasuredRates("pgd-8", 0.991, 0.9, None, None),)

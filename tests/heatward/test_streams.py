@@ -9,7 +9,7 @@ from typing import Any
 
 import heatward
 import pytest
-from fake_detector import FakeServer
+from fake_servicer import FakeServer
 
 Answers = list[tuple[int, heatward.Verdict | heatward.Failure]]
 
