@@ -119,7 +119,7 @@ class EvidenceExtractor:
         self.candidates = classifier.num_classes if few else settings.candidates
 
     def __call__(self, images: Tensor) -> Evidence:
-        """Evidence about `images` (B, 3, H, W) in [0, 1]; costs views + about 6 forward passes an image."""
+        """Evidence about `images` (B, 3, H, W) in [0, 1]."""
         parts = [self._extract(chunk) for chunk in torch.split(images, self.settings.forward_batch)]
         return parts[0] if len(parts) == 1 else Evidence.cat(parts)
 
