@@ -1,7 +1,7 @@
 """Our batched DeepFool beside torchattacks' own, in one run: speed ratio, success rate, mean L2.
 
     python benchmarks/deepfool.py                                        # embedded classifier, its sample photographs
-    python benchmarks/deepfool.py --images data/test --weights net.safetensors --count 64 --threads 2
+    python benchmarks/deepfool.py --images data/test --threads 2
 
 torchattacks' DeepFool is timed on a frozen classifier (as our pipeline gives it) and on one whose parameters ask for
 gradients (as a freshly built model does: each backward then computes those of the weights as well).
@@ -20,9 +20,8 @@ import torchattacks
 from torch import Tensor
 
 from detector.bundle import EMBEDDED, load_bundle
-from detector.classifier import Classifier, ClassifierSpec, Preprocessing, load_classifier
+from detector.classifier import Classifier, load_classifier
 from detector.images import decode
-from detector.networks import CIFAR10_MEAN, CIFAR10_STD
 from training.deepfool import DeepFool
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
@@ -33,21 +32,6 @@ class Result:
     seconds: float
     success: float
     l2: float
-
-
-def open_classifier(weights: str | None, source: str, bundle: Path, device: str) -> Classifier:
-    """The CIFAR-10 classifier of a weights file, or the classifier of a bundle."""
-    if weights is None:
-        made = load_bundle(bundle)
-        return load_classifier(made.manifest.classifier, device=device, state_dict=made.classifier_weights)
-    spec = ClassifierSpec(
-        source=source,
-        weights=weights,
-        input_size=(32, 32),
-        classes=tuple(f"class {index}" for index in range(10)),
-        preprocessing=Preprocessing(mean=CIFAR10_MEAN, std=CIFAR10_STD),
-    )
-    return load_classifier(spec, device=device)
 
 
 def read_images(folder: Path, count: int, classifier: Classifier) -> Tensor:
@@ -85,8 +69,6 @@ def synchronize(device: torch.device) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=Path, default=EMBEDDED.parent / "samples", help="folder of images")
-    parser.add_argument("--weights", help="weights of --source; without it the classifier of --bundle is attacked")
-    parser.add_argument("--source", default="python:detector.networks:cifar10_net")
     parser.add_argument("--bundle", type=Path, default=EMBEDDED)
     parser.add_argument("--count", type=int, default=64, help="images")
     parser.add_argument("--steps", type=int, default=50)
@@ -98,7 +80,10 @@ def main() -> None:
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
 
-    classifier = open_classifier(arguments.weights, arguments.source, arguments.bundle, arguments.device)
+    bundle = load_bundle(arguments.bundle)
+    classifier = load_classifier(
+        bundle.manifest.classifier, device=arguments.device, state_dict=bundle.classifier_weights
+    )
     images = read_images(arguments.images, arguments.count, classifier)
     with torch.no_grad():
         labels = classifier(images).argmax(1)

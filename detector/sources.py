@@ -25,7 +25,7 @@ from detector.weights import is_weights_file, load_into, read_weights, torchvisi
 
 __all__ = ["TRUSTED_MODULES", "Net", "build_net"]
 
-TRUSTED_MODULES = ("detector.networks",)
+TRUSTED_MODULES = ("detector.architectures",)
 """Modules whose factories any bundle may name."""
 
 _log = logging.getLogger("heatward")

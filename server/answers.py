@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib import metadata
@@ -10,6 +11,7 @@ from typing import Any
 
 from heatward.v1 import detection_pb2 as pb
 
+from detector.calibration import Calibration
 from detector.detector import Detector
 from server.batcher import Answer
 from server.config import ServerConfig
@@ -17,6 +19,9 @@ from server.requests import MAX_TOP_K, Ask
 
 __all__ = ["Loaded", "describe", "to_verdict"]
 
+log = logging.getLogger("heatward.answers")
+
+PREFERRED_RATE = 0.01
 EVIDENCE = ("channel_attribution", "class_activation_gradient", "margin_activation_gradient", "stability_under_views")
 """The heatmaps of `detector.evidence`."""
 
@@ -42,10 +47,9 @@ def describe(detector: Detector, name: str, config: ServerConfig) -> Loaded:
         config: Gives the default rate and the limits.
 
     Raises:
-        CalibrationError: The default false-positive rate is smaller than the calibration can promise.
+        CalibrationError: The configured false-positive rate is smaller than the calibration can promise.
     """
     classifier, calibration, manifest = detector.classifier, detector.calibration, detector.manifest
-    calibration.threshold(config.false_positive_rate)  # refuses a rate that cannot be promised
     height, width = classifier.input_size
     count = len(calibration.scores)
     info = pb.DetectorInfo(
@@ -64,7 +68,7 @@ def describe(detector: Detector, name: str, config: ServerConfig) -> Loaded:
         evidence=EVIDENCE,
         heatmap_formats=[pb.HEATMAP_FORMAT_FLOAT, pb.HEATMAP_FORMAT_PNG_OVERLAY],
         families=manifest.families if manifest else (),
-        default_false_positive_rate=config.false_positive_rate,
+        default_false_positive_rate=_default_rate(calibration, config.false_positive_rate),
         calibration_size=count,
         smallest_false_positive_rate=1 / (count + 1),
         operating_points=[
@@ -81,6 +85,19 @@ def describe(detector: Detector, name: str, config: ServerConfig) -> Loaded:
         ),
     )
     return Loaded(detector, info)
+
+
+def _default_rate(calibration: Calibration, configured: float | None) -> float:
+    if configured is not None:
+        calibration.threshold(configured)  # refuses a rate that cannot be promised
+        return configured
+    rate = min(rate for rate in calibration.operating_points() if rate >= PREFERRED_RATE)
+    if rate > PREFERRED_RATE:
+        log.warning(
+            "too few calibration images for the usual false-positive rate",
+            extra={"images": len(calibration.scores), "usual": PREFERRED_RATE, "default": rate},
+        )
+    return rate
 
 
 def to_verdict(ask: Ask, answer: Answer, loaded: Loaded, decode_s: float, total_s: float, png: bytes) -> pb.Verdict:

@@ -75,8 +75,12 @@ class ServerConfig(BaseSettings):
     default_deadline_s: float = Field(30.0, gt=0, description="deadline of a call that sends none")
     drain_grace_s: float = Field(20.0, ge=0, description="after SIGTERM, how long work in flight may still take")
 
-    false_positive_rate: float = Field(
-        0.01, gt=0, lt=1, description="share of clean images flagged where a request names no rate"
+    false_positive_rate: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="share of clean images flagged where a request names no rate; null: 0.01, or 0.05 where too few "
+        "calibration images can promise that",
     )
     max_image_bytes: int = Field(20 * MIB, ge=1, description="largest image file or raw tensor")
     max_image_pixels: int = Field(50_000_000, ge=1, description="largest height x width, read before decoding")

@@ -178,7 +178,7 @@ class DetectionService(pb_grpc.DetectionServiceServicer):
             ask = parse(
                 request,
                 path,
-                default_rate=self._config.false_positive_rate,
+                default_rate=loaded.info.default_false_positive_rate,
                 smallest_rate=loaded.smallest_rate,
             )
             work = self._batcher.admit(call.expires_s(arrived_s))

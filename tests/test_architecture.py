@@ -14,7 +14,7 @@ PACKAGES = {"heatward": ROOT / "proto/heatward", **{name: ROOT / name for name i
 
 # A module of detector/ may import what stands on its own line or above it.
 DETECTOR = (
-    {"errors", "images", "networks", "preprocessing"},
+    {"errors", "images", "architectures", "preprocessing"},
     {"spec", "weights"},
     {"sources", "layers"},
     {"classifier"},

@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from detector.networks import CIFAR10_MEAN, CIFAR10_STD, CifarNet, cifar10_net, whitening_filters
+from detector.architectures import CIFAR10_MEAN, CIFAR10_STD, CifarNet, cifar10_net, whitening_filters
 
 BATCH = 1000
 MUON_LR, MUON_MOMENTUM = 0.17, 0.6

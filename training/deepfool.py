@@ -28,9 +28,9 @@ class DeepFool(Attack):  # type: ignore[misc]  # torchattacks is not typed
         overshoot: Each step is this fraction longer than the linearised distance.
         candidates: Classes looked at, the label included: the label and the highest `candidates` - 1 others.
         reach: Of these, only classes whose margin is at most `reach` times the smallest margin get a gradient: their
-            gradients would have to be that much longer than the runner-up's to be nearest. `inf` looks at all.
+            gradients would have to be that much longer than the runner-up's to be nearest. `inf` looks at all; 1.1
+            takes 0.3 % more L2 on the embedded classifier.
         chunk: Rows a pass through the model, at most: bounds memory, changes nothing else.
-        bfloat16: Directions (not logits) in bfloat16; None for yes where the processor computes in it.
 
     Raises:
         ConfigError: A parameter is out of range.
@@ -42,9 +42,8 @@ class DeepFool(Attack):  # type: ignore[misc]  # torchattacks is not typed
         steps: int = 50,
         overshoot: float = 0.02,
         candidates: int = 10,
-        reach: float = 1.5,
+        reach: float = 1.1,
         chunk: int = 256,
-        bfloat16: bool | None = None,
     ) -> None:
         super().__init__("DeepFool", model)
         for name, value, low in (
@@ -58,7 +57,6 @@ class DeepFool(Attack):  # type: ignore[misc]  # torchattacks is not typed
                 raise ConfigError(f"DeepFool {name}: expected a number >= {low}, got {value!r}")
         self.steps, self.overshoot, self.candidates = steps, overshoot, candidates
         self.reach, self.chunk = reach, chunk
-        self.bfloat16 = _computes_bfloat16(self.device) if bfloat16 is None else bfloat16
         self.supported_mode = ["default"]
 
     def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
@@ -68,65 +66,76 @@ class DeepFool(Attack):  # type: ignore[misc]  # torchattacks is not typed
         every torchattacks attack: that puts the model into eval mode first.
         """
         adversarial = images.detach().clone().to(self.device)
-        logits = self._logits(adversarial)
-        labels = logits.argmax(1) if labels is None else labels.detach().to(self.device)
+        labels = self._predictions(adversarial) if labels is None else labels.detach().to(self.device)
         active = torch.arange(len(adversarial), device=adversarial.device)
         for _ in range(self.steps):
-            margins = _margins(logits, labels[active])
-            holds = margins.amin(1) > -CLEAR_MARGIN
-            active, margins = active[holds], margins[holds]
+            staying = []
+            for part in torch.split(active, self.chunk):
+                stays, step = self._step_to_boundary(adversarial[part], labels[part])
+                part = part[stays]
+                adversarial[part] = (adversarial[part] + (1 + self.overshoot) * step).clamp(0, 1)
+                staying.append(part)
+            active = torch.cat(staying)
             if not len(active):
                 break
-            here = adversarial[active]
-            step = (1 + self.overshoot) * self._step_to_boundary(here, labels[active], margins)
-            adversarial[active] = (here + step).clamp(0, 1)
-            logits = self._logits(adversarial[active])
         return adversarial
 
-    def _logits(self, images: Tensor) -> Tensor:
-        with torch.no_grad():
-            rows: list[Tensor] = [self.get_logits(part) for part in _split(images, self.chunk)]
-            return torch.cat(rows).float()
+    @torch.no_grad()
+    def _predictions(self, images: Tensor) -> Tensor:
+        return torch.cat([self.get_logits(part).argmax(1) for part in torch.split(images, self.chunk)])
 
-    def _step_to_boundary(self, images: Tensor, labels: Tensor, margins: Tensor) -> Tensor:
+    def _step_to_boundary(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Which rows (m,) still have their label, and for these the step (m, 3, H, W) to the nearest linear boundary.
+
+        The pass that finds the margins also gives every image the gradient of its smallest margin.
+        """
+        leaf, logits = self._forward(images)
+        margins = _margins(logits.detach(), labels)
+        stays = (margins.amin(1) > -CLEAR_MARGIN).nonzero().flatten()
+        if not len(stays):
+            return stays, images[stays]
         others = min(self.candidates, margins.shape[1]) - 1
-        margins, classes = margins.clamp_min(CLEAR_MARGIN).topk(others, largest=False)  # (n, others), nearest first
-        within = margins <= self.reach * margins[:, :1]
-        within[:, 0] = True
-        row, rank = within.nonzero(as_tuple=True)  # (P,): the pairs of image and class that are worth a gradient
-        gradients = self._margin_gradients(images[row], labels[row], classes[row, rank])  # (P, 3, H, W)
+        margins, classes = margins[stays].clamp_min(CLEAR_MARGIN).topk(others, largest=False)  # nearest first
+        gradients = _rise_gradients(leaf, logits, stays, labels[stays], classes[:, 0])[stays]
+        pair_row = torch.arange(len(stays), device=stays.device)
+        pair_rank = torch.zeros_like(pair_row)
+        row, rank = (margins[:, 1:] <= self.reach * margins[:, :1]).nonzero(as_tuple=True)
+        if len(row):  # pairs of image and class that are worth a gradient of their own
+            rank = rank + 1
+            further = [
+                self._margin_gradients(images[stays[r]], labels[stays[r]], classes[r, k])
+                for r, k in zip(torch.split(row, self.chunk), torch.split(rank, self.chunk), strict=True)
+            ]
+            gradients = torch.cat([gradients, *further])
+            pair_row, pair_rank = torch.cat([pair_row, row]), torch.cat([pair_rank, rank])
         norms = gradients.flatten(1).norm(dim=1).clamp_min(SMALLEST_NORM)
+        pair_of = torch.zeros_like(classes)
+        pair_of[pair_row, pair_rank] = torch.arange(len(pair_row), device=stays.device)
         distances = torch.full_like(margins, torch.inf)
-        distances[row, rank] = margins[row, rank] / norms
-        nearest = (rank == distances.argmin(1)[row]).nonzero().flatten()  # (n,): one pair an image, in their order
-        length: Tensor = margins[row, rank][nearest] / norms[nearest].square()
-        return gradients[nearest] * length[:, None, None, None]
+        distances[pair_row, pair_rank] = margins[pair_row, pair_rank] / norms
+        nearest = distances.argmin(1, keepdim=True)  # (m, 1)
+        pair = pair_of.gather(1, nearest).flatten()
+        length = margins.gather(1, nearest).flatten() / norms[pair].square()
+        return stays, gradients[pair] * length[:, None, None, None]
 
     def _margin_gradients(self, images: Tensor, labels: Tensor, classes: Tensor) -> Tensor:
         """Gradients of logit(class) - logit(label), a row each."""
-        parts = []
+        leaf, logits = self._forward(images)
+        return _rise_gradients(leaf, logits, torch.arange(len(images), device=images.device), labels, classes)
+
+    def _forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        leaf = images.detach().requires_grad_()
         with torch.enable_grad():
-            for pixels, label, other in zip(
-                *(_split(tensor, self.chunk) for tensor in (images, labels, classes)), strict=True
-            ):
-                leaf = pixels.detach().requires_grad_()
-                with torch.autocast(leaf.device.type, torch.bfloat16, enabled=self.bfloat16):
-                    logits = self.get_logits(leaf).float()
-                rise = logits.gather(1, other[:, None]).sum() - logits.gather(1, label[:, None]).sum()
-                parts.append(torch.autograd.grad(rise, leaf)[0])
-        return torch.cat(parts)
+            return leaf, self.get_logits(leaf).float()
+
+
+def _rise_gradients(leaf: Tensor, logits: Tensor, rows: Tensor, labels: Tensor, classes: Tensor) -> Tensor:
+    """Gradient of logit(class) - logit(label), summed over `rows`; zero in the others."""
+    with torch.enable_grad():
+        rise = (logits[rows, classes] - logits[rows, labels]).sum()
+    return torch.autograd.grad(rise, leaf)[0]
 
 
 def _margins(logits: Tensor, labels: Tensor) -> Tensor:
     """(n, K): the label's logit less each other's; infinite for the label itself."""
     return (logits.gather(1, labels[:, None]) - logits).scatter(1, labels[:, None], torch.inf)
-
-
-def _computes_bfloat16(device: torch.device | None) -> bool:
-    if device is not None and device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return bool(torch.cpu._is_avx512_bf16_supported())
-
-
-def _split(tensor: Tensor, size: int) -> list[Tensor]:
-    return [tensor[start : start + size] for start in range(0, max(1, len(tensor)), size)]

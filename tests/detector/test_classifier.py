@@ -248,7 +248,7 @@ def test_depths_of_known_architectures() -> None:
     assert len(resnet.depths(4)) == 4 and not any("conv" in name for name in resnet.depths(4))
     cifar = load_classifier(
         ClassifierSpec(
-            source="python:detector.networks:cifar10_net",
+            source="python:detector.architectures:cifar10_net",
             arguments={"widths": [4, 8, 8]},
             input_size=(32, 32),
             classes=tuple("0123456789"),

@@ -100,6 +100,19 @@ async def test_a_damaged_bundle_never_serves(bundle: Path, tmp_path: Path):
         await app.close()
 
 
+async def test_few_calibration_images_raise_the_default_rate(bundle: Path):
+    app = App(config_for(bundle).model_copy(update={"false_positive_rate": None}), load_detector)
+    try:
+        await app.listen()
+        await app.begin()
+        async with grpc.aio.insecure_channel(app.address) as channel:
+            info = await detection_pb2_grpc.DetectionServiceStub(channel).GetDetector(pb.GetDetectorRequest())
+    finally:
+        await app.close()
+    assert info.smallest_false_positive_rate > 0.01
+    assert info.default_false_positive_rate == 0.05
+
+
 async def test_a_default_rate_that_cannot_be_promised_is_refused_at_the_start(bundle: Path):
     config = config_for(bundle).model_copy(update={"false_positive_rate": 0.001})
     app = App(config, load_detector)

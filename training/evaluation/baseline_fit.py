@@ -56,7 +56,8 @@ def train_baseline(
     """
     progress = progress or SilentProgress()
     made_from = [digest_of(path) for label in sorted(shards) for path in shards[label]]
-    says = [sight.name, sight.channels, settings.model_dump(mode="json"), parameters, seed, dict(family_of), made_from]
+    schedule = settings.model_dump(mode="json", exclude={"names", "test_images"})  # they change no weight
+    says = [sight.name, sight.channels, schedule, parameters, seed, dict(family_of), made_from]
     stamp = digest(says)
     torch.manual_seed(seed)
     network = Cnn.of_size(parameters, sight.channels, max(family_of.values()), sight.origins).to(device)

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from detector.classifier import Classifier
-from detector.heatmaps import METHODS
+from detector.heatmaps.gradient import input_gradients
 
 __all__ = [
     "Answers",
@@ -96,8 +96,8 @@ def gradient_maps(classifier: Classifier, candidates: int = 10) -> Sight:
 
     def see(images: Tensor) -> tuple[Tensor, Tensor]:
         classes = classifier(images).topk(count, dim=1).indices  # (n, C)
-        maps = [METHODS[name](classifier, images, classes).maps for name in ("gradient", "gradient_times_input")]
-        stacked = torch.cat(maps, dim=1)  # (n, 2 C, H, W)
+        _, gradients = input_gradients(classifier, images, classes)  # (n, C, 3, H, W)
+        stacked = torch.cat([gradients.abs().amax(2), (gradients * images[:, None]).sum(2)], dim=1)  # (n, 2 C, H, W)
         if max(stacked.shape[-2:]) > MAX_MAP_SIDE:
             stacked = functional.adaptive_avg_pool2d(stacked, MAX_MAP_SIDE)
         return stacked, classes

@@ -47,7 +47,7 @@ def attack_table(evaluation: Json) -> Table:
             size(attack["linf"], 255),
             size(attack["l2"]),
             share(own["auroc"]),
-            *(percent(own["tpr"][rate]) for rate in rates),
+            *(_flagged(evaluation, own["tpr"], rate) for rate in rates),
             *(_short(attack["detectors"][name]["auroc"]["value"]) for name in others),
         )
     return table
@@ -83,7 +83,7 @@ def false_positive_table(evaluation: Json) -> Table:
         table.add_column(f"flagged at {float(rate):.0%}", justify="right")
     own = evaluation["false_positives"]["heatward"]
     for group in sorted(own):
-        table.add_row(group, *(percent(own[group][rate]) for rate in rates))
+        table.add_row(group, *(_flagged(evaluation, own[group], rate) for rate in rates))
     return table
 
 
@@ -95,6 +95,11 @@ def size(estimate: Json, unit: float = 1) -> str:
 def percent_only(estimate: Json) -> str:
     """`4.1 %`."""
     return "–" if estimate["value"] is None else f"{100 * estimate['value']:.1f} %"
+
+
+def _flagged(evaluation: Json, estimates: Json, rate: str) -> str:
+    """A dash where so few calibration images cannot promise the rate: nothing is ever flagged at it."""
+    return "–" if evaluation["thresholds"]["heatward"][rate] is None else percent(estimates[rate])
 
 
 def _short(value: float | None) -> str:
