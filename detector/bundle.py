@@ -2,6 +2,7 @@
 
     manifest.json             what it is: schema, sha256 of every file (its own included), classifier, settings, rates
     classifier.safetensors    the classifier's weights, where they can be embedded
+    witness.safetensors       the witness's, where there is one
     network.safetensors       the heatmap network's weights
     calibration.safetensors   attack scores of clean images
 
@@ -34,8 +35,9 @@ EMBEDDED = Path(__file__).parent / "embedded" / "cifar10.heatward"
 """The default bundle, in the repository."""
 
 FORMAT: Final = "heatward-bundle"
-SCHEMA_VERSION = 1
-CLASSIFIER, NETWORK, CALIBRATION = "classifier.safetensors", "network.safetensors", "calibration.safetensors"
+SCHEMA_VERSION = 2
+CLASSIFIER, WITNESS = "classifier.safetensors", "witness.safetensors"
+NETWORK, CALIBRATION = "network.safetensors", "calibration.safetensors"
 
 
 class Manifest(BaseModel):
@@ -48,6 +50,8 @@ class Manifest(BaseModel):
         files: sha256 (hex) by file name; filled by `save_bundle`. The manifest's own is taken without this entry.
         classifier: How to build the classifier under guard.
         fingerprint: The classifier's.
+        witness: How to build the witness; None where the evidence has none.
+        witness_fingerprint: The witness's.
         evidence: Settings of the evidence.
         network: Settings of the heatmap network.
         families: Attack families of the network's head.
@@ -64,6 +68,8 @@ class Manifest(BaseModel):
     files: dict[str, str] = {}
     classifier: ClassifierSpec
     fingerprint: str
+    witness: ClassifierSpec | None = None
+    witness_fingerprint: str = ""
     evidence: dict[str, JsonValue] = {}
     network: dict[str, JsonValue] = {}
     families: tuple[str, ...] = ()
@@ -81,12 +87,14 @@ class Bundle:
         classifier_weights: The classifier's state dict; None where its file must be at hand (TorchScript, export).
         network_weights: The heatmap network's state dict.
         calibration_scores: (n,) attack scores of clean images.
+        witness_weights: The witness's state dict; None where there is no witness, or its file must be at hand.
     """
 
     manifest: Manifest
     classifier_weights: dict[str, Tensor] | None
     network_weights: dict[str, Tensor]
     calibration_scores: Tensor
+    witness_weights: dict[str, Tensor] | None = None
 
 
 def save_bundle(path: str | Path, bundle: Bundle, *, half: bool = False) -> None:
@@ -104,13 +112,18 @@ def save_bundle(path: str | Path, bundle: Bundle, *, half: bool = False) -> None
         NETWORK: _packed(bundle.network_weights, half),
         CALIBRATION: _packed({"scores": bundle.calibration_scores}, half=False),
     }
-    spec = bundle.manifest.classifier
-    if bundle.classifier_weights is not None:
-        contents[CLASSIFIER] = _packed(bundle.classifier_weights, half)
-        if spec.weights and is_weights_file(spec.weights):
-            spec = spec.model_copy(update={"weights": None})
+    manifest = bundle.manifest
+    changed: dict[str, Any] = {"classifier": manifest.classifier, "witness": manifest.witness}
+    for role, file, weights in (
+        ("classifier", CLASSIFIER, bundle.classifier_weights),
+        ("witness", WITNESS, bundle.witness_weights),
+    ):
+        if weights is not None:
+            contents[file] = _packed(weights, half)
+            if changed[role].weights and is_weights_file(changed[role].weights):
+                changed[role] = changed[role].model_copy(update={"weights": None})
     files = {name: hashlib.sha256(data).hexdigest() for name, data in contents.items()}
-    manifest = bundle.manifest.model_copy(update={"classifier": spec, "files": files})
+    manifest = manifest.model_copy(update={**changed, "files": files})
     described = manifest.model_dump(mode="json")
     described["files"][MANIFEST] = _manifest_digest(described)
     contents[MANIFEST] = (json.dumps(described, indent=2, sort_keys=True) + "\n").encode()
@@ -150,6 +163,7 @@ def load_bundle(path: str | Path) -> Bundle:
         _unpacked(contents[CLASSIFIER], CLASSIFIER, path) if CLASSIFIER in contents else None,
         _unpacked(contents[NETWORK], NETWORK, path),
         scores,
+        _unpacked(contents[WITNESS], WITNESS, path) if WITNESS in contents else None,
     )
 
 

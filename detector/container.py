@@ -25,6 +25,7 @@ ZIP_SUFFIX = ".heatward"
 LIMITS = {
     MANIFEST: 8 * 2**20,
     "classifier.safetensors": 8 * 2**30,
+    "witness.safetensors": 8 * 2**30,
     "network.safetensors": 2**30,
     "calibration.safetensors": 2**28,
 }

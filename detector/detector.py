@@ -98,11 +98,11 @@ class Detector:
         classifier = load_classifier(
             manifest.classifier, device=device, state_dict=bundle.classifier_weights, allow=allow
         )
-        if classifier.fingerprint != manifest.fingerprint:
-            raise FingerprintMismatchError(
-                f"the bundle guards classifier {manifest.fingerprint[:12]}…, but {manifest.classifier.source!r} loaded "
-                f"as {classifier.fingerprint[:12]}…: give the weights it was made with, or train a new bundle"
-            )
+        _match("guards classifier", classifier, manifest.fingerprint)
+        witness = None
+        if manifest.witness is not None:
+            witness = load_classifier(manifest.witness, device=device, state_dict=bundle.witness_weights, allow=allow)
+            _match("has the witness", witness, manifest.witness_fingerprint)
         networks = HeatmapNetwork.ensemble(
             EvidenceShape.model_validate(manifest.network["shape"]),
             len(manifest.families),
@@ -111,7 +111,7 @@ class Detector:
         )
         return cls(
             classifier,
-            EvidenceExtractor(classifier, EvidenceSettings.model_validate(manifest.evidence)),
+            EvidenceExtractor(classifier, EvidenceSettings.model_validate(manifest.evidence), witness),
             [network.to(device) for network in networks],
             Calibration.fit(bundle.calibration_scores),
             manifest,
@@ -151,3 +151,11 @@ class Detector:
 
 def _pairs(labels: Tensor, values: Tensor) -> tuple[tuple[int, float], ...]:
     return tuple(zip(labels.tolist(), values.tolist(), strict=True))
+
+
+def _match(role: str, loaded: Classifier, fingerprint: str) -> None:
+    if loaded.fingerprint != fingerprint:
+        raise FingerprintMismatchError(
+            f"the bundle {role} {fingerprint[:12]}…, but {loaded.spec.source!r} loaded as {loaded.fingerprint[:12]}…: "
+            "give the weights it was made with, or train a new bundle"
+        )

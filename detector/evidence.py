@@ -4,14 +4,17 @@
                              ├─ backward of the margin top1 − top2 ─▶ channel attribution, margin maps (every depth)
                              ├─ backward of each candidate's logit from one deep layer ─▶ maps per class
     views of the images  ─▶ forward only ─▶ logits per class, attribution under the view against the original's
+    the witness, a second classifier ─▶ its maps and logits for the same classes, against the classifier's
 
 Every magnitude is kept: a map scaled to [0, 1] loses the strongest signal. Nothing depends on the other images of the
 batch. Sources: Fong & Vedaldi 2018 (Net2Vec) and Fong et al. 2019 section 5 (channel attribution); Selvaraju et al.
-2017 (activation × gradient at a layer); Roth et al. 2019 (logits under noise).
+2017 (activation × gradient at a layer); Roth et al. 2019 (logits under noise); Wei et al. 2024, "PID" (a second model's
+view of the same image).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 
@@ -90,9 +93,10 @@ class EvidenceExtractor:
     Raises:
         NoGradientError: The classifier has no gradients or no layers that can be observed.
         LayerNotFoundError: A named layer does not exist.
+        ConfigError: The witness knows other classes, or no view is left.
     """
 
-    def __init__(self, classifier: Classifier, settings: EvidenceSettings) -> None:
+    def __init__(self, classifier: Classifier, settings: EvidenceSettings, witness: Classifier | None = None) -> None:
         if not classifier.differentiable:
             raise NoGradientError(
                 f"classifier {classifier.spec.source!r} has no gradients: channel attribution needs them; "
@@ -109,7 +113,7 @@ class EvidenceExtractor:
         self.views = make_views(settings.views, classifier.input_size, classifier.device)
         if not self.views:
             raise ConfigError("evidence.views: no view is left; keep at least one (noise, flip, shifts, blur, rescale)")
-        self.class_layer = settings.class_layer or self._deep_layer(layers)
+        self.class_layer = settings.class_layer or _deep_layer(classifier, layers)
         if self.class_layer not in layers:
             raise LayerNotFoundError(
                 f"evidence.class_layer {self.class_layer!r} is not one of evidence.layers {list(layers)}"
@@ -117,6 +121,14 @@ class EvidenceExtractor:
         self.layers = tuple(layers)
         few = classifier.num_classes <= ALL_CLASSES_UP_TO
         self.candidates = classifier.num_classes if few else settings.candidates
+        self.witness = witness
+        self.witness_layer = ""
+        if witness is not None:
+            if witness.classes != classifier.classes:
+                raise ConfigError("the witness must have the classifier's classes, in the same order")
+            if not witness.differentiable or not witness.layers:
+                raise NoGradientError(f"witness {witness.spec.source!r} has no gradients or shows no inner layers")
+            self.witness_layer = _deep_layer(witness, witness.depths(4))
 
     def __call__(self, images: Tensor) -> Evidence:
         """Evidence about `images` (B, 3, H, W) in [0, 1]."""
@@ -134,14 +146,34 @@ class EvidenceExtractor:
         margin_maps = [m for depth in depths.values() for m in (depth.spatial, depth.spatial_gradient)]
         channels = [c for d in depths.values() for c in (d.attribution, d.gradient_norm, d.activation)]
         spread = torch.stack([class_channels.norm(dim=-1), class_channels.abs().amax(-1)], dim=-1)
+        class_maps = self._to_grid(maps)[:, :, None]  # (B, C, 1, g, g)
+        class_features = [_class_features(logits, view_logits, candidates), spread]
+        if self.witness is not None:
+            seen = self._by_witness(self.witness, images, logits, candidates, class_maps[:, :, 0])
+            class_maps = torch.cat([class_maps, seen.maps[:, :, None]], dim=2)
+            class_features.append(seen.class_features)
+            channels.append(seen.disagreement)
         return Evidence(
             logits=logits,
             candidates=candidates,
-            maps=self._to_grid(maps)[:, :, None],
+            maps=class_maps,
             margin_maps=torch.cat([self._to_grid(m[:, None]) for m in margin_maps], dim=1),
-            class_features=torch.cat([_class_features(logits, view_logits, candidates), spread], dim=-1),
+            class_features=torch.cat(class_features, dim=-1),
             channels=torch.cat([*channels, stability], dim=1),
         )
+
+    def _by_witness(
+        self, witness: Classifier, images: Tensor, logits: Tensor, candidates: Tensor, class_maps: Tensor
+    ) -> _Testimony:
+        """What the witness sees for the same candidates: one forward, C short backwards, one forward of the mirror."""
+        if witness.input_size != tuple(images.shape[-2:]):
+            images = functional.interpolate(images, size=witness.input_size, mode="bilinear", antialias=True)
+        with torch.enable_grad():
+            own, activations = witness.activations(images, [self.witness_layer])
+            maps, _ = attribute_classes(own, activations[self.witness_layer], candidates)
+        with torch.no_grad():
+            mirrored = witness(images.flip(-1))
+        return _testimony(logits, own.detach(), mirrored, candidates, class_maps, self._to_grid(maps))
 
     @torch.no_grad()
     def _under_views(self, images: Tensor, depths: Mapping[str, LayerAttribution]) -> tuple[Tensor, Tensor]:
@@ -172,12 +204,53 @@ class EvidenceExtractor:
             return functional.adaptive_avg_pool2d(maps, grid)
         return functional.interpolate(maps, size=(grid, grid), mode="bilinear", align_corners=False)
 
-    def _deep_layer(self, layers: Sequence[str]) -> str:
-        probe = torch.zeros(1, 3, *self.classifier.input_size, device=self.classifier.device)
-        with torch.no_grad():
-            _, activations = self.classifier.activations(probe, layers)
-        deep = [name for name in layers if min(activations[name].shape[-2:]) >= 6]
-        return deep[-1] if deep else layers[0]
+
+@dataclass(frozen=True)
+class _Testimony:
+    maps: Tensor  # (B, C, g, g)
+    class_features: Tensor  # (B, C, 5)
+    disagreement: Tensor  # (B, 6)
+
+
+def _testimony(
+    logits: Tensor, own: Tensor, mirrored: Tensor, candidates: Tensor, class_maps: Tensor, own_maps: Tensor
+) -> _Testimony:
+    """The witness's logits (B, K), those of the mirrored image, and its maps, against the classifier's."""
+    log_classifier = logits.log_softmax(1)
+    log_witness, log_mirrored = own.log_softmax(1), mirrored.log_softmax(1)
+    per_class = [log_witness, log_mirrored, own - own.mean(1, keepdim=True), log_witness - log_classifier]
+    agreement = functional.cosine_similarity(_contrast(class_maps), _contrast(own_maps), dim=-1)  # (B, C)
+    predicted = candidates[:, :1]
+    log_mean = torch.stack([log_witness, log_mirrored]).logsumexp(0) - math.log(2)
+    mean = log_mean.exp()
+    return _Testimony(
+        maps=own_maps,
+        class_features=torch.stack([*(each.gather(1, candidates) for each in per_class), agreement], dim=-1),
+        disagreement=torch.stack(
+            [
+                log_witness.gather(1, predicted)[:, 0],
+                mean.gather(1, predicted)[:, 0],
+                mean.amax(1),
+                -(mean * log_mean).sum(1),
+                (mean * (log_mean - log_classifier)).sum(1),
+                (log_classifier.exp() * (log_classifier - log_mean)).sum(1),
+            ],
+            dim=1,
+        ),
+    )
+
+
+def _contrast(maps: Tensor) -> Tensor:
+    """(B, C, g, g) → (B, C, g·g): what a class's map has beyond the mean of all classes'."""
+    return (maps - maps.mean(1, keepdim=True)).flatten(2)
+
+
+def _deep_layer(classifier: Classifier, layers: Sequence[str]) -> str:
+    probe = torch.zeros(1, 3, *classifier.input_size, device=classifier.device)
+    with torch.no_grad():
+        _, activations = classifier.activations(probe, layers)
+    deep = [name for name in layers if min(activations[name].shape[-2:]) >= 6]
+    return deep[-1] if deep else layers[0]
 
 
 def _class_features(logits: Tensor, view_logits: Tensor, candidates: Tensor) -> Tensor:

@@ -1,8 +1,8 @@
-"""The attack stage: source images in; shards of clean, noise-twin and attacked images out, every attempt kept.
+"""The attack stage: source images in; shards of clean, noise-twin, corrupted and attacked images out.
 
 A shard holds images uint8 (n, 3, H, W), index (n,) source image, truth (n,), origin (n,) = the prediction on the clean
-image, prediction (n,) on this image, linf and l2 (n,) in [0, 1] units. An attack succeeded where prediction ≠ origin.
-One shard of images is in memory at a time.
+image, prediction (n,) on this image, linf and l2 (n,) in [0, 1] units. Every attempt of an attack is kept; it succeeded
+where prediction ≠ origin. One shard of images is in memory at a time.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from torch import Tensor
 from detector.classifier import Classifier
 from training.attacks import Distance, attack_images, noise_twin
 from training.config import CLEAN
+from training.corruptions import corrupt
 from training.job import Job, ShardPlan
 from training.shards import derived_seed, read_shard, shard_path, write_shard
 
@@ -70,10 +71,12 @@ def _from_clean(job: Job, plan: ShardPlan) -> dict[str, Tensor]:
     pixels, origin = clean["images"][: plan.rows], clean["origin"][: plan.rows]
     seed = derived_seed(config.seed, "attack", plan.split, plan.label, plan.number)
     attack = job.attack(plan.label)
-    if attack is None:
-        changed = noise_twin(pixels, config.twins.labels[plan.label], seed)
-    else:
+    if attack is not None:
         changed = attack_images(attack, job.classifier, pixels, origin, seed=seed, batch_size=config.batch_size)
+    elif plan.label in config.corruptions.labels:
+        changed = corrupt(pixels, *config.corruptions.labels[plan.label], seed)
+    else:
+        changed = noise_twin(pixels, config.twins.labels[plan.label], seed)
     prediction = predict(job.classifier, changed, config.batch_size)
     return _tensors(changed, pixels, clean["index"][: plan.rows], clean["truth"][: plan.rows], origin, prediction)
 

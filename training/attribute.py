@@ -1,8 +1,8 @@
 """The attribute stage: attack shards in, shards of `Evidence` (what the heatmap network reads) out.
 
-Clean images and noise twins are kept whole; of an attack only the images that changed the prediction are. A shard holds
-the evidence's tensors and index, truth, origin, prediction, linf, l2 of its rows. Evidence is stored in half precision,
-except for the calibrate split: thresholds are set on exactly what a server will compute.
+Clean images, noise twins and corruptions are kept whole; of an attack only the images that changed the prediction are.
+A shard holds the evidence's tensors and index, truth, origin, prediction, linf, l2 of its rows. Evidence is stored in
+half precision, except for the calibrate split: thresholds are set on exactly what a server will compute.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def run(job: Job) -> None:
         NoGradientError: The classifier has no gradients or no layers to look at.
     """
     job.require("attack")
-    extractor = EvidenceExtractor(job.classifier, job.config.evidence)
+    extractor = EvidenceExtractor(job.classifier, job.config.evidence, job.witness)
     for split, label, plans in job.plans("attribute"):
         missing = job.todo(plans)
         if not missing:

@@ -1,11 +1,16 @@
-"""Train the embedded CIFAR-10 classifier: ImageFolder in, one safetensors file out.
+r"""Train the embedded CIFAR-10 classifier and its witness: ImageFolder in, one safetensors file out.
 
     python -m training.cifar10_classifier --data data --out work/cifar10_net.safetensors
+    python -m training.cifar10_classifier --witness-of work/cifar10_net.safetensors \
+        --out work/cifar10_witness.safetensors
 
 Schedule after K. Jordan, "94% on CIFAR-10 in 3.29 Seconds on a Single GPU" (2024): whitening, label smoothing,
 alternating flips, short linear decay; convolutions by Muon (Jordan et al. 2024: orthogonalised momentum), the rest by
 SGD. The first epochs see images shrunk to 24 px (progressive resizing): 0.56 of the cost. The last `--held-out`
 images of every class are never trained on: the detector is fitted and calibrated on them.
+
+The witness costs a fifth of the classifier and learns the classifier's answers, not the labels (Hinton et al. 2015),
+under Gaussian noise of random strength: what fools the classifier by its own gradients seldom fools it.
 """
 
 from __future__ import annotations
@@ -13,22 +18,24 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
 from detector.architectures import CIFAR10_MEAN, CIFAR10_STD, CifarNet, cifar10_net, whitening_filters
 
-BATCH = 1000
+LOSS_SUM = 1000  # the learning rates below belong to a loss summed over so many images
 MUON_LR, MUON_MOMENTUM = 0.17, 0.6
 BIAS_LR, HEAD_LR, SGD_MOMENTUM, WEIGHT_DECAY = 0.053, 0.67, 0.85, 2e-3  # for a loss summed over the batch
 LABEL_SMOOTHING = 0.2
 SMALL_SIDE = 24
+WITNESS_NOISE = 16 / 255  # largest sigma
 
 
 def load_folder(folder: Path, first: int = 0, last: int | None = None) -> tuple[Tensor, Tensor]:
@@ -117,8 +124,30 @@ def initialise(net: CifarNet, images: Tensor) -> None:
             module.weight.requires_grad_(False)
 
 
-def train(images: Tensor, labels: Tensor, small_epochs: int, full_epochs: int, test: tuple[Tensor, Tensor]) -> CifarNet:
-    net = cifar10_net()
+@dataclass(frozen=True)
+class Recipe:
+    """How long, on what sizes and in what batches."""
+
+    widths: tuple[int, int, int]
+    small_epochs: int  # at 24 px
+    full_epochs: int  # at 32 px
+    batch: int
+    noise: float = 0.0  # largest sigma of Gaussian noise, in [0, 1] units
+
+
+CLASSIFIER = Recipe(widths=(64, 256, 256), small_epochs=5, full_epochs=4, batch=1000)
+WITNESS = Recipe(widths=(32, 96, 96), small_epochs=0, full_epochs=5, batch=500, noise=WITNESS_NOISE)
+
+
+@torch.no_grad()
+def answers(net: CifarNet, images: Tensor) -> Tensor:
+    """Softmax (N, K) of a trained net."""
+    return torch.cat([net(normalise(part)).softmax(1) for part in torch.split(images, 500)])
+
+
+def train(images: Tensor, targets: Tensor, recipe: Recipe, test: tuple[Tensor, Tensor]) -> CifarNet:
+    """Train a net on labels (N,) or on another net's answers (N, K)."""
+    net = cifar10_net(recipe.widths)
     net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     initialise(net, images)
     convolutions = [m for m in net.modules() if isinstance(m, nn.Conv2d) and m is not net.whiten]
@@ -131,18 +160,22 @@ def train(images: Tensor, labels: Tensor, small_epochs: int, full_epochs: int, t
     ]
     sgd = torch.optim.SGD(groups, momentum=SGD_MOMENTUM, nesterov=True)
     base_lrs = [group["lr"] for group in sgd.param_groups]
-    steps = len(images) // BATCH
-    epochs = small_epochs + full_epochs
+    steps = len(images) // recipe.batch
+    epochs = recipe.small_epochs + recipe.full_epochs
+    smoothing = LABEL_SMOOTHING if targets.ndim == 1 else 0.0  # answers are soft by themselves
+    noise = recipe.noise / torch.tensor(CIFAR10_STD).view(3, 1, 1)
     # alternating flip: a fixed random half is flipped in even epochs, the other half in odd ones
     flipped = torch.rand(len(images)) < 0.5
     started, done = time.monotonic(), 0
     for epoch in range(epochs):
-        side = SMALL_SIDE if epoch < small_epochs else 32
+        side = SMALL_SIDE if epoch < recipe.small_epochs else 32
         total = 0.0
-        for batch in torch.split(torch.randperm(len(images))[: steps * BATCH], BATCH):
+        for batch in torch.split(torch.randperm(len(images))[: steps * recipe.batch], recipe.batch):
             left = 1 - done / (steps * epochs)
             x = augment(normalise(images[batch]), flipped[batch] ^ (epoch % 2 == 1), side)
-            loss = functional.cross_entropy(net(x), labels[batch], label_smoothing=LABEL_SMOOTHING, reduction="sum")
+            if recipe.noise:
+                x = x + torch.randn_like(x) * torch.rand(len(x), 1, 1, 1) * noise
+            loss = functional.cross_entropy(net(x), targets[batch], label_smoothing=smoothing) * LOSS_SUM
             loss.backward()  # type: ignore[no-untyped-call]
             for group, lr in zip(sgd.param_groups, base_lrs, strict=True):
                 group["lr"] = lr * left
@@ -155,7 +188,8 @@ def train(images: Tensor, labels: Tensor, small_epochs: int, full_epochs: int, t
         seconds = time.monotonic() - started
         note = f" test {accuracy(net, *test):.4f}" if side == 32 else ""
         print(
-            f"epoch {epoch + 1}/{epochs} side {side} loss {total / steps / BATCH:.4f}{note} {seconds:.0f} s", flush=True
+            f"epoch {epoch + 1}/{epochs} side {side} loss {total / steps / LOSS_SUM:.4f}{note} {seconds:.0f} s",
+            flush=True,
         )
     net.eval()
     return net
@@ -166,8 +200,9 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("data"), help="folder with train/ and test/ ImageFolders")
     parser.add_argument("--out", type=Path, default=Path("work/cifar10_net.safetensors"))
     parser.add_argument("--held-out", type=int, default=600, help="images of each class kept for the detector")
-    parser.add_argument("--small-epochs", type=int, default=5, help="epochs at 24 px")
-    parser.add_argument("--full-epochs", type=int, default=4, help="epochs at 32 px")
+    parser.add_argument("--witness-of", type=Path, help="weights of the classifier: train its witness instead")
+    parser.add_argument("--small-epochs", type=int, help="epochs at 24 px")
+    parser.add_argument("--full-epochs", type=int, help="epochs at 32 px")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
@@ -176,7 +211,16 @@ def main() -> None:
     images, labels = load_folder(arguments.data / "train", last=-arguments.held_out)
     held_out = load_folder(arguments.data / "train", first=-arguments.held_out)
     print(f"{len(images)} training images, {len(held_out[0])} held out for the detector", flush=True)
-    net = train(images, labels, arguments.small_epochs, arguments.full_epochs, held_out)
+    targets, recipe = labels, CLASSIFIER
+    if arguments.witness_of is not None:
+        classifier = cifar10_net().eval()
+        classifier.load_state_dict({name: t.float() for name, t in load_file(arguments.witness_of).items()})
+        targets, recipe = answers(classifier, images), WITNESS
+        held_out = (held_out[0], answers(classifier, held_out[0]).argmax(1))
+        print("'test' and held-out accuracy below are agreement with the classifier", flush=True)
+    told = {"small_epochs": arguments.small_epochs, "full_epochs": arguments.full_epochs}
+    recipe = replace(recipe, **{name: value for name, value in told.items() if value is not None})
+    net = train(images, targets, recipe, held_out)
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     # half precision is what the bundle stores: round before anything is measured or calibrated
     weights = {n: t.half() if t.is_floating_point() else t for n, t in net.state_dict().items()}

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.table import Table
 
 from detector.errors import ConfigError, HeatwardError
 from training.config import STAGES, TrainingConfig
@@ -59,7 +60,7 @@ def train(argv: Sequence[str] | None = None) -> int:
 
 
 def evaluate(argv: Sequence[str] | None = None) -> int:
-    """`heatward evaluate --config FILE [--bundle FILE]`."""
+    """`heatward evaluate --config FILE [--bundle FILE | --leave-out]`."""
     parser = _parser(
         "evaluate",
         "Measure a detector on the test split; prints tables, writes JSON and an HTML report under WORK/evaluate.",
@@ -67,6 +68,11 @@ def evaluate(argv: Sequence[str] | None = None) -> int:
         "`heatward train` made in WORK.",
     )
     parser.add_argument("--bundle", type=Path, help="evaluate this bundle instead")
+    parser.add_argument(
+        "--leave-out",
+        action="store_true",
+        help="instead, refit without one attack family at a time and measure each refit on what it never saw",
+    )
     arguments = parser.parse_args(argv)
     return _guarded(lambda: _evaluate(arguments))
 
@@ -94,6 +100,8 @@ def _train(arguments: argparse.Namespace) -> int:
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
+    if arguments.leave_out and arguments.bundle is not None:
+        raise ConfigError("--leave-out fits networks of its own, so it says nothing about a --bundle: give one of them")
     config = _config(arguments)
     from training import pipeline
     from training.job import open_job
@@ -102,25 +110,43 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         job = open_job(config, progress)
         pipeline.run_stage(job, "attack")
         pipeline.run_stage(job, "attribute")
-        if arguments.bundle is None:
+        if arguments.leave_out:
+            from training.evaluation import leave_out
+
+            leave_out.run(job)
+        elif arguments.bundle is None:
             pipeline.run_stage(job, "evaluate")
         else:
             pipeline.evaluate_bundle(job, arguments.bundle)
-    _show(config)
+    if arguments.leave_out:
+        _show_leave_out(config)
+    else:
+        _show(config)
     return 0
 
 
 def _show(config: TrainingConfig) -> None:
     """Print the tables of the evaluation that was just made or found."""
-    from training.evaluation.tables import attack_table, false_positive_table, recovery_table
+    from training.evaluation.tables import all_tables
 
     folder = config.work / "evaluate"
     evaluation = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
+    _print(all_tables(evaluation), f"report: {folder / 'report.html'}")
+
+
+def _show_leave_out(config: TrainingConfig) -> None:
+    from training.evaluation.leave_out import tables
+
+    path = config.work / "evaluate" / "leave_out.json"
+    _print(tables(json.loads(path.read_text(encoding="utf-8"))), f"result: {path}")
+
+
+def _print(tables: Sequence[Table], note: str) -> None:
     # a log has no width: do not break lines for it
     console = Console(width=None if sys.stdout.isatty() else 200)
-    for table in (attack_table, recovery_table, false_positive_table):
-        console.print(table(evaluation))
-    console.print(f"report: {folder / 'report.html'}", highlight=False, soft_wrap=True)
+    for table in tables:
+        console.print(table)
+    console.print(note, highlight=False, soft_wrap=True)
 
 
 def _parser(command: str, description: str, epilog: str) -> argparse.ArgumentParser:

@@ -18,6 +18,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from detector.classifier import ClassifierSpec, Preprocessing
 from detector.errors import ConfigError
 from detector.evidence import EvidenceSettings
+from training.corruptions import CorruptionSettings
 from training.evaluation.baselines import BaselineSettings
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "ClassifierConfig",
     "EvaluateSettings",
     "ImagesConfig",
+    "LeaveOutSettings",
     "Split",
     "Splits",
     "Stage",
@@ -55,6 +57,7 @@ def fraction(value: Any) -> Any:
 
 
 Fraction = Annotated[float, BeforeValidator(fraction)]
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")]
 
 
 class _Settings(BaseModel):
@@ -149,7 +152,7 @@ class AttackSpec(_Settings):
 
     name: str
     """A torchattacks class, e.g. `PGD`, or `DeepFool` (ours, batched)."""
-    label: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")]
+    label: Name
     """A unique name for this attack with these parameters, e.g. `pgd-8`."""
     family: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
     """What the heatmap network learns to tell apart: one-step, iterative, small-step, minimum-norm, score-based, …"""
@@ -192,6 +195,19 @@ class TwinsConfig(_Settings):
         return {f"twin-{round(size * 255, 3):g}": size for size in self.sizes}
 
 
+class LeaveOutSettings(_Settings):
+    """Refits without some attacks: `heatward evaluate --leave-out`."""
+
+    groups: dict[Name, tuple[str, ...]] = {}
+    """Families left out together, by a name for them. Default: each family alone."""
+    ensemble: int = Field(default=1, ge=1)
+    """Networks a refit."""
+    epochs: int | None = Field(default=None, ge=1)
+    """Default: those of `[fit]`."""
+    matrix: bool = False
+    """True: also fit on clean images and one attack at a time, and measure on every attack."""
+
+
 class EvaluateSettings(_Settings):
     """The evaluation."""
 
@@ -199,6 +215,7 @@ class EvaluateSettings(_Settings):
     """Bootstrap resamples for the 95 % intervals."""
     baselines: BaselineSettings = BaselineSettings()
     """What the detector is measured against; `names = []` for none."""
+    leave_out: LeaveOutSettings = LeaveOutSettings()
 
 
 class TrainingConfig(BaseSettings):
@@ -222,9 +239,12 @@ class TrainingConfig(BaseSettings):
     batch_size: int = Field(default=128, ge=1)
     """Images an attack or the classifier sees at once."""
     classifier: ClassifierConfig
+    witness: ClassifierConfig | None = None
+    """A second, differently trained classifier of the same classes whose heatmaps are compared with the first one's."""
     images: ImagesConfig
     attacks: tuple[AttackSpec, ...]
     twins: TwinsConfig = TwinsConfig()
+    corruptions: CorruptionSettings = CorruptionSettings()
     evidence: EvidenceSettings = EvidenceSettings()
     fit: dict[str, JsonValue] = {}
     """See `training.fit.FitSettings`."""
@@ -243,11 +263,18 @@ class TrainingConfig(BaseSettings):
 
     @model_validator(mode="after")
     def _consistent(self) -> TrainingConfig:
-        labels = [attack.label for attack in self.attacks]
+        labels = [*(attack.label for attack in self.attacks), *self.corruptions.labels]
         if twice := {label for label in labels if labels.count(label) > 1}:
             raise ValueError(f"attacks: label {sorted(twice)[0]!r} is used twice; labels must be unique")
         if not any(attack.train for attack in self.attacks):
             raise ValueError("attacks: no attack has train = true, so there is nothing to learn from")
+        families = {attack.family for attack in self.attacks}
+        for group, names in self.evaluate.leave_out.groups.items():
+            if unknown := sorted(set(names) - families):
+                raise ValueError(
+                    f"evaluate.leave_out.groups.{group}: no attack is of family {unknown[0]!r} "
+                    f"(known: {', '.join(sorted(families))})"
+                )
         return self
 
     @property
@@ -267,13 +294,23 @@ class TrainingConfig(BaseSettings):
         return tuple(attack for attack in self.attacks if split in attack.splits)
 
     def labels(self, split: Split) -> tuple[str, ...]:
-        """Folder names of a split: clean, twins, attacks. Read these, not what happens to lie in the folder."""
+        """Folder names of a split: clean, twins, attacks, and corruptions of test images.
+
+        Read these, not what happens to lie in the folder.
+        """
         if split == "calibrate":  # thresholds come from clean images alone
             return (CLEAN,)
-        return (CLEAN, *self.twins.labels, *(attack.label for attack in self.attacks_of(split)))
+        corruptions = self.corruptions.labels if split == "test" else ()
+        return (CLEAN, *self.twins.labels, *(attack.label for attack in self.attacks_of(split)), *corruptions)
+
+    def limit_of(self, label: str, split: Split) -> int | None:
+        """At most so many source images of this label; None = all."""
+        if label in self.corruptions.labels:
+            return self.corruptions.limit
+        return next((attack.limit_of(split) for attack in self.attacks if attack.label == label), None)
 
     def family_of(self, label: str) -> str:
-        """The family of a label; clean images and noise twins are `clean`."""
+        """The family of a label; clean images, noise twins and corruptions are `clean`."""
         return next((attack.family for attack in self.attacks if attack.label == label), CLEAN)
 
     @property

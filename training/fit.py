@@ -24,10 +24,12 @@ from detector.evidence import Evidence
 from detector.network import EvidenceShape, HeatmapNetwork, NetworkSettings, ensemble_weights
 from training import shards
 from training.config import TrainingConfig
+from training.job import Job
 from training.progress import Progress
 
-__all__ = ["FitSettings", "fit_settings", "load_networks", "run"]
+__all__ = ["FILES", "FitSettings", "fit_digest", "fit_settings", "load_networks", "run"]
 
+FILES = ("network.safetensors", "network.json")
 IGNORE = -100
 
 
@@ -75,8 +77,25 @@ def fit_settings(config: TrainingConfig) -> FitSettings:
         raise ConfigError(f"{problems} (known: {', '.join(FitSettings.model_fields)})") from error
 
 
-def run(config: TrainingConfig, work: Path, progress: Progress) -> None:
+def fit_digest(job: Job) -> str:
+    """Of everything that decides the networks.
+
+    Raises:
+        ConfigError: `[fit]` is wrong.
+    """
+    config, settings = job.config, fit_settings(job.config).model_dump(mode="json")
+    families = {label: config.family_of(label) for label in config.labels("fit")}
+    return shards.digest([job.digests("attribute", "fit"), settings, families, config.families, config.seed])
+
+
+def run(config: TrainingConfig, work: Path, progress: Progress, out: Path | None = None) -> None:
     """Fit the ensemble and write it.
+
+    Args:
+        config: `[fit]`, the seed, and the attacks to learn from.
+        work: Holds the attribution shards.
+        progress: Told of images seen and of losses.
+        out: The networks go to its folder `fit`. Default: `work`.
 
     Raises:
         ConfigError: `[fit]` is wrong.
@@ -114,9 +133,10 @@ def run(config: TrainingConfig, work: Path, progress: Progress) -> None:
                     advance(len(rows.evidence))
                 progress.note(f"network {member + 1}/{settings.ensemble} epoch {epoch + 1}: loss {total / count:.4f}")
             networks.append(network.cpu().eval())
-    shards.write_file(work / "fit" / "network.safetensors", save(ensemble_weights(networks)))
+    weights, described = ((out or work) / "fit" / name for name in FILES)
+    shards.write_file(weights, save(ensemble_weights(networks)))
     shards.write_json(
-        work / "fit" / "network.json",
+        described,
         {"settings": settings.network().model_dump(), "shape": shape.model_dump(), "families": list(config.families)},
     )
 

@@ -18,6 +18,7 @@ from detector.classifier import Classifier, load_classifier
 from detector.errors import DataError
 from training.attacks import check_attack
 from training.config import CLEAN, SPLITS, AttackSpec, Split, TrainingConfig
+from training.corruptions import STRENGTHS
 from training.data import SplitImages, open_splits
 from training.progress import Progress
 from training.shards import digest, digest_of, folder, remove_temporary, shard_path, write_json
@@ -59,6 +60,7 @@ class Job:
     classifier: Classifier
     splits: Mapping[Split, SplitImages]
     progress: Progress
+    witness: Classifier | None = None
 
     @property
     def work(self) -> Path:
@@ -68,16 +70,17 @@ class Job:
         """The shards of one label of stage `attack` or `attribute`."""
         size = self.config.shard_size
         total = len(self.splits[split])
-        attack = self.attack(label)
-        if attack is not None and (limit := attack.limit_of(split)) is not None:
+        if (limit := self.config.limit_of(label, split)) is not None:
             total = min(total, limit)
         plans = []
         for number, start in enumerate(range(0, total, size)):
             stop = min(start + size, total)
             made_from = self._attack_digest(split, label, start, stop)
             if stage == "attribute":
-                evidence = self.config.evidence.model_dump(mode="json")
-                made_from = digest({"from": made_from, "evidence": evidence, "batch": self.config.batch_size})
+                seen = {"evidence": self.config.evidence.model_dump(mode="json"), "batch": self.config.batch_size}
+                if self.witness is not None:
+                    seen["witness"] = self.witness.fingerprint
+                made_from = digest({"from": made_from, **seen})
             path = shard_path(self.work, stage, split, label, number)
             plans.append(ShardPlan(stage, split, label, number, start, stop, path, made_from))
         return plans
@@ -89,7 +92,7 @@ class Job:
                 yield split, label, self.plan(stage, split, label)
 
     def attack(self, label: str) -> AttackSpec | None:
-        """The attack of this label; None for clean images and noise twins."""
+        """The attack of this label; None for clean images, noise twins and corruptions."""
         return next((attack for attack in self.config.attacks if attack.label == label), None)
 
     def todo(self, plans: list[ShardPlan]) -> list[ShardPlan]:
@@ -149,7 +152,10 @@ class Job:
         return digest({"from": clean, "rows": stop - start, "made": self._made(label), "seed": self.config.seed})
 
     def _made(self, label: str) -> Any:
-        """What decides an attack's or twin's pixels, apart from seed and images."""
+        """What decides an attack's, twin's or corruption's pixels, apart from seed and images."""
+        if label in self.config.corruptions.labels:
+            kind, severity = self.config.corruptions.labels[label]
+            return {"corruption": kind, "strength": STRENGTHS[kind][severity - 1]}
         attack = self.attack(label)
         if attack is None:
             return {"twin": self.config.twins.labels[label]}
@@ -168,6 +174,7 @@ class Job:
             settings["made"] = self._made(label)
         if stage == "attribute":
             settings["evidence"] = self.config.evidence.model_dump(mode="json")
+            settings["witness"] = self.witness.fingerprint if self.witness else None
         return settings
 
 
@@ -186,11 +193,12 @@ def open_job(config: TrainingConfig, progress: Progress) -> Job:
         check_attack(attack)
     splits, classes = open_splits(config.images, config.classifier.class_names(), config.seed)
     classifier = load_classifier(config.classifier.spec(classes), device=config.torch_device)
+    witness = load_classifier(config.witness.spec(classes), device=config.torch_device) if config.witness else None
     for attack in config.attacks:
         check_attack(attack, classifier)
     config.work.mkdir(parents=True, exist_ok=True)
     remove_temporary(config.work)
-    return Job(config, classifier, splits, progress)
+    return Job(config, classifier, splits, progress, witness)
 
 
 def _difference(note: Path, settings: dict[str, Any]) -> str:

@@ -14,9 +14,11 @@ from typing import Any
 
 import heatward
 import torch
+from torch import Tensor
 
 from detector.bundle import Bundle, Manifest, load_bundle, save_bundle
 from detector.calibration import Calibration
+from detector.classifier import Classifier, ClassifierSpec
 from detector.detector import Detector
 from detector.errors import ConfigError, DataError, FingerprintMismatchError
 from detector.evidence import EvidenceExtractor, EvidenceSettings
@@ -24,13 +26,15 @@ from detector.network import EvidenceShape, HeatmapNetwork, NetworkSettings, ens
 from detector.weights import halve_where_lossless
 from training import attack, attribute, calibrate, fit
 from training.config import SPLITS, STAGES, Stage, TrainingConfig
+from training.evaluation import SCHEMA_VERSION
 from training.job import Job, open_job
 from training.progress import Progress
-from training.shards import digest, write_json
+from training.shards import digest
+from training.stamps import finished, once
 
 __all__ = ["evaluate_bundle", "load_detector", "run", "run_stage"]
 
-RESULTS = {"fit": ("network.safetensors", "network.json"), "evaluate": ("evaluation.json", "report.html")}
+RESULTS = {"fit": fit.FILES, "evaluate": ("evaluation.json", "report.html")}
 
 
 def run(config: TrainingConfig, progress: Progress) -> Path:
@@ -70,7 +74,7 @@ def load_detector(job: Job) -> Detector:
     """
     return Detector(
         job.classifier,
-        EvidenceExtractor(job.classifier, job.config.evidence),
+        EvidenceExtractor(job.classifier, job.config.evidence, job.witness),
         [network.to(job.classifier.device) for network in fit.load_networks(job.work)],
         Calibration.fit(calibrate.load_scores(job.work)),
     )
@@ -95,6 +99,8 @@ def evaluate_bundle(job: Job, path: Path) -> None:
         )
     if EvidenceSettings.model_validate(bundle.manifest.evidence) != job.config.evidence:
         raise ConfigError(f"{path} was made with other [evidence] settings than the configuration's")
+    if bundle.manifest.witness_fingerprint != (job.witness.fingerprint if job.witness else ""):
+        raise ConfigError(f"{path} was made with another [witness] than the configuration's")
     networks = HeatmapNetwork.ensemble(
         EvidenceShape.model_validate(bundle.manifest.network["shape"]),
         len(bundle.manifest.families),
@@ -103,7 +109,7 @@ def evaluate_bundle(job: Job, path: Path) -> None:
     )
     detector = Detector(
         job.classifier,
-        EvidenceExtractor(job.classifier, job.config.evidence),
+        EvidenceExtractor(job.classifier, job.config.evidence, job.witness),
         [network.to(job.classifier.device) for network in networks],
         Calibration.fit(bundle.calibration_scores),
         bundle.manifest,
@@ -117,16 +123,16 @@ def evaluate_bundle(job: Job, path: Path) -> None:
 
 def _fit(job: Job) -> None:
     fit.fit_settings(job.config)
-    made_from = _fit_digest(job)
+    made_from = fit.fit_digest(job)
     if not _finished(job, "fit", made_from):
         job.require("attribute")
         _once(job, "fit", made_from, lambda: fit.run(job.config, job.work, job.progress))
 
 
 def _calibrate(job: Job) -> None:
-    _require(job, "fit", _fit_digest(job))
+    _require(job, "fit", fit.fit_digest(job))
     job.require("attribute")
-    calibrate.run(job, _fit_digest(job))
+    calibrate.run(job, fit.fit_digest(job))
 
 
 def _evaluate(job: Job) -> None:
@@ -161,17 +167,17 @@ def _bundle(job: Job) -> None:
 
 
 def _assemble(job: Job, measured: dict[str, Any]) -> Bundle:
-    config, classifier = job.config, job.classifier
+    config, classifier, witness = job.config, job.classifier, job.witness
     described = json.loads((job.work / "fit" / "network.json").read_text(encoding="utf-8"))
     networks = fit.load_networks(job.work)
     scores = calibrate.load_scores(job.work)
-    # a bundle that carries the weights does not name the file they came from
-    spec = classifier.spec.model_copy(update={"weights": None}) if classifier.embeddable else classifier.spec
     manifest = Manifest(
         heatward_version=heatward.__version__,
         files={},
-        classifier=spec,
+        classifier=_stored_spec(classifier),
         fingerprint=classifier.fingerprint,
+        witness=_stored_spec(witness) if witness else None,
+        witness_fingerprint=witness.fingerprint if witness else "",
         evidence=config.evidence.model_dump(mode="json"),
         network={"settings": described["settings"], "shape": described["shape"]},
         families=tuple(described["families"]),
@@ -189,10 +195,20 @@ def _assemble(job: Job, measured: dict[str, Any]) -> Bundle:
     )
     return Bundle(
         manifest=manifest,
-        classifier_weights=halve_where_lossless(classifier.state_dict()) if classifier.embeddable else None,
+        classifier_weights=_stored_weights(classifier),
+        witness_weights=_stored_weights(witness) if witness else None,
         network_weights=ensemble_weights(networks),
         calibration_scores=scores,
     )
+
+
+def _stored_spec(classifier: Classifier) -> ClassifierSpec:
+    """A bundle that carries the weights does not name the file they came from."""
+    return classifier.spec.model_copy(update={"weights": None}) if classifier.embeddable else classifier.spec
+
+
+def _stored_weights(classifier: Classifier) -> dict[str, Tensor] | None:
+    return halve_where_lossless(classifier.state_dict()) if classifier.embeddable else None
 
 
 def _measured(evaluation: dict[str, Any]) -> dict[str, Any]:
@@ -210,34 +226,18 @@ def _measured(evaluation: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _fit_digest(job: Job) -> str:
-    settings = fit.fit_settings(job.config).model_dump(mode="json")
-    families = {label: job.config.family_of(label) for label in job.config.labels("fit")}
-    return digest([job.digests("attribute", "fit"), settings, families, job.config.families, job.config.seed])
-
-
 def _evaluate_digest(job: Job) -> str:
     shards = [job.digests("attribute", split) for split in SPLITS]
-    return digest([_fit_digest(job), shards, job.config.evaluate.model_dump(mode="json")])
+    settings = job.config.evaluate.model_dump(mode="json", exclude={"leave_out"})  # measured by its own command
+    return digest([fit.fit_digest(job), shards, settings, SCHEMA_VERSION])
 
 
 def _finished(job: Job, stage: str, made_from: str) -> bool:
-    directory = job.work / stage
-    try:
-        stamp = json.loads((directory / "settings.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return stamp == {"digest": made_from} and all((directory / name).is_file() for name in RESULTS[stage])
+    return finished(job.work / stage, made_from, RESULTS[stage])
 
 
 def _once(job: Job, stage: str, made_from: str, work: Callable[[], object]) -> None:
-    """Do the work, then say so: a kill in between leaves no stamp, and the work is done again."""
-    stamp = job.work / stage / "settings.json"
-    if stamp.exists():
-        job.progress.note(f"{stage}: settings or shards changed; made again")
-        stamp.unlink()
-    work()
-    write_json(stamp, {"digest": made_from})
+    once(job.work / stage, made_from, work, job.progress, stage)
 
 
 def _require(job: Job, stage: str, made_from: str) -> None:

@@ -210,9 +210,9 @@ def test_nothing_there(tmp_path: Path) -> None:
 
 def test_a_newer_schema_says_update_even_with_files_we_do_not_know(saved: Path) -> None:
     contents = files_of(saved)
-    manifest = json.loads(contents["manifest.json"]) | {"schema_version": 2, "heatward_version": "9.1", "new": 1}
+    manifest = json.loads(contents["manifest.json"]) | {"schema_version": 3, "heatward_version": "9.1", "new": 1}
     contents |= {"manifest.json": json.dumps(manifest).encode(), "masks.safetensors": b""}
-    with pytest.raises(BundleTooNewError, match=r"schema version 2 \(written by heatward 9\.1\).*update heatward"):
+    with pytest.raises(BundleTooNewError, match=r"schema version 3 \(written by heatward 9\.1\).*update heatward"):
         load_bundle(rezip(saved, contents))
 
 

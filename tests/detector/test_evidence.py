@@ -86,3 +86,37 @@ def test_wrong_settings_name_themselves(tiny_classifier: Classifier) -> None:
     nothing = ViewSettings(noise=(), flip=False, shifts=(), blur=False, rescale=())
     with pytest.raises(ConfigError, match="views"):
         EvidenceExtractor(tiny_classifier, EvidenceSettings(views=nothing))
+
+
+# --- the witness
+
+
+def other(seed: int = 1, **changes: object) -> Classifier:
+    spec = tiny.SPEC.model_copy(update=changes)
+    return load_classifier(spec, state_dict=tiny.trained_weights(seed=seed), allow=("tiny",))
+
+
+def test_a_witness_adds_its_maps_and_features(tiny_classifier: Classifier, tiny_images: tiny.TinyImages) -> None:
+    images, settings = tiny_images.images[:5], EvidenceSettings(grid=4)
+    alone = EvidenceExtractor(tiny_classifier, settings)(images)
+    witnessed = EvidenceExtractor(tiny_classifier, settings, other())(images)
+    assert torch.equal(witnessed.maps[:, :, :1], alone.maps)
+    assert witnessed.maps.shape[2] == 2
+    assert witnessed.class_features.shape[2] == alone.class_features.shape[2] + 5
+    assert witnessed.channels.shape[1] == alone.channels.shape[1] + 6
+    one_by_one = EvidenceExtractor(tiny_classifier, settings, other())
+    assert_equal(witnessed, Evidence.cat([one_by_one(image[None]) for image in images]))
+
+
+def test_the_classifier_as_its_own_witness_agrees(tiny_classifier: Classifier, tiny_images: tiny.TinyImages) -> None:
+    extractor = EvidenceExtractor(tiny_classifier, EvidenceSettings(grid=4), tiny_classifier)
+    evidence = extractor(tiny_images.images[:5])
+    torch.testing.assert_close(evidence.maps[:, :, 1], evidence.maps[:, :, 0])
+    features = evidence.class_features[..., -5:]  # log p, mirrored log p, centred logit, against the classifier, maps
+    torch.testing.assert_close(features[..., 3], torch.zeros_like(features[..., 3]), rtol=0, atol=1e-5)
+    torch.testing.assert_close(features[..., 4], torch.ones_like(features[..., 4]), rtol=0, atol=1e-4)
+
+
+def test_a_witness_of_other_classes_is_refused(tiny_classifier: Classifier) -> None:
+    with pytest.raises(ConfigError, match="same order"):
+        EvidenceExtractor(tiny_classifier, EvidenceSettings(grid=4), other(classes=tuple(reversed(tiny.CLASSES))))

@@ -126,7 +126,8 @@ def test_runner_up_never_names_the_prediction_itself() -> None:
 
 def test_false_alarms_are_told_apart(evaluation: dict) -> None:
     alarms = evaluation["false_positives"]["heatward"]
-    assert set(alarms) == {"clean", "clean, correct", "clean, misclassified", "twin-8"}
+    own = "clean, correct (own threshold)"
+    assert set(alarms) == {"clean", "clean, correct", own, "clean, misclassified", "twin-8"}
     assert alarms["clean"]["0.05"]["count"] == ROWS["test"]
     parts = alarms["clean, correct"]["0.05"]["count"] + alarms["clean, misclassified"]["0.05"]["count"]
     assert parts == ROWS["test"]
@@ -145,7 +146,9 @@ def test_writes_json_and_one_file_that_needs_no_network(evaluation: dict, job: t
     html = (folder / "report.html").read_text()
     assert "fgsm" in html and "unseen" in html
     assert 'src="http' not in html and "<script" not in html and "<link" not in html
-    assert html.count("data:image/") == 5
+    assert html.count("data:image/") == 6
+    assert "Judged worst" in html and "Errors by class" in html and "diagonal" in html
+    assert "diagonal" not in (folder / "evaluation.md").read_text()
 
 
 def test_running_again_gives_the_same_numbers_without_training_again(

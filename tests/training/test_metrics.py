@@ -1,4 +1,5 @@
 import json
+import math
 
 import numpy as np
 import pytest
@@ -6,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from detector.errors import DataError
-from training.evaluation.metrics import Bootstrap, auroc, flagged, roc_curve, threshold_at
+from training.evaluation.metrics import Bootstrap, auroc, flagged, lowest, mean_of, roc_curve, threshold_at
 
 
 def scores(*values: float) -> np.ndarray:
@@ -95,3 +96,23 @@ def test_roc_curve_runs_from_nobody_to_everybody_and_has_the_auroc_under_it() ->
     assert len(fpr) <= 200
     assert (np.diff(fpr) >= 0).all() and (np.diff(tpr) >= 0).all()
     assert np.trapezoid(tpr, fpr) == pytest.approx(auroc(p, n), abs=0.01)
+
+
+def test_the_interval_of_a_mean_follows_the_resamples_of_its_parts() -> None:
+    bootstrap = Bootstrap(np.arange(200))
+    ids, hits = np.arange(200), np.arange(200) % 2 == 0
+    one, other = bootstrap.rate(hits, ids), bootstrap.rate(~hits, ids)
+    # what one part gains in a resample the other loses: the mean does not move
+    still = mean_of([one, other])
+    assert (still.value, still.low, still.high, still.count) == (0.5, pytest.approx(0.5), pytest.approx(0.5), 400)
+    together = mean_of([one, one])
+    assert (together.low, together.high) == pytest.approx((one.low, one.high))
+    assert mean_of([one, bootstrap.rate(hits | True, ids)], [3, 1]).value == pytest.approx(0.625)
+
+
+def test_parts_without_a_value_are_left_out() -> None:
+    bootstrap = Bootstrap(np.arange(4))
+    empty = bootstrap.rate(np.zeros(0, dtype=bool), np.zeros(0, dtype=np.int64))
+    half = bootstrap.rate(np.array([True, False]), np.arange(2))
+    assert mean_of([empty, half], [0.9, 0.1]).value == lowest([empty, half]).value == 0.5
+    assert math.isnan(mean_of([empty]).value) and math.isnan(lowest([]).value)

@@ -5,66 +5,23 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 from pathlib import Path
 
-import numpy as np
 import pytest
 import tiny
 import torch
-from PIL import Image
-from safetensors.torch import save_file
+from tiny_job import configure, write_source
 
 from detector.bundle import load_bundle
 from detector.detector import Detector
 from detector.errors import DataError
 from training import attack, attribute, pipeline
-from training.config import TrainingConfig
 from training.job import open_job
 from training.load import load_config
 from training.progress import SilentProgress
 from training.shards import digest_of, read_shard
-
-CONFIG = """
-seed = 3
-threads = 1
-shard_size = 16
-batch_size = 8
-[classifier]
-source = "python:tiny:net"
-input_size = [16, 16]
-preprocessing = {{ mean = [0.5, 0.5, 0.5], std = [0.25, 0.25, 0.25] }}
-classes = ["horizontal", "vertical", "diagonal", "checker"]
-weights = "{folder}/net.safetensors"
-[images]
-source = "{folder}/images"
-splits = {{ calibrate = 24, test = 20 }}
-[twins]
-sizes = ["8/255"]
-[evidence]
-grid = 4
-views = {{ noise = [8.0], noise_draws = 1, shifts = [], blur = false, rescale = [] }}
-[fit]
-epochs = 2
-ensemble = 1
-width = 16
-token = 8
-heads = 2
-[evaluate]
-resamples = 10
-baselines = {{ names = [] }}
-[[attacks]]
-name = "FGSM"
-label = "fgsm"
-family = "one-step"
-parameters = {{ eps = ["16/255", "32/255"] }}
-[[attacks]]
-name = "PGD"
-label = "pgd"
-family = "iterative"
-parameters = {{ eps = "16/255", alpha = "eps/4", steps = 3 }}
-limit = {{ fit = 30 }}
-"""
 
 # in each stage: a file that is written but not yet in its place when the process dies
 DEATHS = (
@@ -89,22 +46,7 @@ class Recorder(SilentProgress):
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("source")
-    drawn = tiny.images(84, seed=11)
-    for number, (image, label) in enumerate(zip(drawn.images, drawn.labels.tolist(), strict=True)):
-        directory = folder / "images" / tiny.CLASSES[label]
-        directory.mkdir(parents=True, exist_ok=True)
-        pixels = (image * 255).round().byte().permute(1, 2, 0).numpy()
-        Image.fromarray(np.ascontiguousarray(pixels)).save(directory / f"{number:03d}.png")
-    save_file(tiny.trained_weights(), str(folder / "net.safetensors"))
-    (folder / "config.toml").write_text(CONFIG.format(folder=folder))
-    return folder
-
-
-def configure(source: Path, place: Path, **overrides: object) -> TrainingConfig:
-    return load_config(
-        source / "config.toml", {"work": str(place / "work"), "out": str(place / "detector.heatward"), **overrides}
-    )
+    return write_source(tmp_path_factory.mktemp("source"))
 
 
 def snapshot(work: Path) -> dict[str, int]:
@@ -251,6 +193,38 @@ def test_unreadable_images_may_be_left_out(source: Path, tmp_path: Path) -> None
     assert any("left out 1 unreadable" in note and "003.png" in note for note in notes.notes)
     rows = sum(len(read_shard(path)["index"]) for path in (tmp_path / "work/attack").glob("*/clean/0*.safetensors"))
     assert rows == 83
+
+
+def test_corruptions_are_made_for_the_test_split_beside_what_is_there(
+    source: Path, uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(uninterrupted / "work", tmp_path / "work")
+    before = snapshot(tmp_path / "work")
+    settings = {"kinds": ["jpeg", "gaussian-noise"], "severities": [1, 4], "limit": 18}
+    monkeypatch.setattr("training.fit.run", lambda *arguments: pytest.fail("fitted again"))
+    pipeline.run(configure(source, tmp_path, corruptions=settings), SilentProgress())
+    after = snapshot(tmp_path / "work")
+    assert before.items() <= after.items()
+    labels = ("jpeg-1", "jpeg-4", "gaussian-noise-1", "gaussian-noise-4")
+    assert after.keys() - before.keys() == {
+        f"{stage}/test/{label}/0000{number}.safetensors"
+        for stage in ("attack", "attribute")
+        for label in labels
+        for number in (0, 1)
+    }
+    rows = [
+        len(read_shard(tmp_path / f"work/attribute/test/jpeg-4/0000{number}.safetensors")["index"]) for number in (0, 1)
+    ]
+    assert rows == [16, 2]  # kept whole, up to the limit
+    evaluation = json.loads((tmp_path / "work/evaluate/evaluation.json").read_text())
+    assert [(cell["kind"], cell["severity"]) for cell in evaluation["corruptions"]["cells"]] == [
+        ("jpeg", 1), ("jpeg", 4), ("gaussian-noise", 1), ("gaussian-noise", 4)
+    ]  # fmt: skip
+    changed = settings | {"kinds": ["jpeg"], "limit": 20}
+    job = open_job(configure(source, tmp_path, corruptions=changed), SilentProgress())
+    attack.run(job)
+    redone = {name for name, when in snapshot(tmp_path / "work").items() if after.get(name) != when}
+    assert redone == {"attack/test/jpeg-1/00001.safetensors", "attack/test/jpeg-4/00001.safetensors"}
 
 
 def test_measured_results_are_those_of_this_detector(source: Path, uninterrupted: Path) -> None:

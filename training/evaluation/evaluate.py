@@ -4,8 +4,7 @@
     attribute shards ─▶ attack scores and recovered labels of the detector and of the runner-up baseline
     clean calibrate ──▶ thresholds, before any test image is looked at
 
-Positives are attacks that changed the prediction, negatives rightly classified clean images. The origin label is the
-classifier's prediction before the attack. Written under `work/evaluate/`: evaluation.json and report.html.
+What is counted, and how: measures.py. Written under `work/evaluate/`: evaluation.json, evaluation.md, report.html.
 """
 
 from __future__ import annotations
@@ -16,40 +15,31 @@ from typing import Any
 
 import heatward
 import numpy as np
-from numpy.typing import NDArray
 from rich.console import Console
 from torch import Tensor
 
 from detector.detector import Detector
 from training.config import CLEAN, TrainingConfig
+from training.evaluation import SCHEMA_VERSION, measures
 from training.evaluation.baseline_fit import train_baseline
 from training.evaluation.baselines import Answers, BaselineSettings, gradient_maps, image_only
-from training.evaluation.examples import examples
-from training.evaluation.metrics import Bootstrap, flagged, roc_curve, threshold_at
+from training.evaluation.examples import examples, worst_examples
+from training.evaluation.measures import RATES, Thresholds
+from training.evaluation.metrics import Bootstrap
 from training.evaluation.report import write_report
-from training.evaluation.scores import (
-    Attempts,
-    Scored,
-    by_network,
-    by_runner_up,
-    from_evidence,
-    from_images,
-    read_attempts,
-)
-from training.evaluation.tables import attack_table, false_positive_table, markdown, recovery_table
+from training.evaluation.scores import Scored, by_network, by_runner_up, from_evidence, from_images, read_attempts
+from training.evaluation.tables import all_tables, markdown
 from training.progress import Progress, SilentProgress
 from training.shards import list_shards, write_file, write_json
 
-__all__ = ["DETECTORS", "RATES", "run", "show"]
+__all__ = ["DETECTORS", "run", "show"]
 
-RATES = (0.01, 0.05)
 DETECTORS = {
     "heatward": "heatmap network",
     "runner-up": "runner-up logit",
     "image": "CNN on the image",
     "gradients": "CNN on gradient maps",
 }
-ROC_POINTS = 100
 
 Scores = dict[str, dict[str, Scored]]  # label → detector → answers
 
@@ -83,77 +73,99 @@ def run(
     limits = {"gradients": baselines.test_images} if baselines else {}
 
     calibrate = _score(config, "calibrate", CLEAN, detector, cnns, {}, progress)
-    thresholds = {name: _cuts(scored.score) for name, scored in calibrate.items()}
+    thresholds = {name: Thresholds.of(scored) for name, scored in calibrate.items()}
     # The detector's own: a bundle was calibrated on other clean images than this work folder's.
-    thresholds["heatward"] = _cuts(_calibration(detector))
+    calibration = detector.calibration.scores.double().numpy()
+    thresholds["heatward"] = Thresholds.of(calibrate["heatward"], served=calibration)
     scores: Scores = {
         label: _score(config, "test", label, detector, cnns, limits, progress) for label in config.labels("test")
     }
-    attempts = {
-        attack.label: read_attempts(list_shards(config.work, "attack", "test", attack.label))
-        for attack in config.attacks
-    }
+    labels = [attack.label for attack in config.attacks]
+    attempts = {label: read_attempts(list_shards(config.work, "attack", "test", label)) for label in labels}
     bootstrap = Bootstrap(scores[CLEAN]["heatward"].source, resamples=resamples, seed=config.seed)
 
     unharmed = (CLEAN, *config.twins.labels)
     clean = scores[CLEAN]["heatward"]
     known = clean[clean.truth >= 0]
+    attacked = {name: [scores[label][name] for label in labels] for name in scores[CLEAN]}
+    attacks = [
+        {
+            "label": attack.label,
+            "name": attack.name,
+            "family": attack.family,
+            "seen": attack.train,
+            "parameters": dict(attack.parameters),
+            **measures.attempted(attempts[attack.label], bootstrap),
+            "detectors": {
+                name: measures.detected(scored, scores[CLEAN][name], thresholds[name], bootstrap)
+                for name, scored in scores[attack.label].items()
+            },
+        }
+        for attack in config.attacks
+    ]
     evaluation: dict[str, Any] = {
         "format": "heatward-evaluation",
-        "schema_version": 1,
+        "schema_version": SCHEMA_VERSION,
         "heatward_version": heatward.__version__,
         "classifier": {
             "source": detector.classifier.spec.source,
             "fingerprint": detector.classifier.fingerprint,
             "classes": detector.classifier.num_classes,
-            "accuracy": bootstrap.rate(known.correct, known.source).as_dict(),
+            "accuracy": bootstrap.rate(known.correct, known.source),
         },
-        "images": {"calibrate": len(_calibration(detector)), "test": len(clean)},
+        "images": {"calibrate": len(calibration), "test": len(clean)},
         "rates": list(RATES),
         "resamples": resamples,
         "detectors": {name: title for name, title in DETECTORS.items() if name in scores[CLEAN]},
-        "thresholds": {
-            name: {str(rate): cut if np.isfinite(cut) else None for rate, cut in cuts.items()}
-            for name, cuts in thresholds.items()
-        },
-        "attacks": [
-            {
-                "label": attack.label,
-                "name": attack.name,
-                "family": attack.family,
-                "seen": attack.train,
-                "parameters": dict(attack.parameters),
-                **_attempted(attempts[attack.label], bootstrap),
-                "detectors": {
-                    name: _detected(scored, scores[CLEAN][name], thresholds[name], bootstrap)
-                    for name, scored in scores[attack.label].items()
-                },
-            }
-            for attack in config.attacks
-        ],
+        "thresholds": {name: _finite(cuts.served) for name, cuts in thresholds.items()},
+        "thresholds_on_correct": {name: _finite(cuts.on_correct) for name, cuts in thresholds.items()},
+        "attacks": attacks,
+        "macro": measures.macro(attacks),
         "false_positives": {
-            name: _false_positives({label: scores[label][name] for label in unharmed}, cuts, bootstrap)
+            name: measures.false_positives({label: scores[label][name] for label in unharmed}, cuts, bootstrap)
             for name, cuts in thresholds.items()
         },
+        "corruptions": measures.corruption_alarms(
+            config.corruptions.labels,
+            {label: scores[label]["heatward"] for label in config.corruptions.labels},
+            thresholds["heatward"].served,
+            bootstrap,
+        ),
+        "traffic": {
+            name: measures.traffic(scores[CLEAN][name], attacked[name], cuts.served, bootstrap)
+            for name, cuts in thresholds.items()
+        },
+        # not of a detector that saw only some of the attacks on an image
+        "mead": {
+            name: measures.mead(list(attempts.values()), attacked[name], cuts.served, bootstrap)
+            for name, cuts in thresholds.items()
+            if name not in limits
+        },
+        "classes": measures.class_errors(
+            clean, attacked["heatward"], thresholds["heatward"].served[RATES[-1]], detector.classifier.classes
+        ),
     }
+    evaluation = measures.plain(evaluation)
     write_json(folder / "evaluation.json", evaluation)
     write_file(folder / "evaluation.md", markdown(evaluation).encode())
-    write_report(folder / "report.html", evaluation, examples(config, detector, rate=RATES[-1]), rate=RATES[-1])
+    write_report(
+        folder / "report.html",
+        evaluation,
+        examples(config, detector, rate=RATES[-1]),
+        worst_examples(config, detector, {label: each["heatward"] for label, each in scores.items()}, rate=RATES[-1]),
+        rate=RATES[-1],
+    )
     return evaluation
 
 
-def _cuts(clean: NDArray[np.float64]) -> dict[float, float]:
-    return {rate: threshold_at(clean, rate) for rate in RATES}
-
-
-def _calibration(detector: Detector) -> NDArray[np.float64]:
-    return detector.calibration.scores.double().numpy()
+def _finite(cuts: Mapping[float, float]) -> dict[str, float | None]:
+    return {str(rate): cut if np.isfinite(cut) else None for rate, cut in cuts.items()}
 
 
 def show(evaluation: Mapping[str, Any], console: Console | None = None) -> None:
     """Print an evaluation, as `run` returned it or as read from evaluation.json."""
     console = console or Console()
-    for table in (attack_table(evaluation), recovery_table(evaluation), false_positive_table(evaluation)):
+    for table in all_tables(evaluation):
         console.print(table)
 
 
@@ -187,63 +199,14 @@ def _score(
     limits: Mapping[str, int],
     progress: Progress,
 ) -> dict[str, Scored]:
-    """What every detector says about one label of a split."""
+    """What every detector says about one label of a split; of corruptions, not the CNNs, which are slow."""
+    cnns = {} if label in config.corruptions.labels else cnns
     evidence = list_shards(config.work, "attribute", split, label)
     images = list_shards(config.work, "attack", split, label) if cnns else []
-    attacked = label != CLEAN and label not in config.twins.labels
+    attacked = any(attack.label == label for attack in config.attacks)
     with progress.task(f"evaluate {split}/{label}", len(evidence) + len(images) * len(cnns), unit="shards") as advance:
         network = by_network(detector.networks, detector.classifier.device)
         scored = from_evidence(evidence, {"heatward": network, "runner-up": by_runner_up}, advance)
         for name, answer in cnns.items():
             scored[name] = from_images(images, answer, successes_only=attacked, limit=limits.get(name), advance=advance)
     return scored
-
-
-def _attempted(attempts: Attempts, bootstrap: Bootstrap) -> dict[str, Any]:
-    """How often the attack works, and how far its successes are from the clean image."""
-    won = attempts.success
-    return {
-        "attempts": len(won),
-        "success_rate": bootstrap.rate(won, attempts.source).as_dict(),
-        "linf": bootstrap.mean(attempts.linf[won], attempts.source[won]).as_dict(),
-        "l2": bootstrap.mean(attempts.l2[won], attempts.source[won]).as_dict(),
-    }
-
-
-def _detected(attacked: Scored, clean: Scored, cuts: Mapping[float, float], bootstrap: Bootstrap) -> dict[str, Any]:
-    """One detector against one attack."""
-    negative = clean[clean.correct]
-    alarms = {rate: flagged(attacked.score, cut) for rate, cut in cuts.items()}
-    fpr, tpr = roc_curve(attacked.score, negative.score, ROC_POINTS)
-    everything = np.ones(len(attacked), dtype=np.bool_)
-    return {
-        "auroc": bootstrap.auroc(attacked.score, attacked.source, negative.score, negative.source).as_dict(),
-        "tpr": {str(rate): bootstrap.rate(hits, attacked.source).as_dict() for rate, hits in alarms.items()},
-        "recovery": {
-            "all": _recovered(attacked, everything, bootstrap),
-            **{f"flagged at {rate}": _recovered(attacked, hits, bootstrap) for rate, hits in alarms.items()},
-        },
-        "roc": {"fpr": np.round(fpr, 5).tolist(), "tpr": np.round(tpr, 5).tolist()},
-    }
-
-
-def _recovered(attacked: Scored, rows: NDArray[np.bool_], bootstrap: Bootstrap) -> dict[str, Any]:
-    chosen = attacked[rows]
-    hit = chosen.recovered == chosen.origin[:, None]
-    return {
-        "top1": bootstrap.rate(hit[:, 0], chosen.source).as_dict(),
-        "top2": bootstrap.rate(hit.any(axis=1), chosen.source).as_dict(),
-    }
-
-
-def _false_positives(
-    clean: Mapping[str, Scored], cuts: Mapping[float, float], bootstrap: Bootstrap
-) -> dict[str, dict[str, dict[str, Any]]]:
-    """Alarms on images that were not attacked: clean ones, rightly and wrongly classified, and noise twins."""
-    groups = dict(clean)
-    groups["clean, correct"] = clean[CLEAN][clean[CLEAN].correct]
-    groups["clean, misclassified"] = clean[CLEAN][~clean[CLEAN].correct]
-    return {
-        name: {str(rate): bootstrap.rate(flagged(g.score, cut), g.source).as_dict() for rate, cut in cuts.items()}
-        for name, g in groups.items()
-    }

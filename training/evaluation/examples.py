@@ -1,11 +1,12 @@
-"""Pictures for the report: the first images of the test split that each attack fooled, judged by the detector.
+"""Pictures for the report, judged by the detector: typical images of the test split, and those it judges worst.
 
-Not chosen by their verdict: of every attack, the first successes in the order of the shards.
+`examples` does not choose by verdict: of every attack, the first successes in the order of the shards.
+`worst_examples` does: of every attack, the success that looks least attacked.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 import torch
@@ -15,9 +16,10 @@ from torch import Tensor
 from detector.detector import Detector, Verdict
 from training.config import CLEAN, TrainingConfig
 from training.evaluation.pictures import Row
+from training.evaluation.scores import Scored
 from training.shards import list_shards, read_shard
 
-__all__ = ["examples", "pixels"]
+__all__ = ["examples", "pixels", "worst_examples"]
 
 
 def examples(config: TrainingConfig, detector: Detector, *, rate: float, count: int = 1) -> list[Row]:
@@ -35,7 +37,7 @@ def examples(config: TrainingConfig, detector: Detector, *, rate: float, count: 
     for label in (*(attack.label for attack in config.attacks), *twins):
         attacked = label not in twins
         found = _first(config, label, skip, count, successes_only=attacked)
-        clean = _clean(config, found)
+        clean = _images(config, CLEAN, found)
         skip += count
         for index, (shard, row) in found.items():
             if index not in clean:
@@ -44,6 +46,36 @@ def examples(config: TrainingConfig, detector: Detector, *, rate: float, count: 
             before, after = detector.detect(pair.float() / 255)
             rows.append(_row(label, pair, before, after, detector.classifier.classes, attacked, rate))
     return rows
+
+
+def worst_examples(
+    config: TrainingConfig, detector: Detector, scores: Mapping[str, Scored], *, rate: float
+) -> list[Row]:
+    """Of every attack the success with the lowest score; of rightly classified clean images the one with the highest.
+
+    Args:
+        config: names the work folder and its attacks.
+        detector: judges the images.
+        scores: label to the detector's answers, clean images among them.
+        rate: false-positive rate at which an image counts as flagged.
+    """
+    clean = scores[CLEAN][scores[CLEAN].correct]
+    worst = {attack.label: _source(scores[attack.label], lowest=True) for attack in config.attacks}
+    worst[CLEAN] = _source(clean, lowest=False)
+    rows = []
+    for label, source in worst.items():
+        if source is not None:
+            pair = torch.stack([_images(config, each, [source])[source] for each in (CLEAN, label)])
+            before, after = detector.detect(pair.float() / 255)
+            rows.append(_row(label, pair, before, after, detector.classifier.classes, label != CLEAN, rate))
+    return rows
+
+
+def _source(scored: Scored, *, lowest: bool) -> int | None:
+    """The source image with the lowest or highest attack score; None when there is no image."""
+    if not len(scored):
+        return None
+    return int(scored.source[scored.score.argmin() if lowest else scored.score.argmax()])
 
 
 def pixels(image: Tensor) -> NDArray[np.uint8]:
@@ -85,10 +117,10 @@ def _first(
     return {}
 
 
-def _clean(config: TrainingConfig, wanted: Mapping[int, object]) -> dict[int, Tensor]:
-    """The clean images of these source images."""
+def _images(config: TrainingConfig, label: str, wanted: Collection[int]) -> dict[int, Tensor]:
+    """What one label made of these source images."""
     found: dict[int, Tensor] = {}
-    for path in list_shards(config.work, "attack", "test", CLEAN):
+    for path in list_shards(config.work, "attack", "test", label):
         if len(found) == len(wanted):
             break
         shard = read_shard(path)

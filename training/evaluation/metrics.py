@@ -8,15 +8,15 @@ Tibshirani 1993, ch. 13) that draw *source images*, not rows: an image and its a
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from detector.errors import DataError
 
-__all__ = ["Bootstrap", "Estimate", "auroc", "flagged", "roc_curve", "threshold_at"]
+__all__ = ["Bootstrap", "Estimate", "auroc", "flagged", "lowest", "mean_of", "roc_curve", "threshold_at"]
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -34,11 +34,16 @@ class Estimate:
     high: float
     count: int
     """Rows that the number rests on (of the positives, for an AUROC)."""
+    draws: Floats = field(default_factory=lambda: np.zeros(0), repr=False, compare=False)
+    """(R,) the number in every resample."""
 
     def as_dict(self) -> dict[str, float | int | None]:
         """The estimate as JSON: NaN, which JSON lacks, becomes null."""
         numbers = {"value": self.value, "low": self.low, "high": self.high}
         return {**{name: None if math.isnan(x) else float(x) for name, x in numbers.items()}, "count": self.count}
+
+
+NOTHING = Estimate(math.nan, math.nan, math.nan, 0)
 
 
 def auroc(positive: Floats, negative: Floats) -> float:
@@ -76,6 +81,28 @@ def threshold_at(calibration: Floats, rate: float) -> float:
 def flagged(scores: Floats, threshold: float) -> Bools:
     """Which scores raise the alarm: those above the threshold; a tie stays silent."""
     return scores > threshold
+
+
+def mean_of(estimates: Sequence[Estimate], weights: Sequence[float] | None = None) -> Estimate:
+    """Weighted mean of estimates of one `Bootstrap`; the interval is that of the means of each resample.
+
+    Args:
+        estimates: those without a value are left out.
+        weights: one an estimate; all alike by default.
+    """
+    weights = weights or [1.0] * len(estimates)
+    known = [(each, weight) for each, weight in zip(estimates, weights, strict=True) if not math.isnan(each.value)]
+    if not known:
+        return NOTHING
+    shares = np.array([weight for _, weight in known]) / sum(weight for _, weight in known)
+    value = sum(share * each.value for share, (each, _) in zip(shares, known, strict=True))
+    draws = shares @ np.stack([each.draws for each, _ in known])
+    return _interval(float(value), draws, sum(each.count for each, _ in known))
+
+
+def lowest(estimates: Sequence[Estimate]) -> Estimate:
+    """The estimate of the smallest value, with its own interval."""
+    return min((each for each in estimates if not math.isnan(each.value)), key=lambda each: each.value, default=NOTHING)
 
 
 def roc_curve(positive: Floats, negative: Floats, points: int = 200) -> tuple[Floats, Floats]:
@@ -118,7 +145,7 @@ class Bootstrap:
     def mean(self, values: Floats, sources: Ints) -> Estimate:
         """Mean of the rows' values; `sources` names each row's source image."""
         if values.size == 0:
-            return Estimate(math.nan, math.nan, math.nan, 0)
+            return NOTHING
         at = self._positions(sources)
         totals = np.bincount(at, weights=values, minlength=self.sources.size)
         rows = np.bincount(at, minlength=self.sources.size).astype(np.float64)
@@ -168,8 +195,8 @@ def _share_at_or_above(scores: Floats, thresholds: Floats) -> Floats:
 
 
 def _interval(value: float, drawn: Floats, count: int) -> Estimate:
-    drawn = drawn[np.isfinite(drawn)]
-    if drawn.size == 0:
-        return Estimate(value, math.nan, math.nan, count)
-    low, high = np.percentile(drawn, [2.5, 97.5])
-    return Estimate(value, float(low), float(high), count)
+    finite = drawn[np.isfinite(drawn)]
+    if finite.size == 0:
+        return Estimate(value, math.nan, math.nan, count, drawn)
+    low, high = np.percentile(finite, [2.5, 97.5])
+    return Estimate(value, float(low), float(high), count, drawn)

@@ -6,19 +6,23 @@ Nothing is fetched when the page is opened: style and pictures lie inside.
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
 
+from rich.table import Table
+
 from training.evaluation import plots
 from training.evaluation.pictures import Row, draw_rows, png
-from training.evaluation.tables import percent, share, size
+from training.evaluation.tables import corruption_tables, percent, row_name, share, size, use_table
 from training.shards import write_file
 
 __all__ = ["cards", "html_table", "page", "picture", "write_report"]
 
 Json = Mapping[str, Any]
+
+MOST_CLASSES = 50
 
 STYLE = """
 body{font:16px/1.55 system-ui,-apple-system,"Segoe UI",Roboto,sans-serif;color:#1b2330;background:#f4f6f9;margin:0}
@@ -38,13 +42,14 @@ footer{margin-top:3rem;font-size:.84rem;color:#6b7686}code{font-size:.88em}
 """
 
 
-def write_report(path: Path, evaluation: Json, rows: Sequence[Row], *, rate: float) -> None:
+def write_report(path: Path, evaluation: Json, rows: Sequence[Row], worst: Sequence[Row], *, rate: float) -> None:
     """Write the report of an evaluation.
 
     Args:
         path: the HTML file, written whole or not at all.
         evaluation: as made by `training.evaluation.evaluate.run`.
-        rows: images to show.
+        rows: images to show first.
+        worst: images that the detector judges worst, to show last.
         rate: the false-positive rate at which those images were judged.
     """
     classifier, images = evaluation["classifier"], evaluation["images"]
@@ -61,7 +66,8 @@ def write_report(path: Path, evaluation: Json, rows: Sequence[Row], *, rate: flo
     parts += [
         "<h2>Detection</h2>",
         "<p>Positives are attacks that changed the prediction; negatives are clean images that the classifier gets "
-        "right. An <i>unseen</i> attack was never trained on.</p>",
+        "right. An <i>unseen</i> attack was never trained on. <i>Of correct</i>: at the threshold that only rightly "
+        "classified calibration images set.</p>",
         picture(plots.svg(plots.auroc_plot(evaluation)), "AUROC by attack and detector", "svg+xml"),
         picture(plots.svg(plots.roc_plot(evaluation)), "ROC curves", "svg+xml"),
         _attack_table(evaluation),
@@ -73,6 +79,15 @@ def write_report(path: Path, evaluation: Json, rows: Sequence[Row], *, rate: flo
         "attack's size, given in 1/255: it must not be flagged.</p>",
         picture(plots.svg(plots.false_positive_plot(evaluation)), "false alarms", "svg+xml"),
         _alarm_table(evaluation),
+        *map(_as_html, corruption_tables(evaluation)),
+        "<h2>In use</h2>",
+        "<p>In traffic of 80&nbsp;% clean images and 20&nbsp;% successful attacks (an equal share of each), flagged "
+        "images get their recovered label. MEAD: of the images that every attack was tried on, those whose successful "
+        "attacks were all flagged.</p>",
+        _as_html(use_table(evaluation)),
+        f"<h2>Errors by class, flagged at {rate:.0%}</h2>",
+        _class_table(evaluation),
+        *_worst(worst, rate),
         f"<footer>heatward {escape(evaluation['heatward_version'])} · classifier fingerprint "
         f"<code>{escape(classifier['fingerprint'][:16])}</code> · the numbers are in evaluation.json beside this file"
         "</footer>",
@@ -112,19 +127,13 @@ def cards(values: Sequence[tuple[str, str]]) -> str:
 
 
 def _cards(evaluation: Json, rate: float) -> str:
-    def mean(seen: bool, find: Callable[[Json], Json]) -> float | None:
-        found = [find(a["detectors"]["heatward"])["value"] for a in evaluation["attacks"] if a["seen"] is seen]
-        known = [value for value in found if value is not None]
-        return sum(known) / len(known) if known else None
-
+    means = {row["seen"]: row["detectors"]["heatward"] for row in evaluation["macro"] if row["label"] == "mean"}
     shown = []
     for seen, word in ((True, "attacks trained on"), (False, "unseen attacks")):
-        auroc = mean(seen, lambda found: found["auroc"])
-        tpr = mean(seen, lambda found: found["tpr"][str(rate)])
-        if auroc is not None and tpr is not None:
+        if seen in means and means[seen]["auroc"]["value"] is not None:
+            auroc, tpr = means[seen]["auroc"]["value"], means[seen]["tpr"][str(rate)]["value"]
             shown += [(f"{auroc:.3f}", f"mean AUROC, {word}"), (f"{tpr:.0%}", f"flagged, {word}")]
-    recovered = mean(True, lambda found: found["recovery"]["all"]["top1"])
-    if recovered is not None:
+    if True in means and (recovered := means[True]["recovery"]["all"]["top1"]["value"]) is not None:
         shown.append((f"{recovered:.0%}", "labels recovered, attacks trained on"))
     alarms = evaluation["false_positives"]["heatward"]["clean"][str(rate)]["value"]
     if alarms is not None:
@@ -137,13 +146,19 @@ def _attack_table(evaluation: Json) -> str:
     head = ["attack", "family", "attempts", "success", "L∞ · 255", "L2"]
     for title in names.values():
         head += [f"AUROC: {title}", *(f"flagged at {float(rate):.0%}" for rate in rates)]
+        head += [f"at {float(rate):.0%} of correct" for rate in rates]
     rows = []
-    for attack in evaluation["attacks"]:
-        row = [attack["label"], attack["family"] + ("" if attack["seen"] else ", unseen"), str(attack["attempts"])]
-        row += [percent(attack["success_rate"]), size(attack["linf"], 255), size(attack["l2"])]
+    for attack in (*evaluation["attacks"], *evaluation["macro"]):
+        row = [row_name(attack)]
+        if "family" in attack:
+            row += [attack["family"] + ("" if attack["seen"] else ", unseen"), str(attack["attempts"])]
+            row += [percent(attack["success_rate"]), size(attack["linf"], 255), size(attack["l2"])]
+        else:
+            row += ["seen" if attack["seen"] else "unseen", "", "", "", ""]
         for name in names:
             found = attack["detectors"][name]
             row += [share(found["auroc"]), *(percent(found["tpr"][rate]) for rate in rates)]
+            row += [percent(found["tpr_on_correct"][rate]) for rate in rates]
         rows.append(row)
     return html_table(head, rows)
 
@@ -172,3 +187,38 @@ def _alarm_table(evaluation: Json) -> str:
         for group in sorted(alarms["heatward"])
     ]
     return html_table(head, rows)
+
+
+def _class_table(evaluation: Json) -> str:
+    """Classes with the most misses first."""
+    head = ["class", "clean images", "flagged in error", "attacks", "missed", "label recovered wrongly"]
+    worst = sorted(evaluation["classes"], key=lambda each: (each["misses"], each["false_positives"]), reverse=True)
+    rows = [
+        [
+            each["class"],
+            str(each["clean"]),
+            _of(each["false_positives"], each["clean"]),
+            str(each["attacks"]),
+            _of(each["misses"], each["attacks"]),
+            _of(each["wrong_recoveries"], each["attacks"]),
+        ]
+        for each in worst[:MOST_CLASSES]
+    ]
+    return html_table(head, rows)
+
+
+def _of(count: int, total: int) -> str:
+    return f"{count} ({count / total:.1%})" if total else "–"
+
+
+def _worst(rows: Sequence[Row], rate: float) -> list[str]:
+    if not rows:
+        return []
+    note = f"Of every attack the least suspicious success; the most suspicious clean image. Flagged when p ≤ {rate:g}."
+    return ["<h2>Judged worst</h2>", picture(png(draw_rows(rows, note=note)), "images that the detector judges worst")]
+
+
+def _as_html(table: Table) -> str:
+    """A table of tables.py, its title as a caption before it."""
+    rows = [[str(cell) for cell in row] for row in zip(*(column.cells for column in table.columns), strict=True)]
+    return f"<p>{escape(str(table.title))}</p>" + html_table([str(column.header) for column in table.columns], rows)

@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.table import Table
 
-__all__ = ["attack_table", "false_positive_table", "markdown", "percent", "recovery_table", "share", "size"]
+__all__ = [
+    "all_tables",
+    "attack_table",
+    "corruption_tables",
+    "false_positive_table",
+    "markdown",
+    "percent",
+    "percent_only",
+    "recovery_table",
+    "render",
+    "row_name",
+    "share",
+    "share_only",
+    "size",
+    "use_table",
+]
 
 Json = Mapping[str, Any]
 
@@ -19,6 +34,11 @@ def share(estimate: Json) -> str:
     return f"{_short(estimate['value'])} {_between(estimate, _short)}"
 
 
+def share_only(estimate: Json) -> str:
+    """`.968`."""
+    return _short(estimate["value"])
+
+
 def percent(estimate: Json) -> str:
     """`4.1 % [3.5, 4.8]`."""
     if estimate["value"] is None:
@@ -26,29 +46,53 @@ def percent(estimate: Json) -> str:
     return f"{100 * estimate['value']:.1f} % {_between(estimate, lambda x: f'{100 * x:.1f}')}"
 
 
+def all_tables(evaluation: Json) -> list[Table]:
+    """Every table, in the order of the report."""
+    return [
+        attack_table(evaluation),
+        recovery_table(evaluation),
+        false_positive_table(evaluation),
+        *corruption_tables(evaluation),
+        use_table(evaluation),
+    ]
+
+
+def row_name(row: Json) -> str:
+    """The label of an attack; `mean of 8` for a row of `macro`."""
+    return f"{row['label']} of {row['attacks']}" if "attacks" in row else str(row["label"])
+
+
 def attack_table(evaluation: Json) -> Table:
     """One row an attack: how often it works, and how well each detector tells it from clean images."""
-    table = Table(title="Detection (AUROC, and share flagged at a false-positive rate)", title_justify="left")
+    title = (
+        "Detection (AUROC, and share flagged at a false-positive rate: of all clean images, or of correct ones, "
+        "which then set the threshold alone)"
+    )
+    table = Table(title=title, title_justify="left")
     for column in ("attack", "", "success", "mean L∞·255", "mean L2"):
         table.add_column(column, justify="right" if column not in ("attack", "") else "left")
     rates = [str(rate) for rate in evaluation["rates"]]
     table.add_column("AUROC", justify="right", style="bold")
     for rate in rates:
         table.add_column(f"flagged at {float(rate):.0%}", justify="right")
+    for rate in rates:
+        table.add_column(f"at {float(rate):.0%} of correct", justify="right")
     others = [name for name in evaluation["detectors"] if name != "heatward"]
     for name in others:
         table.add_column(f"AUROC {evaluation['detectors'][name]}", justify="right", style="dim")
-    for attack in evaluation["attacks"]:
+    for attack in (*evaluation["attacks"], *evaluation["macro"]):
         own = attack["detectors"]["heatward"]
+        made = "success_rate" in attack
         table.add_row(
-            attack["label"],
+            row_name(attack),
             "" if attack["seen"] else "unseen",
-            percent(attack["success_rate"]),
-            size(attack["linf"], 255),
-            size(attack["l2"]),
+            percent(attack["success_rate"]) if made else "",
+            size(attack["linf"], 255) if made else "",
+            size(attack["l2"]) if made else "",
             share(own["auroc"]),
             *(_flagged(evaluation, own["tpr"], rate) for rate in rates),
-            *(_short(attack["detectors"][name]["auroc"]["value"]) for name in others),
+            *(_flagged(evaluation, own["tpr_on_correct"], rate, "thresholds_on_correct") for rate in rates),
+            *(share_only(attack["detectors"][name]["auroc"]) for name in others),
         )
     return table
 
@@ -57,17 +101,19 @@ def recovery_table(evaluation: Json) -> Table:
     """One row an attack: how often the label before the attack is named."""
     rate = evaluation["rates"][-1]
     table = Table(title="Label before the attack recovered", title_justify="left")
-    table.add_column("attack")
+    for column in ("attack", ""):
+        table.add_column(column)
     for column in ("top-1", "top-2", f"top-1, flagged at {rate:.0%}", f"top-2, flagged at {rate:.0%}"):
         table.add_column(column, justify="right")
     others = [name for name in evaluation["detectors"] if name != "heatward"]
     for name in others:
         table.add_column(f"top-1 {evaluation['detectors'][name]}", justify="right", style="dim")
-    for attack in evaluation["attacks"]:
+    for attack in (*evaluation["attacks"], *evaluation["macro"]):
         own = attack["detectors"]["heatward"]["recovery"]
         found = (own["all"], own[f"flagged at {rate}"])
         table.add_row(
-            attack["label"],
+            row_name(attack),
+            "" if attack["seen"] else "unseen",
             *(percent(part[top]) for part in found for top in ("top1", "top2")),
             *(percent_only(attack["detectors"][name]["recovery"]["all"]["top1"]) for name in others),
         )
@@ -87,6 +133,50 @@ def false_positive_table(evaluation: Json) -> Table:
     return table
 
 
+def corruption_tables(evaluation: Json) -> list[Table]:
+    """Alarms on corrupted images that are still rightly classified, kinds by severity: one table a rate."""
+    if not evaluation["corruptions"]["cells"]:
+        return []
+    reached = evaluation["thresholds"]["heatward"]
+    return [_corruption_table(evaluation, rate) for rate in evaluation["rates"] if reached[str(rate)] is not None]
+
+
+def _corruption_table(evaluation: Json, rate: float) -> Table:
+    found, key = evaluation["corruptions"], str(rate)
+    table = Table(title=f"False alarms on corrupted images, flagged at {rate:.0%}", title_justify="left")
+    severities = sorted({cell["severity"] for cell in found["cells"]})
+    cells = {(cell["kind"], cell["severity"]): cell["flagged"][key] for cell in found["cells"]}
+    table.add_column("corruption")
+    for column in (*(f"severity {severity}" for severity in severities), "mean of 1–2", "mean of 1–5"):
+        table.add_column(column, justify="right")
+    for means in found["means"]:
+        row = [cells.get((means["kind"], severity)) for severity in severities]
+        each = [percent_only(cell) if cell else "" for cell in row]
+        table.add_row(means["kind"], *each, percent(means["1-2"][key]), percent(means["1-5"][key]))
+    return table
+
+
+def use_table(evaluation: Json) -> Table:
+    """What the alarms are good for, and what an attacker with every attack meets. One row a detector."""
+    title = "Accuracy on 80 % clean and 20 % attacked images; images with every attack on them flagged (MEAD)"
+    table = Table(title=title, title_justify="left")
+    rates = [str(rate) for rate in evaluation["rates"]]
+    table.add_column("detector")
+    for column in ("as predicted", *(f"corrected where flagged at {float(rate):.0%}" for rate in rates)):
+        table.add_column(column, justify="right")
+    for rate in rates:
+        table.add_column(f"MEAD at {float(rate):.0%}", justify="right")
+    for name, title in evaluation["detectors"].items():
+        accuracy, mead = evaluation["traffic"][name], evaluation["mead"].get(name)
+        table.add_row(
+            title,
+            percent(accuracy["uncorrected"]),
+            *(_flagged(evaluation, accuracy["corrected"], rate, detector=name) for rate in rates),
+            *(_flagged(evaluation, mead, rate, detector=name) if mead else "–" for rate in rates),
+        )
+    return table
+
+
 def size(estimate: Json, unit: float = 1) -> str:
     """`3.98`: a mean without its interval, times `unit`."""
     return "–" if estimate["value"] is None else f"{unit * estimate['value']:.2f}"
@@ -97,9 +187,11 @@ def percent_only(estimate: Json) -> str:
     return "–" if estimate["value"] is None else f"{100 * estimate['value']:.1f} %"
 
 
-def _flagged(evaluation: Json, estimates: Json, rate: str) -> str:
+def _flagged(
+    evaluation: Json, estimates: Json, rate: str, thresholds: str = "thresholds", detector: str = "heatward"
+) -> str:
     """A dash where so few calibration images cannot promise the rate: nothing is ever flagged at it."""
-    return "–" if evaluation["thresholds"]["heatward"][rate] is None else percent(estimates[rate])
+    return "–" if evaluation[thresholds][detector][rate] is None else percent(estimates[rate])
 
 
 def _short(value: float | None) -> str:
@@ -114,8 +206,13 @@ def _between(estimate: Json, write: Any) -> str:
 
 def markdown(evaluation: Json) -> str:
     """All tables of an evaluation, for a document."""
+    return render(all_tables(evaluation))
+
+
+def render(tables: Sequence[Table]) -> str:
+    """Tables as Markdown."""
     parts = []
-    for table in (attack_table(evaluation), recovery_table(evaluation), false_positive_table(evaluation)):
+    for table in tables:
         header = [str(column.header) or " " for column in table.columns]
         rule = ["--:" if column.justify == "right" else "---" for column in table.columns]
         rows = [[str(cell) for cell in row] for row in zip(*(column.cells for column in table.columns), strict=True)]

@@ -1,0 +1,117 @@
+"""Numbers that can be counted by hand."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from training.evaluation import measures
+from training.evaluation.measures import Thresholds
+from training.evaluation.metrics import Bootstrap, Estimate
+from training.evaluation.scores import Attempts, Scored
+
+BOOTSTRAP = Bootstrap(np.arange(100), resamples=50)
+CUTS = {0.05: 0.5}
+
+
+def scored(
+    score: list[float],
+    *,
+    truth: list[int],
+    prediction: list[int],
+    recovered: list[int],
+    source: list[int] | None = None,
+) -> Scored:
+    """The origin label is the truth."""
+    return Scored(
+        source=np.array(source or range(len(score)), dtype=np.int64),
+        truth=np.array(truth),
+        origin=np.array(truth),
+        prediction=np.array(prediction),
+        score=np.array(score, dtype=np.float64),
+        recovered=np.stack([np.array(recovered), np.array(prediction)], axis=1),
+    )
+
+
+@pytest.fixture
+def clean() -> Scored:
+    """Four images: right, right and flagged (recovery spoils it), wrong, wrong and flagged (recovery mends it)."""
+    return scored([0.1, 0.9, 0.2, 0.8], truth=[0, 1, 2, 0], prediction=[0, 1, 0, 1], recovered=[0, 2, 0, 0])
+
+
+@pytest.fixture
+def attacked() -> list[Scored]:
+    """Of the first attack one is caught and mended, one missed; of the second its only one is caught and misread."""
+    return [
+        scored([0.9, 0.1], truth=[0, 1], prediction=[1, 0], recovered=[0, 1]),
+        scored([0.7], truth=[0], prediction=[2], recovered=[1]),
+    ]
+
+
+def test_traffic_mixes_by_share_and_mends_only_what_is_flagged(clean: Scored, attacked: list[Scored]) -> None:
+    found = measures.traffic(clean, attacked, CUTS, BOOTSTRAP)
+    assert found["uncorrected"].value == pytest.approx(0.8 * 2 / 4 + 0.2 * 0)
+    assert found["corrected"]["0.05"].value == pytest.approx(0.8 * 2 / 4 + 0.2 * (1 / 2 + 0) / 2)
+
+
+def test_traffic_without_a_successful_attack_is_no_number(clean: Scored) -> None:
+    never = clean[np.zeros(4, dtype=np.bool_)]
+    found = measures.plain(measures.traffic(clean, [never], CUTS, BOOTSTRAP))
+    assert found["corrected"]["0.05"]["value"] is None
+
+
+def test_mead_needs_every_attack_on_an_image_to_be_flagged() -> None:
+    def attempts(sources: list[int]) -> Attempts:
+        blank = np.zeros(len(sources))
+        return Attempts(np.array(sources), blank.astype(np.bool_), blank, blank)
+
+    def successes(source: list[int], score: list[float]) -> Scored:
+        labels = [0] * len(source)
+        return scored(score, truth=labels, prediction=labels, recovered=labels, source=source)
+
+    first, second = successes([0, 1, 2], [0.9, 0.9, 0.1]), successes([0, 1, 9], [0.9, 0.2, 0.9])
+    # 0: both caught; 1: one missed; 2: its only one missed; 3: never fooled; 9: the first attack was not tried on it
+    found = measures.mead([attempts([0, 1, 2, 3]), attempts([0, 1, 2, 3, 9])], [first, second], CUTS, BOOTSTRAP)
+    assert (found["0.05"].value, found["0.05"].count) == (pytest.approx(1 / 3), 3)
+
+
+def test_thresholds_may_come_from_rightly_classified_images_alone() -> None:
+    score = list(np.linspace(0, 1, 200))
+    right = [0] * 150 + [1] * 50  # the most suspicious quarter is misclassified
+    thresholds = Thresholds.of(scored(score, truth=[0] * 200, prediction=right, recovered=right))
+    assert thresholds.on_correct[0.05] < 0.75 < thresholds.served[0.05]
+    elsewhere = np.linspace(5, 6, 99)
+    assert Thresholds.of(scored(score, truth=right, prediction=right, recovered=right), elsewhere).served[0.05] > 5
+
+
+def test_corruptions_count_only_what_is_still_rightly_classified(clean: Scored) -> None:
+    labels = {"jpeg-1": ("jpeg", 1), "jpeg-4": ("jpeg", 4), "contrast-2": ("contrast", 2)}
+    quiet = scored([0.1] * 4, truth=[0] * 4, prediction=[0] * 4, recovered=[0] * 4)
+    found = measures.corruption_alarms(labels, {"jpeg-1": clean, "jpeg-4": quiet, "contrast-2": quiet}, CUTS, BOOTSTRAP)
+    jpeg = found["cells"][0]
+    assert (jpeg["images"], jpeg["flagged"]["0.05"].count, jpeg["flagged"]["0.05"].value) == (4, 2, 0.5)
+    means = {row["kind"]: (row["1-2"]["0.05"].value, row["1-5"]["0.05"].value) for row in found["means"]}
+    assert means == {"jpeg": (0.5, 0.25), "contrast": (0, 0), "mean": (0.25, pytest.approx(0.5 / 3))}
+    assert measures.corruption_alarms({}, {}, CUTS, BOOTSTRAP)["cells"] == []
+
+
+def test_class_errors_count_clean_images_by_truth_and_attacks_by_origin(clean: Scored, attacked: list[Scored]) -> None:
+    zero, one, two = measures.class_errors(clean, attacked, 0.5, ["zero", "one", "two", "never seen"])
+    assert zero == {"class": "zero", "clean": 2, "false_positives": 1, "attacks": 2, "misses": 0, "wrong_recoveries": 1}
+    assert one == {"class": "one", "clean": 1, "false_positives": 1, "attacks": 1, "misses": 1, "wrong_recoveries": 0}
+    assert two == {"class": "two", "clean": 1, "false_positives": 0, "attacks": 0, "misses": 0, "wrong_recoveries": 0}
+
+
+def test_macro_gives_mean_and_worst_of_seen_and_unseen_attacks_apart() -> None:
+    def attack(seen: bool, auroc: float) -> dict[str, object]:
+        estimate = Estimate(auroc, auroc, auroc, 10, np.full(5, auroc))
+        return {"seen": seen, "detectors": {"heatward": {"auroc": estimate, "tpr": {"0.05": estimate}, "roc": {}}}}
+
+    rows = measures.macro([attack(True, 0.9), attack(True, 0.7), attack(False, 0.6), attack(True, np.nan)])
+    found = {(row["seen"], row["label"]): row["detectors"]["heatward"]["tpr"]["0.05"].value for row in rows}
+    expected = {(True, "mean"): 0.8, (True, "worst"): 0.7, (False, "mean"): 0.6}
+    assert found == pytest.approx(expected)
+    assert "roc" not in rows[0]["detectors"]["heatward"]
+    json.dumps(measures.plain(rows), allow_nan=False)

@@ -1,0 +1,250 @@
+"""What is measured of one detector: its answers (`Scored`) in, estimates with bootstrap intervals out.
+
+    one attack, one detector      detected, attempted
+    several attacks               macro
+    images that nobody attacked   false_positives, corruption_alarms
+    the detector in use           traffic (correct what is flagged), mead (all attacks of an image), class_errors
+
+An image is flagged where its score exceeds a threshold that clean calibration images set before any test image was
+looked at. Positives are attacks that changed the prediction; negatives of an AUROC are rightly classified clean images.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import reduce
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from training.config import CLEAN
+from training.evaluation.metrics import Bootstrap, Estimate, flagged, lowest, mean_of, roc_curve, threshold_at
+from training.evaluation.scores import Attempts, Scored
+
+__all__ = [
+    "CLEAN_SHARE",
+    "RATES",
+    "Thresholds",
+    "attempted",
+    "class_errors",
+    "corruption_alarms",
+    "detected",
+    "false_positives",
+    "macro",
+    "mead",
+    "plain",
+    "summarise",
+    "traffic",
+]
+
+RATES = (0.01, 0.05)
+CLEAN_SHARE = 0.8
+ROC_POINTS = 100
+
+Cuts = Mapping[float, float]  # false-positive rate → threshold
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """The score that an image must exceed to be flagged, by false-positive rate."""
+
+    served: Cuts
+    """Set on all clean calibration images: a server cannot know which of them are rightly classified."""
+    on_correct: Cuts
+    """Set on the rightly classified ones alone: the kind of image that is an AUROC's negative."""
+
+    @classmethod
+    def of(cls, calibrate: Scored, served: NDArray[np.float64] | None = None) -> Thresholds:
+        """Thresholds of clean calibration images.
+
+        Args:
+            calibrate: what the detector says about them.
+            served: (n,) the clean scores that it flags by, where they are others.
+
+        Raises:
+            DataError: no image, or none rightly classified.
+        """
+        every = calibrate.score if served is None else served
+        return cls(_cuts(every), _cuts(calibrate.score[calibrate.correct]))
+
+
+def attempted(attempts: Attempts, bootstrap: Bootstrap) -> dict[str, Any]:
+    """How often an attack works, and how far its successes are from the clean image."""
+    won = attempts.success
+    return {
+        "attempts": len(won),
+        "success_rate": bootstrap.rate(won, attempts.source),
+        "linf": bootstrap.mean(attempts.linf[won], attempts.source[won]),
+        "l2": bootstrap.mean(attempts.l2[won], attempts.source[won]),
+    }
+
+
+def detected(attacked: Scored, clean: Scored, thresholds: Thresholds, bootstrap: Bootstrap) -> dict[str, Any]:
+    """One detector against one attack: AUROC, share flagged, labels recovered, ROC curve."""
+    negative = clean[clean.correct]
+    alarms = {rate: flagged(attacked.score, cut) for rate, cut in thresholds.served.items()}
+    fpr, tpr = roc_curve(attacked.score, negative.score, ROC_POINTS)
+    everything = np.ones(len(attacked), dtype=np.bool_)
+    return {
+        "auroc": bootstrap.auroc(attacked.score, attacked.source, negative.score, negative.source),
+        "tpr": _share_flagged(attacked, thresholds.served, bootstrap),
+        "tpr_on_correct": _share_flagged(attacked, thresholds.on_correct, bootstrap),
+        "recovery": {
+            "all": _recovered(attacked, everything, bootstrap),
+            **{f"flagged at {rate}": _recovered(attacked, hits, bootstrap) for rate, hits in alarms.items()},
+        },
+        "roc": {"fpr": np.round(fpr, 5).tolist(), "tpr": np.round(tpr, 5).tolist()},
+    }
+
+
+def summarise(found: Sequence[Any], how: Callable[[Sequence[Estimate]], Estimate]) -> Any:
+    """Results of several attacks, nested as `detected` gives them, as one of that shape without the curve."""
+    if isinstance(found[0], Estimate):
+        return how(found)
+    return {key: summarise([each[key] for each in found], how) for key in found[0] if key != "roc"}
+
+
+def macro(attacks: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Mean and (of several) worst of every number over the attacks trained on, and over the unseen ones.
+
+    Args:
+        attacks: rows of the evaluation, with `seen` and `detectors`.
+    """
+    rows = []
+    for seen in (True, False):
+        found = [attack["detectors"] for attack in attacks if attack["seen"] is seen]
+        for label, how in (("mean", mean_of), ("worst", lowest)):
+            if len(found) > (label == "worst"):
+                rows.append({"label": label, "seen": seen, "attacks": len(found), "detectors": summarise(found, how)})
+    return rows
+
+
+def false_positives(unharmed: Mapping[str, Scored], thresholds: Thresholds, bootstrap: Bootstrap) -> dict[str, Any]:
+    """Alarms on images that were not attacked: clean ones, rightly and wrongly classified, and noise twins."""
+    clean = unharmed[CLEAN]
+    correct = clean[clean.correct]
+    groups = {**unharmed, "clean, correct": correct, "clean, misclassified": clean[~clean.correct]}
+    rates = {name: _share_flagged(group, thresholds.served, bootstrap) for name, group in groups.items()}
+    return rates | {"clean, correct (own threshold)": _share_flagged(correct, thresholds.on_correct, bootstrap)}
+
+
+def corruption_alarms(
+    labels: Mapping[str, tuple[str, int]], scores: Mapping[str, Scored], cuts: Cuts, bootstrap: Bootstrap
+) -> dict[str, Any]:
+    """Alarms on corrupted images that are rightly classified after the corruption.
+
+    Args:
+        labels: label to kind and severity.
+        scores: label to answers.
+        cuts: thresholds.
+        bootstrap: draws the intervals.
+
+    Returns:
+        `cells`, one a label; `means` over severities 1–2 and 1–5 of each kind, and at last of all kinds.
+    """
+    cells: list[dict[str, Any]] = []
+    for label, (kind, severity) in labels.items():
+        right = scores[label][scores[label].correct]
+        alarms = _share_flagged(right, cuts, bootstrap)
+        cells.append({"kind": kind, "severity": severity, "images": len(scores[label]), "flagged": alarms})
+
+    def mean(kinds: Sequence[str], hardest: int) -> dict[str, Estimate]:
+        chosen = [cell["flagged"] for cell in cells if cell["kind"] in kinds and cell["severity"] <= hardest]
+        return {str(rate): mean_of([alarms[str(rate)] for alarms in chosen]) for rate in cuts}
+
+    kinds = list(dict.fromkeys(kind for kind, _ in labels.values()))
+    rows = [*((kind, [kind]) for kind in kinds), ("mean", kinds)]
+    return {
+        "cells": cells,
+        "means": [{"kind": name, "1-2": mean(chosen, 2), "1-5": mean(chosen, 5)} for name, chosen in rows],
+    }
+
+
+def traffic(clean: Scored, attacked: Sequence[Scored], cuts: Cuts, bootstrap: Bootstrap) -> dict[str, Any]:
+    """Accuracy against the truth on 80 % clean images and 20 % successful attacks, an equal share of each attack.
+
+    `corrected`: where an image is flagged, the recovered label replaces the prediction. Images of unknown truth and
+    attacks that never worked are left out.
+    """
+
+    def accuracy(cut: float) -> Estimate:
+        on_clean = _accuracy(clean, cut, bootstrap)
+        on_attacked = mean_of([_accuracy(each, cut, bootstrap) for each in attacked])
+        if on_attacked.count == 0:  # no attack worked: there is no such mixture
+            return on_attacked
+        return mean_of([on_clean, on_attacked], [CLEAN_SHARE, 1 - CLEAN_SHARE])
+
+    return {"uncorrected": accuracy(math.inf), "corrected": {str(rate): accuracy(cut) for rate, cut in cuts.items()}}
+
+
+def mead(
+    attempts: Sequence[Attempts], attacked: Sequence[Scored], cuts: Cuts, bootstrap: Bootstrap
+) -> dict[str, Estimate]:
+    """Share of images all of whose successful attacks are flagged (the rule of MEAD, Granese et al. 2022).
+
+    Counted on the images that every attack was tried on and at least one fooled.
+    """
+    tried = reduce(np.intersect1d, (each.source for each in attempts))
+    source = np.concatenate([each.source for each in attacked])
+    score = np.concatenate([each.score for each in attacked])[np.isin(source, tried)]
+    images, image = np.unique(source[np.isin(source, tried)], return_inverse=True)
+    missed = {rate: np.bincount(image[~flagged(score, cut)], minlength=len(images)) for rate, cut in cuts.items()}
+    return {str(rate): bootstrap.rate(count == 0, images) for rate, count in missed.items()}
+
+
+def class_errors(clean: Scored, attacked: Sequence[Scored], cut: float, classes: Sequence[str]) -> list[dict[str, Any]]:
+    """Counts for every class that occurs: clean images of it and alarms on them; attacks on it, missed and misread.
+
+    A clean image is of its true class (of the predicted one where the truth is unknown), an attack of its origin label.
+    """
+    shown = np.where(clean.truth >= 0, clean.truth, clean.prediction)
+    origin = np.concatenate([each.origin for each in attacked])
+    missed = np.concatenate([~flagged(each.score, cut) for each in attacked])
+    misread = np.concatenate([each.recovered[:, 0] != each.origin for each in attacked])
+    counts = {
+        "clean": np.bincount(shown, minlength=len(classes)),
+        "false_positives": np.bincount(shown[flagged(clean.score, cut)], minlength=len(classes)),
+        "attacks": np.bincount(origin, minlength=len(classes)),
+        "misses": np.bincount(origin[missed], minlength=len(classes)),
+        "wrong_recoveries": np.bincount(origin[misread], minlength=len(classes)),
+    }
+    return [
+        {"class": name, **{what: int(count[index]) for what, count in counts.items()}}
+        for index, name in enumerate(classes)
+        if counts["clean"][index] or counts["attacks"][index]
+    ]
+
+
+def plain(value: Any) -> Any:
+    """Results as JSON: every `Estimate` becomes a dictionary."""
+    if isinstance(value, Estimate):
+        return value.as_dict()
+    if isinstance(value, Mapping):
+        return {key: plain(each) for key, each in value.items()}
+    return [plain(each) for each in value] if isinstance(value, list) else value
+
+
+def _cuts(clean: NDArray[np.float64]) -> Cuts:
+    return {rate: threshold_at(clean, rate) for rate in RATES}
+
+
+def _share_flagged(scored: Scored, cuts: Cuts, bootstrap: Bootstrap) -> dict[str, Estimate]:
+    return {str(rate): bootstrap.rate(flagged(scored.score, cut), scored.source) for rate, cut in cuts.items()}
+
+
+def _recovered(attacked: Scored, rows: NDArray[np.bool_], bootstrap: Bootstrap) -> dict[str, Estimate]:
+    chosen = attacked[rows]
+    hit = chosen.recovered == chosen.origin[:, None]
+    return {
+        "top1": bootstrap.rate(hit[:, 0], chosen.source),
+        "top2": bootstrap.rate(hit.any(axis=1), chosen.source),
+    }
+
+
+def _accuracy(scored: Scored, cut: float, bootstrap: Bootstrap) -> Estimate:
+    known = scored[scored.truth >= 0]
+    label = np.where(flagged(known.score, cut), known.recovered[:, 0], known.prediction)
+    return bootstrap.rate(label == known.truth, known.source)
