@@ -31,7 +31,9 @@ from detector.views import ViewSettings, make_views
 __all__ = ["Evidence", "EvidenceExtractor", "EvidenceSettings"]
 
 ALL_CLASSES_UP_TO = 16
+MARGIN_SHARE = 0.3
 EPSILON = 1e-8
+TESTIMONY = 5  # class features of the witness: log P, log P of the mirror image, …
 
 
 class EvidenceSettings(BaseModel):
@@ -62,6 +64,19 @@ class Evidence:
     margin_maps: Tensor  # (B, S, g, g) of the margin, at every depth
     class_features: Tensor  # (B, C, F) logits and probabilities, under every view too; size of the channel heatmap
     channels: Tensor  # (B, D) channel attribution and its stability
+
+    @property
+    def doubt(self) -> Tensor:
+        """(B,) how little speaks for the prediction, without any training: −P(witness) − 0.3 · margin of probabilities.
+
+        P(witness) is the witness's mean probability of the predicted class on the image and its mirror image; without
+        a witness the margin stands alone.
+        """
+        first, second = self.logits.softmax(1).topk(2).values.unbind(1)
+        if self.maps.shape[2] == 1:
+            return second - first
+        witness = self.class_features[:, 0, -TESTIMONY : -TESTIMONY + 2].exp().mean(1)
+        return -witness - MARGIN_SHARE * (first - second)
 
     def tensors(self) -> dict[str, Tensor]:
         return {field.name: getattr(self, field.name) for field in fields(self)}
@@ -208,7 +223,7 @@ class EvidenceExtractor:
 @dataclass(frozen=True)
 class _Testimony:
     maps: Tensor  # (B, C, g, g)
-    class_features: Tensor  # (B, C, 5)
+    class_features: Tensor  # (B, C, TESTIMONY), last of all class features
     disagreement: Tensor  # (B, 6)
 
 

@@ -6,13 +6,15 @@
     margin maps ─▶ encoder ───────┐                          │
     channels ─────────────────────┴─▶ one token an image ────┘─▶ family head, (B, families)
 
-The family head says *clean* or which family of attack; the attack score is −log P(clean). Families are told apart
-because a pooled binary head makes them fight (docs/experiments.md) and because the origin label hides in another place
-for each of them.
+The family head says *clean* or which family of attack. Families are told apart because a pooled binary head makes them
+fight (docs/experiments.md) and because the origin label hides in another place for each of them. The attack score is
+−log P(clean), plus a little for images that are more doubtful than clean ones are (`Evidence.doubt`, which no training
+touches): the network learns to ignore what the attacks of its training do not need, and the next attack may need it.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -24,6 +26,10 @@ from detector.errors import BundleDamagedError
 from detector.evidence import ALL_CLASSES_UP_TO, Evidence
 
 __all__ = ["EvidenceShape", "HeatmapNetwork", "NetworkOutput", "NetworkSettings", "ensemble_weights", "score"]
+
+
+DOUBT_WEIGHT, DOUBT_START = 0.5, 1.5  # chosen on left-out families (docs/experiments.md)
+QUANTILES = 256
 
 
 class NetworkSettings(BaseModel):
@@ -128,6 +134,8 @@ class HeatmapNetwork(nn.Module):
         settings: Widths and dropout.
     """
 
+    clean_doubt: Tensor
+
     def __init__(self, shape: EvidenceShape, families: int, settings: NetworkSettings) -> None:
         super().__init__()
         width, token = settings.width, settings.token
@@ -135,6 +143,7 @@ class HeatmapNetwork(nn.Module):
         self.scale_margin = Standardise((shape.margin_maps, 1, 1))
         self.scale_features = Standardise((1, shape.class_features))
         self.scale_channels = Standardise((shape.channels,))
+        self.register_buffer("clean_doubt", torch.full((QUANTILES,), torch.inf))  # of clean images, ascending
 
         self.encode_maps = MapEncoder(shape.map_kinds, token)
         self.encode_features = nn.Linear(shape.class_features, token)
@@ -176,6 +185,7 @@ class HeatmapNetwork(nn.Module):
             prefix = f"{member}."
             own = {name.removeprefix(prefix): t.float() for name, t in weights.items() if name.startswith(prefix)}
             network = cls(shape, families, settings)
+            own.setdefault("clean_doubt", network.clean_doubt)  # bundles of schema version 1 have none
             try:
                 network.load_state_dict(own)
             except RuntimeError as error:
@@ -190,6 +200,18 @@ class HeatmapNetwork(nn.Module):
         self.scale_margin.fit(evidence.margin_maps)
         self.scale_features.fit(evidence.class_features)
         self.scale_channels.fit(evidence.channels)
+
+    @torch.no_grad()
+    def fit_doubt(self, clean: Evidence) -> None:
+        """Take the quantiles of the doubt about clean images."""
+        levels = (torch.arange(QUANTILES) + 0.5) / QUANTILES
+        self.clean_doubt.copy_(torch.quantile(clean.doubt.float(), levels.to(clean.doubt.device)))
+
+    def surprise(self, evidence: Evidence) -> Tensor:
+        """(B,): −log of the share of clean images that are as doubtful, less 1.5; 0 for the usual ones."""
+        above = QUANTILES - torch.searchsorted(self.clean_doubt, evidence.doubt.float())
+        share = (1 + above) / (QUANTILES + 1)
+        return (-share.log() - DOUBT_START).clamp_min(0)
 
     def forward(self, evidence: Evidence) -> NetworkOutput:
         batch, candidates = evidence.candidates.shape
@@ -218,12 +240,14 @@ def score(networks: Sequence[HeatmapNetwork], evidence: Evidence) -> tuple[Tenso
         evidence: About B images.
 
     Returns:
-        Attack score (B,), −log of the mean P(clean), higher is more attack-like; origin probabilities (B, C).
+        Attack score (B,), −log of the mean P(clean) plus half the surprise, higher is more attack-like; origin
+        probabilities (B, C).
     """
     outputs = [network(evidence) for network in networks]
     log_clean = torch.stack([output.family_logits.double().log_softmax(1)[:, 0] for output in outputs])
     origin = torch.stack([output.origin_logits.softmax(1) for output in outputs]).mean(0)
-    attack_score = torch.tensor(float(len(networks))).log() - log_clean.logsumexp(0)
+    attack_score = math.log(len(networks)) - log_clean.logsumexp(0)
+    attack_score = attack_score + DOUBT_WEIGHT * networks[0].surprise(evidence)
     return attack_score, origin
 
 

@@ -23,7 +23,7 @@ from detector.errors import ConfigError, DataError
 from detector.evidence import Evidence
 from detector.network import EvidenceShape, HeatmapNetwork, NetworkSettings, ensemble_weights
 from training import shards
-from training.config import TrainingConfig
+from training.config import CLEAN, TrainingConfig
 from training.job import Job
 from training.progress import Progress
 
@@ -104,7 +104,7 @@ def run(config: TrainingConfig, work: Path, progress: Progress, out: Path | None
     settings = fit_settings(config)
     device = "cuda" if config.device == "auto" and torch.cuda.is_available() else config.device.replace("auto", "cpu")
     reader = ShardReader(config, work, settings)
-    sample = reader.sample()
+    sample, clean = reader.sample(), reader.sample(only=CLEAN)
     shape = EvidenceShape.of(sample)
     networks = []
     with progress.task("fit", total=settings.ensemble * settings.epochs * reader.rows, unit="images") as advance:
@@ -112,6 +112,7 @@ def run(config: TrainingConfig, work: Path, progress: Progress, out: Path | None
             shards.seed_everything(shards.derived_seed(config.seed, "fit", member))
             network = HeatmapNetwork(shape, len(config.families), settings.network())
             network.fit_scales(sample)
+            network.fit_doubt(clean)
             network.to(device)
             optimiser = torch.optim.AdamW(
                 network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
@@ -197,11 +198,13 @@ class ShardReader:
             for index in torch.split(order, self.settings.batch_size):
                 yield Rows(rows.evidence[index], rows.family[index], rows.origin[index], rows.weight[index])
 
-    def sample(self, shards_a_label: int = 4) -> Evidence:
-        """A few shards of every label, for the standardising statistics."""
+    def sample(self, shards_a_label: int = 4, only: str | None = None) -> Evidence:
+        """A few shards of every label, or of one, for the standardising statistics."""
         seen: dict[str, int] = {}
         chosen = []
         for path, label in self.label.items():
+            if only not in (None, label):
+                continue
             seen[label] = seen.get(label, 0) + 1
             if seen[label] <= shards_a_label:
                 chosen.append(path)

@@ -93,3 +93,39 @@ def test_the_ensemble_averages_probabilities_not_scores() -> None:
     one, two = network_for(evidence, 0), network_for(evidence, 1)
     clean = [network(evidence).family_logits.double().softmax(1)[:, 0] for network in (one, two)]
     torch.testing.assert_close(score([one, two], evidence)[0], -((clean[0] + clean[1]) / 2).log())
+
+
+def witnessed(batch: int, probability: float, seed: int = 0) -> Evidence:
+    """Evidence whose witness gives the prediction so much probability, on the image and on its mirror image."""
+    evidence = evidence_of(batch, 4, 4, seed)
+    features = evidence.class_features.clone()
+    features[:, 0, :2] = torch.tensor(probability).log()
+    return Evidence(**(evidence.tensors() | {"class_features": features}))
+
+
+def test_doubt_is_the_witness_and_the_margin() -> None:
+    evidence = witnessed(50, 0.25)
+    first, second = evidence.logits.softmax(1).topk(2).values.unbind(1)
+    torch.testing.assert_close(evidence.doubt, -0.25 - 0.3 * (first - second))
+    alone = Evidence(**(evidence.tensors() | {"maps": evidence.maps[:, :, :1]}))  # no witness: no second map
+    torch.testing.assert_close(alone.doubt, second - first)
+
+
+def test_doubt_beyond_that_of_clean_images_raises_the_score() -> None:
+    usual, doubtful = witnessed(300, 0.9), witnessed(300, 0.1)
+    network = network_for(usual)
+    before = score([network], doubtful)[0]
+    network.fit_doubt(usual)
+    raised = score([network], doubtful)[0] - before
+    assert bool((raised > 0).all())
+    assert (network.surprise(usual) == 0).double().mean() > 0.75  # most clean images keep their score
+    certain = witnessed(300, 1.0)
+    assert bool((network.surprise(certain) <= network.surprise(usual)).all())
+
+
+def test_networks_of_the_first_bundles_know_no_doubt() -> None:
+    evidence = witnessed(20, 0.1)
+    weights = ensemble_weights([network_for(evidence, 0), network_for(evidence, 1)])
+    old = {name: tensor for name, tensor in weights.items() if not name.endswith("clean_doubt")}
+    networks = HeatmapNetwork.ensemble(EvidenceShape.of(evidence), 3, SETTINGS, old)
+    assert bool((networks[0].surprise(evidence) == 0).all())
