@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 export MALLOC_MMAP_THRESHOLD_ := 4000000000
 export MALLOC_TRIM_THRESHOLD_ := 8000000000
 
-.PHONY: help install demo test check format protos clean
+.PHONY: help install demo test check format protos imagenet clean
 
 help:  ## List the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -40,6 +40,11 @@ protos: $(STAMP)  ## Generate the gRPC code from the .proto files
 	$(BIN)/python -m grpc_tools.protoc -Iproto \
 		-I"$$($(BIN)/python -c 'import google.rpc, pathlib; print(pathlib.Path(next(iter(google.rpc.__path__))).parents[1])')" \
 		--python_out=proto --pyi_out=proto --grpc_python_out=proto heatward/v1/detection.proto
+
+imagenet: $(STAMP)  ## The ImageNet recipe, from a zip to a bundle: make imagenet ZIP=photographs.zip
+	$(BIN)/pip install --quiet -c constraints.txt -e ".[train,imagenet]"
+	$(BIN)/python -m training.imagenet_recipe $(ZIP)
+	$(BIN)/heatward train --config configs/imagenet.toml
 
 clean:  ## Remove the virtual environment and caches (never work/ or data/)
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis
