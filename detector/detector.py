@@ -40,7 +40,7 @@ class Verdict:
     top: tuple[tuple[int, float], ...]
     """The classifier's most probable classes with their probabilities, best first."""
     attack_score: float
-    """−log P(clean) of the heatmap classifier and what doubt adds, 0 and up; higher is more attack-like."""
+    """−log P(clean) of the heatmap classifier and a tenth of the surprise, 0 and up; higher is more attack-like."""
     p_value: float
     """Share of clean calibration images that look at least as attacked, in (0, 1]."""
     recovered: tuple[tuple[int, float], ...]

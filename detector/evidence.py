@@ -28,12 +28,12 @@ from detector.errors import ConfigError, LayerNotFoundError, NoGradientError
 from detector.heatmaps.channels import LayerAttribution, attribute_classes, attribute_margin
 from detector.views import ViewSettings, make_views
 
-__all__ = ["Evidence", "EvidenceExtractor", "EvidenceSettings"]
+__all__ = ["ALL_CLASSES_UP_TO", "Evidence", "EvidenceExtractor", "EvidenceSettings", "EvidenceShape"]
 
 ALL_CLASSES_UP_TO = 16
-MARGIN_SHARE = 0.3
 EPSILON = 1e-8
 TESTIMONY = 5  # class features of the witness: log P, log P of the mirror image, …
+MOVES = 3  # numbers that say how far one depth's channel heatmap moved under one view
 
 
 class EvidenceSettings(BaseModel):
@@ -63,20 +63,7 @@ class Evidence:
     maps: Tensor  # (B, C, M, g, g) activation × gradient per candidate
     margin_maps: Tensor  # (B, S, g, g) of the margin, at every depth
     class_features: Tensor  # (B, C, F) logits and probabilities, under every view too; size of the channel heatmap
-    channels: Tensor  # (B, D) channel attribution and its stability
-
-    @property
-    def doubt(self) -> Tensor:
-        """(B,) how little speaks for the prediction, without any training: −P(witness) − 0.3 · margin of probabilities.
-
-        P(witness) is the witness's mean probability of the predicted class on the image and its mirror image; without
-        a witness the margin stands alone.
-        """
-        first, second = self.logits.softmax(1).topk(2).values.unbind(1)
-        if self.maps.shape[2] == 1:
-            return second - first
-        witness = self.class_features[:, 0, -TESTIMONY : -TESTIMONY + 2].exp().mean(1)
-        return -witness - MARGIN_SHARE * (first - second)
+    channels: Tensor  # (B, D) channel attribution, the witness's disagreement, stability under views
 
     def tensors(self) -> dict[str, Tensor]:
         return {field.name: getattr(self, field.name) for field in fields(self)}
@@ -100,6 +87,49 @@ class Evidence:
 
     def float(self) -> Evidence:
         return Evidence(**{n: t.float() if t.is_floating_point() else t for n, t in self.tensors().items()})
+
+
+class EvidenceShape(BaseModel):
+    """Sizes of the evidence a network was built for."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    classes: int
+    candidates: int
+    map_kinds: int
+    margin_maps: int
+    class_features: int
+    channels: int
+    grid: int
+
+    @classmethod
+    def of(cls, evidence: Evidence) -> EvidenceShape:
+        _, candidates, kinds, grid, _ = evidence.maps.shape
+        return cls(
+            classes=evidence.logits.shape[1],
+            candidates=candidates,
+            map_kinds=kinds,
+            margin_maps=evidence.margin_maps.shape[1],
+            class_features=evidence.class_features.shape[2],
+            channels=evidence.channels.shape[1],
+            grid=grid,
+        )
+
+    @property
+    def witness(self) -> bool:
+        """Whether a witness was asked."""
+        return self.map_kinds == 2
+
+    @property
+    def own_features(self) -> int:
+        """Class features that come first and are the classifier's own."""
+        return self.class_features - TESTIMONY * self.witness
+
+    @property
+    def stability(self) -> int:
+        """Channel features that come last and say how far the channel heatmap of each depth moves under each view."""
+        views, depths = (self.own_features - 4) // 2, self.margin_maps // 2
+        return MOVES * views * depths
 
 
 class EvidenceExtractor:

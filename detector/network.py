@@ -8,8 +8,7 @@
 
 The family head says *clean* or which family of attack. Families are told apart because a pooled binary head makes them
 fight (docs/experiments.md) and because the origin label hides in another place for each of them. The attack score is
-−log P(clean), plus a little for images that are more doubtful than clean ones are (`Evidence.doubt`, which no training
-touches): the network learns to ignore what the attacks of its training do not need, and the next attack may need it.
+−log P(clean), plus a tenth of the surprise (`detector.surprise`), which no attack has trained.
 """
 
 from __future__ import annotations
@@ -23,13 +22,14 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from detector.errors import BundleDamagedError
-from detector.evidence import ALL_CLASSES_UP_TO, Evidence
+from detector.evidence import ALL_CLASSES_UP_TO, Evidence, EvidenceShape
+from detector.standardise import Standardise
+from detector.surprise import Surprise
 
 __all__ = ["EvidenceShape", "HeatmapNetwork", "NetworkOutput", "NetworkSettings", "ensemble_weights", "score"]
 
 
-DOUBT_WEIGHT, DOUBT_START = 0.5, 1.5  # chosen on left-out families (docs/experiments.md)
-QUANTILES = 256
+SURPRISE_WEIGHT = 0.1  # chosen on left-out families (docs/experiments.md)
 
 
 class NetworkSettings(BaseModel):
@@ -47,66 +47,12 @@ class NetworkSettings(BaseModel):
     """Networks trained from different seeds and averaged."""
 
 
-class EvidenceShape(BaseModel):
-    """Sizes of the evidence a network was built for."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    classes: int
-    candidates: int
-    map_kinds: int
-    margin_maps: int
-    class_features: int
-    channels: int
-    grid: int
-
-    @classmethod
-    def of(cls, evidence: Evidence) -> EvidenceShape:
-        _, candidates, kinds, grid, _ = evidence.maps.shape
-        return cls(
-            classes=evidence.logits.shape[1],
-            candidates=candidates,
-            map_kinds=kinds,
-            margin_maps=evidence.margin_maps.shape[1],
-            class_features=evidence.class_features.shape[2],
-            channels=evidence.channels.shape[1],
-            grid=grid,
-        )
-
-
 @dataclass(frozen=True)
 class NetworkOutput:
     """family_logits (B, families), family 0 = clean; origin_logits (B, C) over the candidates."""
 
     family_logits: Tensor
     origin_logits: Tensor
-
-
-class Standardise(nn.Module):
-    """asinh(x / scale), then zero mean and unit variance over the fit images: magnitudes stay, outliers are tamed."""
-
-    scale: Tensor
-    mean: Tensor
-    deviation: Tensor
-
-    def __init__(self, shape: Sequence[int]) -> None:
-        super().__init__()
-        self.register_buffer("scale", torch.ones(*shape))
-        self.register_buffer("mean", torch.zeros(*shape))
-        self.register_buffer("deviation", torch.ones(*shape))
-
-    @torch.no_grad()
-    def fit(self, x: Tensor) -> None:
-        """Take the statistics of x (N, …) over every dimension in which the buffers have size 1."""
-        over = [0, *(i + 1 for i, size in enumerate(self.scale.shape) if size == 1)]
-        self.scale.copy_(x.abs().mean(over, keepdim=True)[0].clamp_min(1e-6))
-        squashed = torch.asinh(x / self.scale)
-        self.mean.copy_(squashed.mean(over, keepdim=True)[0])
-        self.deviation.copy_(squashed.std(over, keepdim=True)[0].clamp_min(1e-3))
-
-    def forward(self, x: Tensor) -> Tensor:
-        squashed: Tensor = (torch.asinh(x / self.scale) - self.mean) / self.deviation
-        return squashed
 
 
 class MapEncoder(nn.Module):
@@ -134,8 +80,6 @@ class HeatmapNetwork(nn.Module):
         settings: Widths and dropout.
     """
 
-    clean_doubt: Tensor
-
     def __init__(self, shape: EvidenceShape, families: int, settings: NetworkSettings) -> None:
         super().__init__()
         width, token = settings.width, settings.token
@@ -143,7 +87,7 @@ class HeatmapNetwork(nn.Module):
         self.scale_margin = Standardise((shape.margin_maps, 1, 1))
         self.scale_features = Standardise((1, shape.class_features))
         self.scale_channels = Standardise((shape.channels,))
-        self.register_buffer("clean_doubt", torch.full((QUANTILES,), torch.inf))  # of clean images, ascending
+        self.surprise = Surprise(shape)
 
         self.encode_maps = MapEncoder(shape.map_kinds, token)
         self.encode_features = nn.Linear(shape.class_features, token)
@@ -185,7 +129,8 @@ class HeatmapNetwork(nn.Module):
             prefix = f"{member}."
             own = {name.removeprefix(prefix): t.float() for name, t in weights.items() if name.startswith(prefix)}
             network = cls(shape, families, settings)
-            own.setdefault("clean_doubt", network.clean_doubt)  # bundles of schema version 1 have none
+            if not any(name.startswith("surprise.") for name in own):  # bundles of schema version 1 have none
+                own |= {f"surprise.{name}": buffer for name, buffer in network.surprise.state_dict().items()}
             try:
                 network.load_state_dict(own)
             except RuntimeError as error:
@@ -200,18 +145,6 @@ class HeatmapNetwork(nn.Module):
         self.scale_margin.fit(evidence.margin_maps)
         self.scale_features.fit(evidence.class_features)
         self.scale_channels.fit(evidence.channels)
-
-    @torch.no_grad()
-    def fit_doubt(self, clean: Evidence) -> None:
-        """Take the quantiles of the doubt about clean images."""
-        levels = (torch.arange(QUANTILES) + 0.5) / QUANTILES
-        self.clean_doubt.copy_(torch.quantile(clean.doubt.float(), levels.to(clean.doubt.device)))
-
-    def surprise(self, evidence: Evidence) -> Tensor:
-        """(B,): −log of the share of clean images that are as doubtful, less 1.5; 0 for the usual ones."""
-        above = QUANTILES - torch.searchsorted(self.clean_doubt, evidence.doubt.float())
-        share = (1 + above) / (QUANTILES + 1)
-        return (-share.log() - DOUBT_START).clamp_min(0)
 
     def forward(self, evidence: Evidence) -> NetworkOutput:
         batch, candidates = evidence.candidates.shape
@@ -240,14 +173,14 @@ def score(networks: Sequence[HeatmapNetwork], evidence: Evidence) -> tuple[Tenso
         evidence: About B images.
 
     Returns:
-        Attack score (B,), −log of the mean P(clean) plus half the surprise, higher is more attack-like; origin
-        probabilities (B, C).
+        Attack score (B,), −log of the mean P(clean) plus a tenth of the surprise, higher is more attack-like;
+        origin probabilities (B, C).
     """
     outputs = [network(evidence) for network in networks]
     log_clean = torch.stack([output.family_logits.double().log_softmax(1)[:, 0] for output in outputs])
     origin = torch.stack([output.origin_logits.softmax(1) for output in outputs]).mean(0)
     attack_score = math.log(len(networks)) - log_clean.logsumexp(0)
-    attack_score = attack_score + DOUBT_WEIGHT * networks[0].surprise(evidence)
+    attack_score = attack_score + SURPRISE_WEIGHT * networks[0].surprise(evidence)
     return attack_score, origin
 
 
@@ -259,6 +192,6 @@ def ensemble_weights(networks: Sequence[HeatmapNetwork]) -> dict[str, Tensor]:
     weights: dict[str, Tensor] = {}
     for member, network in enumerate(networks):
         for name, tensor in network.state_dict().items():
-            is_matrix = tensor.ndim >= 2 and not name.startswith("scale_")
+            is_matrix = tensor.ndim >= 2 and not name.startswith(("scale_", "surprise."))
             weights[f"{member}.{name}"] = tensor.half() if is_matrix else tensor
     return weights

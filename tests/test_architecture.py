@@ -14,12 +14,14 @@ PACKAGES = {"heatward": ROOT / "proto/heatward", **{name: ROOT / name for name i
 
 # A module of detector/ may import what stands on its own line or above it.
 DETECTOR = (
-    {"errors", "images", "architectures", "preprocessing"},
+    {"errors", "images", "architectures", "preprocessing", "standardise"},
     {"spec", "weights"},
     {"sources", "layers"},
     {"classifier"},
     {"heatmaps", "views"},
-    {"evidence", "network", "calibration"},
+    {"evidence", "calibration"},
+    {"surprise"},
+    {"network"},
     {"container", "bundle"},
     {"detector"},
 )

@@ -206,6 +206,8 @@ class LeaveOutSettings(_Settings):
     """Default: those of `[fit]`."""
     matrix: bool = False
     """True: also fit on clean images and one attack at a time, and measure on every attack."""
+    clean_only: bool = False
+    """True: also fit on clean images and noise twins alone, and measure on every attack."""
 
 
 class EvaluateSettings(_Settings):

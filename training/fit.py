@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,6 +31,7 @@ __all__ = ["FILES", "FitSettings", "fit_digest", "fit_settings", "load_networks"
 
 FILES = ("network.safetensors", "network.json")
 IGNORE = -100
+UNHARMED_SHARDS = 16  # a label, for what is usual
 
 
 class FitSettings(NetworkSettings):
@@ -104,7 +105,8 @@ def run(config: TrainingConfig, work: Path, progress: Progress, out: Path | None
     settings = fit_settings(config)
     device = "cuda" if config.device == "auto" and torch.cuda.is_available() else config.device.replace("auto", "cpu")
     reader = ShardReader(config, work, settings)
-    sample, clean = reader.sample(), reader.sample(only=CLEAN)
+    sample, clean = reader.sample(), reader.sample(UNHARMED_SHARDS, (CLEAN,))
+    unharmed = reader.sample(UNHARMED_SHARDS, (CLEAN, *config.twins.labels))
     shape = EvidenceShape.of(sample)
     networks = []
     with progress.task("fit", total=settings.ensemble * settings.epochs * reader.rows, unit="images") as advance:
@@ -112,7 +114,7 @@ def run(config: TrainingConfig, work: Path, progress: Progress, out: Path | None
             shards.seed_everything(shards.derived_seed(config.seed, "fit", member))
             network = HeatmapNetwork(shape, len(config.families), settings.network())
             network.fit_scales(sample)
-            network.fit_doubt(clean)
+            network.surprise.fit(clean, unharmed)
             network.to(device)
             optimiser = torch.optim.AdamW(
                 network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
@@ -170,7 +172,8 @@ class ShardReader:
         self.rows = sum(counts.values())
         present = {label: count for label, count in counts.items() if count}
         families = {config.family_of(label) for label in present}
-        if not {"clean"} < families:
+        wanted = {"clean"} | {config.family_of(attack.label) for attack in config.attacks_of("fit")}
+        if "clean" not in families or (len(wanted) > 1 and len(families) == 1):
             raise DataError("fit: there are no clean images or no successful attacks to learn from; use more images")
         # one share a family; inside a family one share a label
         self.weight = {}
@@ -198,12 +201,12 @@ class ShardReader:
             for index in torch.split(order, self.settings.batch_size):
                 yield Rows(rows.evidence[index], rows.family[index], rows.origin[index], rows.weight[index])
 
-    def sample(self, shards_a_label: int = 4, only: str | None = None) -> Evidence:
-        """A few shards of every label, or of one, for the standardising statistics."""
+    def sample(self, shards_a_label: int = 4, only: Sequence[str] | None = None) -> Evidence:
+        """A few shards of every label, or of some labels, for statistics."""
         seen: dict[str, int] = {}
         chosen = []
         for path, label in self.label.items():
-            if only not in (None, label):
+            if only is not None and label not in only:
                 continue
             seen[label] = seen.get(label, 0) + 1
             if seen[label] <= shards_a_label:

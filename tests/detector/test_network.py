@@ -2,32 +2,14 @@ from __future__ import annotations
 
 import pytest
 import torch
+from random_evidence import evidence_of
 
 from detector.errors import BundleDamagedError
 from detector.evidence import Evidence
-from detector.network import (
-    EvidenceShape,
-    HeatmapNetwork,
-    NetworkSettings,
-    Standardise,
-    ensemble_weights,
-    score,
-)
+from detector.network import EvidenceShape, HeatmapNetwork, NetworkSettings, ensemble_weights, score
+from detector.standardise import Standardise
 
 SETTINGS = NetworkSettings(width=16, token=8, heads=2, ensemble=2)
-
-
-def evidence_of(batch: int, classes: int, candidates: int, seed: int = 0) -> Evidence:
-    generator = torch.Generator().manual_seed(seed)
-    logits = torch.randn(batch, classes, generator=generator)
-    return Evidence(
-        logits=logits,
-        candidates=logits.topk(candidates).indices,
-        maps=torch.randn(batch, candidates, 2, 4, 4, generator=generator),
-        margin_maps=torch.randn(batch, 6, 4, 4, generator=generator),
-        class_features=torch.randn(batch, candidates, 5, generator=generator),
-        channels=torch.randn(batch, 12, generator=generator),
-    )
 
 
 def network_for(evidence: Evidence, seed: int = 0) -> HeatmapNetwork:
@@ -95,37 +77,19 @@ def test_the_ensemble_averages_probabilities_not_scores() -> None:
     torch.testing.assert_close(score([one, two], evidence)[0], -((clean[0] + clean[1]) / 2).log())
 
 
-def witnessed(batch: int, probability: float, seed: int = 0) -> Evidence:
-    """Evidence whose witness gives the prediction so much probability, on the image and on its mirror image."""
-    evidence = evidence_of(batch, 4, 4, seed)
-    features = evidence.class_features.clone()
-    features[:, 0, :2] = torch.tensor(probability).log()
-    return Evidence(**(evidence.tensors() | {"class_features": features}))
+def test_surprise_raises_the_score() -> None:
+    evidence = evidence_of(300, 4, 4)
+    network = network_for(evidence)
+    before = score([network], evidence)[0]
+    network.surprise.fit(evidence, evidence)
+    raised = score([network], evidence)[0] - before
+    torch.testing.assert_close(raised, 0.1 * network.surprise(evidence).double())
+    assert bool((raised > 0).any())
 
 
-def test_doubt_is_the_witness_and_the_margin() -> None:
-    evidence = witnessed(50, 0.25)
-    first, second = evidence.logits.softmax(1).topk(2).values.unbind(1)
-    torch.testing.assert_close(evidence.doubt, -0.25 - 0.3 * (first - second))
-    alone = Evidence(**(evidence.tensors() | {"maps": evidence.maps[:, :, :1]}))  # no witness: no second map
-    torch.testing.assert_close(alone.doubt, second - first)
-
-
-def test_doubt_beyond_that_of_clean_images_raises_the_score() -> None:
-    usual, doubtful = witnessed(300, 0.9), witnessed(300, 0.1)
-    network = network_for(usual)
-    before = score([network], doubtful)[0]
-    network.fit_doubt(usual)
-    raised = score([network], doubtful)[0] - before
-    assert bool((raised > 0).all())
-    assert (network.surprise(usual) == 0).double().mean() > 0.75  # most clean images keep their score
-    certain = witnessed(300, 1.0)
-    assert bool((network.surprise(certain) <= network.surprise(usual)).all())
-
-
-def test_networks_of_the_first_bundles_know_no_doubt() -> None:
-    evidence = witnessed(20, 0.1)
+def test_networks_of_the_first_bundles_are_never_surprised() -> None:
+    evidence = evidence_of(20, 4, 4)
     weights = ensemble_weights([network_for(evidence, 0), network_for(evidence, 1)])
-    old = {name: tensor for name, tensor in weights.items() if not name.endswith("clean_doubt")}
+    old = {name: tensor for name, tensor in weights.items() if ".surprise." not in name}
     networks = HeatmapNetwork.ensemble(EvidenceShape.of(evidence), 3, SETTINGS, old)
     assert bool((networks[0].surprise(evidence) == 0).all())

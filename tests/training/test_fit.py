@@ -36,7 +36,7 @@ def write(work: Path, label: str, count: int, shift: float, seed: int) -> Eviden
     logits = torch.randn(count, 4, generator=generator)
     candidates = logits.topk(4).indices
     origin = torch.randint(0, 4, (count,), generator=generator)
-    features = torch.randn(count, 4, 3, generator=generator)
+    features = torch.randn(count, 4, 6, generator=generator)  # one view
     features[..., 0] = 4.0 * (candidates == origin[:, None])
     evidence = Evidence(
         logits=logits,

@@ -45,7 +45,7 @@ def run(settings: TrainingConfig) -> dict:
 
 @pytest.fixture(scope="module")
 def result(source: Path, place: Path) -> dict:
-    return run(config(source, place, matrix=True))
+    return run(config(source, place, matrix=True, clean_only=True))
 
 
 def test_each_family_is_left_out_in_turn_with_its_unseen_attacks(result: dict) -> None:
@@ -72,14 +72,24 @@ def test_the_matrix_trains_on_one_attack_and_tests_on_all(result: dict, place: P
     assert "| one-step | fgsm |" in written and "| trained on | fgsm | pgd | bim |" in written
 
 
+def test_without_any_attack_what_surprises_is_measured(result: dict, place: Path) -> None:
+    found = result["clean_only"]
+    assert [each["label"] for each in found["attacks"]] == ["fgsm", "pgd", "bim"]
+    aurocs = [each["auroc"]["value"] for each in found["attacks"]]
+    assert found["mean"]["auroc"]["value"] == pytest.approx(sum(aurocs) / 3) and min(aurocs) > 0.5
+    network = json.loads((place / "work/evaluate/clean-only/fit/network.json").read_text())
+    assert network["families"] == ["clean"]
+    assert "alone" in (place / "work/evaluate/leave_out.md").read_text()
+
+
 def test_an_unchanged_refit_is_not_repeated(
     source: Path, place: Path, result: dict, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fit, "run", lambda *arguments: pytest.fail("fitted again"))
-    assert run(config(source, place, matrix=True)) == result
+    assert run(config(source, place, matrix=True, clean_only=True)) == result
     # scores are gone, networks are there
     (place / "work/evaluate/leave-out/one-step/scores.safetensors").unlink()
-    assert run(config(source, place, matrix=True)) == result
+    assert run(config(source, place, matrix=True, clean_only=True)) == result
     assert json.loads((place / "work/evaluate/leave_out.json").read_text()) == result
 
 

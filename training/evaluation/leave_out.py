@@ -2,10 +2,11 @@
 
     fit shards without a group of families ─▶ networks ─▶ the group's attacks of the test split
     fit shards of clean images + one attack ─▶ networks ─▶ every attack of the test split (cross-attack matrix)
+    fit shards of clean images and noise twins ─▶ surprise alone ─▶ every attack of the test split
 
 Each refit has thresholds of its own, from the clean calibrate split. Its networks and scores are kept in
-`work/evaluate/leave-out/<group>/` or `work/evaluate/cross-attack/<label>/` under digests of what they were made from: a
-killed run goes on, and an unchanged refit is not repeated. Out: leave_out.json and leave_out.md in `work/evaluate/`.
+`work/evaluate/leave-out/<group>/`, `cross-attack/<label>/` or `clean-only/` under digests of what they were made from:
+a killed run goes on, and an unchanged refit is not repeated. Out: leave_out.json, leave_out.md in `work/evaluate/`.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ Scores = Mapping[tuple[str, str], Scored]  # split, label → answers
 
 
 def run(job: Job) -> dict[str, Any]:
-    """Refit without each group, and with each attack alone if `evaluate.leave_out.matrix` says so.
+    """Refit without each group; with each attack alone and with none, if `evaluate.leave_out` says so.
 
     Args:
         job: Its attribution shards must be finished.
@@ -61,14 +62,17 @@ def run(job: Job) -> dict[str, Any]:
     without = {name: _refit(job, folder / "leave-out" / name, kept[name], tested[name]) for name in groups}
     alone = [attack for attack in config.attacks_of("fit") if config.evaluate.leave_out.matrix]
     crossed = {each.label: _refit(job, folder / "cross-attack" / each.label, [each], config.attacks) for each in alone}
+    unlearned = config.attacks if config.evaluate.leave_out.clean_only else ()
+    surprised = _refit(job, folder / "clean-only", [], unlearned) if unlearned else {}
 
     sources = next(iter(without.values()))[NEGATIVES].source
     bootstrap = Bootstrap(sources, resamples=config.evaluate.resamples, seed=config.seed)
     found = {name: _measured(without[name], tested[name], bootstrap) for name in groups}
     means = {name: measures.summarise(each, mean_of) for name, each in found.items()}
+    surprising = _measured(surprised, unlearned, bootstrap) if unlearned else []
     result: dict[str, Any] = {
         "format": "heatward-leave-out",
-        "schema_version": 1,
+        "schema_version": 2,
         "heatward_version": heatward.__version__,
         "classifier": {"source": job.classifier.spec.source, "fingerprint": job.classifier.fingerprint},
         "rates": list(RATES),
@@ -79,9 +83,7 @@ def run(job: Job) -> dict[str, Any]:
                 "group": name,
                 "families": list(groups[name]),
                 "trained_on": [attack.label for attack in kept[name]],
-                "attacks": [
-                    {"label": attack.label, **each} for attack, each in zip(tested[name], found[name], strict=True)
-                ],
+                "attacks": _labelled(tested[name], found[name]),
                 "mean": means[name],
             }
             for name in groups
@@ -90,6 +92,11 @@ def run(job: Job) -> dict[str, Any]:
             "mean of groups": measures.summarise(list(means.values()), mean_of),
             "worst group": measures.summarise(list(means.values()), lowest),
             "worst attack": measures.summarise([row for rows in found.values() for row in rows], lowest),
+        },
+        "clean_only": {
+            "attacks": _labelled(unlearned, surprising),
+            "mean": measures.summarise(surprising, mean_of) if surprising else None,
+            "worst": measures.summarise(surprising, lowest) if surprising else None,
         },
         "cross_attack": {
             "tested_on": [attack.label for attack in config.attacks],
@@ -125,7 +132,23 @@ def tables(result: Mapping[str, Any]) -> list[Table]:
             row(group["group"], f"mean of {len(group['attacks'])}", group["mean"])
     for name in ("mean of groups", "worst group", "worst attack"):
         row(name, "", result["macro"][name])
-    return [left_out, _matrix(result["cross_attack"])] if result["cross_attack"]["rows"] else [left_out]
+    found = [left_out]
+    if result["clean_only"]["attacks"]:
+        found.append(_clean_only(result["clean_only"]))
+    if result["cross_attack"]["rows"]:
+        found.append(_matrix(result["cross_attack"]))
+    return found
+
+
+def _clean_only(result: Mapping[str, Any]) -> Table:
+    table = Table(title="Fitted to clean images and noise twins alone", title_justify="left")
+    table.add_column("attack")
+    for rate in ("AUROC", *(f"flagged at {rate:.0%}" for rate in RATES)):
+        table.add_column(rate, justify="right")
+    rows = [(each["label"], each) for each in result["attacks"]]
+    for label, row in [*rows, *((name, result[name]) for name in ("mean", "worst"))]:
+        table.add_row(label, share(row["auroc"]), *(percent(row["tpr"][str(rate)]) for rate in RATES))
+    return table
 
 
 def _matrix(crossed: Mapping[str, Any]) -> Table:
@@ -153,9 +176,15 @@ def _kept(config: TrainingConfig, group: str, families: Sequence[str]) -> list[A
     return kept
 
 
+def _labelled(attacks: Sequence[AttackSpec], found: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    return [{"label": attack.label, **each} for attack, each in zip(attacks, found, strict=True)]
+
+
 def _only(config: TrainingConfig, attacks: Sequence[AttackSpec]) -> TrainingConfig:
     """The configuration of a refit: these attacks alone, and its own number of networks and epochs."""
     changed = config.evaluate.leave_out.model_dump(include={"ensemble", "epochs"}, exclude_none=True)
+    if not attacks:
+        changed["epochs"] = 1  # the network has nothing to tell apart; surprise is all there is
     return config.model_copy(update={"attacks": tuple(attacks), "fit": {**config.fit, **changed}})
 
 
@@ -169,7 +198,8 @@ def _refit(job: Job, folder: Path, attacks: Sequence[AttackSpec], tested: Sequen
     if digest_of(path) != made_from:
         name = f"{folder.parent.name}/{folder.name}"
         if not finished(folder / "fit", fitted_from, fit.FILES):
-            job.progress.note(f"{name}: fit to {', '.join(attack.label for attack in attacks)}")
+            learned = ", ".join(attack.label for attack in attacks) or "clean images and noise twins alone"
+            job.progress.note(f"{name}: fit to {learned}")
             learn = partial(fit.run, config, job.work, job.progress, folder)
             once(folder / "fit", fitted_from, learn, job.progress, name)
         networks = [network.to(job.classifier.device) for network in fit.load_networks(folder)]
