@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +30,7 @@ from training.progress import Progress
 __all__ = ["FILES", "FitSettings", "fit_digest", "fit_settings", "load_networks", "run"]
 
 FILES = ("network.safetensors", "network.json")
+Sight = Callable[[Evidence], Evidence]
 IGNORE = -100
 UNHARMED_SHARDS = 16  # a label, for what is usual
 
@@ -89,7 +90,13 @@ def fit_digest(job: Job) -> str:
     return shards.digest([job.digests("attribute", "fit"), settings, families, config.families, config.seed])
 
 
-def run(config: TrainingConfig, work: Path, progress: Progress, out: Path | None = None) -> None:
+def run(
+    config: TrainingConfig,
+    work: Path,
+    progress: Progress,
+    out: Path | None = None,
+    see: Sight = lambda evidence: evidence,
+) -> None:
     """Fit the ensemble and write it.
 
     Args:
@@ -97,6 +104,7 @@ def run(config: TrainingConfig, work: Path, progress: Progress, out: Path | None
         work: Holds the attribution shards.
         progress: Told of images seen and of losses.
         out: The networks go to its folder `fit`. Default: `work`.
+        see: What of the evidence the networks get to see, in the same shapes.
 
     Raises:
         ConfigError: `[fit]` is wrong.
@@ -104,7 +112,7 @@ def run(config: TrainingConfig, work: Path, progress: Progress, out: Path | None
     """
     settings = fit_settings(config)
     device = "cuda" if config.device == "auto" and torch.cuda.is_available() else config.device.replace("auto", "cpu")
-    reader = ShardReader(config, work, settings)
+    reader = ShardReader(config, work, settings, see)
     sample, clean = reader.sample(), reader.sample(UNHARMED_SHARDS, (CLEAN,))
     unharmed = reader.sample(UNHARMED_SHARDS, (CLEAN, *config.twins.labels))
     shape = EvidenceShape.of(sample)
@@ -159,8 +167,11 @@ def loss_of(network: HeatmapNetwork, rows: Rows, origin_weight: float, device: s
 class ShardReader:
     """Attribution shards of the fit split as weighted, mixed batches."""
 
-    def __init__(self, config: TrainingConfig, work: Path, settings: FitSettings) -> None:
+    def __init__(
+        self, config: TrainingConfig, work: Path, settings: FitSettings, see: Sight = lambda evidence: evidence
+    ) -> None:
         self.settings = settings
+        self.see = see
         self.family: dict[Path, int] = {}
         self.label: dict[Path, str] = {}
         counts: dict[str, int] = {}
@@ -223,7 +234,7 @@ class ShardReader:
             count = len(tensors["origin"])
             if not count:
                 continue
-            evidence.append(Evidence.from_tensors(tensors))
+            evidence.append(self.see(Evidence.from_tensors(tensors)))
             family.append(torch.full((count,), self.family[path]))
             origin.append(tensors["origin"])
             weight.append(torch.full((count,), self.weight[self.label[path]]))
