@@ -7,9 +7,9 @@
 
 What learns, learns from the fit split: clean images alone, or clean images and noise twins against the attacks that
 changed the prediction, as heatward does. Thresholds come from clean calibration images. Positives are attacks of the
-test split that changed the prediction, negatives its correctly classified clean images. Cost is from image to answer
-for one batch, all of a detector's forward passes included. The best of each column is bold; the columns that heatward
-does not win are listed at the end.
+test split that changed a correct prediction, negatives its correctly classified clean images. Cost is from image to
+answer for one batch, all of a detector's forward passes included. The best of each column is bold; the columns that
+heatward does not win are listed at the end.
 
     Mahalanobis          Lee et al. 2018, section 2.1: pooled features of the deepest layer (pytorch-ood)
     feature squeezing    Xu et al. 2018, section V: 5 bits and a 2×2 median; no non-local means (ART's squeezers)
@@ -284,10 +284,11 @@ def score_all(
     ):
         for (split, label), paths in shards.items():
             won = label in attacks
-            scored[f"{split}/{label}"] = {
+            said = {
                 name: from_images(paths, on(device, judge), successes_only=won, limit=limit, advance=advance)
                 for name, judge in judges.items()
             }
+            scored[f"{split}/{label}"] = {name: each[each.fair] if won else each for name, each in said.items()}
     return scored
 
 

@@ -46,7 +46,9 @@ class EvidenceSettings(BaseModel):
     class_layer: str = ""
     """Layer of the maps per class; empty: the deepest one of side 6 or more."""
     candidates: int = Field(default=10, ge=2)
-    """Classes looked at when there are more than 16."""
+    """Classes looked at when there are more than 16: the prediction and those that witness and views propose."""
+    witness_noise: float = Field(default=8.0, ge=0)
+    """Gaussian noise on the mirrored image that the witness sees, sigma in 1/255."""
     grid: int = Field(default=8, ge=2)
     """Side of every map, in cells."""
     views: ViewSettings = ViewSettings()
@@ -56,7 +58,11 @@ class EvidenceSettings(BaseModel):
 
 @dataclass(frozen=True)
 class Evidence:
-    """Evidence about B images. C candidates by falling logit, M maps a class, S margin maps, g cells a side."""
+    """Evidence about B images. C candidates, M maps a class, S margin maps, g cells a side.
+
+    Candidate 0 is the prediction. With up to 16 classes all follow, by falling logit. With more, the class before an
+    attack may be far down the logits: those follow that the witness, or without one the views, find likeliest.
+    """
 
     logits: Tensor  # (B, K)
     candidates: Tensor  # (B, C) class indices; candidate 0 is the prediction
@@ -168,6 +174,8 @@ class EvidenceExtractor:
         self.candidates = classifier.num_classes if few else settings.candidates
         self.witness = witness
         self.witness_layer = ""
+        noise = torch.randn(1, 3, *classifier.input_size, generator=torch.Generator().manual_seed(1))
+        self.witness_noise = (noise * settings.witness_noise / 255).to(classifier.device)
         if witness is not None:
             if witness.classes != classifier.classes:
                 raise ConfigError("the witness must have the classifier's classes, in the same order")
@@ -183,18 +191,20 @@ class EvidenceExtractor:
     def _extract(self, images: Tensor) -> Evidence:
         with torch.enable_grad():
             logits, activations = self.classifier.activations(images, self.layers)
-            candidates = logits.detach().topk(self.candidates).indices  # (B, C)
             depths = attribute_margin(logits, activations, retain_graph=True)
-            maps, class_channels = attribute_classes(logits, activations[self.class_layer], candidates)
-        logits = logits.detach()
         view_logits, stability = self._under_views(images, depths)
+        said = self._ask_witness(self.witness, images) if self.witness is not None else None
+        candidates = self._candidates(logits.detach(), said.votes if said else view_logits.softmax(-1).mean(1))
+        maps, class_channels = attribute_classes(logits, activations[self.class_layer], candidates)
+        logits = logits.detach()
         margin_maps = [m for depth in depths.values() for m in (depth.spatial, depth.spatial_gradient)]
         channels = [c for d in depths.values() for c in (d.attribution, d.gradient_norm, d.activation)]
         spread = torch.stack([class_channels.norm(dim=-1), class_channels.abs().amax(-1)], dim=-1)
         class_maps = self._to_grid(maps)[:, :, None]  # (B, C, 1, g, g)
         class_features = [_class_features(logits, view_logits, candidates), spread]
-        if self.witness is not None:
-            seen = self._by_witness(self.witness, images, logits, candidates, class_maps[:, :, 0])
+        if said is not None:
+            own_maps, _ = attribute_classes(said.logits, said.activation, candidates)
+            seen = _testimony(logits, said, candidates, class_maps[:, :, 0], self._to_grid(own_maps))
             class_maps = torch.cat([class_maps, seen.maps[:, :, None]], dim=2)
             class_features.append(seen.class_features)
             channels.append(seen.disagreement)
@@ -207,18 +217,24 @@ class EvidenceExtractor:
             channels=torch.cat([*channels, stability], dim=1),
         )
 
-    def _by_witness(
-        self, witness: Classifier, images: Tensor, logits: Tensor, candidates: Tensor, class_maps: Tensor
-    ) -> _Testimony:
-        """What the witness sees for the same candidates: one forward, C short backwards, one forward of the mirror."""
+    def _candidates(self, logits: Tensor, votes: Tensor) -> Tensor:
+        """(B, C) classes to look at."""
+        if self.candidates == logits.shape[1]:
+            return logits.topk(self.candidates).indices
+        return votes.scatter(1, logits.argmax(1, keepdim=True), torch.inf).topk(self.candidates).indices
+
+    def _ask_witness(self, witness: Classifier, images: Tensor) -> _Answer:
+        """One forward with gradients, one of the mirrored and noisy image without."""
+        mirrored = (images.flip(-1) + self.witness_noise).clamp(0, 1)
         if witness.input_size != tuple(images.shape[-2:]):
-            images = functional.interpolate(images, size=witness.input_size, mode="bilinear", antialias=True)
+            images, mirrored = (
+                functional.interpolate(each, size=witness.input_size, mode="bilinear", antialias=True)
+                for each in (images, mirrored)
+            )
         with torch.enable_grad():
-            own, activations = witness.activations(images, [self.witness_layer])
-            maps, _ = attribute_classes(own, activations[self.witness_layer], candidates)
+            logits, activations = witness.activations(images, [self.witness_layer])
         with torch.no_grad():
-            mirrored = witness(images.flip(-1))
-        return _testimony(logits, own.detach(), mirrored, candidates, class_maps, self._to_grid(maps))
+            return _Answer(logits, activations[self.witness_layer], witness(mirrored))
 
     @torch.no_grad()
     def _under_views(self, images: Tensor, depths: Mapping[str, LayerAttribution]) -> tuple[Tensor, Tensor]:
@@ -251,18 +267,31 @@ class EvidenceExtractor:
 
 
 @dataclass(frozen=True)
+class _Answer:
+    """What the witness says."""
+
+    logits: Tensor  # (B, K), attached to the graph
+    activation: Tensor  # (B, D, h, w) of its deep layer, likewise
+    mirrored: Tensor  # (B, K) logits of the mirrored image
+
+    @property
+    def votes(self) -> Tensor:
+        """(B, K) mean probabilities."""
+        return (self.logits.detach().softmax(1) + self.mirrored.softmax(1)) / 2
+
+
+@dataclass(frozen=True)
 class _Testimony:
     maps: Tensor  # (B, C, g, g)
     class_features: Tensor  # (B, C, TESTIMONY), last of all class features
     disagreement: Tensor  # (B, 6)
 
 
-def _testimony(
-    logits: Tensor, own: Tensor, mirrored: Tensor, candidates: Tensor, class_maps: Tensor, own_maps: Tensor
-) -> _Testimony:
-    """The witness's logits (B, K), those of the mirrored image, and its maps, against the classifier's."""
+def _testimony(logits: Tensor, answer: _Answer, candidates: Tensor, class_maps: Tensor, own_maps: Tensor) -> _Testimony:
+    """The witness's answer and its maps for the candidates (B, C, g, g), against the classifier's."""
+    own = answer.logits.detach()
     log_classifier = logits.log_softmax(1)
-    log_witness, log_mirrored = own.log_softmax(1), mirrored.log_softmax(1)
+    log_witness, log_mirrored = own.log_softmax(1), answer.mirrored.log_softmax(1)
     per_class = [log_witness, log_mirrored, own - own.mean(1, keepdim=True), log_witness - log_classifier]
     agreement = functional.cosine_similarity(_contrast(class_maps), _contrast(own_maps), dim=-1)  # (B, C)
     predicted = candidates[:, :1]

@@ -120,3 +120,44 @@ def test_the_classifier_as_its_own_witness_agrees(tiny_classifier: Classifier, t
 def test_a_witness_of_other_classes_is_refused(tiny_classifier: Classifier) -> None:
     with pytest.raises(ConfigError, match="same order"):
         EvidenceExtractor(tiny_classifier, EvidenceSettings(grid=4), other(classes=tuple(reversed(tiny.CLASSES))))
+
+
+def many(seed: int) -> Classifier:
+    """Twenty classes, random weights."""
+    spec = tiny.SPEC.model_copy(update={"classes": tuple(f"{n:02}" for n in range(20)), "arguments": {"classes": 20}})
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return load_classifier(spec, allow=("tiny",))
+
+
+def test_among_many_classes_the_witness_proposes_candidates(tiny_images: tiny.TinyImages) -> None:
+    images, settings = tiny_images.images[:6], EvidenceSettings(grid=4, candidates=4, witness_noise=0)
+    classifier, witness = many(0), many(1)
+    evidence = EvidenceExtractor(classifier, settings, witness)(images)
+    votes = (witness(images).softmax(1) + witness(images.flip(-1)).softmax(1)) / 2
+    for prediction, candidates, vote in zip(classifier(images).argmax(1), evidence.candidates, votes, strict=True):
+        ranked = [int(index) for index in vote.argsort(descending=True) if index != prediction]
+        assert candidates.tolist() == [int(prediction), *ranked[:3]]
+    torch.testing.assert_close(evidence.logits, classifier(images), rtol=1e-4, atol=1e-4)
+
+
+def test_among_many_classes_without_a_witness_the_views_propose(tiny_images: tiny.TinyImages) -> None:
+    images = tiny_images.images[:6]
+    classifier = many(0)
+    only_flip = ViewSettings(noise=(), flip=True, shifts=(), blur=False, rescale=())
+    evidence = EvidenceExtractor(classifier, EvidenceSettings(grid=4, candidates=4, views=only_flip))(images)
+    votes = classifier(images.flip(-1)).softmax(1)
+    for prediction, candidates, vote in zip(classifier(images).argmax(1), evidence.candidates, votes, strict=True):
+        ranked = [int(index) for index in vote.argsort(descending=True) if index != prediction]
+        assert candidates.tolist() == [int(prediction), *ranked[:3]]
+
+
+def test_the_witness_sees_the_mirrored_image_under_noise(tiny_images: tiny.TinyImages) -> None:
+    images = tiny_images.images[:4]
+    still, noisy = (
+        EvidenceExtractor(many(0), EvidenceSettings(grid=4, candidates=4, witness_noise=noise), many(1))(images)
+        for noise in (0.0, 16.0)
+    )
+    log_witness, log_mirrored = still.class_features[:, 0, -5:-3].unbind(-1)
+    torch.testing.assert_close(noisy.class_features[:, 0, -5], log_witness)
+    assert not torch.allclose(noisy.class_features[:, 0, -4], log_mirrored, atol=1e-4)

@@ -24,6 +24,7 @@ from detector.classifier import Classifier
 from detector.heatmaps.gradient import input_gradients
 
 __all__ = [
+    "RECOVERED",
     "Answers",
     "Baseline",
     "BaselineSettings",
@@ -35,6 +36,7 @@ __all__ = [
     "runner_up",
 ]
 
+RECOVERED = 5  # origin labels named, where there are as many candidates
 MAX_MAP_SIDE = 64  # gradient maps of larger images are averaged down to this side
 
 
@@ -59,7 +61,7 @@ class Answers:
     """What a detector says of n images."""
 
     score: Tensor  # (n,) float32, higher = more likely attacked
-    recovered: Tensor  # (n, 2) int64, the two likeliest origin labels, best first
+    recovered: Tensor  # (n, R) int64, the likeliest origin labels, best first
 
 
 @dataclass(frozen=True)
@@ -74,9 +76,8 @@ class Sight:
 
 def runner_up(logits: Tensor) -> Answers:
     """The untrained baseline: (n, K) logits to minus the top-two margin, and the classes after the predicted one."""
-    top = logits.float().topk(min(3, logits.shape[1]), dim=1)
-    second = top.indices[:, 1:]
-    recovered = torch.cat([second, top.indices[:, :1]], dim=1)[:, :2]
+    top = logits.float().topk(min(RECOVERED + 1, logits.shape[1]), dim=1)
+    recovered = torch.cat([top.indices[:, 1:], top.indices[:, :1]], dim=1)[:, :RECOVERED]
     return Answers(top.values[:, 1] - top.values[:, 0], recovered)
 
 
@@ -152,7 +153,7 @@ class Baseline:
         """(n, 3, H, W) uint8 or [0, 1] images to scores and labels."""
         inputs, classes = look(self.sight, images, next(self.network.parameters()).device)
         family, origin = self.network.eval()(inputs)
-        order = origin.topk(2, dim=1).indices
+        order = origin.topk(min(RECOVERED, origin.shape[1]), dim=1).indices
         return Answers(-functional.log_softmax(family, dim=1)[:, 0].cpu(), classes.gather(1, order).cpu())
 
 

@@ -42,6 +42,7 @@ __all__ = [
 
 RATES = (0.01, 0.05)
 CLEAN_SHARE = 0.8
+TOPS = (1, 2, 5)  # likeliest origin labels counted
 ROC_POINTS = 100
 
 Cuts = Mapping[float, float]  # false-positive rate → threshold
@@ -83,8 +84,11 @@ def attempted(attempts: Attempts, bootstrap: Bootstrap) -> dict[str, Any]:
 
 
 def detected(attacked: Scored, clean: Scored, thresholds: Thresholds, bootstrap: Bootstrap) -> dict[str, Any]:
-    """One detector against one attack: AUROC, share flagged, labels recovered, ROC curve."""
-    negative = clean[clean.correct]
+    """One detector against one attack: AUROC, share flagged, labels recovered, ROC curve.
+
+    Positives are attacks on images that were rightly classified, negatives clean images that are.
+    """
+    attacked, negative = attacked[attacked.fair], clean[clean.correct]
     alarms = {rate: flagged(attacked.score, cut) for rate, cut in thresholds.served.items()}
     fpr, tpr = roc_curve(attacked.score, negative.score, ROC_POINTS)
     everything = np.ones(len(attacked), dtype=np.bool_)
@@ -238,10 +242,7 @@ def _share_flagged(scored: Scored, cuts: Cuts, bootstrap: Bootstrap) -> dict[str
 def _recovered(attacked: Scored, rows: NDArray[np.bool_], bootstrap: Bootstrap) -> dict[str, Estimate]:
     chosen = attacked[rows]
     hit = chosen.recovered == chosen.origin[:, None]
-    return {
-        "top1": bootstrap.rate(hit[:, 0], chosen.source),
-        "top2": bootstrap.rate(hit.any(axis=1), chosen.source),
-    }
+    return {f"top{top}": bootstrap.rate(hit[:, :top].any(axis=1), chosen.source) for top in TOPS}
 
 
 def _accuracy(scored: Scored, cut: float, bootstrap: Bootstrap) -> Estimate:

@@ -167,13 +167,14 @@ def _recovery_table(evaluation: Json, rate: float) -> str:
     names = evaluation["detectors"]
     head = ["attack"]
     for title in names.values():
-        head += [f"top-1: {title}", "top-2", f"top-1, flagged at {rate:.0%}", "top-2, flagged"]
+        head += [f"top-1: {title}", "top-2", "top-5", f"top-1, flagged at {rate:.0%}"]
     rows = []
     for attack in evaluation["attacks"]:
         row = [attack["label"] + ("" if attack["seen"] else " (unseen)")]
         for name in names:
             found = attack["detectors"][name]["recovery"]
-            row += [percent(found[part][top]) for part in ("all", f"flagged at {rate}") for top in ("top1", "top2")]
+            row += [percent(found["all"][top]) for top in ("top1", "top2", "top5")]
+            row.append(percent(found[f"flagged at {rate}"]["top1"]))
         rows.append(row)
     return html_table(head, rows)
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from detector.evidence import Evidence
 from detector.network import HeatmapNetwork, score
-from training.evaluation.baselines import Answers, runner_up
+from training.evaluation.baselines import RECOVERED, Answers, runner_up
 from training.shards import read_shard
 
 __all__ = ["Attempts", "Scored", "by_network", "by_runner_up", "from_evidence", "from_images", "read_attempts"]
@@ -38,7 +38,7 @@ class Scored:
     origin: Ints  # (n,) the classifier's prediction before the attack
     prediction: Ints  # (n,)
     score: Floats  # (n,) higher = more likely attacked
-    recovered: Ints  # (n, 2) likeliest origin labels, best first
+    recovered: Ints  # (n, R) likeliest origin labels, best first
 
     def __len__(self) -> int:
         return len(self.source)
@@ -49,13 +49,19 @@ class Scored:
         right: Bools = (self.prediction == self.truth) | (self.truth < 0)
         return right
 
+    @property
+    def fair(self) -> Bools:
+        """Rightly classified before the attack."""
+        right: Bools = (self.origin == self.truth) | (self.truth < 0)
+        return right
+
     def __getitem__(self, rows: Bools) -> Scored:
         return Scored(**{name: column[rows] for name, column in self.__dict__.items()})
 
 
 @dataclass(frozen=True)
 class Attempts:
-    """Every attempt of one attack, whether it worked or not."""
+    """Every attempt of one attack on a rightly classified image, whether it worked or not."""
 
     source: Ints  # (n,)
     success: Bools  # (n,) the prediction changed
@@ -68,7 +74,7 @@ def by_network(networks: Sequence[HeatmapNetwork], device: torch.device) -> Call
 
     def answer(evidence: Evidence) -> Answers:
         attack_score, origin = score(networks, evidence.float().to(device))
-        best = origin.cpu().argsort(1, descending=True)[:, :2]
+        best = origin.cpu().argsort(1, descending=True)[:, :RECOVERED]
         return Answers(attack_score.cpu(), evidence.candidates.cpu().gather(1, best))
 
     return answer
@@ -141,13 +147,15 @@ def from_images(
 
 
 def read_attempts(paths: Sequence[Path]) -> Attempts:
-    """All attempts of one attack; the images stay on disk."""
-    columns: dict[str, list[Tensor]] = {name: [] for name in ("index", "origin", "prediction", "linf", "l2")}
+    """All attempts of one attack on rightly classified images; the images stay on disk."""
+    columns: dict[str, list[Tensor]] = {name: [] for name in ("index", "truth", "origin", "prediction", "linf", "l2")}
     for path in paths:
         with safe_open(str(path), framework="pt") as shard:
             for name, parts in columns.items():
                 parts.append(shard.get_tensor(name))
     joined = {name: torch.cat(parts).numpy() for name, parts in columns.items()}
+    fair = (joined["origin"] == joined["truth"]) | (joined["truth"] < 0)
+    joined = {name: column[fair] for name, column in joined.items()}
     return Attempts(
         joined["index"].astype(np.int64),
         joined["prediction"] != joined["origin"],
@@ -166,5 +174,7 @@ def _table(rows: Sequence[Mapping[str, Tensor]], said: Sequence[Answers]) -> Sco
         origin=column("origin"),
         prediction=column("prediction"),
         score=torch.cat([part.score.double() for part in said]).numpy() if said else np.zeros(0),
-        recovered=torch.cat([part.recovered for part in said]).numpy() if said else np.zeros((0, 2), dtype=np.int64),
+        recovered=torch.cat([part.recovered for part in said]).numpy()
+        if said
+        else np.zeros((0, RECOVERED), dtype=np.int64),
     )

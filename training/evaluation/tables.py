@@ -66,7 +66,7 @@ def attack_table(evaluation: Json) -> Table:
     """One row an attack: how often it works, and how well each detector tells it from clean images."""
     title = (
         "Detection (AUROC, and share flagged at a false-positive rate: of all clean images, or of correct ones, "
-        "which then set the threshold alone)"
+        "which then set the threshold alone; of attacks that changed a right prediction)"
     )
     table = Table(title=title, title_justify="left")
     for column in ("attack", "", "success", "mean L∞·255", "mean L2"):
@@ -103,18 +103,18 @@ def recovery_table(evaluation: Json) -> Table:
     table = Table(title="Label before the attack recovered", title_justify="left")
     for column in ("attack", ""):
         table.add_column(column)
-    for column in ("top-1", "top-2", f"top-1, flagged at {rate:.0%}", f"top-2, flagged at {rate:.0%}"):
+    for column in ("top-1", "top-2", "top-5", f"top-1, flagged at {rate:.0%}"):
         table.add_column(column, justify="right")
     others = [name for name in evaluation["detectors"] if name != "heatward"]
     for name in others:
         table.add_column(f"top-1 {evaluation['detectors'][name]}", justify="right", style="dim")
     for attack in (*evaluation["attacks"], *evaluation["macro"]):
         own = attack["detectors"]["heatward"]["recovery"]
-        found = (own["all"], own[f"flagged at {rate}"])
+        found = [own["all"][top] for top in ("top1", "top2", "top5")] + [own[f"flagged at {rate}"]["top1"]]
         table.add_row(
             row_name(attack),
             "" if attack["seen"] else "unseen",
-            *(percent(part[top]) for part in found for top in ("top1", "top2")),
+            *(percent(each) for each in found),
             *(percent_only(attack["detectors"][name]["recovery"]["all"]["top1"]) for name in others),
         )
     return table
