@@ -109,6 +109,12 @@ def test_detection_counts_only_attacks_that_worked(evaluation: dict) -> None:
         assert attack["detectors"]["gradients"]["auroc"]["count"] == min(worked, BASELINES.test_images)
 
 
+def test_one_network_is_its_own_ensemble(evaluation: dict) -> None:
+    for attack in evaluation["attacks"]:
+        (alone,) = attack["auroc_of_each_network"]
+        assert alone == pytest.approx(attack["detectors"]["heatward"]["auroc"]["value"], abs=1e-6)
+
+
 def test_every_baseline_stands_beside_the_detector(evaluation: dict) -> None:
     assert set(evaluation["detectors"]) == {"heatward", "runner-up", "image", "gradients"}
     for attack in evaluation["attacks"]:

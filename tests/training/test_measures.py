@@ -115,3 +115,14 @@ def test_macro_gives_mean_and_worst_of_seen_and_unseen_attacks_apart() -> None:
     assert found == pytest.approx(expected)
     assert "roc" not in rows[0]["detectors"]["heatward"]
     json.dumps(measures.plain(rows), allow_nan=False)
+
+
+def test_attacks_on_wrongly_classified_images_do_not_count(clean: Scored) -> None:
+    # the second image was taken for class 2 before the attack
+    attacked = scored([0.9, 0.0], truth=[0, 1], prediction=[1, 0], recovered=[0, 1])
+    attacked.origin[1] = 2
+    thresholds = Thresholds(served=CUTS, on_correct=CUTS)
+    found = measures.detected(attacked, clean, thresholds, BOOTSTRAP)
+    assert found["tpr"]["0.05"].value == 1 and found["auroc"].count == 1
+    assert found["recovery"]["all"]["top1"].value == 1
+    assert measures.aurocs([attacked], [clean]) == [found["auroc"].value]

@@ -82,6 +82,7 @@ def run(
     }
     labels = [attack.label for attack in config.attacks]
     attempts = {label: read_attempts(list_shards(config.work, "attack", "test", label)) for label in labels}
+    alone = {label: _alone(detector, scores[label]) for label in (CLEAN, *labels)}
     bootstrap = Bootstrap(scores[CLEAN]["heatward"].source, resamples=resamples, seed=config.seed)
 
     unharmed = (CLEAN, *config.twins.labels)
@@ -100,6 +101,7 @@ def run(
                 name: measures.detected(scored, scores[CLEAN][name], thresholds[name], bootstrap)
                 for name, scored in scores[attack.label].items()
             },
+            "auroc_of_each_network": measures.aurocs(alone[attack.label], alone[CLEAN]),
         }
         for attack in config.attacks
     ]
@@ -190,6 +192,11 @@ def _baselines(
     return trained
 
 
+def _alone(detector: Detector, scored: dict[str, Scored]) -> list[Scored]:
+    """Take out what each network of the ensemble says alone: as many seeds of the same fit."""
+    return [scored.pop(f"network {number}") for number in range(len(detector.networks))]
+
+
 def _score(
     config: TrainingConfig,
     split: str,
@@ -205,8 +212,11 @@ def _score(
     images = list_shards(config.work, "attack", split, label) if cnns else []
     attacked = any(attack.label == label for attack in config.attacks)
     with progress.task(f"evaluate {split}/{label}", len(evidence) + len(images) * len(cnns), unit="shards") as advance:
-        network = by_network(detector.networks, detector.classifier.device)
-        scored = from_evidence(evidence, {"heatward": network, "runner-up": by_runner_up}, advance)
+        device = detector.classifier.device
+        answers = {"heatward": by_network(detector.networks, device), "runner-up": by_runner_up}
+        if split == "test" and (label == CLEAN or attacked):
+            answers |= {f"network {n}": by_network([network], device) for n, network in enumerate(detector.networks)}
+        scored = from_evidence(evidence, answers, advance)
         for name, answer in cnns.items():
             scored[name] = from_images(images, answer, successes_only=attacked, limit=limits.get(name), advance=advance)
     return scored

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.config import CLEAN
-from training.evaluation.metrics import Bootstrap, Estimate, flagged, lowest, mean_of, roc_curve, threshold_at
+from training.evaluation.metrics import Bootstrap, Estimate, auroc, flagged, lowest, mean_of, roc_curve, threshold_at
 from training.evaluation.scores import Attempts, Scored
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "RATES",
     "Thresholds",
     "attempted",
+    "aurocs",
     "class_errors",
     "corruption_alarms",
     "detected",
@@ -102,6 +103,12 @@ def detected(attacked: Scored, clean: Scored, thresholds: Thresholds, bootstrap:
         },
         "roc": {"fpr": np.round(fpr, 5).tolist(), "tpr": np.round(tpr, 5).tolist()},
     }
+
+
+def aurocs(attacked: Sequence[Scored], clean: Sequence[Scored]) -> list[float | None]:
+    """AUROC of each of several detectors, without intervals; None where nothing was attacked."""
+    pairs = [(each[each.fair].score, other[other.correct].score) for each, other in zip(attacked, clean, strict=True)]
+    return [float(auroc(*pair)) if all(map(len, pair)) else None for pair in pairs]
 
 
 def summarise(found: Sequence[Any], how: Callable[[Sequence[Estimate]], Estimate]) -> Any:

@@ -73,6 +73,7 @@ def attack_table(evaluation: Json) -> Table:
         table.add_column(column, justify="right" if column not in ("attack", "") else "left")
     rates = [str(rate) for rate in evaluation["rates"]]
     table.add_column("AUROC", justify="right", style="bold")
+    table.add_column("of each network alone", justify="right", style="dim")
     for rate in rates:
         table.add_column(f"flagged at {float(rate):.0%}", justify="right")
     for rate in rates:
@@ -90,11 +91,18 @@ def attack_table(evaluation: Json) -> Table:
             size(attack["linf"], 255) if made else "",
             size(attack["l2"]) if made else "",
             share(own["auroc"]),
+            _range(attack.get("auroc_of_each_network", [])),
             *(_flagged(evaluation, own["tpr"], rate) for rate in rates),
             *(_flagged(evaluation, own["tpr_on_correct"], rate, "thresholds_on_correct") for rate in rates),
             *(share_only(attack["detectors"][name]["auroc"]) for name in others),
         )
     return table
+
+
+def _range(values: Sequence[float | None]) -> str:
+    """`.990–.992`."""
+    known = [value for value in values if value is not None]
+    return f"{_short(min(known))}–{_short(max(known))}" if known else ""
 
 
 def recovery_table(evaluation: Json) -> Table:
