@@ -3,7 +3,7 @@
     pip install -c constraints.txt -e ".[bench]"
     heatward train attack --config configs/cifar10.toml                           # once: makes the attack shards
     python benchmarks/detectors.py --config configs/cifar10.toml --threads 2 --json work/detectors.json
-    python benchmarks/detectors.py --config configs/cifar10.toml --limit 40       # a quick try
+    python benchmarks/detectors.py --config configs/cifar10.toml --limit 300 --lesson 1000     # a quarter of the time
 
 What learns, learns from the fit split: clean images alone, or clean images and noise twins against the attacks that
 changed the prediction, as heatward does. Thresholds come from clean calibration images. Positives are attacks of the
@@ -284,8 +284,9 @@ def score_all(
     ):
         for (split, label), paths in shards.items():
             won = label in attacks
+            most = None if label == CLEAN else limit
             said = {
-                name: from_images(paths, on(device, judge), successes_only=won, limit=limit, advance=advance)
+                name: from_images(paths, on(device, judge), successes_only=won, limit=most, advance=advance)
                 for name, judge in judges.items()
             }
             scored[f"{split}/{label}"] = {name: each[each.fair] if won else each for name, each in said.items()}
@@ -405,7 +406,7 @@ def run(arguments: argparse.Namespace) -> None:
     except DataError as error:
         raise DataError(f"{error}; and give the --bundle that guards its classifier, not another's") from error
 
-    lesson = read_lesson(config, detector, arguments.limit)
+    lesson = read_lesson(config, detector, arguments.lesson)
     judges = learn(lesson, arguments.seed)
     device = detector.classifier.device
     timed = read_shard(list_shards(config.work, "attack", "test", CLEAN)[0])["images"][:TIMED_IMAGES]
@@ -418,6 +419,7 @@ def run(arguments: argparse.Namespace) -> None:
         "config": arguments.config.name,
         "second classifier": "the bundle's witness" if detector.extractor.witness else "trained here",
         "limit": arguments.limit,
+        "lesson": arguments.lesson,
         "seed": arguments.seed,
         "threads": torch.get_num_threads(),
         "device": str(device),
@@ -445,7 +447,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", type=Path, required=True, help="of the training job whose attacks are read")
     parser.add_argument("--bundle", type=Path, default=EMBEDDED, help="must guard the classifier of --config")
-    parser.add_argument("--limit", type=int, help="at most so many images of each label, 20 or more")
+    parser.add_argument("--limit", type=int, help="score at most so many attacked images and noise twins of each label")
+    parser.add_argument("--lesson", type=int, help="learn from at most so many images of each label")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from detector.classifier import ClassifierSpec
 from detector.container import MANIFEST, read_files, write_files
-from detector.errors import BundleDamagedError, BundleError, BundleForeignError, BundleTooNewError
+from detector.errors import BundleDamagedError, BundleError, BundleForeignError, BundleVersionError
 from detector.weights import is_weights_file
 
 __all__ = ["EMBEDDED", "FORMAT", "SCHEMA_VERSION", "Bundle", "Manifest", "load_bundle", "save_bundle"]
@@ -136,7 +136,7 @@ def load_bundle(path: str | Path) -> Bundle:
     Raises:
         BundleError: There is no such file or directory.
         BundleForeignError: It is something else.
-        BundleTooNewError: A later heatward wrote it.
+        BundleVersionError: A later heatward wrote it.
         BundleDamagedError: Truncated, changed, or a file is missing.
     """
     path = Path(path)
@@ -176,9 +176,14 @@ def _described(text: bytes, path: Path) -> dict[str, Any]:
         raise BundleForeignError(f"{path}: its {MANIFEST} is not that of a heatward bundle: give a .heatward file.")
     version = described.get("schema_version")
     if isinstance(version, int) and version > SCHEMA_VERSION:
-        raise BundleTooNewError(
+        raise BundleVersionError(
             f"{path} has schema version {version} (written by heatward {described.get('heatward_version')}), this "
-            f"heatward reads up to {SCHEMA_VERSION}: update heatward."
+            f"heatward reads {SCHEMA_VERSION}: update heatward."
+        )
+    if isinstance(version, int) and version < SCHEMA_VERSION:
+        raise BundleVersionError(
+            f"{path} has schema version {version}, which looks at other evidence; this heatward reads "
+            f"{SCHEMA_VERSION}: run `heatward train` again, it keeps its attacked images."
         )
     return described
 

@@ -14,7 +14,7 @@ HeatwardError                     INTERNAL
 ├── BundleError                   FAILED_PRECONDITION  the artefact
 │   ├── BundleDamagedError                             a file is missing or its sha256 differs
 │   ├── BundleForeignError                             not a heatward bundle
-│   ├── BundleTooNewError                              written by a later schema version
+│   ├── BundleVersionError                             written by another schema version
 │   └── FingerprintMismatchError                       made for another classifier
 ├── CalibrationError              INVALID_ARGUMENT     too few clean scores, rate out of range
 ├── ConfigError                   INVALID_ARGUMENT     unknown key, value out of range
@@ -29,7 +29,7 @@ __all__ = [
     "BundleDamagedError",
     "BundleError",
     "BundleForeignError",
-    "BundleTooNewError",
+    "BundleVersionError",
     "CalibrationError",
     "ClassifierError",
     "ClassifierSpecError",
@@ -115,8 +115,8 @@ class BundleForeignError(BundleError):
     """Not a heatward bundle."""
 
 
-class BundleTooNewError(BundleError):
-    """Written by a later schema version than this one reads."""
+class BundleVersionError(BundleError):
+    """Written by another schema version than this one reads."""
 
 
 class FingerprintMismatchError(BundleError):

@@ -129,8 +129,6 @@ class HeatmapNetwork(nn.Module):
             prefix = f"{member}."
             own = {name.removeprefix(prefix): t.float() for name, t in weights.items() if name.startswith(prefix)}
             network = cls(shape, families, settings)
-            if not any(name.startswith("surprise.") for name in own):  # bundles of schema version 1 have none
-                own |= {f"surprise.{name}": buffer for name, buffer in network.surprise.state_dict().items()}
             try:
                 network.load_state_dict(own)
             except RuntimeError as error:

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from detector import container
 from detector.bundle import Bundle, Manifest, load_bundle, save_bundle
 from detector.classifier import Classifier, load_classifier
-from detector.errors import BundleDamagedError, BundleError, BundleForeignError, BundleTooNewError
+from detector.errors import BundleDamagedError, BundleError, BundleForeignError, BundleVersionError
 
 WEIGHTS = tiny.net().state_dict()
 
@@ -212,7 +212,14 @@ def test_a_newer_schema_says_update_even_with_files_we_do_not_know(saved: Path) 
     contents = files_of(saved)
     manifest = json.loads(contents["manifest.json"]) | {"schema_version": 3, "heatward_version": "9.1", "new": 1}
     contents |= {"manifest.json": json.dumps(manifest).encode(), "masks.safetensors": b""}
-    with pytest.raises(BundleTooNewError, match=r"schema version 3 \(written by heatward 9\.1\).*update heatward"):
+    with pytest.raises(BundleVersionError, match=r"schema version 3 \(written by heatward 9\.1\).*update heatward"):
+        load_bundle(rezip(saved, contents))
+
+
+def test_an_older_schema_says_train_again(saved: Path) -> None:
+    contents = files_of(saved)
+    contents["manifest.json"] = json.dumps(json.loads(contents["manifest.json"]) | {"schema_version": 1}).encode()
+    with pytest.raises(BundleVersionError, match=r"schema version 1.*heatward train"):
         load_bundle(rezip(saved, contents))
 
 

@@ -85,11 +85,3 @@ def test_surprise_raises_the_score() -> None:
     raised = score([network], evidence)[0] - before
     torch.testing.assert_close(raised, 0.1 * network.surprise(evidence).double())
     assert bool((raised > 0).any())
-
-
-def test_networks_of_the_first_bundles_are_never_surprised() -> None:
-    evidence = evidence_of(20, 4, 4)
-    weights = ensemble_weights([network_for(evidence, 0), network_for(evidence, 1)])
-    old = {name: tensor for name, tensor in weights.items() if ".surprise." not in name}
-    networks = HeatmapNetwork.ensemble(EvidenceShape.of(evidence), 3, SETTINGS, old)
-    assert bool((networks[0].surprise(evidence) == 0).all())

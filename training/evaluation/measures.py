@@ -6,7 +6,8 @@
     the detector in use           traffic (correct what is flagged), mead (all attacks of an image), class_errors
 
 An image is flagged where its score exceeds a threshold that clean calibration images set before any test image was
-looked at. Positives are attacks that changed the prediction; negatives of an AUROC are rightly classified clean images.
+looked at. Positives are attacks that changed a right prediction; negatives of an AUROC are rightly classified clean
+images.
 """
 
 from __future__ import annotations

@@ -65,7 +65,7 @@ def write_report(path: Path, evaluation: Json, rows: Sequence[Row], worst: Seque
         parts += ["<h2>Examples</h2>", picture(png(draw_rows(rows, note=note)), "examples of attacked images")]
     parts += [
         "<h2>Detection</h2>",
-        "<p>Positives are attacks that changed the prediction; negatives are clean images that the classifier gets "
+        "<p>Positives are attacks that changed a right prediction; negatives are clean images that the classifier gets "
         "right. An <i>unseen</i> attack was never trained on. <i>Of correct</i>: at the threshold that only rightly "
         "classified calibration images set.</p>",
         picture(plots.svg(plots.auroc_plot(evaluation)), "AUROC by attack and detector", "svg+xml"),
