@@ -195,7 +195,8 @@ class EvidenceExtractor:
         view_logits, stability = self._under_views(images, depths)
         said = self._ask_witness(self.witness, images) if self.witness is not None else None
         candidates = self._candidates(logits.detach(), said.votes if said else view_logits.softmax(-1).mean(1))
-        maps, class_channels = attribute_classes(logits, activations[self.class_layer], candidates)
+        with torch.enable_grad():
+            maps, class_channels = attribute_classes(logits, activations[self.class_layer], candidates)
         logits = logits.detach()
         margin_maps = [m for depth in depths.values() for m in (depth.spatial, depth.spatial_gradient)]
         channels = [c for d in depths.values() for c in (d.attribution, d.gradient_norm, d.activation)]
@@ -203,7 +204,8 @@ class EvidenceExtractor:
         class_maps = self._to_grid(maps)[:, :, None]  # (B, C, 1, g, g)
         class_features = [_class_features(logits, view_logits, candidates), spread]
         if said is not None:
-            own_maps, _ = attribute_classes(said.logits, said.activation, candidates)
+            with torch.enable_grad():
+                own_maps, _ = attribute_classes(said.logits, said.activation, candidates)
             seen = _testimony(logits, said, candidates, class_maps[:, :, 0], self._to_grid(own_maps))
             class_maps = torch.cat([class_maps, seen.maps[:, :, None]], dim=2)
             class_features.append(seen.class_features)

@@ -108,6 +108,13 @@ def test_a_witness_adds_its_maps_and_features(tiny_classifier: Classifier, tiny_
     assert_equal(witnessed, Evidence.cat([one_by_one(image[None]) for image in images]))
 
 
+def test_a_caller_without_gradients_gets_the_same(tiny_classifier: Classifier, tiny_images: tiny.TinyImages) -> None:
+    extractor = EvidenceExtractor(tiny_classifier, EvidenceSettings(grid=4), other())
+    with torch.no_grad():
+        without = extractor(tiny_images.images[:3])
+    assert_equal(without, extractor(tiny_images.images[:3]))
+
+
 def test_the_classifier_as_its_own_witness_agrees(tiny_classifier: Classifier, tiny_images: tiny.TinyImages) -> None:
     extractor = EvidenceExtractor(tiny_classifier, EvidenceSettings(grid=4), tiny_classifier)
     evidence = extractor(tiny_images.images[:5])
