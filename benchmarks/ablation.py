@@ -4,6 +4,7 @@
     python benchmarks/ablation.py --config configs/cifar10.toml --threads 2 --json work/ablation.json
 
 A part is removed by zeros, in fitting, calibrating and testing alike. Every row has the same seed, epochs and images.
+Positives are attacks that changed the prediction, negatives rightly classified clean images.
 Costs are floating-point operations an image in forward passes of the classifier ("forward-equivalents"), counted, and
 images a second of the whole extraction, timed beside the classifier's own forward pass in the same run.
 """
@@ -19,7 +20,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
@@ -32,6 +32,7 @@ from training.config import CLEAN, TrainingConfig
 from training.evaluation.measures import Thresholds
 from training.evaluation.metrics import auroc
 from training.evaluation.scores import Scored, by_network, from_evidence
+from training.evaluation.tables import render
 from training.job import Job, open_job
 from training.load import load_config
 from training.progress import make_progress
@@ -167,7 +168,7 @@ def seconds(work: Callable[[], object]) -> float:
 
 def table(config: TrainingConfig, rows: dict[str, dict[str, Any]], cost: dict[str, float]) -> Table:
     seen = [attack.label for attack in config.attacks if attack.train]
-    shown = Table(title=f"AUROC without a part, {', '.join(seen)}", title_justify="left")
+    shown = Table(title="AUROC without a part", title_justify="left")
     for column in ("without", *seen, "mean", f"mean TPR at {RATE:.0%}", "label recovered", "forward-equivalents"):
         shown.add_column(column, justify="left" if column == "without" else "right")
 
@@ -189,7 +190,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--json", type=Path, help="write the result here, too")
     options = parser.parse_args(arguments)
 
-    console = Console()
     torch.set_num_threads(options.threads)
     config = load_config(options.config)
     with make_progress() as progress:
@@ -198,8 +198,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         fewer = config.model_copy(update={"fit": {**config.fit, "ensemble": 1, "epochs": options.epochs}})
         cost = costs(job)
         rows = {part: measured(job, fewer, part) for part in PARTS}
-    console.print(table(config, rows, cost))
-    console.print(
+    print(render([table(config, rows, cost)]))
+    print(
         f"extraction {cost['images_per_second']:.1f} images/s, the classifier alone "
         f"{cost['forward_images_per_second']:.1f} images/s, {options.threads} threads, batches of {BATCH}"
     )
