@@ -42,6 +42,7 @@ protos: $(STAMP)  ## Generate the gRPC code from the .proto files
 		--python_out=proto --pyi_out=proto --grpc_python_out=proto heatward/v1/detection.proto
 
 imagenet: $(STAMP)  ## The ImageNet recipe, from a zip to a bundle: make imagenet ZIP=photographs.zip
+	$(if $(ZIP),,$(error name the zip of photographs: make imagenet ZIP=photographs.zip))
 	$(BIN)/pip install --quiet -c constraints.txt -e ".[train,imagenet]"
 	$(BIN)/python -m training.imagenet_recipe $(ZIP)
 	$(BIN)/heatward train --config configs/imagenet.toml

@@ -44,10 +44,9 @@ BATCH, PASSES = 32, 3
 
 def without_views(evidence: Evidence) -> Evidence:
     shape = EvidenceShape.of(evidence)
-    views = (shape.own_features - 4) // 2
     features, channels = evidence.class_features.clone(), evidence.channels.clone()
-    for start in (1, views + 2):  # the change of the centred logit, of the log-probability
-        features[..., start : start + views] = 0
+    for start in (1, shape.views + 2):  # the change of the centred logit, of the log-probability
+        features[..., start : start + shape.views] = 0
     channels[:, -shape.stability :] = 0
     return replaced(evidence, class_features=features, channels=channels)
 
@@ -57,14 +56,14 @@ def without_witness(evidence: Evidence) -> Evidence:
     maps, features, channels = evidence.maps.clone(), evidence.class_features.clone(), evidence.channels.clone()
     maps[:, :, 1:] = 0
     features[..., shape.own_features :] = 0
-    channels[:, -shape.stability - 6 : -shape.stability] = 0
+    channels[:, shape.disagreement] = 0
     return replaced(evidence, maps=maps, class_features=features, channels=channels)
 
 
 def without_channels(evidence: Evidence) -> Evidence:
     shape = EvidenceShape.of(evidence)
     channels = evidence.channels.clone()
-    channels[:, : shape.channels - shape.stability - 6 * shape.witness] = 0
+    channels[:, : shape.disagreement.start] = 0
     return replaced(evidence, channels=channels)
 
 

@@ -136,7 +136,7 @@ def load_bundle(path: str | Path) -> Bundle:
     Raises:
         BundleError: There is no such file or directory.
         BundleForeignError: It is something else.
-        BundleVersionError: A later heatward wrote it.
+        BundleVersionError: It has another schema version.
         BundleDamagedError: Truncated, changed, or a file is missing.
     """
     path = Path(path)

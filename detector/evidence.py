@@ -28,11 +28,12 @@ from detector.errors import ConfigError, LayerNotFoundError, NoGradientError
 from detector.heatmaps.channels import LayerAttribution, attribute_classes, attribute_margin
 from detector.views import ViewSettings, make_views
 
-__all__ = ["ALL_CLASSES_UP_TO", "Evidence", "EvidenceExtractor", "EvidenceSettings", "EvidenceShape"]
+__all__ = ["ALL_CLASSES_UP_TO", "DIVERGENCE", "Evidence", "EvidenceExtractor", "EvidenceSettings", "EvidenceShape"]
 
 ALL_CLASSES_UP_TO = 16
 EPSILON = 1e-8
 TESTIMONY = 5  # class features of the witness: log P, log P of the mirror image, …
+DISAGREEMENT, DIVERGENCE = 6, 4  # image features of the witness; where KL(witness ‖ classifier) is among them
 MOVES = 3  # numbers that say how far one depth's channel heatmap moved under one view
 
 
@@ -134,8 +135,18 @@ class EvidenceShape(BaseModel):
     @property
     def stability(self) -> int:
         """Channel features that come last and say how far the channel heatmap of each depth moves under each view."""
-        views, depths = (self.own_features - 4) // 2, self.margin_maps // 2
-        return MOVES * views * depths
+        return MOVES * self.views * (self.margin_maps // 2)
+
+    @property
+    def views(self) -> int:
+        """Views that were taken."""
+        return (self.own_features - 4) // 2
+
+    @property
+    def disagreement(self) -> slice:
+        """Channel features that say how far the witness's answer is from the classifier's; empty without a witness."""
+        stop = self.channels - self.stability
+        return slice(stop - DISAGREEMENT * self.witness, stop)
 
 
 class EvidenceExtractor:
@@ -286,7 +297,7 @@ class _Answer:
 class _Testimony:
     maps: Tensor  # (B, C, g, g)
     class_features: Tensor  # (B, C, TESTIMONY), last of all class features
-    disagreement: Tensor  # (B, 6)
+    disagreement: Tensor  # (B, DISAGREEMENT)
 
 
 def _testimony(logits: Tensor, answer: _Answer, candidates: Tensor, class_maps: Tensor, own_maps: Tensor) -> _Testimony:

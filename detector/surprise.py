@@ -15,7 +15,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from detector.evidence import Evidence, EvidenceShape
+from detector.evidence import DIVERGENCE, Evidence, EvidenceShape
 from detector.standardise import Standardise
 
 __all__ = ["Surprise"]
@@ -95,14 +95,15 @@ class Surprise(nn.Module):
             self.classes(_first(evidence, shape)),
         ]
         if shape.witness:
-            numbers.append(evidence.channels[:, -shape.stability - 2])
+            numbers.append(evidence.channels[:, shape.disagreement][:, DIVERGENCE])
         return torch.stack(numbers, dim=1)
 
 
 def doubt(evidence: Evidence) -> Tensor:
     """(B,) −P(witness) − 0.3 · margin of probabilities; without a witness the margin alone.
 
-    P(witness) is the witness's mean probability of the predicted class on the image and its mirror image.
+    P(witness) is the witness's mean probability of the predicted class on the image and on its mirror image, noisy
+    or not.
     """
     first, second = evidence.logits.softmax(1).topk(2).values.unbind(1)
     shape = EvidenceShape.of(evidence)

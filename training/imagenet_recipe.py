@@ -30,6 +30,7 @@ __all__ = ["renamed", "unpack"]
 
 PHOTOGRAPH = re.compile(r"(\d{4})_(n\d{8})/([^/\\]+\.jpe?g)", re.IGNORECASE)
 SIZES = (0, 1)
+MEND = 'pip install -c constraints.txt -e ".[train,imagenet]" brings versions that fit'
 
 
 def unpack(archive: Path, folder: Path, classes: Sequence[str]) -> int:
@@ -52,7 +53,10 @@ def unpack(archive: Path, folder: Path, classes: Sequence[str]) -> int:
             for match in found:
                 index, wnid, name = int(match[1]), match[2], match[3]
                 if index >= len(classes) or classes[index] != wnid:
-                    raise DataError(f"{archive}: {match[0]}: class {index} is not {wnid}")
+                    raise DataError(
+                        f"{archive}: {match[0]}: class {index} is not {wnid}; name folders by the standard order, "
+                        "0000_n01440764 first"
+                    )
                 target = folder / wnid / name
                 if not target.exists():
                     target.parent.mkdir(parents=True, exist_ok=True)
@@ -72,9 +76,9 @@ def renamed(weights: dict[str, Tensor], like: dict[str, Tensor]) -> dict[str, Te
     """
     for (theirs, value), (ours, wanted) in zip(weights.items(), like.items(), strict=False):
         if value.shape != wanted.shape:
-            raise DataError(f"{theirs} {tuple(value.shape)} cannot become {ours} {tuple(wanted.shape)}")
+            raise DataError(f"{theirs} {tuple(value.shape)} cannot become {ours} {tuple(wanted.shape)}; {MEND}")
     if len(weights) != len(like):
-        raise DataError(f"{len(weights)} tensors cannot become {len(like)}")
+        raise DataError(f"{len(weights)} tensors cannot become {len(like)}; {MEND}")
     return {ours: value.contiguous() for ours, value in zip(like, weights.values(), strict=True)}
 
 

@@ -98,9 +98,13 @@ def evaluate_bundle(job: Job, path: Path) -> None:
             f"{job.classifier.fingerprint[:12]}…: evaluate it with the configuration it was trained with"
         )
     if EvidenceSettings.model_validate(bundle.manifest.evidence) != job.config.evidence:
-        raise ConfigError(f"{path} was made with other [evidence] settings than the configuration's")
+        raise ConfigError(
+            f"{path} was made with other [evidence] settings than the configuration's: use those it was trained with"
+        )
     if bundle.manifest.witness_fingerprint != (job.witness.fingerprint if job.witness else ""):
-        raise ConfigError(f"{path} was made with another [witness] than the configuration's")
+        raise ConfigError(
+            f"{path} was made with another [witness] than the configuration's: use the one it was trained with"
+        )
     networks = HeatmapNetwork.ensemble(
         EvidenceShape.model_validate(bundle.manifest.network["shape"]),
         len(bundle.manifest.families),
