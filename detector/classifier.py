@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -123,9 +123,7 @@ class Classifier:
         Raises:
             LayerNotFoundError: No such layer; lists near names.
         """
-        for name in layers:
-            if name not in self.layers:
-                raise LayerNotFoundError(self._no_layer(name))
+        self._check_layers(layers)
         if torch.is_grad_enabled() and not images.requires_grad:
             images = images.detach().requires_grad_()
         kept: dict[str, Tensor] = {}
@@ -138,6 +136,16 @@ class Classifier:
         with hooked(self._net, layers, keep):
             logits = self(images)
         return logits, {name: kept[name] for name in layers}
+
+    def changed(self, images: Tensor, layer: str, change: Callable[[Tensor], Tensor]) -> Tensor:
+        """Classify with what `layer` answers, (B, C, h, w), replaced by `change(answer)`: logits (B, K).
+
+        Raises:
+            LayerNotFoundError: No such layer; lists near names.
+        """
+        self._check_layers([layer])
+        with hooked(self._net, [layer], lambda _, output: change(output)):
+            return self(images)
 
     def depths(self, count: int = 4) -> tuple[str, ...]:
         """`count` layers spread evenly over the net's depth, the deepest included; fewer where it has fewer.
@@ -153,6 +161,11 @@ class Classifier:
             name: value.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
             for name, value in self._net.state_dict().items()
         }
+
+    def _check_layers(self, layers: Sequence[str]) -> None:
+        for name in layers:
+            if name not in self.layers:
+                raise LayerNotFoundError(self._no_layer(name))
 
     def _no_layer(self, name: str) -> str:
         if not self.layers:

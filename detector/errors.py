@@ -9,7 +9,8 @@ HeatwardError                     INTERNAL
 │   ├── ClassifierSpecError                            source, weights or preprocessing cannot be used
 │   ├── LayerNotFoundError                             no such layer (names the near ones)
 │   ├── NoGradientError                                a gradient method on a model without gradients
-│   └── NonFiniteLogitsError                           the model answered NaN or infinity
+│   ├── NonFiniteLogitsError                           the model answered NaN or infinity
+│   └── BlackBoxError                                  the callable failed, or answered no probabilities
 ├── HeatmapError                  INVALID_ARGUMENT     a method's settings are out of range
 ├── BundleError                   FAILED_PRECONDITION  the artefact
 │   ├── BundleDamagedError                             a file is missing or its sha256 differs
@@ -26,6 +27,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 __all__ = [
+    "BlackBoxError",
     "BundleDamagedError",
     "BundleError",
     "BundleForeignError",
@@ -93,6 +95,10 @@ class NoGradientError(ClassifierError):
 
 class NonFiniteLogitsError(ClassifierError):
     """The classifier answered NaN or infinity."""
+
+
+class BlackBoxError(ClassifierError):
+    """A black box raised, or what it answered are not probabilities."""
 
 
 class HeatmapError(HeatwardError):

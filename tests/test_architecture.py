@@ -17,7 +17,7 @@ DETECTOR = (
     {"errors", "images", "architectures", "preprocessing", "standardise"},
     {"spec", "weights"},
     {"sources", "layers"},
-    {"classifier"},
+    {"classifier", "black_box"},
     {"heatmaps", "views"},
     {"evidence", "calibration"},
     {"surprise"},

@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 from detector.heatmaps.cam import cam
+from detector.heatmaps.channel_mask import ChannelMask, channel_mask
 from detector.heatmaps.channels import (
     ChannelAttribution,
     ClassAttribution,
@@ -25,25 +26,34 @@ from detector.heatmaps.gradient import (
     smoothgrad,
 )
 from detector.heatmaps.heatmap import Heatmap, Method
+from detector.heatmaps.mask_rows import MaskHeatmap
 from detector.heatmaps.occlusion import occlusion
+from detector.heatmaps.perturbation import extremal, meaningful
+from detector.heatmaps.rise import rise
 
 __all__ = [
     "METHODS",
     "ChannelAttribution",
+    "ChannelMask",
     "ClassAttribution",
     "Heatmap",
     "LayerAttribution",
+    "MaskHeatmap",
     "Method",
     "attribute_classes",
     "attribute_margin",
     "cam",
     "channel_attribution",
+    "channel_mask",
     "class_activation_gradients",
+    "extremal",
     "gradient",
     "gradient_times_input",
     "input_gradients",
     "integrated_gradients",
+    "meaningful",
     "occlusion",
+    "rise",
     "smoothgrad",
 ]
 
@@ -54,4 +64,7 @@ METHODS: dict[str, Method] = {
     "smoothgrad": smoothgrad,
     "cam": cam,
     "occlusion": occlusion,
+    "rise": rise,
+    "meaningful": meaningful,
+    "extremal": extremal,
 }

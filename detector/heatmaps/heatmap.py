@@ -14,6 +14,7 @@ from typing import Concatenate, TypeAlias
 import torch
 from torch import Tensor
 
+from detector.black_box import BlackBox
 from detector.classifier import Classifier
 from detector.errors import HeatmapError, LayerNotFoundError, NoGradientError
 
@@ -35,7 +36,7 @@ Method: TypeAlias = Callable[Concatenate[Classifier, Tensor, Tensor | None, ...]
 
 
 @contextmanager
-def gradients_of(classifier: Classifier) -> Iterator[None]:
+def gradients_of(classifier: Classifier | BlackBox) -> Iterator[None]:
     """Gradients on, whatever mode the caller is in.
 
     Raises:
@@ -43,7 +44,7 @@ def gradients_of(classifier: Classifier) -> Iterator[None]:
     """
     if not classifier.differentiable:
         raise NoGradientError(
-            f"classifier {classifier.spec.source!r} gives no gradients, which this heatmap needs; use 'occlusion'"
+            f"classifier {_name(classifier)!r} gives no gradients, which this heatmap needs; use 'occlusion' or 'rise'"
         )
     with torch.inference_mode(False), torch.enable_grad():
         yield
@@ -82,7 +83,7 @@ def check_at_least(setting: str, value: int, low: int, high: int | None = None) 
         raise HeatmapError(f"{setting}: expected {wanted}, got {value!r}")
 
 
-def default_layer(classifier: Classifier, layer: str | None) -> str:
+def default_layer(classifier: Classifier | BlackBox, layer: str | None) -> str:
     """`layer`, or the deepest one.
 
     Raises:
@@ -91,8 +92,13 @@ def default_layer(classifier: Classifier, layer: str | None) -> str:
     if layer is not None:
         return layer
     if not classifier.layers:
+        by_gradient = "'gradient', 'integrated_gradients', " if classifier.differentiable else ""
         raise LayerNotFoundError(
-            f"classifier {classifier.spec.source!r} shows no layers (TorchScript and exported programs hide theirs); "
-            "use a method that needs none: 'gradient', 'integrated_gradients', 'occlusion'"
+            f"classifier {_name(classifier)!r} shows no layers (TorchScript, exported programs and black boxes hide "
+            f"theirs); use a method that needs none: {by_gradient}'occlusion', 'rise'"
         )
     return classifier.layers[-1]
+
+
+def _name(classifier: Classifier | BlackBox) -> str:
+    return classifier.name if isinstance(classifier, BlackBox) else classifier.spec.source

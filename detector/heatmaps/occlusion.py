@@ -7,28 +7,24 @@ section 4.2.
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from torch import Tensor
-from torchvision.transforms.v2.functional import gaussian_blur
 
+from detector.black_box import BlackBox
 from detector.classifier import Classifier
-from detector.errors import HeatmapError
 from detector.heatmaps.heatmap import Heatmap, check_at_least, resolve_classes
+from detector.heatmaps.reference import Reference, cover
 
 __all__ = ["occlusion"]
 
-Fill = Literal["mean", "blur"] | float
-
 
 def occlusion(
-    classifier: Classifier,
+    classifier: Classifier | BlackBox,
     images: Tensor,
     classes: Tensor | None = None,
     *,
     grid: int = 8,
-    fill: Fill = "mean",
+    fill: Reference = "mean",
     chunk: int = 256,
 ) -> Heatmap:
     """Logit of the image less logit with the block covered; maps (B, C, grid, grid), positive where it helps.
@@ -38,8 +34,7 @@ def occlusion(
         images: (B, 3, H, W) in [0,1].
         classes: (B, C), or None for the predicted class.
         grid: Blocks a side, 1 … min(H, W); sides that do not divide give blocks that differ by one pixel.
-        fill: What covers a block: the image's own mean colour, the image blurred (σ an eighth of its side), or a grey
-            level in [0,1].
+        fill: What covers a block; see `cover`.
         chunk: Images a forward, at most (one block of the whole batch at least): bounds memory, changes no value.
 
     Raises:
@@ -49,7 +44,7 @@ def occlusion(
     check_at_least("grid", grid, 1, min(height, width))
     check_at_least("chunk", chunk, 1)
     with torch.no_grad():
-        cover = _cover(images, fill)
+        hidden = cover(images, fill, setting="fill")
         blocks = _blocks(height, width, grid, images.device)
         logits = classifier(images)
         classes = resolve_classes(classes, logits)
@@ -57,7 +52,7 @@ def occlusion(
         covered_logits = []
         for start in range(0, len(blocks), group):
             some = blocks[start : start + group, None, None]  # (n, 1, 1, H, W)
-            covered = torch.where(some, cover, images).flatten(0, 1)  # (n * B, 3, H, W)
+            covered = torch.where(some, hidden, images).flatten(0, 1)  # (n * B, 3, H, W)
             covered_logits.append(classifier(covered).view(len(some), *logits.shape))
         drop = logits - torch.cat(covered_logits)  # (grid², B, K)
         maps = drop.permute(1, 2, 0).reshape(*logits.shape, grid, grid)  # (B, K, grid, grid)
@@ -70,16 +65,3 @@ def _blocks(height: int, width: int, grid: int, device: torch.device) -> Tensor:
     columns = torch.arange(width, device=device) * grid // width
     of_pixel = rows[:, None] * grid + columns  # (H, W)
     return of_pixel == torch.arange(grid * grid, device=device)[:, None, None]
-
-
-def _cover(images: Tensor, fill: Fill) -> Tensor:
-    """What lies under the block, broadcasting to (B, 3, H, W)."""
-    if fill == "mean":
-        return images.mean((2, 3), keepdim=True)
-    if fill == "blur":
-        sigma = [side / 8 for side in (images.shape[3], images.shape[2])]  # x before y
-        blurred: Tensor = gaussian_blur(images, [2 * int(2 * s) + 1 for s in sigma], sigma)
-        return blurred
-    if isinstance(fill, str) or not 0 <= fill <= 1:
-        raise HeatmapError(f"fill: expected 'mean', 'blur' or a grey level in [0, 1], got {fill!r}")
-    return torch.full((1, 1, 1, 1), fill, dtype=images.dtype, device=images.device)
