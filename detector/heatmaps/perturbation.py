@@ -32,7 +32,8 @@ __all__ = ["extremal", "meaningful"]
 
 SHARPNESS = 1.0  # of a mask's edge, per unit of the field
 FULL = 2.0  # where meaningful masks start, as a logit: nearly all of the image
-FINEST = 28  # cells a side: the published lattice at 224 px
+FINEST = 28  # cells a side of an extremal mask: the published lattice at 224 px
+COARSE = 14  # of a meaningful mask: finer ones need more steps
 
 
 def extremal(
@@ -44,7 +45,7 @@ def extremal(
     objective: Literal["preserve", "delete", "dual"] = "preserve",
     reference: Reference = "blur",
     grid: int | None = None,
-    spread: float = 0.7,
+    spread: float = 1 / 14,
     binary: float = 0.0,
     steps: int = 8,
     rate: float = 1.0,
@@ -66,7 +67,8 @@ def extremal(
         objective: "preserve": the mask alone keeps the class; "delete": without the mask it is lost; "dual": both.
         reference: What stands where the image is taken away; see `cover`.
         grid: Cells a side of the lattice that is learned; None: a cell each 2 pixels, at most 28 cells.
-        spread: Standard deviation of a cell's bump, in cells: the smallest detail of a mask.
+        spread: Standard deviation of a bump, as a share of the side: the smallest detail of a mask (the paper: 21 of
+            224 pixels).
         binary: Weight of the rank-based area term (equation 3 of the paper), in logits. The area holds without it; it
             makes masks more binary, at a cost in logit.
         steps: Most steps a mask takes.
@@ -88,13 +90,13 @@ def extremal(
     if objective not in ("preserve", "delete", "dual"):
         raise HeatmapError(f"objective: expected 'preserve', 'delete' or 'dual', got {objective!r}")
     height, width = images.shape[2:]
-    grid = _grid(grid, height, width)
+    grid = _grid(grid, FINEST, height, width)
     settings = _climb(steps, rate, patience, tolerance)
     _positive("spread", spread)
     stride = max(1, min(height, width) // (2 * grid))
 
     def optimise(scene: Scene, start: Tensor, rows_areas: Tensor) -> tuple[Tensor, Tensor]:
-        field_of = SmoothMax((height, width), grid, spread, images.device)
+        field_of = SmoothMax((height, width), grid, spread * grid, images.device)
 
         def ascent(lattice: Tensor, rows: Tensor, step: int) -> tuple[Tensor, Tensor]:
             with torch.enable_grad():
@@ -132,12 +134,12 @@ def meaningful(
     reference: Reference = "blur",
     grid: int | None = None,
     size_weight: float = 1.0,
-    roughness_weight: float = 0.2,
+    roughness_weight: float = 2.0,
     roughness_power: float = 3.0,
     jitter: int | None = None,
     steps: int = 25,
     rate: float = 0.6,
-    patience: int = 10,
+    patience: int = 15,
     tolerance: float = 0.01,
     chunk: int = 64,
     seed: int = 0,
@@ -154,7 +156,7 @@ def meaningful(
         classes: (B, C), or None for the predicted class.
         objective: "delete": without the mask the class is lost; "preserve": the mask alone keeps it.
         reference: What stands where the image is taken away; see `cover`.
-        grid: Cells a side of the coarse mask; None: a cell each 2 pixels, at most 28 cells.
+        grid: Cells a side of the coarse mask; None: a cell each 2 pixels, at most 14 cells.
         size_weight: Of the L1 term.
         roughness_weight: Of the TV term.
         roughness_power: Its exponent β.
@@ -175,7 +177,7 @@ def meaningful(
     if objective not in ("delete", "preserve"):
         raise HeatmapError(f"objective: expected 'delete' or 'preserve', got {objective!r}")
     height, width = images.shape[2:]
-    grid = _grid(grid, height, width)
+    grid = _grid(grid, COARSE, height, width)
     settings = _climb(steps, rate, patience, tolerance)
     reach = min(height, width) // 32 if jitter is None else jitter
     check_at_least("jitter", reach, 0, min(height, width) - 1)
@@ -215,10 +217,10 @@ def _value(scene: Scene, masks: Tensor, rows: Tensor, objective: str) -> Tensor:
     return scene.logit(masks, rows, keep=True) - scene.logit(masks, rows, keep=False)
 
 
-def _grid(grid: int | None, height: int, width: int) -> int:
+def _grid(grid: int | None, finest: int, height: int, width: int) -> int:
     shorter = min(height, width)
     if grid is None:
-        return max(2, min(FINEST, shorter // 2))
+        return max(2, min(finest, shorter // 2))
     check_at_least("grid", grid, 2, shorter)
     return grid
 

@@ -1,8 +1,8 @@
 """The `heatward` command: the first word picks a command, the rest is its own to read.
 
-The commands here need the client only. `serve`, `train`, `evaluate` and `demo` live outside the wheel and plug in
-through the entry points `heatward.commands`: functions (argv) -> exit code. They are imported only when called, so
-that `heatward --help` costs no torch.
+The commands here need the client only. `serve`, `train`, `evaluate`, `explain` and `demo` live outside the wheel and
+plug in through the entry points `heatward.commands`: functions (argv) -> exit code. They are imported only when called,
+so that `heatward --help` costs no torch.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ GROUP = "heatward.commands"
 
 SUMMARIES = {
     "demo": "attack sample photographs, send them to a local server, watch it flag them",
+    "explain": "show every heatmap of an image and its verdict on one page:  heatward explain photo.jpg",
     "train": "make a detector for your own classifier and images:  heatward train --config config.toml",
     "evaluate": "measure a detector on held-out attacks and write a report",
     "serve": "start the server:  heatward serve [BUNDLE]",
