@@ -5,6 +5,7 @@
     witness.safetensors       the witness's, where there is one
     network.safetensors       the heatmap network's weights
     calibration.safetensors   attack scores of clean images
+    second_look.safetensors   the second look at undecided images, where one was trained
 
 Nothing is unpickled and nothing is extracted; a bundle from elsewhere is read within limits. The same content gives the
 same bytes, and a reader sees the old bundle or the new one, never a torn file.
@@ -38,6 +39,7 @@ FORMAT: Final = "heatward-bundle"
 SCHEMA_VERSION = 2
 CLASSIFIER, WITNESS = "classifier.safetensors", "witness.safetensors"
 NETWORK, CALIBRATION = "network.safetensors", "calibration.safetensors"
+SECOND_LOOK = "second_look.safetensors"
 
 
 class Manifest(BaseModel):
@@ -88,6 +90,7 @@ class Bundle:
         network_weights: The heatmap network's state dict.
         calibration_scores: (n,) attack scores of clean images.
         witness_weights: The witness's state dict; None where there is no witness, or its file must be at hand.
+        second_look: Tensors of `detector.second_look.SecondLook`; None where none was trained.
     """
 
     manifest: Manifest
@@ -95,6 +98,7 @@ class Bundle:
     network_weights: dict[str, Tensor]
     calibration_scores: Tensor
     witness_weights: dict[str, Tensor] | None = None
+    second_look: dict[str, Tensor] | None = None
 
 
 def save_bundle(path: str | Path, bundle: Bundle, *, half: bool = False) -> None:
@@ -112,6 +116,8 @@ def save_bundle(path: str | Path, bundle: Bundle, *, half: bool = False) -> None
         NETWORK: _packed(bundle.network_weights, half),
         CALIBRATION: _packed({"scores": bundle.calibration_scores}, half=False),
     }
+    if bundle.second_look is not None:
+        contents[SECOND_LOOK] = _packed(bundle.second_look, half=False)
     manifest = bundle.manifest
     changed: dict[str, Any] = {"classifier": manifest.classifier, "witness": manifest.witness}
     for role, file, weights in (
@@ -164,6 +170,7 @@ def load_bundle(path: str | Path) -> Bundle:
         _unpacked(contents[NETWORK], NETWORK, path),
         scores,
         _unpacked(contents[WITNESS], WITNESS, path) if WITNESS in contents else None,
+        _unpacked(contents[SECOND_LOOK], SECOND_LOOK, path) if SECOND_LOOK in contents else None,
     )
 
 

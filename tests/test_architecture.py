@@ -21,7 +21,7 @@ DETECTOR = (
     {"heatmaps", "views"},
     {"evidence", "calibration"},
     {"surprise"},
-    {"network"},
+    {"network", "second_look"},
     {"container", "bundle"},
     {"detector"},
 )

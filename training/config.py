@@ -38,10 +38,10 @@ __all__ = [
     "fraction",
 ]
 
-Split = Literal["fit", "calibrate", "test"]
-SPLITS: tuple[Split, ...] = ("fit", "calibrate", "test")
+Split = Literal["fit", "calibrate", "test", "tune"]
+SPLITS: tuple[Split, ...] = ("fit", "calibrate", "test")  # those that have shards; "tune" is attacked where it is used
 CLEAN = "clean"
-Stage = Literal["attack", "attribute", "fit", "calibrate", "evaluate", "bundle"]
+Stage = Literal["attack", "attribute", "fit", "calibrate", "second-look", "evaluate", "bundle"]
 STAGES: tuple[Stage, ...] = get_args(Stage)
 _FRACTION = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*(?:/\s*(\d+(?:\.\d*)?))?\s*")
 
@@ -117,6 +117,8 @@ class Splits(_Settings):
     """Clean images that set the thresholds. 1 % false positives need at least 99 of them, 0.1 % need 999."""
     test: int | float | None = None
     """For the evaluation. Default: all of `test_source`, or 0.2 of `source` when there is none."""
+    tune: int | float = 0
+    """For the second look at undecided images (effort THOROUGH), from what the others leave. 0: train none."""
 
 
 class ImagesConfig(_Settings):

@@ -112,7 +112,7 @@ def open_splits(
         seed: Decides who goes where.
 
     Returns:
-        The three splits and the class names.
+        The splits and the class names.
 
     Raises:
         DataError: A source is empty, has a class folder that is not in `classes`, or is too small for the splits.
@@ -138,12 +138,13 @@ def open_splits(
         "calibrate": pool[:calibrate],
         "fit": pool[calibrate : calibrate + fit],
         "test": test_pool,
+        "tune": pool[calibrate + fit : calibrate + fit + counts["tune"]],
     }
     for split in SPLITS:
         if not items[split]:
             raise DataError(f"split {split!r} gets no image: {len(pool)} images in {config.source}, splits {counts}")
-    sources: dict[Split, Source] = {"calibrate": source, "fit": source, "test": test_source}
-    return {split: SplitImages(split, sources[split], tuple(items[split])) for split in SPLITS}, classes
+    sources: dict[Split, Source] = {"calibrate": source, "fit": source, "test": test_source, "tune": source}
+    return {split: SplitImages(split, sources[split], tuple(items[split])) for split in items}, classes
 
 
 def _items(source: Source, classes: tuple[str, ...], offset: int, what: str) -> list[Item]:
@@ -208,9 +209,11 @@ def _count(split: str, wanted: int | float | None, available: int, default: int)
 def _counts(splits: Splits, available: int, own_test: bool) -> dict[str, int]:
     test = 0 if own_test else _count("test", splits.test, available, default=round(0.2 * available))
     calibrate = _count("calibrate", splits.calibrate, available, default=0)
-    fit = _count("fit", splits.fit, available, default=max(0, available - test - calibrate))
-    if fit + calibrate + test > available:
+    tune = _count("tune", splits.tune, available, default=0)
+    fit = _count("fit", splits.fit, available, default=max(0, available - test - calibrate - tune))
+    if fit + calibrate + tune + test > available:
         raise DataError(
-            f"images.splits want {fit} + {calibrate} + {test} images (fit, calibrate, test), {available} there"
+            f"images.splits want {fit} + {calibrate} + {tune} + {test} images (fit, calibrate, tune, test), "
+            f"{available} there"
         )
-    return {"fit": fit, "calibrate": calibrate, "test": test}
+    return {"fit": fit, "calibrate": calibrate, "test": test, "tune": tune}

@@ -39,6 +39,7 @@ def make(**updates: Any) -> Bundle:
         "classifier_weights": WEIGHTS,
         "network_weights": network,
         "calibration_scores": torch.linspace(0, 1, 30, dtype=torch.float64),
+        "second_look": {"weights": torch.arange(3.0), "images": torch.tensor([30])},
     }
     return Bundle(**{**fields, **updates})
 
@@ -52,6 +53,7 @@ def assert_same(loaded: Bundle, original: Bundle) -> None:
     for one, other in (
         (loaded.network_weights, original.network_weights),
         (loaded.classifier_weights or {}, original.classifier_weights or {}),
+        (loaded.second_look or {}, original.second_look or {}),
         ({"scores": loaded.calibration_scores}, {"scores": original.calibration_scores}),
     ):
         assert one.keys() == other.keys()

@@ -1,4 +1,4 @@
-"""A whole training job in seconds: 84 images of the tiny problem, its classifier, a configuration."""
+"""A whole training job in seconds: 100 images of the tiny problem, its classifier, a configuration."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ preprocessing = {{ mean = [0.5, 0.5, 0.5], std = [0.25, 0.25, 0.25] }}
 weights = "{folder}/witness.safetensors"
 [images]
 source = "{folder}/images"
-splits = {{ calibrate = 24, test = 20 }}
+splits = {{ calibrate = 24, test = 20, tune = 16 }}
 [twins]
 sizes = ["8/255"]
 [evidence]
@@ -61,7 +61,7 @@ limit = {{ fit = 30 }}
 
 def write_source(folder: Path) -> Path:
     """Images in class folders, weights and `config.toml`."""
-    drawn = tiny.images(84, seed=11)
+    drawn = tiny.images(100, seed=11)
     for number, (image, label) in enumerate(zip(drawn.images, drawn.labels.tolist(), strict=True)):
         directory = folder / "images" / tiny.CLASSES[label]
         directory.mkdir(parents=True, exist_ok=True)
