@@ -23,7 +23,7 @@ from training.config import CLEAN
 from training.job import Job
 from training.shards import derived_seed, digest, digest_of, list_shards, read_shard, shard_path, write_shard
 
-__all__ = ["feature_shard", "first_look", "load", "run"]
+__all__ = ["features_of", "first_look", "load", "run", "undecided"]
 
 BATCH = 64
 DECAY = 0.01  # L2 penalty on standardised weights
@@ -66,7 +66,7 @@ def run(job: Job, detector: Detector, fit_digest: str) -> None:
                 elif label != CLEAN:
                     changed = noise_twin(changed, job.config.twins.labels[label], seed)
                 counts = origin == clean.truth if attack is not None else torch.ones_like(origin, dtype=torch.bool)
-                found = feature_shard(detector, changed, origin, counts, attacked=attack is not None)
+                found = _shard(detector, changed, origin, counts, attacked=attack is not None)
                 write_shard(place, found, label_from)
             seen[label] = read_shard(place)["features"]
             advance(len(clean.pixels))
@@ -91,9 +91,14 @@ def first_look(detector: Detector, pixels: Tensor) -> dict[str, Tensor]:
     }
 
 
-def feature_shard(
-    detector: Detector, pixels: Tensor, origin: Tensor, counts: Tensor, *, attacked: bool
-) -> dict[str, Tensor]:
+def undecided(detector: Detector, p_values: Tensor) -> Tensor:
+    """(n,) bool: which p-values lie in the band of a second look."""
+    total = len(detector.calibration.scores)
+    rank = (p_values * (total + 1)).round()
+    return (rank >= FIRST_RANK) & (rank <= last_rank(total))
+
+
+def _shard(detector: Detector, pixels: Tensor, origin: Tensor, counts: Tensor, *, attacked: bool) -> dict[str, Tensor]:
     """Features (m, F) of the undecided among images that count, and which they are (m,).
 
     Args:
@@ -104,13 +109,11 @@ def feature_shard(
         attacked: Only images whose prediction has changed count.
     """
     first = first_look(detector, pixels)
-    total = len(detector.calibration.scores)
-    rank = (first["p_value"] * (total + 1)).round()
-    chosen = counts & (rank >= FIRST_RANK) & (rank <= last_rank(total))
+    chosen = counts & undecided(detector, first["p_value"])
     if attacked:
         chosen &= first["label"] != origin
     rows = chosen.nonzero().flatten()
-    return {"features": _features(detector, pixels, first, rows), "rows": rows}
+    return {"features": features_of(detector, pixels, first, rows), "rows": rows}
 
 
 def load(job: Job) -> SecondLook | None:
@@ -164,12 +167,13 @@ def _calibrated(job: Job, detector: Detector, look: SecondLook) -> SecondLook:
     total = len(calibration.scores)
     ranked = first["attack_score"].argsort(descending=True)  # most suspect first: rank 1
     rows = ranked[FIRST_RANK - 1 : last_rank(total) - 1]
-    scores = look.score(_features(detector, pixels, first, rows)).sort().values
+    features = features_of(detector, pixels, first, rows)
+    scores = look.score(features).sort().values if len(features) else torch.zeros(0, dtype=torch.float64)
     return SecondLook(look.mean, look.scale, look.weights, look.bias, scores, total)
 
 
-def _features(detector: Detector, pixels: Tensor, first: dict[str, Tensor], rows: Tensor) -> Tensor:
-    """(m, F) of the images `rows` (m,)."""
+def features_of(detector: Detector, pixels: Tensor, first: dict[str, Tensor], rows: Tensor) -> Tensor:
+    """Features (m, F) of the images `rows` (m,) among uint8 images (n, 3, H, W) and their first look."""
     parts = [
         mask_features(
             detector.classifier,
@@ -180,5 +184,6 @@ def _features(detector: Detector, pixels: Tensor, first: dict[str, Tensor], rows
             first["attack_score"][some],
         )
         for some in torch.split(rows, BATCH)
+        if len(some)
     ]
-    return torch.cat(parts)
+    return torch.cat(parts) if parts else torch.zeros(0, 0)

@@ -1,8 +1,8 @@
 """Attribution heatmaps: what the classifier looked at. One method a file, each batched over images and classes.
 
 `METHODS` holds the methods that give one map a class. Channel attribution, which gives channels too, is
-`channel_attribution` and `class_activation_gradients`
-(`attribute_margin`, `attribute_classes` when the forward pass has been made).
+`channel_attribution` and `class_activation_gradients` (`attribute_margin`, `attribute_classes` when the forward pass
+has been made), and `channel_mask` by optimisation. `docs/heatmaps.md` is the introduction.
 """
 
 from __future__ import annotations
