@@ -94,7 +94,15 @@ class App:
             linger_s=config.linger_ms / 1e3,
             on_drop=self.metrics.dropped,
         )
-        self.engine = Engine(lambda: load(config), self.batcher, threads=config.threads, on_batch=self.metrics.batch)
+        self.engine = Engine(
+            lambda: load(config),
+            self.batcher,
+            threads=config.threads,
+            thorough_batch=config.thorough_batch,
+            thorough_queue=config.thorough_queue,
+            on_batch=self.metrics.batch,
+            on_second_look=self.metrics.second_look,
+        )
         self._service = DetectionService(config, self.batcher, self.metrics)
         self._health = Health(self.metrics)
         self.metrics.watch(lambda: self.batcher.pending, lambda: self._service.in_flight)
@@ -152,6 +160,7 @@ class App:
         started_s = time.monotonic()
         await self._health.enter_graceful_shutdown()
         self._service.drain()
+        self.engine.hurry(started_s + grace_s)
         idle = not self._service.in_flight
         await self._server.stop(grace_s)
         return idle or time.monotonic() - started_s < grace_s

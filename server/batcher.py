@@ -43,6 +43,7 @@ class Work:
 
     expires_s: float
     answer: asyncio.Future[Answer]
+    thorough: bool = False  # asked for a second look
     image: Tensor = EMPTY  # (3, H, W), once decoded
     queued_s: float = 0.0
     holds_place: bool = True
@@ -81,7 +82,7 @@ class Batcher:
         """Images decoded and waiting for the engine."""
         return len(self._queue)
 
-    def admit(self, expires_s: float) -> Work:
+    def admit(self, expires_s: float, *, thorough: bool = False) -> Work:
         """Takes a place for an image that is about to be decoded. Call it on the event loop.
 
         Raises:
@@ -97,7 +98,7 @@ class Batcher:
                     retry_after_s=min(max(self._places * self._image_s, 0.01), 10.0),
                 )
             self._places += 1
-        return Work(expires_s, asyncio.get_running_loop().create_future())
+        return Work(expires_s, asyncio.get_running_loop().create_future(), thorough)
 
     def enqueue(self, work: Work, image: Tensor) -> None:
         """Queues admitted work with its decoded image (3, H, W).
@@ -121,9 +122,15 @@ class Batcher:
                 self._on_drop("expired" if time.monotonic() >= work.expires_s else "cancelled")
             self._free(work)
 
-    def take(self) -> list[Work]:
-        """Blocks until there is work and returns the next batch; empty once the queue is closed and drained."""
+    def take(self, *, wait: bool = True) -> list[Work]:
+        """Blocks until there is work and returns the next batch; empty once the queue is closed and drained.
+
+        Args:
+            wait: False for an engine that has other work: what is queued now, be it nothing.
+        """
         with self._changed:
+            if not wait:
+                return self._pop_live(time.monotonic())
             while True:
                 self._changed.wait_for(lambda: self._queue or self._closed)
                 if self._linger_s:

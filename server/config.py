@@ -28,11 +28,14 @@ from pydantic_settings import (
 from detector.errors import ConfigError
 from detector.images import ImageLimits
 
-__all__ = ["ServerConfig", "load_config"]
+__all__ = ["Effort", "ServerConfig", "load_config"]
 
 PREFIX = "HEATWARD_SERVE_"
 CPUS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 MIB = 2**20
+
+
+Effort = Literal["fast", "thorough"]
 
 
 def _split(value: object) -> object:
@@ -73,6 +76,11 @@ class ServerConfig(BaseSettings):
     in_flight_per_call: int = Field(64, ge=1, description="most images of one call worked on at once")
     images_per_call: int = Field(1024, ge=1, description="most images in one DetectBatch")
     default_deadline_s: float = Field(30.0, gt=0, description="deadline of a call that sends none")
+    effort: Effort = Field("fast", description="effort of a request that names none: fast, or thorough")
+    thorough_batch: int = Field(4, ge=1, description="most images in one second look; others wait while it runs")
+    thorough_queue: int = Field(
+        64, ge=0, description="most images waiting for a second look; one more is answered fast; 0: no second looks"
+    )
     drain_grace_s: float = Field(20.0, ge=0, description="after SIGTERM, how long work in flight may still take")
 
     false_positive_rate: float | None = Field(

@@ -1,5 +1,9 @@
 """The thread that owns the model: *batches of work* → **one answer for each piece of work**.
 
+    take ─▶ detect ─▶ answer, but for works that wait for a second look ─▶ between two batches, one group of those ─┐
+      ▲                                                                                                            │
+      └────────────────────────────────────────────────────────────────────────────────────────────────────────────┘
+
 Only this thread touches the detector, from loading to the last batch. A batch that fails is halved until the image at
 fault stands alone, so that it fails by itself and its neighbours are answered.
 """
@@ -19,6 +23,7 @@ from detector.detector import Detector, Verdict
 from detector.errors import HeatwardError
 from server.batcher import STOPPED, Answer, Batcher, Work
 from server.errors import DetectionError, EngineStoppedError
+from server.second_look import SecondLooks
 
 __all__ = ["Engine", "detect_each"]
 
@@ -32,7 +37,10 @@ class Engine(threading.Thread):
         load: Makes the detector; runs on this thread.
         batcher: Where the work comes from.
         threads: Torch threads of the model on the CPU.
+        thorough_batch: Most images in one second look.
+        thorough_queue: Most images waiting for one; 0: there are none.
         on_batch: Told (seconds, images) of each batch; called on this thread.
+        on_second_look: Told the seconds of each; called on this thread.
     """
 
     def __init__(
@@ -41,18 +49,30 @@ class Engine(threading.Thread):
         batcher: Batcher,
         *,
         threads: int,
+        thorough_batch: int = 4,
+        thorough_queue: int = 64,
         on_batch: Callable[[float, int], None] = lambda seconds, images: None,
+        on_second_look: Callable[[float], None] = lambda seconds: None,
     ) -> None:
         super().__init__(name="heatward-engine", daemon=True)
         self._load = load
         self._batcher = batcher
         self._threads = threads
+        self._thorough_batch = thorough_batch
+        self._thorough_queue = thorough_queue
         self._on_batch = on_batch
+        self._on_second_look = on_second_look
+        self._second_looks: SecondLooks | None = None
         self._loop = asyncio.get_running_loop()
         self.ready: asyncio.Future[Detector] = self._loop.create_future()
         """The warm detector; an exception where it could not be loaded."""
         self.stopped: asyncio.Future[BaseException | None] = self._loop.create_future()
         """None after the batcher was closed and drained; else what ended the thread."""
+
+    def hurry(self, until_s: float) -> None:
+        """Has every work that waits for a second look answered by then. Call it from any thread."""
+        if self._second_looks is not None:
+            self._second_looks.hurry(until_s)
 
     def run(self) -> None:
         cause: BaseException | None = None
@@ -61,27 +81,47 @@ class Engine(threading.Thread):
             torch.set_num_threads(self._threads)  # OpenMP keeps the number per thread: set it on the one that computes
             detector = self._load()
             detector.warm_up(sorted({1, self._batcher.max_batch}))
+            second_looks = self._second_looks = self._second_looks_of(detector)
+            second_looks.warm_up()
             self._loop.call_soon_threadsafe(self.ready.set_result, detector)
-            while taken := self._batcher.take():
-                self._answer(detector, taken)
+            while (taken := self._batcher.take(wait=not second_looks)) or second_looks:
+                if taken:
+                    self._answer(detector, second_looks, taken)
+                second_looks.turn()
         except BaseException as error:
             cause = error
+            if self._second_looks is not None:
+                self._second_looks.give_up()
         self._batcher.close()
         self._loop.call_soon_threadsafe(self._end, cause, taken)
 
-    def _answer(self, detector: Detector, batch: list[Work]) -> None:
+    def _second_looks_of(self, detector: Detector) -> SecondLooks:
+        return SecondLooks(
+            detector,
+            self._deliver,
+            lambda: self._batcher.queued,
+            batch=self._thorough_batch,
+            capacity=self._thorough_queue,
+            on_group=self._on_second_look,
+        )
+
+    def _answer(self, detector: Detector, second_looks: SecondLooks, batch: list[Work]) -> None:
         started_s = time.monotonic()
         outcomes = detect_each(detector, [work.image for work in batch])
         compute_s = time.monotonic() - started_s
         self._batcher.observe(compute_s, len(batch))
         self._on_batch(compute_s, len(batch))
+        second_looks.observe(compute_s, len(batch))
         answers = [
             outcome
             if isinstance(outcome, HeatwardError)
-            else Answer(outcome, started_s - work.queued_s, compute_s, len(batch))
+            else second_looks.admit(work, Answer(outcome, started_s - work.queued_s, compute_s, len(batch)))
             for work, outcome in zip(batch, outcomes, strict=True)
         ]
-        self._loop.call_soon_threadsafe(_deliver, batch, answers)
+        self._deliver(batch, answers)
+
+    def _deliver(self, batch: Sequence[Work], outcomes: Sequence[Answer | HeatwardError | None]) -> None:
+        self._loop.call_soon_threadsafe(_deliver, batch, outcomes)
 
     def _end(self, cause: BaseException | None, taken: list[Work]) -> None:
         while queued := self._batcher.take():
@@ -124,9 +164,9 @@ def _as_ours(error: Exception) -> HeatwardError:
     return DetectionError("the detector failed on this image; the server's log says why")
 
 
-def _deliver(batch: Sequence[Work], outcomes: Sequence[Answer | HeatwardError]) -> None:
+def _deliver(batch: Sequence[Work], outcomes: Sequence[Answer | HeatwardError | None]) -> None:
     for work, outcome in zip(batch, outcomes, strict=True):
-        if work.answer.done():
+        if outcome is None or work.answer.done():
             continue
         if isinstance(outcome, Answer):
             work.answer.set_result(outcome)

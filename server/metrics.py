@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 
 from server.batcher import Answer
+from server.config import Effort
 
 __all__ = ["Metrics"]
 
@@ -39,10 +40,14 @@ class Metrics:
         self._images = counter(
             "images_total", "Images answered, by verdict: attacked, clean, or the gRPC status code", "verdict"
         )
+        self._verdicts = counter(
+            "verdicts_total", "Verdicts, by the effort asked for and the one they got: fast, thorough", "asked", "got"
+        )
         self._dropped = counter("images_dropped_total", "Images that left the queue before compute", "reason")
         self._queue_s = histogram("queue_duration_seconds", "An image's wait for the engine")
         self._decode_s = histogram("decode_duration_seconds", "Reading, checking and resizing an image")
         self._compute_s = histogram("compute_duration_seconds", "The detector's work on one batch")
+        self._second_look_s = histogram("second_look_duration_seconds", "The detector's second look at one group")
         self._batch_size = histogram("batch_size", "Images in one batch", buckets=SIZES)
         self._pending = gauge("pending_images", "Images waiting, decoding ones included")
         self._in_flight = gauge("in_flight_requests", "Calls being answered")
@@ -58,8 +63,9 @@ class Metrics:
         self._requests.labels(method, code).inc()
         self._request_s.labels(method).observe(seconds)
 
-    def image(self, answer: Answer, *, attacked: bool, decode_s: float) -> None:
+    def image(self, answer: Answer, *, attacked: bool, decode_s: float, asked: Effort) -> None:
         self._images.labels("attacked" if attacked else "clean").inc()
+        self._verdicts.labels(asked, answer.verdict.effort).inc()
         self._queue_s.observe(answer.queue_s)
         self._decode_s.observe(decode_s)
 
@@ -72,6 +78,9 @@ class Metrics:
     def batch(self, seconds: float, images: int) -> None:
         self._compute_s.observe(seconds)
         self._batch_size.observe(images)
+
+    def second_look(self, seconds: float) -> None:
+        self._second_look_s.observe(seconds)
 
     def ready(self, serving: bool) -> None:
         self._ready.set(serving)

@@ -17,9 +17,12 @@ from torch import Tensor
 from detector.classifier import Classifier
 from detector.errors import ImageError
 from detector.images import ImageLimits, decode, from_raw
+from server.config import Effort
 from server.errors import RequestError
 
 __all__ = ["MAX_TOP_K", "Ask", "parse", "prepare"]
+
+EFFORTS: dict[int, Effort] = {pb.EFFORT_FAST: "fast", pb.EFFORT_THOROUGH: "thorough"}
 
 MAX_TOP_K = 5
 MAX_ID_BYTES = 128
@@ -38,9 +41,12 @@ class Ask:
     heatmap: int
     """A `HeatmapFormat`."""
     top_k: int
+    effort: Effort
 
 
-def parse(request: pb.DetectRequest, path: str, *, default_rate: float, smallest_rate: float) -> Ask:
+def parse(
+    request: pb.DetectRequest, path: str, *, default_rate: float, smallest_rate: float, default_effort: Effort
+) -> Ask:
     """Validates everything but the image's content.
 
     Args:
@@ -48,6 +54,7 @@ def parse(request: pb.DetectRequest, path: str, *, default_rate: float, smallest
         path: Where it stands in the call's message: "" or "requests[3].".
         default_rate: False-positive rate where the request names none.
         smallest_rate: The smallest one that the calibration can promise.
+        default_effort: Effort where the request names none.
 
     Raises:
         RequestError: A field is missing or out of range.
@@ -65,8 +72,18 @@ def parse(request: pb.DetectRequest, path: str, *, default_rate: float, smallest
         )
     if options.heatmap not in pb.HeatmapFormat.values():
         raise RequestError(f"{path}options.heatmap", f"unknown format {options.heatmap}")
+    if request.effort not in pb.Effort.values():
+        raise RequestError(f"{path}effort", f"unknown effort {request.effort}")
     field, read = _image(request.image, path)
-    return Ask(request.request_id, field, read, rate, options.heatmap, min(options.top_k or MAX_TOP_K, MAX_TOP_K))
+    return Ask(
+        request.request_id,
+        field,
+        read,
+        rate,
+        options.heatmap,
+        min(options.top_k or MAX_TOP_K, MAX_TOP_K),
+        EFFORTS.get(request.effort, default_effort),
+    )
 
 
 def prepare(ask: Ask, classifier: Classifier, limits: ImageLimits) -> tuple[Tensor, float]:

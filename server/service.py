@@ -49,9 +49,12 @@ class Call:
     deadline_s: float | None
     default_s: float
 
-    def expires_s(self, now_s: float) -> float:
-        """When an image that arrives now is given up."""
-        return now_s + self.default_s if self.deadline_s is None else self.deadline_s
+    def expires_s(self, now_s: float, timeout_ms: int) -> float:
+        """When an image that arrives now is given up; `timeout_ms` is its own limit, 0 for none."""
+        own_s = now_s + timeout_ms / 1e3 if timeout_ms else None
+        if self.deadline_s is None:
+            return now_s + self.default_s if own_s is None else own_s
+        return self.deadline_s if own_s is None else min(own_s, self.deadline_s)
 
 
 class DetectionService(pb_grpc.DetectionServiceServicer):
@@ -180,8 +183,9 @@ class DetectionService(pb_grpc.DetectionServiceServicer):
                 path,
                 default_rate=loaded.info.default_false_positive_rate,
                 smallest_rate=loaded.smallest_rate,
+                default_effort=self._config.effort,
             )
-            work = self._batcher.admit(call.expires_s(arrived_s))
+            work = self._batcher.admit(call.expires_s(arrived_s, request.timeout_ms), thorough=ask.effort == "thorough")
             try:
                 async with asyncio.timeout(work.expires_s - arrived_s):
                     image, decode_s = await self._in_pool(
@@ -200,7 +204,7 @@ class DetectionService(pb_grpc.DetectionServiceServicer):
             self._metrics.failed_image(error.code if isinstance(error, HeatwardError) else "INTERNAL")
             raise
         verdict = to_verdict(ask, answer, loaded, decode_s, time.monotonic() - arrived_s, png)
-        self._metrics.image(answer, attacked=verdict.attacked, decode_s=decode_s)
+        self._metrics.image(answer, attacked=verdict.attacked, decode_s=decode_s, asked=ask.effort)
         return verdict
 
     def _in_pool(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> asyncio.Future[T]:

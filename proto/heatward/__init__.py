@@ -15,6 +15,7 @@ from heatward.images import ImageInput
 from heatward.values import (
     ClassifierInfo,
     DetectorInfo,
+    Effort,
     Failure,
     Heatmap,
     Label,
@@ -33,6 +34,7 @@ __all__ = [
     "Client",
     "DetectionError",
     "DetectorInfo",
+    "Effort",
     "Failure",
     "Heatmap",
     "ImageInput",

@@ -14,11 +14,11 @@ from heatward.connection import DEFAULT_ADDRESS, DEFAULT_TIMEOUT_S, Connection
 from heatward.errors import raised_as_detection_error
 from heatward.health import CHECK, encode_request, is_serving
 from heatward.images import ImageInput
-from heatward.messages import HeatmapChoice, detect_options, detect_request, detector_info, result, verdict
+from heatward.messages import HeatmapChoice, detect_request, detect_template, detector_info, result, verdict
 from heatward.streams import MAX_IN_FLIGHT, async_stream, stream
 from heatward.v1 import detection_pb2 as pb
 from heatward.v1.detection_pb2_grpc import DetectionServiceStub
-from heatward.values import DetectorInfo, Failure, Verdict
+from heatward.values import DetectorInfo, Effort, Failure, Verdict
 
 __all__ = ["AsyncClient", "Client"]
 
@@ -67,6 +67,7 @@ class Client:
         false_positive_rate: float | None = None,
         heatmap: HeatmapChoice | None = None,
         top_k: int | None = None,
+        effort: Effort | None = None,
         timeout_s: float | None = None,
     ) -> Verdict:
         """Asks about one image.
@@ -76,13 +77,15 @@ class Client:
             false_positive_rate: The share of clean images you accept to see flagged; None: the server's default.
             heatmap: "float" for the numbers, "png" for a picture.
             top_k: How many of the classifier's labels to return; None: the server's choice.
+            effort: "thorough" looks again, with learned masks, at an image whose p-value lies near the thresholds, if
+                the deadline leaves time: `Verdict.effort` says whether. None: the server's default.
             timeout_s: Deadline of this call.
 
         Raises:
             DetectionError: The server could not answer; `violations` name the fields it refused.
             OSError, TypeError, ValueError: The image cannot be read or is of no known kind; nothing was sent.
         """
-        request = detect_request(image, detect_options(false_positive_rate, heatmap, top_k))
+        request = detect_request(image, detect_template(false_positive_rate, heatmap, top_k, effort))
         with raised_as_detection_error():
             return verdict(self._stub.Detect(request, **self._arguments(timeout_s)))
 
@@ -93,14 +96,15 @@ class Client:
         false_positive_rate: float | None = None,
         heatmap: HeatmapChoice | None = None,
         top_k: int | None = None,
+        effort: Effort | None = None,
         timeout_s: float | None = None,
     ) -> list[Verdict | Failure]:
         """Asks about several images in one call: an answer each, in their order.
 
         At most `describe().limits.max_batch` images; for more use `detect_stream`. Arguments and errors as `detect`.
         """
-        options = detect_options(false_positive_rate, heatmap, top_k)
-        batch = pb.DetectBatchRequest(requests=[detect_request(image, options) for image in images])
+        template = detect_template(false_positive_rate, heatmap, top_k, effort)
+        batch = pb.DetectBatchRequest(requests=[detect_request(image, template) for image in images])
         with raised_as_detection_error():
             response = self._stub.DetectBatch(batch, **self._arguments(timeout_s))
         return [result(item) for item in response.results]
@@ -112,6 +116,7 @@ class Client:
         false_positive_rate: float | None = None,
         heatmap: HeatmapChoice | None = None,
         top_k: int | None = None,
+        effort: Effort | None = None,
         timeout_s: float | None = None,
         max_in_flight: int = MAX_IN_FLIGHT,
     ) -> Iterator[tuple[int, Verdict | Failure]]:
@@ -123,7 +128,7 @@ class Client:
         return stream(
             lambda requests: self._stub.DetectStream(requests, **self._connection.call_arguments(None)),
             images,
-            detect_options(false_positive_rate, heatmap, top_k),
+            detect_template(false_positive_rate, heatmap, top_k, effort),
             self.timeout_s if timeout_s is None else timeout_s,
             max_in_flight,
         )
@@ -183,10 +188,11 @@ class AsyncClient:
         false_positive_rate: float | None = None,
         heatmap: HeatmapChoice | None = None,
         top_k: int | None = None,
+        effort: Effort | None = None,
         timeout_s: float | None = None,
     ) -> Verdict:
         """As `Client.detect`."""
-        request = detect_request(image, detect_options(false_positive_rate, heatmap, top_k))
+        request = detect_request(image, detect_template(false_positive_rate, heatmap, top_k, effort))
         with raised_as_detection_error():
             return verdict(await self._stub.Detect(request, **self._arguments(timeout_s)))
 
@@ -197,11 +203,12 @@ class AsyncClient:
         false_positive_rate: float | None = None,
         heatmap: HeatmapChoice | None = None,
         top_k: int | None = None,
+        effort: Effort | None = None,
         timeout_s: float | None = None,
     ) -> list[Verdict | Failure]:
         """As `Client.detect_batch`."""
-        options = detect_options(false_positive_rate, heatmap, top_k)
-        batch = pb.DetectBatchRequest(requests=[detect_request(image, options) for image in images])
+        template = detect_template(false_positive_rate, heatmap, top_k, effort)
+        batch = pb.DetectBatchRequest(requests=[detect_request(image, template) for image in images])
         with raised_as_detection_error():
             response = await self._stub.DetectBatch(batch, **self._arguments(timeout_s))
         return [result(item) for item in response.results]
@@ -213,6 +220,7 @@ class AsyncClient:
         false_positive_rate: float | None = None,
         heatmap: HeatmapChoice | None = None,
         top_k: int | None = None,
+        effort: Effort | None = None,
         timeout_s: float | None = None,
         max_in_flight: int = MAX_IN_FLIGHT,
     ) -> AsyncIterator[tuple[int, Verdict | Failure]]:
@@ -220,7 +228,7 @@ class AsyncClient:
         return async_stream(
             lambda requests: self._stub.DetectStream(requests, **self._connection.call_arguments(None)),
             images,
-            detect_options(false_positive_rate, heatmap, top_k),
+            detect_template(false_positive_rate, heatmap, top_k, effort),
             self.timeout_s if timeout_s is None else timeout_s,
             max_in_flight,
         )

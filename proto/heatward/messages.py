@@ -10,6 +10,7 @@ from heatward.v1 import detection_pb2 as pb
 from heatward.values import (
     ClassifierInfo,
     DetectorInfo,
+    Effort,
     Failure,
     Heatmap,
     Label,
@@ -20,33 +21,51 @@ from heatward.values import (
     Verdict,
 )
 
-__all__ = ["HeatmapChoice", "detect_options", "detect_request", "detector_info", "result", "verdict"]
+__all__ = ["HeatmapChoice", "detect_request", "detect_template", "detector_info", "result", "verdict"]
 
 HeatmapChoice = Literal["float", "png"]
+
+MAX_TIMEOUT_MS = 2**32 - 1
 
 HEATMAP_FORMATS: dict[str, pb.HeatmapFormat] = {
     "float": pb.HEATMAP_FORMAT_FLOAT,
     "png": pb.HEATMAP_FORMAT_PNG_OVERLAY,
 }
 HEATMAP_NAMES = {number: name for name, number in HEATMAP_FORMATS.items()}
+EFFORTS: dict[Effort, pb.Effort] = {"fast": pb.EFFORT_FAST, "thorough": pb.EFFORT_THOROUGH}
+EFFORT_NAMES = {number: name for name, number in EFFORTS.items()}
 
 
-def detect_options(
-    false_positive_rate: float | None = None, heatmap: HeatmapChoice | None = None, top_k: int | None = None
-) -> pb.Options:
-    """The options of a request; None leaves a choice to the server."""
+def detect_template(
+    false_positive_rate: float | None = None,
+    heatmap: HeatmapChoice | None = None,
+    top_k: int | None = None,
+    effort: Effort | None = None,
+) -> pb.DetectRequest:
+    """A request without its image; None leaves a choice to the server."""
     if heatmap is not None and heatmap not in HEATMAP_FORMATS:
         raise ValueError(f"heatmap is None or one of {', '.join(map(repr, HEATMAP_FORMATS))}; this is {heatmap!r}")
+    if effort is not None and effort not in EFFORTS:
+        raise ValueError(f"effort is None or one of {', '.join(map(repr, EFFORTS))}; this is {effort!r}")
     options = pb.Options(top_k=top_k or 0)
     if heatmap is not None:
         options.heatmap = HEATMAP_FORMATS[heatmap]
     if false_positive_rate is not None:
         options.false_positive_rate = false_positive_rate
-    return options
+    return pb.DetectRequest(options=options, effort=pb.EFFORT_UNSPECIFIED if effort is None else EFFORTS[effort])
 
 
-def detect_request(image: ImageInput, options: pb.Options, request_id: str = "") -> pb.DetectRequest:
-    return pb.DetectRequest(request_id=request_id, image=image_message(image), options=options)
+def detect_request(
+    image: ImageInput, template: pb.DetectRequest, request_id: str = "", timeout_s: float | None = None
+) -> pb.DetectRequest:
+    """The template with an image; `timeout_s` is the image's own deadline, for streams."""
+    return pb.DetectRequest(
+        request_id=request_id,
+        image=image_message(image),
+        options=template.options,
+        effort=template.effort,
+        timeout_ms=0 if timeout_s is None else min(max(round(timeout_s * 1e3), 1), MAX_TIMEOUT_MS),
+    )
 
 
 def verdict(message: pb.Verdict) -> Verdict:
@@ -77,6 +96,7 @@ def verdict(message: pb.Verdict) -> Verdict:
         request_id=message.request_id,
         heatmap=heatmap,
         heatmap_png=png,
+        effort=EFFORT_NAMES.get(message.effort, "fast"),
     )
 
 
@@ -118,6 +138,7 @@ def detector_info(message: pb.DetectorInfo) -> DetectorInfo:
             max_top_k=limits.max_top_k,
             max_message_bytes=limits.max_message_bytes,
         ),
+        efforts=tuple(EFFORT_NAMES[e] for e in message.efforts if e in EFFORT_NAMES) or ("fast",),
     )
 
 

@@ -2,7 +2,7 @@
 
     images ─▶ requests (at most `max_in_flight` open) ─▶ server ─▶ answers ─▶ matched by request id ─▶ caller
 
-gRPC's own deadline would end a long stream of quick answers, so the deadline here is each image's.
+gRPC's own deadline would end a long stream of quick answers, so the deadline here is each image's; the request says it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ MAX_IN_FLIGHT = 64
 def stream(
     call: Callable[[Iterator[pb.DetectRequest]], Any],
     images: Iterable[ImageInput],
-    options: pb.Options,
+    template: pb.DetectRequest,
     timeout_s: float,
     max_in_flight: int,
 ) -> Iterator[tuple[int, Verdict | Failure]]:
@@ -48,7 +48,7 @@ def stream(
                 slots.acquire()
                 if ended.is_set():
                     return
-                request = detect_request(image, options)
+                request = detect_request(image, template, timeout_s=timeout_s)
                 request.request_id = window.open(index)
                 yield request
         except Exception as error:
@@ -90,7 +90,7 @@ def stream(
 async def async_stream(
     call: Callable[[AsyncIterator[pb.DetectRequest]], Any],
     images: Iterable[ImageInput] | AsyncIterable[ImageInput],
-    options: pb.Options,
+    template: pb.DetectRequest,
     timeout_s: float,
     max_in_flight: int,
 ) -> AsyncIterator[tuple[int, Verdict | Failure]]:
@@ -103,7 +103,7 @@ async def async_stream(
         try:
             async for image in _each(images):
                 await slots.acquire()
-                request = detect_request(image, options)
+                request = detect_request(image, template, timeout_s=timeout_s)
                 request.request_id = window.open(index)
                 index += 1
                 yield request

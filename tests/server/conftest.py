@@ -50,10 +50,12 @@ def serving() -> Iterator[Serving]:
         try:
             await app.listen()
             await app.begin()
+            fake.forget()
             async with grpc.aio.insecure_channel(app.address) as channel:
                 yield Served(app, fake, detection_pb2_grpc.DetectionServiceStub(channel), channel)
         finally:
             fake.gate.set()
+            fake.second_gate.set()
             await app.close()
 
     yield start

@@ -24,6 +24,13 @@ def png(pixels: np.ndarray | Image.Image, **options: Any) -> bytes:
     return buffer.getvalue()
 
 
+def thorough(label: int, request_id: str = "", **fields: Any) -> pb.DetectRequest:
+    """A request for an image of this label, with effort THOROUGH unless it names another."""
+    request = raw(picture(label), request_id)
+    request.MergeFrom(pb.DetectRequest(**{"effort": pb.EFFORT_THOROUGH} | fields))
+    return request
+
+
 def encoded(data: bytes, request_id: str = "", **options: Any) -> pb.DetectRequest:
     return pb.DetectRequest(request_id=request_id, image=pb.Image(encoded=data), options=pb.Options(**options))
 

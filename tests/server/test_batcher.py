@@ -88,6 +88,15 @@ async def test_closed_hands_out_the_rest_and_takes_no_more():
     assert batcher.take() == []
 
 
+async def test_an_engine_with_other_work_does_not_wait():
+    batcher = Batcher(max_batch=2, capacity=9, linger_s=30)
+    assert batcher.take(wait=False) == []
+    put(batcher, expires_in_s=-1)
+    assert batcher.take(wait=False) == []
+    work = put(batcher)
+    assert batcher.take(wait=False) == [work]
+
+
 async def test_expired_work_alone_does_not_end_the_engine():
     batcher = Batcher(max_batch=2, capacity=9)
     put(batcher, expires_in_s=-1)

@@ -106,6 +106,7 @@ BAD = {
     "rate of 0": (raw(picture(), false_positive_rate=0.0), "options.false_positive_rate"),
     "rate of NaN": (raw(picture(), false_positive_rate=float("nan")), "options.false_positive_rate"),
     "rate that cannot be promised": (raw(picture(), false_positive_rate=0.001), "options.false_positive_rate"),
+    "unknown effort": (pb.DetectRequest(image=raw(picture()).image, effort=9), "effort"),
     "unknown heatmap": (raw(picture(), heatmap=9), "options.heatmap"),
     "long id": (raw(picture(), "é" * 65), "request_id"),
 }

@@ -58,6 +58,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object a line instead of a table")
     parser.add_argument("--top-k", type=_count, metavar="N", help="how many of the classifier's labels --json holds")
+    parser.add_argument(
+        "--effort",
+        choices=("fast", "thorough"),
+        help="thorough looks again at images near the thresholds, if the timeout leaves time (default: the server's)",
+    )
     parser.add_argument("--save-heatmaps", type=Path, metavar="DIR", help="write each image's heatmap as a PNG file")
     parser.add_argument(
         "--in-flight", type=_count, default=32, metavar="N", help="images sent ahead of their answers (%(default)s)"
@@ -97,6 +102,7 @@ def _answers(client: Client, files: list[ImageFile], arguments: argparse.Namespa
         false_positive_rate=arguments.fpr,
         heatmap="png" if arguments.save_heatmaps else None,
         top_k=arguments.top_k,
+        effort=arguments.effort,
         max_in_flight=arguments.in_flight,
     )
     for index, answer in answers:
