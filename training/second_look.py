@@ -128,18 +128,11 @@ def load(job: Job) -> SecondLook | None:
 
 
 def _fit(seen: dict[str, Tensor], attacks: list[str]) -> SecondLook:
-    """Weighted logistic regression: attacks count like clean images and twins, a label like its siblings."""
+    """Logistic regression in which attacks together weigh as much as clean images and twins together."""
     present = {label: features for label, features in seen.items() if len(features)}
-    harmless = [label for label in present if label not in attacks]
-    harmful = [label for label in present if label in attacks]
     features = torch.cat(list(present.values())).double()
     truth = torch.cat([torch.full((len(f),), float(label in attacks)) for label, f in present.items()]).double()
-    weight = torch.cat(
-        [
-            torch.full((len(f),), 0.5 / len(f) / len(harmful if label in attacks else harmless))
-            for label, f in present.items()
-        ]
-    ).double()
+    weight = torch.where(truth > 0, 0.5 / truth.sum(), 0.5 / (1 - truth).sum())
     mean, scale = features.mean(0), features.std(0).clamp(min=1e-6)
     scaled = (features - mean) / scale
     parameters = torch.zeros(scaled.shape[1] + 1, dtype=torch.float64, requires_grad=True)

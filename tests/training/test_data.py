@@ -40,13 +40,13 @@ def test_splits_share_no_image_and_use_all(folder: Path) -> None:
     splits, _ = open_splits(config(folder), None, seed=0)
     indices = [item.index for split in splits.values() for item in split.items]
     assert sorted(indices) == list(range(60))
-    assert {name: len(split) for name, split in splits.items()} == {"fit": 36, "calibrate": 12, "test": 12}
+    assert {name: len(split) for name, split in splits.items()} == {"fit": 36, "calibrate": 12, "test": 12, "tune": 0}
 
 
 def test_test_source_shares_no_ids(folder: Path) -> None:
-    splits, _ = open_splits(config(folder, test_source=str(folder), splits={"calibrate": 10, "test": 7}), None, seed=0)
-    assert {name: len(split) for name, split in splits.items()} == {"fit": 50, "calibrate": 10, "test": 7}
-    source = {item.index for name in ("fit", "calibrate") for item in splits[name].items}  # type: ignore[index]
+    splits, _ = open_splits(config(folder, test_source=str(folder), splits={"calibrate": 10, "test": 7, "tune": 5}), None, seed=0)
+    assert {name: len(split) for name, split in splits.items()} == {"fit": 45, "calibrate": 10, "test": 7, "tune": 5}
+    source = {item.index for name in ("fit", "calibrate", "tune") for item in splits[name].items}  # type: ignore[index]
     assert not source & {item.index for item in splits["test"].items}
 
 
