@@ -11,6 +11,7 @@ n + 1 images (calibration and new one) is a symmetric function of them (Vovk, Ga
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,12 +23,23 @@ from detector.heatmaps import extremal
 from detector.heatmaps.masks import blend
 from detector.heatmaps.reference import cover
 
-__all__ = ["HIGHEST_P", "SecondLook", "last_rank", "mask_features", "rivals_of"]
+__all__ = ["HIGHEST_P", "SecondLook", "last_rank", "mask_features", "rivals_of", "shaped"]
 
 HIGHEST_P = 0.25
 """Above this p-value an image is decided: clean."""
 FIRST_RANK = 2  # more suspect than every clean image: decided
-AREA = 0.1
+# Spelled out: the regression of a stored bundle belongs to these masks, whatever the defaults become.
+MASKS: dict[str, Any] = {
+    "areas": (0.1,),
+    "objective": "preserve",
+    "reference": "blur",
+    "spread": 1 / 14,
+    "binary": 0.0,
+    "steps": 8,
+    "rate": 1.0,
+    "patience": 5,
+    "tolerance": 0.01,
+}
 TINY = 1e-6
 CHUNK = 128
 
@@ -71,7 +83,7 @@ def mask_features(
         attack_scores: (B,) of the first look.
     """
     pair = torch.stack([labels, rivals], 1).to(images.device)  # (B, 2)
-    found = extremal(classifier, images, pair, areas=(AREA,), chunk=CHUNK)
+    found = extremal(classifier, images, pair, **MASKS, chunk=CHUNK)
     masks = found.masks[:, :, 0]  # (B, 2, H, W)
     covers = cover(images, "blur")
     with torch.no_grad():
@@ -93,12 +105,22 @@ def mask_features(
     return torch.stack(columns, 1).float().cpu()
 
 
+def shaped(features: Tensor) -> Tensor:
+    """Features as the regression reads them, (B, F + 3) float64: the attack score stands there in four shapes.
+
+    Args:
+        features: (B, F) from `mask_features`.
+    """
+    log_score = features[:, :1].double()
+    return torch.cat([features.double(), log_score.exp(), (log_score / 2).exp(), log_score.square()], 1)
+
+
 @dataclass(frozen=True)
 class SecondLook:
-    """A logistic regression over `mask_features`, and how undecided clean images score in it."""
+    """A logistic regression over `shaped` features, and how undecided clean images score in it."""
 
     mean: Tensor
-    """(F,) of the features it was fitted to."""
+    """(F,) of the shaped features it was fitted to."""
     scale: Tensor
     """(F,) their standard deviations."""
     weights: Tensor
@@ -116,8 +138,8 @@ class SecondLook:
         return FIRST_RANK <= rank <= last_rank(self.images)
 
     def score(self, features: Tensor) -> Tensor:
-        """(B,) float64 log-odds of an attack, from features (B, F)."""
-        scaled = (features.double() - self.mean.double()) / self.scale.double()
+        """(B,) float64 log-odds of an attack, from `mask_features` (B, F)."""
+        scaled = (shaped(features) - self.mean.double()) / self.scale.double()
         return scaled @ self.weights.double() + self.bias.double()
 
     def p_value(self, scores: Tensor) -> Tensor:

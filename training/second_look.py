@@ -16,7 +16,7 @@ from torch.nn import functional
 from detector.calibration import Calibration
 from detector.detector import Detector
 from detector.errors import DataError
-from detector.second_look import FIRST_RANK, SecondLook, last_rank, mask_features, rivals_of
+from detector.second_look import FIRST_RANK, SecondLook, last_rank, mask_features, rivals_of, shaped
 from training.attack import predict
 from training.attacks import attack_images, noise_twin
 from training.config import CLEAN
@@ -26,7 +26,7 @@ from training.shards import derived_seed, digest, digest_of, list_shards, read_s
 __all__ = ["features_of", "first_look", "load", "run", "undecided"]
 
 BATCH = 64
-DECAY = 0.01  # L2 penalty on standardised weights
+DECAY = 0.03  # L2 penalty on standardised weights
 
 
 def run(job: Job, detector: Detector, fit_digest: str) -> None:
@@ -130,7 +130,7 @@ def load(job: Job) -> SecondLook | None:
 def _fit(seen: dict[str, Tensor], attacks: list[str]) -> SecondLook:
     """Logistic regression in which attacks together weigh as much as clean images and twins together."""
     present = {label: features for label, features in seen.items() if len(features)}
-    features = torch.cat(list(present.values())).double()
+    features = shaped(torch.cat(list(present.values())))
     truth = torch.cat([torch.full((len(f),), float(label in attacks)) for label, f in present.items()]).double()
     weight = torch.where(truth > 0, 0.5 / truth.sum(), 0.5 / (1 - truth).sum())
     mean, scale = features.mean(0), features.std(0).clamp(min=1e-6)

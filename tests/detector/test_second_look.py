@@ -20,8 +20,10 @@ def look_of(first: Tensor, second: Tensor) -> tuple[Calibration, SecondLook]:
     """Both calibrations from the first and second scores (n,) of clean images."""
     order = first.argsort(descending=True)
     members = second[order[1 : last_rank(len(first)) - 1]]
-    unit = torch.ones(1)
-    look = SecondLook(0 * unit, unit, unit.double(), 0 * unit.double(), members.double().sort().values, len(first))
+    unit = torch.ones(4)  # one feature in four shapes
+    look = SecondLook(
+        0 * unit, unit, unit.double(), torch.zeros(1).double(), members.double().sort().values, len(first)
+    )
     return Calibration.fit(first), look
 
 
