@@ -19,7 +19,7 @@ from detector.detector import Detector
 from detector.errors import BundleDamagedError, CalibrationError
 from detector.evidence import EvidenceExtractor, EvidenceSettings
 from detector.network import EvidenceShape, HeatmapNetwork, NetworkSettings, ensemble_weights, score
-from detector.second_look import SecondLook, mask_features, rivals_of
+from detector.second_look import SecondLook, mask_features, rivals_of, shaped
 from server.app import App, load_detector
 from server.config import ServerConfig
 
@@ -92,7 +92,8 @@ async def test_effort_thorough_is_the_detectors_second_look(bundle: Path, tiny_i
     image = tiny_images.images[:1]
     labels, recovered = torch.tensor([0]), torch.tensor([[1, 2]])
     rivals = rivals_of(labels, recovered)
-    width = mask_features(detector.classifier, None, image, labels, rivals, torch.zeros(1).double()).shape[1]
+    features = mask_features(detector.classifier, None, image, labels, rivals, torch.zeros(1).double())
+    width = shaped(features).shape[1]
     count = len(detector.calibration.scores)
     detector.second_look = SecondLook(  # finds nothing suspect, whatever the features
         torch.zeros(width), torch.ones(width), torch.zeros(width), torch.zeros(1), torch.tensor([1.0, 2.0]), count
