@@ -2,7 +2,8 @@
 
 Fong, Patrick & Vedaldi, "Understanding Deep Networks via Extremal Perturbations and Smooth Masks" (2019), section 3,
 as we know it: the numbers below were not checked against the text again. An auxiliary mask on a lattice ─▶ smooth
-max-convolution ─▶ mask (H, W) ─▶ image blurred by so much as the mask says ─▶ classifier. SGD climbs: the class's logit less a weight times the rank-based area term.
+max-convolution ─▶ mask (H, W) ─▶ image blurred by so much as the mask says ─▶ classifier.
+SGD climbs: the class's logit less a weight times the rank-based area term.
 
 From the paper, lengths for images of 224 px and here scaled by side / 224: lattice of 7 px; smooth maximum over the
 lattice of temperature 1/20, kernel of σ 21 px; blur of σ up to 20 px; SGD, momentum 0.9, rate 0.01, 800 steps; area
