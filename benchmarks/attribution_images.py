@@ -26,6 +26,7 @@ __all__ = [
     "Photographs",
     "centre_maps",
     "in_turns",
+    "mask_maps",
     "photograph",
     "random_maps",
     "read",
@@ -112,6 +113,11 @@ def photograph(classifier: Classifier, pixels: Tensor, index: Tensor, classes: T
     masks = metrics.top_pixels(maps.flatten(0, 1), AREA).view_as(maps)
     answers = metrics.answers_through(classifier, pixels, blurred, masks, classes, chunk=chunk)
     return Photographs(pixels, index, classes, blurred, answers.logit.mean(1))
+
+
+def mask_maps(photographs: Photographs) -> Tensor:
+    """(B, RANDOM_MASKS, H, W): the smooth noise that random masks are made of."""
+    return _smooth(photographs.index, photographs.pixels)[:, :RANDOM_MASKS]
 
 
 def random_maps(photographs: Photographs) -> Tensor:

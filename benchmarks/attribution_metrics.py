@@ -27,6 +27,7 @@ __all__ = [
     "blur",
     "first_pixels",
     "randomised",
+    "rearranged",
     "resized",
     "smooth_noise",
     "spearman",
@@ -56,8 +57,8 @@ def answers_through(
     Args:
         classify: The classifier.
         images: (B, 3, H, W).
-        cover: What is seen where a mask is False; broadcasts to `images`.
-        masks: (B, M, H, W) bool, True where the image is kept.
+        cover: What is seen where a mask is 0; broadcasts to `images`.
+        masks: (B, M, H, W) bool, True where the image is kept; or in [0, 1], its share in what is seen.
         classes: (B,) the class asked for.
         chunk: Images a forward, at most; changes no value.
     """
@@ -67,7 +68,7 @@ def answers_through(
     with torch.no_grad():
         for some in torch.split(pairs, chunk):
             image, mask = some.unbind(1)
-            seen = torch.where(masks[image, mask][:, None], images[image], cover[image])  # (n, 3, H, W)
+            seen = cover[image].lerp(images[image], masks[image, mask][:, None].to(images))  # (n, 3, H, W)
             logit, wanted = classify(seen), classes[image, None]
             logits.append(logit.gather(1, wanted))
             probabilities.append(logit.softmax(1).gather(1, wanted))
@@ -96,6 +97,13 @@ def best_first(maps: Tensor, seed: int = 0) -> Tensor:
 def top_pixels(maps: Tensor, share: float) -> Tensor:
     """(B, H, W) bool: True in the `share` of pixels where a map is largest, the same number for every map."""
     return best_first(maps) < round(share * maps[0].numel())
+
+
+def rearranged(masks: Tensor, maps: Tensor) -> Tensor:
+    """The values of each mask (B, H, W) in the order of maps (B, M, H, W): (B, M, H, W) of its area and softness."""
+    values = masks.flatten(1).sort(dim=1, descending=True).values
+    places = best_first(maps.flatten(0, 1)).view(*maps.shape[:2], -1)
+    return values[:, None].expand(places.shape).gather(2, places).view_as(maps)
 
 
 def first_pixels(places: Tensor, steps: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""A grid of photographs × heatmap methods: images and maps in, one PNG out.
+"""A grid of photographs × heatmap methods: images and maps in, one picture out.
 
 A signed map is red where it speaks for the class and blue where it speaks against it, any other glows; both over the
 image in grey. A mask is the image seen through it. Every map has its own scale, up to its 99th percentile.
@@ -29,7 +29,7 @@ def draw(
     """Write the grid.
 
     Args:
-        path: Of the PNG.
+        path: Of the picture; its name says the format.
         images: (n, 3, H, W) in [0, 1].
         names: (n,) what each shows.
         maps: By method, (n, h, w).

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from benchmarks import attribution_metrics as metrics
-from benchmarks.attribution_images import AREA, Photographs
+from benchmarks.attribution_images import AREA, Photographs, mask_maps
 from detector.classifier import Classifier
 from detector.heatmaps import Method, input_gradients
 from training.evaluation.metrics import Bootstrap, Estimate
@@ -21,6 +21,7 @@ from training.progress import Advance
 __all__ = ["PICTURED", "Maker", "Plan", "Row", "maker", "measure", "measure_maps"]
 
 PICTURED = 10
+SHARES = {"beats random", "soft mask beats random"}
 
 Maker = Callable[[Classifier, Photographs], Tensor]
 """Photographs → maps (B, h, w) of their classes."""
@@ -65,8 +66,9 @@ class Row:
             values = torch.cat(parts).numpy()
             defined = np.isfinite(values)
             found[name] = bootstrap.mean(values[defined], ids[: len(values)][defined])
-        share, count = found["beats random"].value, found["beats random"].count
-        found["beats random"] = Estimate(share, *metrics.wilson(round(share * count), count), count)
+        for name in SHARES & found.keys():
+            share, count = found[name].value, found[name].count
+            found[name] = Estimate(share, *metrics.wilson(round(share * count), count), count)
         return found
 
     @property
@@ -88,8 +90,10 @@ def maker(method: Method, settings: Mapping[str, Any]) -> Maker:
     return make
 
 
-def measure(classifier: Classifier, photographs: Photographs, make: Maker, plan: Plan, advance: Advance) -> Row:
-    """Everything about one method."""
+def measure(
+    classifier: Classifier, photographs: Photographs, make: Maker, plan: Plan, advance: Advance, *, masks: bool = False
+) -> Row:
+    """Everything about one method, whose maps may be `masks`."""
     row = Row()
     shuffled = metrics.randomised(classifier, photographs.pixels[: plan.probes])
     input_gradient(classifier, photographs[: plan.batch])  # the first use pays for set-up
@@ -100,6 +104,8 @@ def measure(classifier: Classifier, photographs: Photographs, make: Maker, plan:
         row.seconds.append((own, gradient))
         row.maps.append(maps[: max(0, PICTURED - start)].cpu())
         row.add(best_pixels(classifier, some, maps, plan))
+        if masks:
+            row.add(soft_masks(classifier, some, maps, plan))
         row.add(curves(classifier, some[: max(0, plan.curves - start)], maps, plan))
         row.add(changes(classifier, shuffled, some[: max(0, plan.probes - start)], maps, make))
         advance(len(some))
@@ -125,6 +131,16 @@ def best_pixels(classifier: Classifier, photographs: Photographs, maps: Tensor, 
     )
     gained = answers.logit[:, 0] - photographs.random_logit
     return {"beats random": (gained > 0).double(), "logit gained": gained}
+
+
+def soft_masks(classifier: Classifier, photographs: Photographs, masks: Tensor, plan: Plan) -> dict[str, Tensor]:
+    """What masks (B, H, W) are worth as they are, beside random ones of the same values: of their area and softness."""
+    both = torch.cat([masks[:, None], metrics.rearranged(masks, mask_maps(photographs))], 1)
+    logit = metrics.answers_through(
+        classifier, photographs.pixels, photographs.blurred, both, photographs.classes, chunk=plan.batch
+    ).logit
+    gained = logit[:, 0] - logit[:, 1:].mean(1)
+    return {"soft mask beats random": (gained > 0).double(), "soft mask, logit gained": gained}
 
 
 def curves(classifier: Classifier, photographs: Photographs, maps: Tensor, plan: Plan) -> dict[str, Tensor]:

@@ -3,7 +3,7 @@
     python benchmarks/attributions.py --config configs/cifar10.toml --bundle detector/embedded/cifar10.heatward \\
         --json work/attributions-cifar10.json --pictures work/attributions-cifar10.png
     python benchmarks/attributions.py --config configs/imagenet.toml \\
-        --json work/attributions-imagenet.json --pictures work/attributions-imagenet.png
+        --json work/attributions-imagenet.json --pictures work/attributions-imagenet.jpg
 
 Maps are those of the predicted class, signed where the method signs them, brought to the image's size bilinearly.
 Pixels that are equal in a map come in random order.
@@ -14,6 +14,7 @@ Pixels that are equal in a map come in random order.
     beats random    share of images where the logit of the class is larger through the best tenth of pixels than through
                     random smooth masks of that area (mean of eight), the rest of the image blurred
     logit gained    how much larger
+    soft mask       a learned mask as it is, beside the same random masks given its values: its area and its softness
     random weights  Spearman correlation with the map of the same class after every weight was drawn anew (Adebayo et
                     al. 2018); near 0 is better. absolute: of absolute values. another image: of absolute values, with
                     the map under random weights of another image: the part of "absolute" that is place alone
@@ -36,6 +37,7 @@ from typing import Any
 
 import torch
 from rich.table import Table
+from timm.data.imagenet_info import ImageNetInfo
 from torch import Tensor
 
 from benchmarks.attribution_images import AREA, RANDOM_MASKS, SMOOTHNESS, Photographs, centre_maps, random_maps, read
@@ -56,7 +58,8 @@ from training.shards import write_json
 # What one core does in about ten minutes, of images up to LARGE a side, or in about twenty-five.
 LARGE = 64
 SMALL_PLAN = Plan(images=256, curves=128, probes=32, batch=64, steps=16, settings={"rise": {"samples": 256}})
-LARGE_PLAN = Plan(images=32, curves=32, probes=8, batch=8, steps=14, settings={"rise": {"samples": 256}})
+LARGE_SETTINGS = {"rise": {"samples": 256, "chunk": 8}, "occlusion": {"chunk": 8}}  # batches that stay in the caches
+LARGE_PLAN = Plan(images=32, curves=32, probes=8, batch=8, steps=14, settings=LARGE_SETTINGS)
 RANDOM = "random smooth map"
 BASELINES: dict[str, Callable[[Photographs], Tensor]] = {RANDOM: random_maps, "centre of the image": centre_maps}
 MASKS = frozenset({"meaningful", "extremal"})
@@ -77,6 +80,14 @@ def used_settings(name: str, plan: Plan) -> dict[str, Any]:
     return defaults | dict(plan.settings.get(name, {}))
 
 
+def in_words(name: str) -> str:
+    """What a WordNet id stands for, in one or two words; any other name as it is."""
+    try:
+        return str(ImageNetInfo().label_name_to_description(name))
+    except KeyError:
+        return name
+
+
 Cell = Callable[[Row, Mapping[str, Estimate]], str]
 
 
@@ -89,6 +100,8 @@ def number(column: str, form: str) -> Cell:
 
 def share(column: str) -> Cell:
     def cell(_: Row, found: Mapping[str, Estimate]) -> str:
+        if column not in found:
+            return "–"
         each = found[column]
         return f"{each.value:.0%} [{100 * each.low:.0f}, {100 * each.high:.0f}]".replace("%", " %")
 
@@ -100,6 +113,7 @@ CELLS: dict[str, Cell] = {
     "deletion ↓": number("deletion", ".3f"),
     "beats random ↑": share("beats random"),
     "logit gained ↑": number("logit gained", "+.2f"),
+    "soft mask beats random ↑": share("soft mask beats random"),
     "random weights → 0": number("random weights", "+.2f"),
     "absolute → 0": number("random weights, absolute", "+.2f"),
     "another image": number("random weights, another image", "+.2f"),
@@ -150,7 +164,7 @@ def run(options: argparse.Namespace) -> None:
         for name in options.methods:
             make = maker(METHODS[name], plan.settings.get(name, {}))
             with progress.task(name, len(photographs)) as advance:
-                rows[name] = measure(classifier, photographs, make, plan, advance)
+                rows[name] = measure(classifier, photographs, make, plan, advance, masks=name in MASKS)
         for name, baseline in BASELINES.items():
             with progress.task(name, len(photographs)) as advance:
                 rows[name] = measure_maps(classifier, photographs, baseline(photographs), plan, advance)
@@ -176,7 +190,7 @@ def run(options: argparse.Namespace) -> None:
         write_json(options.json, {"settings": settings, "methods": methods, "rows": numbers})
     if options.pictures:
         few = photographs[:PICTURED]
-        names = [classifier.classes[label] for label in few.classes.tolist()]
+        names = [in_words(classifier.classes[label]) for label in few.classes.tolist()]
         draw(
             options.pictures,
             few.pixels.cpu(),
@@ -195,7 +209,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all numbers, with 95 %% intervals, here")
-    parser.add_argument("--pictures", type=Path, metavar="FILE", help="draw ten photographs and their maps: a PNG")
+    parser.add_argument("--pictures", type=Path, metavar="FILE", help="draw ten photographs and their maps: .png, .jpg")
     options = parser.parse_args()
     try:
         run(options)

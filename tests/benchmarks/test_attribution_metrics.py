@@ -16,6 +16,7 @@ from benchmarks.attribution_metrics import (
     blur,
     first_pixels,
     randomised,
+    rearranged,
     resized,
     smooth_noise,
     spearman,
@@ -87,6 +88,19 @@ def test_top_pixels_are_as_many_for_every_map() -> None:
     top = top_pixels(maps, 0.1)
     assert top.sum((1, 2)).tolist() == [10, 10, 10]
     assert torch.equal(top[2], torch.eye(10).bool())
+
+
+def test_a_rearranged_mask_keeps_its_values_in_the_order_of_the_map() -> None:
+    mask = torch.tensor([[[0.0, 1.0], [0.2, 0.5]]])
+    maps = torch.tensor([[[[1.0, 2.0], [3.0, 4.0]], [[4.0, 3.0], [2.0, 1.0]]]])
+    moved = rearranged(mask, maps)
+    assert torch.equal(moved, torch.tensor([[[[0.0, 0.2], [0.5, 1.0]], [[1.0, 0.5], [0.2, 0.0]]]]))
+
+
+def test_a_soft_mask_mixes_image_and_cover(patch: Tensor) -> None:
+    images, half = torch.ones(1, 3, 4, 4), 0.5 * patch[:, None]
+    seen = answers_through(patch_logits, images, torch.zeros(1, 3, 1, 1), half, torch.tensor([0]))
+    assert seen.logit.tolist() == [[pytest.approx(2.0)]]  # half of the sum of four white pixels
 
 
 def test_area_under_a_straight_line_and_a_constant() -> None:

@@ -58,6 +58,21 @@ def test_everything_is_measured_of_a_method(tiny_classifier: Classifier, photogr
     assert sum(map(len, row.maps)) == 10
 
 
+def test_a_soft_mask_is_measured_beside_random_ones_of_its_values(
+    tiny_classifier: Classifier, tiny_images: tiny.TinyImages, photographs: Photographs
+) -> None:
+    perfect = where_the_patch_is(tiny_images) * 0.9 + 0.05
+    places = {int(each): place for place, each in enumerate(photographs.index)}
+
+    def make(_: Classifier, some: Photographs) -> Tensor:
+        return torch.stack([perfect[places[int(each)]] for each in some.index])
+
+    row = measure(tiny_classifier, photographs, make, PLAN, lambda count: None, masks=True)
+    found = row.estimates(photographs.index)
+    assert found["soft mask beats random"].value > 0.8 and found["soft mask, logit gained"].value > 0
+    assert found["soft mask beats random"].low < found["soft mask beats random"].value  # not certain, even of all
+
+
 def test_the_same_map_twice_fails_the_sanity_check(tiny_classifier: Classifier, photographs: Photographs) -> None:
     """An edge detector, say, which does not look at the classifier: correlation 1."""
     row = measure(tiny_classifier, photographs, lambda _, some: some.pixels.mean(1), PLAN, lambda count: None)
