@@ -15,8 +15,7 @@ from detector.classifier import Classifier
 from detector.errors import HeatmapError
 from detector.heatmaps.gradient import input_gradients
 from detector.heatmaps.heatmap import Heatmap, as_leaf, check_at_least, gradients_of, resolve_classes
-from detector.heatmaps.masks import blend
-from detector.heatmaps.reference import Reference, cover
+from detector.heatmaps.reference import MaskReference, levels, seen
 
 __all__ = ["MaskHeatmap", "Scene", "check_share", "over_rows"]
 
@@ -40,16 +39,13 @@ class Scene:
     """Rows that are worked on at once."""
 
     classifier: Classifier
-    images: Tensor  # (n, 3, H, W)
-    covers: Tensor  # (n, 3, H, W), or what broadcasts to it
+    ladder: Tensor  # (n, L, 3, H, W): `levels`
     labels: Tensor  # (n,)
 
     def logits(self, masks: Tensor, rows: Tensor, *, keep: bool, move: Sequence[int] = (0, 0)) -> Tensor:
         """(m, K) with the masks (m, H, W) of these rows kept, or taken away, and the picture moved."""
-        every = len(rows) == len(self.images)
-        images = self.images if every else self.images[rows]
-        covers = self.covers if every or len(self.covers) == 1 else self.covers[rows]
-        pictures = blend(images, covers, masks if keep else 1 - masks)
+        ladder = self.ladder if len(rows) == len(self.ladder) else self.ladder[rows]
+        pictures = seen(ladder, masks if keep else 1 - masks)
         return self.classifier(pictures.roll(tuple(move), (2, 3)) if any(move) else pictures)
 
     def logit(self, masks: Tensor, rows: Tensor | None = None, *, keep: bool) -> Tensor:
@@ -63,7 +59,7 @@ def over_rows(
     images: Tensor,
     classes: Tensor | None,
     areas: list[float],
-    reference: Reference,
+    reference: MaskReference,
     seed: int,
     chunk: int,
     begin: Callable[[Tensor], Tensor],
@@ -73,11 +69,11 @@ def over_rows(
     check_at_least("chunk", chunk, 1)
     with gradients_of(classifier):
         images = as_leaf(images)
-        covers = cover(images, reference, seed=seed)
+        ladder = levels(images, reference, seed=seed)
         logits, gradients = input_gradients(classifier, images, classes)
         labels = resolve_classes(classes, logits)  # (B, C)
         shape = (*labels.shape, len(areas))
-        saliency = (gradients * (images - covers)[:, None]).sum(2)  # (B, C, H, W)
+        saliency = (gradients * (images - ladder[:, 0])[:, None]).sum(2)  # (B, C, H, W)
         image_of = torch.arange(len(images), device=images.device)[:, None, None].expand(shape).flatten()
         label_of, areas_of = (
             labels[:, :, None].expand(shape).flatten(),
@@ -86,8 +82,7 @@ def over_rows(
         saliency_of = saliency.flatten(0, 1).repeat_interleave(len(areas), 0)
         parts = []
         for rows in torch.split(torch.arange(len(image_of), device=images.device), chunk):
-            own = image_of[rows]
-            scene = Scene(classifier, images[own], covers if len(covers) == 1 else covers[own], label_of[rows])
+            scene = Scene(classifier, ladder[image_of[rows]], label_of[rows])
             masks, taken = optimise(scene, begin(saliency_of[rows]), areas_of[rows])
             with torch.no_grad():
                 parts.append((masks, scene.logit(masks, keep=True), scene.logit(masks, keep=False), taken))

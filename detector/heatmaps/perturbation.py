@@ -26,7 +26,7 @@ from detector.heatmaps.ascent import Climb, climb
 from detector.heatmaps.heatmap import check_at_least
 from detector.heatmaps.mask_rows import MaskHeatmap, Scene, check_share, over_rows
 from detector.heatmaps.masks import SmoothMax, Upsample, level_of, level_set, rank_term, total_variation
-from detector.heatmaps.reference import Reference
+from detector.heatmaps.reference import MaskReference
 
 __all__ = ["extremal", "meaningful"]
 
@@ -43,7 +43,7 @@ def extremal(
     *,
     areas: Sequence[float] = (0.1,),
     objective: Literal["preserve", "delete", "dual"] = "preserve",
-    reference: Reference = "blur",
+    reference: MaskReference = "blur",
     grid: int | None = None,
     spread: float = 1 / 14,
     binary: float = 0.0,
@@ -65,7 +65,7 @@ def extremal(
         classes: (B, C), or None for the predicted class.
         areas: Shares of the image, each in (0, 1).
         objective: "preserve": the mask alone keeps the class; "delete": without the mask it is lost; "dual": both.
-        reference: What stands where the image is taken away; see `cover`.
+        reference: What stands where the image is taken away; see `levels`.
         grid: Cells a side of the lattice that is learned; None: a cell each 2 pixels, at most 28 cells.
         spread: Standard deviation of a bump, as a share of the side: the smallest detail of a mask (the paper: 21 of
             224 pixels).
@@ -131,7 +131,7 @@ def meaningful(
     classes: Tensor | None = None,
     *,
     objective: Literal["delete", "preserve"] = "delete",
-    reference: Reference = "blur",
+    reference: MaskReference = "blur",
     grid: int | None = None,
     size_weight: float = 1.0,
     roughness_weight: float = 2.0,
@@ -155,7 +155,7 @@ def meaningful(
         images: (B, 3, H, W) in [0,1].
         classes: (B, C), or None for the predicted class.
         objective: "delete": without the mask the class is lost; "preserve": the mask alone keeps it.
-        reference: What stands where the image is taken away; see `cover`.
+        reference: What stands where the image is taken away; see `levels`.
         grid: Cells a side of the coarse mask; None: a cell each 2 pixels, at most 14 cells.
         size_weight: Of the L1 term.
         roughness_weight: Of the TV term.

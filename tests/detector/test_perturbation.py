@@ -14,6 +14,7 @@ from detector.classifier import Classifier, ClassifierSpec
 from detector.errors import HeatmapError, NoGradientError, NonFiniteLogitsError
 from detector.heatmaps import MaskHeatmap, extremal, meaningful
 from detector.heatmaps.masks import SmoothMax, level_of, level_set, rank_term
+from detector.heatmaps.reference import levels, seen
 from detector.sources import Net
 
 SIDE = 32
@@ -79,6 +80,11 @@ def test_a_meaningful_mask_covers_the_patch_that_is_read(objective: Any, noise: 
     assert overlap(found.masks[:, 0, 0]).min() >= 0.6
 
 
+def test_under_the_papers_blurs_too(noise: Tensor) -> None:
+    found = extremal(guarded(ReadsOnePatch()), noise, torch.ones(3, 1, dtype=torch.long), reference="blurs")
+    assert overlap(found.masks[:, 0, 0]).min() >= 0.6
+
+
 def test_the_patch_kept_keeps_the_class_and_taken_away_loses_it(noise: Tensor) -> None:
     found = extremal(guarded(ReadsOnePatch()), noise, torch.ones(3, 1, dtype=torch.long), areas=(0.2,))
     assert (found.kept[:, 0, 0] > 0.8 * found.logits[:, 1]).all()
@@ -97,7 +103,7 @@ def test_each_area_is_the_one_asked_for(classifier: Classifier, images: Tensor) 
 
 
 @pytest.mark.parametrize("method", [extremal, meaningful])
-@pytest.mark.parametrize("reference", ["blur", "mean", "noise", 0.5])
+@pytest.mark.parametrize("reference", ["blur", "blurs", "mean", "noise", 0.5])
 def test_masks_stay_between_0_and_1(
     method: Callable[..., MaskHeatmap], reference: Any, classifier: Classifier, images: Tensor
 ) -> None:
@@ -167,6 +173,28 @@ def test_the_seed_decides_the_noise_reference(classifier: Classifier, images: Te
     first, again, other = (extremal(classifier, images, reference="noise", seed=seed).masks for seed in (1, 1, 2))
     assert torch.equal(first, again)
     assert not torch.allclose(first, other)
+
+
+@pytest.mark.parametrize("reference", ["blur", "blurs"])
+def test_what_is_seen_goes_from_the_reference_to_the_image(reference: Any, noise: Tensor) -> None:
+    ladder = levels(noise, reference)
+    masks = torch.tensor([0.0, 0.4, 1.0])[:, None, None].expand(3, SIDE, SIDE)
+    pictures = seen(ladder, masks)
+    torch.testing.assert_close(pictures[0], ladder[0, 0])
+    torch.testing.assert_close(pictures[2], noise[2])
+    detail = [each.diff(dim=1).abs().mean() for each in (ladder[1, 0], pictures[1], noise[1])]
+    assert detail[0] < detail[1] < detail[2]
+
+
+def test_half_a_mask_blurs_half_as_widely_where_the_reference_is_the_papers(noise: Tensor) -> None:
+    """Each level stands for a blur of its own: a mask between two of them mixes these two alone."""
+    ladder = levels(noise, "blurs")
+    at_third = torch.full((3, SIDE, SIDE), 3 / 7)
+    torch.testing.assert_close(seen(ladder, at_third), ladder[:, 3])
+    between = seen(ladder, at_third + 0.5 / 7)
+    torch.testing.assert_close(between, (ladder[:, 3] + ladder[:, 4]) / 2)
+    wide = [each.diff(dim=-1).abs().mean() for each in ladder[0]]
+    assert wide == sorted(wide)
 
 
 # --- how good ----------------------------------------------------------------------------------------------------
