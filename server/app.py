@@ -26,9 +26,11 @@ from detector.detector import Detector
 from detector.errors import HeatwardError
 from server.answers import describe
 from server.batcher import Batcher
+from server.calls import Calls
 from server.config import ServerConfig
 from server.engine import Engine
 from server.health import HEALTH, SERVICE, Health
+from server.judge import Judge
 from server.logs import log_to_stderr
 from server.metrics import Metrics
 from server.service import DetectionService
@@ -103,9 +105,11 @@ class App:
             on_batch=self.metrics.batch,
             on_second_look=self.metrics.second_look,
         )
-        self._service = DetectionService(config, self.batcher, self.metrics)
+        self.calls = Calls(config.default_deadline_s, self.metrics)
+        self._judge = Judge(config, self.batcher, self.metrics)
+        self._service = DetectionService(config, self._judge, self.calls)
         self._health = Health(self.metrics)
-        self.metrics.watch(lambda: self.batcher.pending, lambda: self._service.in_flight)
+        self.metrics.watch(lambda: self.batcher.pending, lambda: self.calls.in_flight)
         self._server = grpc.aio.server(
             options=[
                 ("grpc.max_receive_message_length", config.max_message_bytes),
@@ -148,7 +152,7 @@ class App:
         detector = await self.engine.ready
         loaded = describe(detector, (self._config.bundle or EMBEDDED).stem, self._config)
         self.metrics.detector(loaded.info.version, loaded.info.classifier.source, loaded.info.classifier.fingerprint)
-        self._service.load(loaded)
+        self._judge.load(loaded)
         await self._health.serving(True)
 
     async def drain(self, grace_s: float) -> bool:
@@ -161,7 +165,7 @@ class App:
         await self._health.enter_graceful_shutdown()
         self._service.drain()
         self.engine.hurry(started_s + grace_s)
-        idle = not self._service.in_flight
+        idle = not self.calls.in_flight
         await self._server.stop(grace_s)
         return idle or time.monotonic() - started_s < grace_s
 
@@ -169,7 +173,7 @@ class App:
         """Ends what still runs; harmless where `drain` went before."""
         await self._server.stop(None)
         self.batcher.close()
-        self._service.close()
+        self._judge.close()
         if self.engine.is_alive():
             await asyncio.to_thread(self.engine.join, CLOSE_S)
         self._endpoints.close()

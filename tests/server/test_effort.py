@@ -138,7 +138,7 @@ async def test_cancelled_work_is_not_looked_at_again(serving):
         await settle(served.detector.looking.is_set)  # at one of them; two wait
         gone = next(call for i, call in enumerate(calls) if [150 + i] not in served.detector.second_looks)
         gone.cancel()
-        await settle(lambda: served.app._service.in_flight == 2)
+        await settle(lambda: served.app.calls.in_flight == 2)
         served.detector.second_gate.set()
         assert [(await call).effort for call in calls if call is not gone] == [THOROUGH, THOROUGH]
         assert (await served.stub.Detect(raw(picture(2)))).effort == FAST
