@@ -9,7 +9,9 @@
 Needs grpcio and protobuf only; numpy and Pillow are used where the caller passes their objects.
 """
 
-from heatward.client import AsyncClient, Client
+from heatward.async_client import AsyncClient
+from heatward.breaker import Breaker
+from heatward.client import Client
 from heatward.errors import DetectionError, Violation
 from heatward.images import ImageInput
 from heatward.values import (
@@ -30,6 +32,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "AsyncClient",
+    "Breaker",
     "ClassifierInfo",
     "Client",
     "DetectionError",

@@ -1,7 +1,8 @@
-"""How the client reaches a server: address, TLS, token and retry settings go in, a gRPC channel comes out.
+"""How the client reaches its servers: address, TLS, token and retry settings go in, a gRPC channel comes out.
 
 Retries are gRPC's own (https://github.com/grpc/proposal/blob/master/A6-client-retries.md), set by the service config:
-on UNAVAILABLE only, with back-off and jitter, within the call's deadline.
+with back-off and jitter, or after the pause that the server asks for (`grpc-retry-pushback-ms`; a negative one means
+"not again"), within the call's deadline. So are health checks (A17): a replica that says NOT_SERVING gets no new calls.
 """
 
 from __future__ import annotations
@@ -10,18 +11,28 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import grpc
 import grpc.aio
 
-__all__ = ["DEFAULT_ADDRESS", "DEFAULT_TIMEOUT_S", "Connection"]
+from heatward.target import DEFAULT_ADDRESS, target
 
-DEFAULT_ADDRESS = "127.0.0.1:50051"
+__all__ = ["DEFAULT_ADDRESS", "DEFAULT_TIMEOUT_S", "LONGEST_S", "PEM", "RETRIED", "Connection"]
+
 DEFAULT_TIMEOUT_S = 10.0
+LONGEST_S = 365 * 24 * 3600.0
+"""gRPC takes a far deadline, such as the `time_remaining()` of a call that has none, for one that has passed."""
+
+RETRIED = ("UNAVAILABLE", "RESOURCE_EXHAUSTED")
+"""Not answered, and perhaps answered later or elsewhere. No call has side effects, so each is safe to repeat."""
+
+PEM: TypeAlias = bytes | str | os.PathLike[str]
+"""The content of a PEM file, or its path."""
 
 SERVICE_CONFIG = {
     "loadBalancingConfig": [{"round_robin": {}}],
+    "healthCheckConfig": {"serviceName": "heatward.v1.DetectionService"},
     "methodConfig": [
         {
             "name": [{"service": "heatward.v1.DetectionService"}, {"service": "grpc.health.v1.Health"}],
@@ -30,10 +41,13 @@ SERVICE_CONFIG = {
                 "initialBackoff": "0.1s",
                 "maxBackoff": "2s",
                 "backoffMultiplier": 2,
-                "retryableStatusCodes": ["UNAVAILABLE"],
+                "retryableStatusCodes": RETRIED,
             },
         }
     ],
+    # A failed attempt takes a token, a success gives half of one; no retries while half of the tokens are gone. So
+    # retries end after 50 failures in a row, or while more than a third of the attempts fail.
+    "retryThrottling": {"maxTokens": 100, "tokenRatio": 0.5},
 }
 
 OPTIONS: tuple[tuple[str, int | str], ...] = (
@@ -43,6 +57,11 @@ OPTIONS: tuple[tuple[str, int | str], ...] = (
     ("grpc.per_rpc_retry_buffer_size", 64 * 2**20),
     # A batch of answers with heatmaps outgrows the default of 4 MiB.
     ("grpc.max_receive_message_length", 256 * 2**20),
+    # A server that hangs, or whose machine is gone, says nothing: ask every 10 s, leave it after 10 s of silence. In
+    # gRPC 1.71 the second limit ends the wait for a ping's answer; the third ends what TCP cannot deliver.
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.http2.ping_timeout_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
     # Reconnect sooner than gRPC's one second, so that a retry finds a restarted server.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 100),
@@ -52,51 +71,66 @@ OPTIONS: tuple[tuple[str, int | str], ...] = (
 
 @dataclass(frozen=True)
 class Connection:
-    """Where a server is and how to be let in.
+    """Where the servers are and how to be let in.
 
     Attributes:
-        address: "host:port", "unix:/path" or any gRPC target; a name with several addresses is used in turn.
-        tls: False for plain text; True for TLS with the system's root certificates; or a PEM file (path or bytes)
-            of root certificates.
+        address: "host:port", "unix:/path" or any gRPC target, or "ip:port,ip:port"; several addresses, of a name too,
+            are used in turn.
+        tls: False for plain text; True for TLS with the system's root certificates; or the root certificates.
+        certificate: The client's own certificate chain, for a server that asks for one (mTLS); goes with `key`.
+        key: The private key of `certificate`.
+        server_name: The name in the servers' certificates, where it is not the host of `address`.
         token: Sent as `authorization: Bearer …` with each call. Without TLS it travels readable.
         wait_for_ready: Calls wait for a server that is still starting, until their deadline.
     """
 
     address: str = DEFAULT_ADDRESS
-    tls: bool | bytes | str | os.PathLike[str] = False
+    tls: bool | PEM = False
+    certificate: PEM | None = None
+    key: PEM | None = None
+    server_name: str | None = None
     token: str | None = None
     wait_for_ready: bool = False
 
     def __post_init__(self) -> None:
-        scheme, separator, rest = self.address.partition("://")
-        if separator and scheme in ("http", "https", "grpc", "grpcs"):
-            raise ValueError(
-                f"an address is host:port, e.g. {rest!r}; this is {self.address!r}"
-                + (" (for TLS add tls=True)" if scheme in ("https", "grpcs") else "")
-            )
-        if not self.address:
-            raise ValueError(f"an address is host:port, e.g. {DEFAULT_ADDRESS!r}; this one is empty")
+        _, authority = target(self.address)
+        if (self.certificate is None) != (self.key is None):
+            raise ValueError("certificate and key go together: give both, or neither")
+        if self.tls is False and (self.certificate or self.server_name):
+            raise ValueError("certificate, key and server_name are for TLS: add tls=True, or the root certificates")
+        if self.tls is not False and authority and not self.server_name:
+            raise ValueError("several addresses share one certificate name under TLS: add server_name=")
 
-    def open(self) -> grpc.Channel:
-        """A channel for synchronous calls."""
+    def open(self, *, health_checks: bool = True) -> grpc.Channel:
+        """A channel for synchronous calls; without health checks it also reaches a server that is NOT_SERVING."""
+        place, options = self._place(health_checks)
         if self.tls is False:
-            return grpc.insecure_channel(self.address, options=OPTIONS)
-        return grpc.secure_channel(self.address, self._credentials(), options=OPTIONS)
+            return grpc.insecure_channel(place, options=options)
+        return grpc.secure_channel(place, self._credentials(), options=options)
 
-    def open_async(self) -> grpc.aio.Channel:
-        """A channel for the running event loop."""
+    def open_async(self, *, health_checks: bool = True) -> grpc.aio.Channel:
+        """As `open`, for the running event loop."""
+        place, options = self._place(health_checks)
         if self.tls is False:
-            return grpc.aio.insecure_channel(self.address, options=OPTIONS)
-        return grpc.aio.secure_channel(self.address, self._credentials(), options=OPTIONS)
+            return grpc.aio.insecure_channel(place, options=options)
+        return grpc.aio.secure_channel(place, self._credentials(), options=options)
 
     def call_arguments(self, timeout_s: float | None) -> dict[str, Any]:
         """Keyword arguments of every call."""
         metadata = (("authorization", f"Bearer {self.token}"),) if self.token else None
         return {"timeout": timeout_s, "metadata": metadata, "wait_for_ready": self.wait_for_ready}
 
+    def _place(self, health_checks: bool) -> tuple[str, list[tuple[str, int | str]]]:
+        place, authority = target(self.address)
+        options = [*OPTIONS, ("grpc.inhibit_health_checking", int(not health_checks))]
+        if self.server_name or authority:
+            options.append(("grpc.default_authority", self.server_name or authority or ""))
+        return place, options
+
     def _credentials(self) -> grpc.ChannelCredentials:
-        if isinstance(self.tls, bool):
-            return grpc.ssl_channel_credentials()
-        if isinstance(self.tls, bytes):
-            return grpc.ssl_channel_credentials(self.tls)
-        return grpc.ssl_channel_credentials(Path(self.tls).read_bytes())
+        roots = None if isinstance(self.tls, bool) else _read(self.tls)
+        return grpc.ssl_channel_credentials(roots, _read(self.key), _read(self.certificate))
+
+
+def _read(pem: PEM | None) -> bytes | None:
+    return pem if pem is None or isinstance(pem, bytes) else Path(pem).read_bytes()

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Iterator
 from concurrent import futures
@@ -18,6 +19,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from heatward.v1 import detection_pb2 as pb
 from heatward.v1 import detection_pb2_grpc
 
+SERVICE = "heatward.v1.DetectionService"
 CLASSES = ("cat", "dog", "ship")
 PNG = b"\x89PNG heatmap"
 
@@ -78,6 +80,10 @@ class FakeDetector(detection_pb2_grpc.DetectionServiceServicer):
         self.status: status_pb2.Status | None = None  # every call ends with these rich details
         self.released = threading.Event()
         self.order = 1  # answers of a stream are held back and sent in reverse, so many at a time
+        self.pushback_ms: str | None = None  # `grpc-retry-pushback-ms` of those calls
+        self.slow_first = 0  # so many calls wait for `released`
+        self.remaining_s: list[float] = []  # of each call's deadline, when it arrived
+        self.cancelled = threading.Event()  # a slow call ended before it was answered
         self.lose_last = False  # a stream ends without its last answer
 
     def Detect(self, request: pb.DetectRequest, context: grpc.ServicerContext) -> pb.Verdict:
@@ -109,10 +115,17 @@ class FakeDetector(detection_pb2_grpc.DetectionServiceServicer):
 
     def _arrive(self, context: grpc.ServicerContext) -> None:
         self.calls += 1
+        number = self.calls
         self.metadata = dict(context.invocation_metadata())
+        self.remaining_s.append(context.time_remaining())
+        if number <= self.slow_first:
+            context.add_callback(self.cancelled.set)
+            self.released.wait(10)
         if self.status is not None:
             self._abort(context, self.status)
-        if self.calls <= self.fail_first:
+        if number <= self.fail_first:
+            if self.pushback_ms is not None:
+                context.set_trailing_metadata((("grpc-retry-pushback-ms", self.pushback_ms),))
             context.abort(self.failure, "not now")
 
     def _abort(self, context: grpc.ServicerContext, status: status_pb2.Status) -> None:
@@ -151,15 +164,21 @@ class FakeDetector(detection_pb2_grpc.DetectionServiceServicer):
 
 
 class FakeServer:
-    """The fake detector and the real health service on a free port."""
+    """The fake detector and the real health service on a free port, behind TLS where credentials are given."""
 
-    def __init__(self) -> None:
+    def __init__(self, credentials: grpc.ServerCredentials | None = None) -> None:
         self.detector = FakeDetector()
         self.health = grpc_health.HealthServicer()
         self._server = grpc.server(futures.ThreadPoolExecutor(4))
         detection_pb2_grpc.add_DetectionServiceServicer_to_server(self.detector, self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self.health, self._server)
-        self.address = f"127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
+        port = (
+            self._server.add_secure_port("127.0.0.1:0", credentials)
+            if credentials
+            else self._server.add_insecure_port("127.0.0.1:0")
+        )
+        self.address = f"127.0.0.1:{port}"
+        self.set_serving(True, SERVICE)
         self._server.start()
 
     def set_serving(self, serving: bool, service: str = "") -> None:
@@ -169,3 +188,9 @@ class FakeServer:
     def stop(self) -> None:
         self.detector.released.set()
         self._server.stop(None).wait()
+
+
+if __name__ == "__main__":  # in a process of its own, until its input ends
+    fake = FakeServer()
+    print(fake.address, flush=True)
+    sys.stdin.read()

@@ -17,7 +17,10 @@ def add_connection_options(parser: argparse.ArgumentParser, *, address: bool = T
     group = parser.add_argument_group("the server")
     if address:
         group.add_argument(
-            "--address", default=DEFAULT_ADDRESS, metavar="HOST:PORT", help="where the server listens (%(default)s)"
+            "--address",
+            default=DEFAULT_ADDRESS,
+            metavar="HOST:PORT",
+            help="where the server listens, or ip:port,ip:port (%(default)s)",
         )
     group.add_argument(
         "--timeout",
@@ -28,6 +31,9 @@ def add_connection_options(parser: argparse.ArgumentParser, *, address: bool = T
     )
     group.add_argument("--tls", action="store_true", help="use TLS, with the system's root certificates")
     group.add_argument("--tls-roots", metavar="FILE.pem", help="use TLS, with the root certificates of this file")
+    group.add_argument("--tls-certificate", metavar="FILE.pem", help="your own certificate, if the server asks for one")
+    group.add_argument("--tls-key", metavar="FILE.pem", help="the private key of that certificate")
+    group.add_argument("--tls-server-name", metavar="NAME", help="the server's name in its certificate")
     parser.epilog = f"A token for the server is read from the environment variable {TOKEN_VARIABLE}."
 
 
@@ -36,6 +42,9 @@ def connect(arguments: argparse.Namespace, address: str | None = None) -> Client
         address or arguments.address,
         timeout_s=arguments.timeout,
         tls=arguments.tls_roots or arguments.tls,
+        certificate=arguments.tls_certificate,
+        key=arguments.tls_key,
+        server_name=arguments.tls_server_name,
         token=os.environ.get(TOKEN_VARIABLE) or None,
     )
 
