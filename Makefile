@@ -37,9 +37,7 @@ format: $(STAMP)  ## Format the code and mend what the linter can
 	$(BIN)/ruff format .
 
 protos: $(STAMP)  ## Generate the gRPC code from the .proto files
-	$(BIN)/python -m grpc_tools.protoc -Iproto \
-		-I"$$($(BIN)/python -c 'import google.rpc, pathlib; print(pathlib.Path(next(iter(google.rpc.__path__))).parents[1])')" \
-		--python_out=proto --pyi_out=proto --grpc_python_out=proto heatward/v1/detection.proto
+	$(BIN)/python proto/generate.py
 
 imagenet: $(STAMP)  ## The ImageNet recipe, from a zip to a bundle: make imagenet ZIP=photographs.zip
 	$(if $(ZIP),,$(error name the zip of photographs: make imagenet ZIP=photographs.zip))

@@ -18,12 +18,23 @@ class Effort(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     EFFORT_UNSPECIFIED: _ClassVar[Effort]
     EFFORT_FAST: _ClassVar[Effort]
     EFFORT_THOROUGH: _ClassVar[Effort]
+
+class Priority(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    PRIORITY_UNSPECIFIED: _ClassVar[Priority]
+    PRIORITY_LOW: _ClassVar[Priority]
+    PRIORITY_NORMAL: _ClassVar[Priority]
+    PRIORITY_HIGH: _ClassVar[Priority]
 HEATMAP_FORMAT_NONE: HeatmapFormat
 HEATMAP_FORMAT_FLOAT: HeatmapFormat
 HEATMAP_FORMAT_PNG_OVERLAY: HeatmapFormat
 EFFORT_UNSPECIFIED: Effort
 EFFORT_FAST: Effort
 EFFORT_THOROUGH: Effort
+PRIORITY_UNSPECIFIED: Priority
+PRIORITY_LOW: Priority
+PRIORITY_NORMAL: Priority
+PRIORITY_HIGH: Priority
 
 class RawImage(_message.Message):
     __slots__ = ("data", "height", "width", "channels")
@@ -56,18 +67,22 @@ class Options(_message.Message):
     def __init__(self, false_positive_rate: _Optional[float] = ..., heatmap: _Optional[_Union[HeatmapFormat, str]] = ..., top_k: _Optional[int] = ...) -> None: ...
 
 class DetectRequest(_message.Message):
-    __slots__ = ("request_id", "image", "options", "effort", "timeout_ms")
+    __slots__ = ("request_id", "image", "options", "effort", "timeout_ms", "priority", "detector_version")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     IMAGE_FIELD_NUMBER: _ClassVar[int]
     OPTIONS_FIELD_NUMBER: _ClassVar[int]
     EFFORT_FIELD_NUMBER: _ClassVar[int]
     TIMEOUT_MS_FIELD_NUMBER: _ClassVar[int]
+    PRIORITY_FIELD_NUMBER: _ClassVar[int]
+    DETECTOR_VERSION_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     image: Image
     options: Options
     effort: Effort
     timeout_ms: int
-    def __init__(self, request_id: _Optional[str] = ..., image: _Optional[_Union[Image, _Mapping]] = ..., options: _Optional[_Union[Options, _Mapping]] = ..., effort: _Optional[_Union[Effort, str]] = ..., timeout_ms: _Optional[int] = ...) -> None: ...
+    priority: Priority
+    detector_version: str
+    def __init__(self, request_id: _Optional[str] = ..., image: _Optional[_Union[Image, _Mapping]] = ..., options: _Optional[_Union[Options, _Mapping]] = ..., effort: _Optional[_Union[Effort, str]] = ..., timeout_ms: _Optional[int] = ..., priority: _Optional[_Union[Priority, str]] = ..., detector_version: _Optional[str] = ...) -> None: ...
 
 class DetectBatchRequest(_message.Message):
     __slots__ = ("requests",)
@@ -162,8 +177,10 @@ class Timings(_message.Message):
     def __init__(self, queue_ms: _Optional[float] = ..., decode_ms: _Optional[float] = ..., compute_ms: _Optional[float] = ..., total_ms: _Optional[float] = ..., batch_size: _Optional[int] = ...) -> None: ...
 
 class GetDetectorRequest(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
+    __slots__ = ("version",)
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    version: str
+    def __init__(self, version: _Optional[str] = ...) -> None: ...
 
 class DetectorInfo(_message.Message):
     __slots__ = ("name", "version", "server_version", "classifier", "evidence", "heatmap_formats", "families", "default_false_positive_rate", "calibration_size", "smallest_false_positive_rate", "operating_points", "measured", "limits", "efforts")
