@@ -1,8 +1,9 @@
 """Encoded *bytes* or a raw tensor from outside → decode under limits → **(H, W, 3) uint8 RGB pixels**.
 
 What comes out is the photograph as a person sees it: EXIF orientation applied, alpha composited over white, CMYK,
-palette, grey and 16-bit converted. The size is read from the header before a pixel is decoded. Safe to call from many
-threads: Pillow's global settings are neither read for limits nor changed.
+palette, grey and 16-bit converted. The file's parts are counted before its header is read, and the size is read from
+the header before a pixel is decoded: both bound the time. Safe to call from many threads: Pillow's global settings are
+neither read for limits nor changed.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from detector.errors import ImageDecodeError, ImageShapeError, ImageTooLargeError
+from detector.image_parts import check_parts, check_scans
 
 __all__ = ["DEFAULT_LIMITS", "ImageLimits", "decode", "from_raw"]
 
@@ -29,6 +31,7 @@ _DECODERS: dict[str, Callable[[io.BytesIO], ImageFile.ImageFile]] = {
     "WEBP": WebPImageFile,
 }
 
+_STRIP_PIXELS = 2**20
 _EXIF_ORIENTATION = 0x0112
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -75,7 +78,8 @@ def decode(data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> NDArray[np.uint
         (H, W, 3) RGB, contiguous and writable.
 
     Raises:
-        ImageDecodeError: Not an image, truncated, animated, or in a format that is not allowed.
+        ImageDecodeError: Not an image, truncated, animated, in a format that is not allowed, or made to keep a decoder
+            busy.
         ImageTooLargeError: More bytes or pixels than the limit.
     """
     _check_bytes(len(data), limits)
@@ -83,6 +87,7 @@ def decode(data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> NDArray[np.uint
     if name not in limits.formats:
         what = f"a {name} file" if name else "not an image that can be read" if data else "empty"
         raise ImageDecodeError(f"The data is {what}: send one of {', '.join(limits.formats)}.")
+    check_parts(name, data)
     try:
         image = _DECODERS[name](io.BytesIO(data))
     except MemoryError:
@@ -91,6 +96,8 @@ def decode(data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> NDArray[np.uint
         raise ImageDecodeError(f"The {name} header cannot be read ({error}): the file is damaged.") from error
     with image:
         _check_pixels(image.height, image.width, limits)
+        if name == "JPEG":
+            check_scans(data, image.height * image.width)
         if getattr(image, "is_animated", False):
             raise ImageDecodeError(f"The {name} is animated: send a single frame.")
         try:
@@ -165,15 +172,25 @@ def _upright_rgb(image: Image.Image) -> NDArray[np.uint8]:
     image.load()
     orientation = _orientation(image)
     if image.mode.startswith("I"):  # 16-bit grey: Pillow would clip at 255 instead of scaling
-        high_byte = (np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8)
-        image = Image.fromarray(high_byte)
+        image = Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))
     elif image.has_transparency_data:
-        picture = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
-    image = image.convert("RGB")
+        image = _over_white(image)
+    if image.mode != "RGB":  # `convert` would copy
+        image = image.convert("RGB")
     if orientation in _UPRIGHT:
         image = image.transpose(_UPRIGHT[orientation])
     return np.array(image, dtype=np.uint8)  # (H, W, 3)
+
+
+def _over_white(image: Image.Image) -> Image.Image:
+    """In strips: Pillow holds Python's lock while it composites, and the server's event loop waits for that."""
+    flat = Image.new("RGB", image.size)
+    rows = max(1, _STRIP_PIXELS // image.width)
+    for top in range(0, image.height, rows):
+        strip = image.crop((0, top, image.width, min(top + rows, image.height))).convert("RGBA")
+        white = Image.new("RGBA", strip.size, "white")
+        flat.paste(Image.alpha_composite(white, strip).convert("RGB"), (0, top))
+    return flat
 
 
 def _orientation(image: Image.Image) -> int | None:

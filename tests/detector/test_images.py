@@ -78,6 +78,14 @@ def test_alpha_is_composited_over_white() -> None:
     assert decode(encoded(image)).tolist() == [[[255, 255, 255], [100, 0, 0]]]
 
 
+def test_alpha_is_composited_alike_in_strips(monkeypatch: pytest.MonkeyPatch) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (9, 7, 4), dtype=np.uint8)
+    data = encoded(Image.fromarray(pixels))
+    whole = decode(data)
+    monkeypatch.setattr("detector.images._STRIP_PIXELS", 14)
+    np.testing.assert_array_equal(decode(data), whole)
+
+
 def test_a_palette_with_a_transparent_colour_is_composited_too() -> None:
     image = Image.new("P", (2, 1))
     image.putpalette([0, 0, 0, 9, 9, 9])

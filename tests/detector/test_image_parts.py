@@ -1,0 +1,100 @@
+"""Files that are small and have few pixels, but would keep a decoder busy for minutes or hours."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from detector import image_parts
+from detector.errors import ImageDecodeError
+from detector.images import decode
+
+
+def encoded(file_format: str, side: int = 16, **options: Any) -> bytes:
+    stream = io.BytesIO()
+    Image.new("RGB", (side, side), (200, 10, 20)).save(stream, file_format, **options)
+    return stream.getvalue()
+
+
+def chunk(kind: bytes, body: bytes = b"") -> bytes:
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
+JPEG, PROGRESSIVE = encoded("JPEG"), encoded("JPEG", progressive=True)
+PNG, WEBP = encoded("PNG"), encoded("WEBP", exif=b"Exif\0\0II*\0\x08\0\0\0\0\0")  # with a list of chunks
+REFINE = bytes.fromhex("ffda0008010100013f10")  # one more pass over the luminance, without data
+
+
+def into_jpeg(part: bytes) -> bytes:
+    return JPEG[:2] + part + JPEG[2:]
+
+
+def into_png(part: bytes) -> bytes:
+    return PNG[:33] + part + PNG[33:]
+
+
+def into_webp(part: bytes) -> bytes:
+    return b"RIFF" + struct.pack("<I", len(WEBP) - 8 + len(part)) + WEBP[8:] + part
+
+
+def exif_segment(size: int) -> bytes:
+    return b"\xff\xe1" + struct.pack(">H", size + 8) + b"Exif\0\0" + bytes(size)
+
+
+BUSY = {
+    "JPEG comments": into_jpeg(b"\xff\xfe\x00\x02" * 10_000),
+    "JPEG segments": into_jpeg(b"\xff\xef\x00\x02" * 10_000),
+    "JPEG fill bytes": into_jpeg(b"\xff" * 10_000),
+    "JPEG restart markers": into_jpeg(b"\xff\xd0" * 10_000),
+    "JPEG escaped bytes": into_jpeg(b"\xff\x00" * 10_000),
+    "JPEG junk": JPEG[:20] + b"\x01" * 100_000 + JPEG[20:],
+    "JPEG without a scan": b"\xff\xd8" + b"\xff\xfe\x00\x02" * 10_000,
+    "JPEG EXIF in pieces": into_jpeg(exif_segment(1) * 10_000),
+    "JPEG EXIF of many segments": into_jpeg(exif_segment(60_000) * 2),
+    "JPEG scans": PROGRESSIVE[:-2] + REFINE * 10_000 + PROGRESSIVE[-2:],
+    "PNG chunks": into_png(chunk(b"abCd") * 10_000),
+    "PNG text": into_png(chunk(b"tEXt", b"a\0b") * 10_000),
+    "PNG colour profiles": into_png(chunk(b"iCCP", b"a\0\0" + zlib.compress(bytes(2**20))) * 1000),
+    "PNG empty data": PNG[:33] + chunk(b"IDAT") * 100_000 + PNG[33:],
+    "PNG chunks behind the pixels": PNG[:-12] + chunk(b"abCd") * 10_000 + PNG[-12:],
+    "PNG EXIF": into_png(chunk(b"eXIf", bytes(100_000))),
+    "WebP chunks": into_webp(b"abcd\0\0\0\0" * 10_000),
+    "WebP EXIF": into_webp(b"EXIF" + struct.pack("<I", 100_000) + bytes(100_000)),
+}
+
+
+@pytest.mark.parametrize("name", BUSY)
+def test_busy_files_are_refused(name: str) -> None:
+    with pytest.raises(ImageDecodeError, match=r"parts|EXIF data|scans"):
+        decode(BUSY[name])
+
+
+def test_scans_are_counted_against_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
+    scans = PROGRESSIVE.count(REFINE[:2])
+    monkeypatch.setattr(image_parts, "MAX_SCANNED_PIXELS", scans * 256)
+    assert decode(PROGRESSIVE).shape == (16, 16, 3)
+    with pytest.raises(ImageDecodeError, match=f"{scans + 1} scans, the limit is {scans}"):
+        decode(PROGRESSIVE[:-2] + REFINE + PROGRESSIVE[-2:])
+
+
+FINE = {
+    "a phone's EXIF, profile and thumbnail": encoded(
+        "JPEG", exif=b"Exif\0\0" + bytes(60_000), icc_profile=bytes(3_000_000)
+    ),
+    "a progressive picture with a video behind it": encoded("JPEG", 64, progressive=True) + bytes(range(256)) * 10_000,
+    "a little padding between segments": JPEG[:20] + bytes(1000) + JPEG[20:],
+    "PNG in chunks of 1 KiB": PNG[:33] + chunk(b"IDAT") * 5_000 + PNG[33:],
+    "PNG with zeros behind it": PNG + bytes(100_000),
+    "WebP with zeros behind it": WEBP + bytes(100_000),
+}
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
+@pytest.mark.parametrize("name", FINE)
+def test_files_of_many_parts_that_exist_are_read(name: str) -> None:
+    assert abs(decode(FINE[name])[0, 0].astype(int) - (200, 10, 20)).max() < 10
