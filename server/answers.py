@@ -16,6 +16,7 @@ from detector.detector import Detector
 from server.batcher import Answer
 from server.config import ServerConfig
 from server.requests import MAX_TOP_K, Ask
+from server.warm import Warm
 
 __all__ = ["Loaded", "describe", "to_verdict"]
 
@@ -30,25 +31,36 @@ EVIDENCE = ("channel_attribution", "class_activation_gradient", "margin_activati
 class Loaded:
     """A detector that serves, and what the contract says about it."""
 
-    detector: Detector
+    warm: Warm
     info: pb.DetectorInfo
+
+    @property
+    def detector(self) -> Detector:
+        return self.warm.detector
+
+    @property
+    def image_bytes(self) -> int:
+        """Of an image as the detector takes it: float32."""
+        height, width = self.detector.classifier.input_size
+        return 3 * 4 * height * width
 
     @property
     def smallest_rate(self) -> float:
         return self.info.smallest_false_positive_rate
 
 
-def describe(detector: Detector, name: str, config: ServerConfig) -> Loaded:
+def describe(warm: Warm, name: str, config: ServerConfig) -> Loaded:
     """Writes down what is loaded.
 
     Args:
-        detector: As loaded.
+        warm: As loaded.
         name: The bundle's name.
         config: Gives the default rate and the limits.
 
     Raises:
         CalibrationError: The configured false-positive rate is smaller than the calibration can promise.
     """
+    detector = warm.detector
     classifier, calibration, manifest = detector.classifier, detector.calibration, detector.manifest
     height, width = classifier.input_size
     count = len(calibration.scores)
@@ -85,7 +97,7 @@ def describe(detector: Detector, name: str, config: ServerConfig) -> Loaded:
         ),
         efforts=_efforts(detector, config),
     )
-    return Loaded(detector, info)
+    return Loaded(warm, info)
 
 
 def _default_rate(calibration: Calibration, configured: float | None) -> float:

@@ -11,29 +11,43 @@ import json
 import logging
 import signal
 import time
-from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import grpc
 import torch
-from grpc_health.v1 import health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
-from heatward.v1 import detection_pb2_grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from heatward.inference import grpc_service_pb2, grpc_service_pb2_grpc
+from heatward.v1 import admin_pb2, admin_pb2_grpc, detection_pb2, detection_pb2_grpc
 
-from detector.bundle import EMBEDDED
 from detector.detector import Detector
 from detector.errors import HeatwardError
-from server.answers import describe
+from server.access.authentication import Authentication
+from server.access.channel import COMPRESSION, channel_options, warn_where_open
+from server.access.messages import Messages
+from server.access.tls import credentials
+from server.access.tokens import Tokens
+from server.admin import AdminService
 from server.batcher import Batcher
+from server.bundles.reload import Load, Reloader
+from server.bundles.versions import Versions
 from server.calls import Calls
 from server.config import ServerConfig
 from server.engine import Engine
-from server.health import HEALTH, SERVICE, Health
+from server.guard.proxy import Guard
+from server.guard.upstream import Upstream
+from server.health import Health
 from server.judge import Judge
-from server.logs import log_to_stderr
-from server.metrics import Metrics
+from server.kserve.service import InferenceService
+from server.kserve.statistics import Statistics
+from server.reflection import reflect
 from server.service import DetectionService
+from server.telemetry.exporter import open_traces
+from server.telemetry.logs import log_to_stderr
+from server.telemetry.metrics import Metrics
+from server.telemetry.systemd import notify
 
 try:
     from uvloop import new_event_loop
@@ -47,12 +61,12 @@ log = logging.getLogger("heatward.app")
 CLOSE_S = 10.0
 
 
-def run(config: ServerConfig, load: Callable[[ServerConfig], Detector] | None = None) -> int:
+def run(config: ServerConfig, load: Load | None = None) -> int:
     """Serves until SIGTERM or SIGINT.
 
     Args:
         config: All settings.
-        load: Makes the detector; by default from `config.bundle`.
+        load: Makes a detector from a bundle; a test's own.
 
     Returns:
         The process' exit status.
@@ -62,7 +76,7 @@ def run(config: ServerConfig, load: Callable[[ServerConfig], Detector] | None = 
     torch.set_num_interop_threads(1)
     try:
         with asyncio.Runner(loop_factory=new_event_loop) as runner:
-            return runner.run(serve(config, load or load_detector))
+            return runner.run(serve(config, load or partial(load_detector, config)))
     except (HeatwardError, OSError) as error:
         log.error(str(error), extra={"error": type(error).__name__})
         return 1
@@ -71,12 +85,12 @@ def run(config: ServerConfig, load: Callable[[ServerConfig], Detector] | None = 
         return 1
 
 
-def load_detector(config: ServerConfig) -> Detector:
-    """Loads the configured bundle, or the embedded one, onto the configured device."""
+def load_detector(config: ServerConfig, path: Path) -> Detector:
+    """Loads a bundle onto the configured device."""
     device = config.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    return Detector.from_bundle(config.bundle or EMBEDDED, device=device, allow=config.trusted)
+    return Detector.from_bundle(path, device=device, allow=config.trusted)
 
 
 class App:
@@ -84,45 +98,71 @@ class App:
 
     Args:
         config: All settings.
-        load: Makes the detector; called on the engine thread.
+        load: Makes a detector from a bundle; called on a thread of its own.
+
+    Raises:
+        ConfigError: The certificates or tokens cannot be used.
     """
 
-    def __init__(self, config: ServerConfig, load: Callable[[ServerConfig], Detector]) -> None:
+    def __init__(self, config: ServerConfig, load: Load) -> None:
         self._config = config
         self.metrics = Metrics()
+        self._statistics = Statistics()
+        self._traces = open_traces(config.otlp_endpoint)
         self.batcher = Batcher(
-            max_batch=config.max_batch,
             capacity=config.queue_items,
+            capacity_bytes=config.queue_bytes,
             linger_s=config.linger_ms / 1e3,
             on_drop=self.metrics.dropped,
         )
         self.engine = Engine(
-            lambda: load(config),
             self.batcher,
             threads=config.threads,
+            max_batch=config.max_batch,
+            batch_goal_s=config.batch_goal_ms / 1e3,
             thorough_batch=config.thorough_batch,
             thorough_queue=config.thorough_queue,
-            on_batch=self.metrics.batch,
+            on_batch=self._on_batch,
             on_second_look=self.metrics.second_look,
         )
-        self.calls = Calls(config.default_deadline_s, self.metrics)
-        self._judge = Judge(config, self.batcher, self.metrics)
+        self.calls = Calls(config.default_deadline_s, self.metrics, self._traces)
+        self._versions = Versions(config.canary_weight if config.canary else 0.0)
+        self.reloader = Reloader(config, load, self.engine, self._versions, self.metrics)
+        self._judge = Judge(config, self._versions, self.batcher, self.metrics)
         self._service = DetectionService(config, self._judge, self.calls)
         self._health = Health(self.metrics)
+        inference = InferenceService(
+            config, self._versions, self._judge, self.calls, lambda: self._health.ready, self._statistics
+        )
         self.metrics.watch(lambda: self.batcher.pending, lambda: self.calls.in_flight)
+        self._credentials = credentials(config, self.metrics.reload)
+        doors: list[grpc.aio.ServerInterceptor] = [Messages(config.max_message_bytes, self.calls)]
+        if config.token_file is not None:
+            doors.insert(0, Authentication(Tokens(config.token_file, self.metrics.reload), self.calls))
         self._server = grpc.aio.server(
-            options=[
-                ("grpc.max_receive_message_length", config.max_message_bytes),
-                ("grpc.max_send_message_length", -1),
-                ("grpc.so_reuseport", 0),  # a second server on the port is an error, not a silent neighbour
-            ]
+            interceptors=doors, options=channel_options(config), compression=COMPRESSION[config.compression]
         )
         detection_pb2_grpc.add_DetectionServiceServicer_to_server(self._service, self._server)  # type: ignore[no-untyped-call]
+        self._upstream = Upstream(config) if config.upstream else None
+        if self._upstream is not None:  # in front of `inference`: the first handler that knows a method answers
+            guard = Guard(config, self._judge, self.calls, self.metrics, inference, self._upstream)
+            self._server.add_generic_rpc_handlers((guard,))
+        grpc_service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(inference, self._server)  # type: ignore[no-untyped-call]
+        if config.admin:
+            admin_pb2_grpc.add_AdminServiceServicer_to_server(  # type: ignore[no-untyped-call]
+                AdminService(self.reloader, self._versions, self.calls), self._server
+            )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        reflection.enable_server_reflection((SERVICE, HEALTH, reflection.SERVICE_NAME), self._server)
+        contracts = [detection_pb2.DESCRIPTOR, *([admin_pb2.DESCRIPTOR] if config.admin else [])]
+        reflect(self._server, *contracts, grpc_service_pb2.DESCRIPTOR, health_pb2.DESCRIPTOR)
         self._endpoints = ExitStack()
         self.address = ""
         self.metrics_address = ""
+        self._watching: asyncio.Task[None] | None = None
+
+    def _on_batch(self, seconds: float, images: int) -> None:
+        self.metrics.batch(seconds, images)
+        self._statistics.batch(seconds, images)
 
     async def listen(self) -> None:
         """Opens the ports, NOT_SERVING yet, and starts to load the detector.
@@ -133,8 +173,12 @@ class App:
         config = self._config
         host = f"[{config.host}]" if ":" in config.host and not config.host.startswith("[") else config.host
         await self._health.serving(False)
+        warn_where_open(config)
         try:
-            port = self._server.add_insecure_port(f"{host}:{config.port}")
+            if self._credentials is None:
+                port = self._server.add_insecure_port(f"{host}:{config.port}")
+            else:
+                port = self._server.add_secure_port(f"{host}:{config.port}", self._credentials)
         except RuntimeError as error:
             raise OSError(f"cannot listen on {host}:{config.port}: is the port in use?") from error
         self.address = f"{host}:{port}"
@@ -144,16 +188,21 @@ class App:
         self.engine.start()
 
     async def begin(self) -> None:
-        """Says SERVING once the engine is warm.
+        """Loads the detectors and says SERVING.
 
         Raises:
-            HeatwardError: The detector cannot be loaded, or cannot promise the default false-positive rate.
+            HeatwardError: One cannot be loaded, or cannot promise the default false-positive rate.
         """
-        detector = await self.engine.ready
-        loaded = describe(detector, (self._config.bundle or EMBEDDED).stem, self._config)
-        self.metrics.detector(loaded.info.version, loaded.info.classifier.source, loaded.info.classifier.fingerprint)
-        self._judge.load(loaded)
+        await self.reloader.start()
         await self._health.serving(True)
+        if self._config.watch_s:
+            self._watching = asyncio.create_task(self.reloader.watch(self._config.watch_s))
+
+    def reload_soon(self) -> None:
+        """Reloads what has changed, and does not wait for it."""
+        notify("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
+        self._reloading = asyncio.ensure_future(self.reloader.reload())
+        self._reloading.add_done_callback(lambda _: notify("READY=1"))
 
     async def drain(self, grace_s: float) -> bool:
         """Says NOT_SERVING, refuses new calls, and answers those in flight.
@@ -171,31 +220,40 @@ class App:
 
     async def close(self) -> None:
         """Ends what still runs; harmless where `drain` went before."""
+        if self._watching is not None:
+            self._watching.cancel()
         await self._server.stop(None)
+        if self._upstream is not None:
+            await self._upstream.close()
         self.batcher.close()
         self._judge.close()
         if self.engine.is_alive():
             await asyncio.to_thread(self.engine.join, CLOSE_S)
+        await asyncio.to_thread(self._traces.close)
         self._endpoints.close()
 
 
-async def serve(config: ServerConfig, load: Callable[[ServerConfig], Detector]) -> int:
+async def serve(config: ServerConfig, load: Load) -> int:
     """Serves until a signal comes or the engine dies; returns the exit status."""
     signalled = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, signalled.set)
     app = App(config, load)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, app.reload_soon)
     try:
         await app.listen()
         stop = asyncio.ensure_future(signalled.wait())
-        await _first(stop, app.engine.ready)
-        if app.engine.ready.done():
-            await app.begin()
+        begun = asyncio.ensure_future(app.begin())
+        await _first(stop, begun)
+        if begun.done():
+            begun.result()
             _announce(app)
+            notify("READY=1", f"STATUS=serving on {app.address}")
         await _first(stop, app.engine.stopped)
         died = app.engine.stopped.done()
         if died:
             log.critical("the engine died: the server stops", exc_info=app.engine.stopped.result())
+        notify("STOPPING=1")
         log.info("draining", extra={"grace_s": config.drain_grace_s})
         answered = await app.drain(config.drain_grace_s)
         log.info("stopped", extra={"all_answered": answered})

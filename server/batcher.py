@@ -1,30 +1,38 @@
 """The one queue between the event loop and the engine thread.
 
-    admit ─▶ (decode) ─▶ enqueue ─▶ [ queue ] ─▶ take, up to `max_batch` at once ─▶ engine
+    admit ─▶ (decode) ─▶ enqueue ─▶ [ queue ] ─▶ take, as many as pay and are in time ─▶ engine
                   └── leave: cancelled, expired or refused work gives its place back
 
-Work-conserving: a free engine takes whatever waits, at once, so batches grow exactly when the engine is busy. An image
-holds one of `capacity` places from before it is decoded until the engine takes it; that bounds the memory of waiting.
+Admission predicts when an image would be done and refuses at once what would be late. Order: priority, then clients in
+turn, then the soonest deadline. Work-conserving: a free engine takes whatever waits, at once, so batches grow exactly
+when the engine is busy. An image holds one of `capacity` places from before it is decoded until the engine takes it;
+that bounds the memory of waiting. Where places run out, the client that holds most of them gives one up.
 """
 
 from __future__ import annotations
 
 import asyncio
+import itertools
+import math
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from detector.detector import Verdict
-from server.errors import EngineStoppedError, QueueFullError
+from detector.errors import HeatwardError
+from server.errors import EngineStoppedError, ExpiredError, QueueFullError, TooLateError
+from server.turns import NORMAL, Turns
+from server.warm import Warm
 
 __all__ = ["Answer", "Batcher", "Work"]
 
 EMPTY = torch.empty(0)
 STOPPED = "the engine has stopped: send the request to another server"
+_number = itertools.count()
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,64 +49,96 @@ class Answer:
 class Work:
     """One image on its way to the engine. Times are of `time.monotonic`."""
 
+    warm: Warm
+    """The detector that judges it."""
     expires_s: float
     answer: asyncio.Future[Answer]
     thorough: bool = False  # asked for a second look
+    client: str = ""
+    priority: int = NORMAL
+    size_bytes: int = 0
     image: Tensor = EMPTY  # (3, H, W), once decoded
     queued_s: float = 0.0
     holds_place: bool = True
+    number: int = field(default_factory=lambda: next(_number))  # in order of arrival
+
+    @property
+    def turn(self) -> tuple[float, int]:
+        """Among the works of one client and priority, the smallest goes first."""
+        return self.expires_s, self.number
 
 
 class Batcher:
-    """A bounded queue of work, filled by the event loop and emptied by engine threads.
+    """A bounded queue of work, filled by the event loop and emptied by the engine thread.
 
     Args:
-        max_batch: Most images in one batch.
         capacity: Most images waiting, decoding ones included.
+        capacity_bytes: What they may weigh together.
         linger_s: How long an idle engine waits for a batch to fill.
-        on_drop: Told why work left unanswered ("expired", "cancelled"); called from any thread.
+        on_drop: Told why work left unanswered ("expired", "late", "cancelled", "displaced"); called from any thread.
+        clock: `time.monotonic`, or a test's.
     """
 
     def __init__(
-        self, *, max_batch: int, capacity: int, linger_s: float = 0.0, on_drop: Callable[[str], None] = lambda _: None
+        self,
+        *,
+        capacity: int,
+        capacity_bytes: float = math.inf,
+        linger_s: float = 0.0,
+        on_drop: Callable[[str], None] = lambda _: None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.max_batch = max_batch
         self._capacity = capacity
+        self._capacity_bytes = capacity_bytes
         self._linger_s = linger_s
         self._on_drop = on_drop
+        self._clock = clock
         self._changed = threading.Condition()
-        self._queue: dict[Work, None] = {}  # in order of arrival; a dict, so that any work can leave at once
-        self._places = 0
+        self._turns: Turns[Work] = Turns()
+        self._held = self._bytes = 0
+        self._busy_until_s = -math.inf  # when the batch taken last should end
         self._closed = False
-        self._image_s = 0.0
 
     @property
     def pending(self) -> int:
         """Images waiting, decoding ones included."""
-        return self._places
+        return self._held
 
     @property
     def queued(self) -> int:
         """Images decoded and waiting for the engine."""
-        return len(self._queue)
+        return len(self._turns)
 
-    def admit(self, expires_s: float, *, thorough: bool = False) -> Work:
+    def admit(
+        self,
+        warm: Warm,
+        expires_s: float,
+        *,
+        thorough: bool = False,
+        client: str = "",
+        priority: int = NORMAL,
+        size_bytes: int = 0,
+    ) -> Work:
         """Takes a place for an image that is about to be decoded. Call it on the event loop.
 
         Raises:
-            QueueFullError: Every place is taken.
+            QueueFullError: No place is left.
+            TooLateError: The image would be done too late.
+            ExpiredError: Not even an idle engine could be in time.
             EngineStoppedError: The queue is closed.
         """
+        answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        work = Work(warm, expires_s, answer, thorough, client, priority, size_bytes)
         with self._changed:
             if self._closed:
                 raise EngineStoppedError(STOPPED)
-            if self._places >= self._capacity:
-                raise QueueFullError(
-                    f"the queue is full: {self._places} images wait; retry later, or start more servers",
-                    retry_after_s=min(max(self._places * self._image_s, 0.01), 10.0),
-                )
-            self._places += 1
-        return Work(expires_s, asyncio.get_running_loop().create_future(), thorough)
+            self._refuse_late(work)
+            while self._held >= self._capacity or (self._held and self._bytes + size_bytes > self._capacity_bytes):
+                self._displace(work)
+            self._turns.reserve(work)
+            self._held += 1
+            self._bytes += size_bytes
+        return work
 
     def enqueue(self, work: Work, image: Tensor) -> None:
         """Queues admitted work with its decoded image (3, H, W).
@@ -107,19 +147,18 @@ class Batcher:
             EngineStoppedError: The queue was closed while the image was decoded.
         """
         work.image = image
-        work.queued_s = time.monotonic()
+        work.queued_s = self._clock()
         with self._changed:
             if self._closed:
                 raise EngineStoppedError(STOPPED)
-            self._queue[work] = None
+            self._turns.add(work)
             self._changed.notify()
 
     def leave(self, work: Work) -> None:
         """Gives back the place of work that nobody waits for any more; harmless where the engine has taken it."""
         with self._changed:
-            if work in self._queue:
-                del self._queue[work]
-                self._on_drop("expired" if time.monotonic() >= work.expires_s else "cancelled")
+            if self._turns.remove(work):
+                self._on_drop("expired" if self._clock() >= work.expires_s else "cancelled")
             self._free(work)
 
     def take(self, *, wait: bool = True) -> list[Work]:
@@ -129,14 +168,16 @@ class Batcher:
             wait: False for an engine that has other work: what is queued now, be it nothing.
         """
         with self._changed:
-            if not wait:
-                return self._pop_live(time.monotonic())
+            self._busy_until_s = -math.inf
             while True:
-                self._changed.wait_for(lambda: self._queue or self._closed)
-                if self._linger_s:
-                    self._changed.wait_for(self._is_full, self._linger_s)
-                batch = self._pop_live(time.monotonic())
-                if batch or (self._closed and not self._queue):
+                if wait:
+                    self._changed.wait_for(lambda: self._turns or self._closed)
+                    if self._linger_s:
+                        self._changed.wait_for(self._is_full, self._linger_s)
+                batch = self._pop(self._clock())
+                if batch:
+                    self._busy_until_s = self._clock() + batch[0].warm.pace.slow_s(len(batch))
+                if batch or not wait or (self._closed and not self._turns):
                     return batch
 
     def close(self) -> None:
@@ -145,29 +186,79 @@ class Batcher:
             self._closed = True
             self._changed.notify_all()
 
-    def observe(self, seconds: float, images: int) -> None:
-        """Learns the pace of the engine, from which refused callers are told when to come back."""
-        pace = seconds / images
-        self._image_s = pace if not self._image_s else 0.8 * self._image_s + 0.2 * pace
+    def _refuse_late(self, work: Work) -> None:
+        now_s, pace = self._clock(), work.warm.pace
+        if now_s + pace.usual_s(1) > work.expires_s and not self._held:
+            raise ExpiredError(
+                f"an image takes {pace.usual_s(1) * 1e3:.3g} ms here, more than the deadline leaves: allow more time"
+            )
+        done_s = max(now_s, self._busy_until_s) + pace.finish_s(self._turns.ahead(work) + 1)
+        if done_s > work.expires_s and (self._held or self._busy_until_s > now_s):
+            raise TooLateError(
+                f"{self._held} images wait: this one would be {(done_s - work.expires_s) * 1e3:.0f} ms late; retry "
+                "later, allow more time, or start more servers",
+                retry_after_s=_soon(done_s - work.expires_s),
+            )
+
+    def _displace(self, newcomer: Work) -> None:
+        """Takes a place from the client that holds the most; raises where that is the newcomer's own."""
+        victim = self._turns.displaced_by(newcomer)
+        if victim is None:
+            raise self._full(newcomer)
+        self._remove(victim, "displaced", self._full(victim))
+
+    def _full(self, work: Work) -> QueueFullError:
+        return QueueFullError(
+            f"the queue is full: {self._held} images wait; retry later, or start more servers",
+            retry_after_s=_soon(work.warm.pace.finish_s(max(self._held, 1))),
+        )
 
     def _is_full(self) -> bool:
-        return self._closed or len(self._queue) >= self.max_batch
+        return self._closed or (bool(self._turns) and len(self._turns) >= next(iter(self._turns)).warm.pace.limit)
 
-    def _pop_live(self, now_s: float) -> list[Work]:
+    def _pop(self, now_s: float) -> list[Work]:
+        """The next batch, of one detector: no larger than pays, and not so large that its first images were late."""
         batch: list[Work] = []
-        while self._queue and len(batch) < self.max_batch:
-            work = next(iter(self._queue))
-            del self._queue[work]
-            self._free(work)
+        soonest_s = math.inf
+        for work in list(self._turns):
+            pace = work.warm.pace
             if work.answer.done():
-                self._on_drop("cancelled")
+                self._remove(work, "cancelled")
             elif now_s >= work.expires_s:
-                self._on_drop("expired")  # whoever waits for it has a timer of its own
-            else:
+                self._remove(work, "expired")  # whoever waits for it has a timer of its own
+            elif now_s + pace.usual_s(1) > work.expires_s:
+                self._remove(work, "late", ExpiredError("it would be late, so it was not computed"))
+            elif not batch or batch[0].warm is work.warm:
+                soonest_s = min(soonest_s, work.expires_s)
+                if batch and (len(batch) >= pace.limit or now_s + pace.slow_s(len(batch) + 1) > soonest_s):
+                    break
+                self._remove(work)
                 batch.append(work)
         return batch
+
+    def _remove(self, work: Work, reason: str = "", error: HeatwardError | None = None) -> None:
+        """Takes work out of the queue: for the engine or, with a reason, unanswered."""
+        self._turns.remove(work, served=not reason)
+        self._free(work)
+        if reason:
+            self._on_drop(reason)
+        if error is not None:
+            work.answer.get_loop().call_soon_threadsafe(_fail, work, error)
 
     def _free(self, work: Work) -> None:
         if work.holds_place:
             work.holds_place = False
-            self._places -= 1
+            self._turns.release(work)
+            self._held -= 1
+            self._bytes -= work.size_bytes
+
+
+def _fail(work: Work, error: HeatwardError) -> None:
+    if not work.answer.done():
+        work.answer.set_exception(error)
+        work.answer.exception()  # asked for here, so that asyncio does not warn where nobody waits
+
+
+def _soon(seconds: float) -> float:
+    """When to come back: not at once, and not after the reason has passed for long."""
+    return min(max(seconds, 0.05), 10.0)

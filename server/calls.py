@@ -1,4 +1,4 @@
-"""What every call has, whatever its protocol: an id, a deadline, a line in the log, and a status where it fails."""
+"""What every call has, whatever its protocol: an id, a deadline, a trace, a line in the log, a status if it fails."""
 
 from __future__ import annotations
 
@@ -8,16 +8,30 @@ import time
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import grpc
+from heatward.inference import grpc_service_pb2
+from heatward.v1 import admin_pb2, detection_pb2
 
-from server.metrics import Metrics
+from server.access.tokens import CALLER, Quota
 from server.status import code_name, to_grpc, to_status
+from server.telemetry.logs import about
+from server.telemetry.metrics import Metrics
+from server.telemetry.traces import UNTRACED, Trace, Traces
 
 __all__ = ["Call", "Calls"]
 
 log = logging.getLogger("heatward.calls")
+
+METHODS = {
+    method.name: f"{service.full_name}/{method.name}"
+    for contract in (detection_pb2, admin_pb2, grpc_service_pb2)
+    for service in contract.DESCRIPTOR.services_by_name.values()
+    for method in service.methods
+}
+OTHER = "other"  # a client's name for a method that is not ours never becomes the label of a metric
+MAX_ID_CHARS = 128  # a longer request id is refused; until then, no log or trace holds all of it
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +42,10 @@ class Call:
     deadline_s: float | None
     default_s: float
     client: str = ""
-    """Who calls: images of different clients take turns in the queue."""
+    """Who calls, by the name of the token or by address: images of different clients take turns in the queue."""
+    trace: Trace = UNTRACED
+    quota: Quota = field(default_factory=Quota)
+    """Asked where each image starts; without a token, or a rate beside it, it never refuses."""
 
     def expires_s(self, now_s: float, timeout_ms: int) -> float:
         """When an image that arrives now is given up; `timeout_ms` is its own limit, 0 for none."""
@@ -44,22 +61,31 @@ class Calls:
     Args:
         default_deadline_s: Of a call that sends none.
         metrics: What is counted.
+        traces: What is traced.
     """
 
-    def __init__(self, default_deadline_s: float, metrics: Metrics) -> None:
+    def __init__(self, default_deadline_s: float, metrics: Metrics, traces: Traces | None = None) -> None:
         self._default_s = default_deadline_s
         self._metrics = metrics
+        self._traces = traces or Traces()
         self.in_flight = 0
 
     @asynccontextmanager
     async def call(self, method: str, context: grpc.aio.ServicerContext, request_id: str = "") -> AsyncIterator[Call]:
         started_s = time.monotonic()
         remaining_s = context.time_remaining()
+        request_id = request_id[:MAX_ID_CHARS] or uuid.uuid4().hex[:16]
+        method = method if method in METHODS else OTHER
+        trace = self._traces.begin(METHODS.get(method, OTHER), context, request_id)
+        about.set({"request_id": request_id} | ({"trace_id": trace.trace_id} if trace.trace_id else {}))
+        caller = CALLER.get()
         call = Call(
-            request_id or uuid.uuid4().hex[:16],
+            request_id,
             None if remaining_s is None else started_s + remaining_s,
             self._default_s,
-            _client(context.peer()),
+            caller.name if caller else _client(context.peer()),
+            trace,
+            caller.quota if caller else Quota(),
         )
         self.in_flight += 1
         code = "OK"
@@ -68,19 +94,24 @@ class Calls:
         except asyncio.CancelledError:
             code = "CANCELLED" if call.deadline_s is None or time.monotonic() < call.deadline_s else "DEADLINE_EXCEEDED"
             raise
+        except grpc.aio.AioRpcError as error:  # of a server that this one stands in front of: passed on as it came
+            code = error.code().name
+            await context.abort(error.code(), error.details() or "", tuple(error.trailing_metadata()))
         except Exception as error:
+            while isinstance(error, ExceptionGroup):  # of the tasks of a stream
+                error = error.exceptions[0]
             status = to_status(error, call.request_id)
             code = code_name(status)
-            answer = to_grpc(status)
+            answer = to_grpc(status, context.time_remaining())
             await context.abort(answer.code, answer.details, answer.trailing_metadata)
         finally:
             self.in_flight -= 1
             seconds = time.monotonic() - started_s
             self._metrics.call(method, code, seconds)
             log.info(
-                "call",
-                extra={"method": method, "request_id": call.request_id, "code": code, "ms": round(seconds * 1e3, 3)},
+                "call", extra={"method": method, "client": call.client, "code": code, "ms": round(seconds * 1e3, 3)}
             )
+            trace.end(code)
 
 
 def _client(peer: str) -> str:

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
 
-from pydantic import BeforeValidator, Field, ValidationError
+from pydantic import BeforeValidator, Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import (
     BaseSettings,
     CliPositionalArg,
@@ -45,6 +45,7 @@ def _split(value: object) -> object:
 # In the environment and on the command line: JPEG,PNG. In the file: ["JPEG", "PNG"].
 Words = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
 Formats = Annotated[tuple[Literal["JPEG", "PNG", "WEBP"], ...], NoDecode, BeforeValidator(_split)]
+Channels = Annotated[tuple[float, ...], NoDecode, BeforeValidator(_split)]  # one number, or one each for R, G and B
 
 
 class ServerConfig(BaseSettings):
@@ -53,10 +54,48 @@ class ServerConfig(BaseSettings):
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True, cli_kebab_case=True)
 
     bundle: CliPositionalArg[Path | None] = Field(
-        None, description="the detector, a .heatward file or a folder; without it, the embedded CIFAR-10 detector"
+        None,
+        description="the detector: a .heatward file or folder, or a folder of those, whose last by name serves; null: "
+        "the embedded CIFAR-10 detector",
     )
+    canary: Path | None = Field(None, description="a second bundle that answers a share of the requests")
+    canary_weight: float = Field(0.05, ge=0, le=1, description="that share")
+    shadow: Path | None = Field(
+        None, description="a bundle on trial: it judges what others answered, unseen, and a metric compares"
+    )
+    watch_s: float = Field(
+        0.0, ge=0, description="how often to look whether the bundles' files have changed; 0: only on SIGHUP or Reload"
+    )
+    admin: bool = Field(False, description="serve heatward.v1.AdminService: Reload, ListVersions")
     host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0 or [::] opens the server to the network")
     port: int = Field(50051, ge=0, le=65535, description="gRPC port; 0 picks a free one")
+    tls_certificate: Path | None = Field(
+        None, description="PEM file with the server's certificate chain; followed when it changes; null: no TLS"
+    )
+    tls_key: Path | None = Field(None, description="PEM file with its private key; required with tls_certificate")
+    tls_client_ca: Path | None = Field(
+        None, description="PEM file of authorities; clients must show a certificate that one of them signed (mTLS)"
+    )
+    token_file: Path | None = Field(
+        None,
+        description="file of callers, `name token [images_per_second]` a line; calls must show one of the tokens; "
+        "followed when it changes",
+    )
+    keepalive_s: float = Field(
+        60.0, ge=1, description="how often a connection is checked for life; clients may do so twice as often"
+    )
+    max_connection_age_s: float | None = Field(
+        1800.0, gt=0, description="clients then connect anew, and find new servers; null: never"
+    )
+    max_connection_age_grace_s: float | None = Field(
+        None, gt=0, description="how long calls on an old connection may still take; null: as long as they need"
+    )
+    max_concurrent_streams: int = Field(
+        1024, ge=1, le=2**31 - 1, description="most calls on one connection; clients hold more back"
+    )
+    compression: Literal["none", "deflate", "gzip"] = Field(
+        "none", description="of answers; requests may be compressed either way"
+    )
     metrics_port: int | None = Field(
         9090,
         ge=0,
@@ -72,7 +111,11 @@ class ServerConfig(BaseSettings):
 
     max_batch: int = Field(32, ge=1, description="most images that the model sees at once")
     linger_ms: float = Field(0.0, ge=0, le=1000, description="how long an idle engine waits for a fuller batch")
+    batch_goal_ms: float = Field(
+        250.0, gt=0, description="longest that a batch should take, but for one of a hundred; batches adapt to it"
+    )
     queue_items: int = Field(512, ge=1, description="most images waiting; one more is refused with RESOURCE_EXHAUSTED")
+    queue_bytes: int = Field(512 * MIB, ge=1, description="what they may weigh together, as sent and decoded")
     in_flight_per_call: int = Field(64, ge=1, description="most images of one call worked on at once")
     images_per_call: int = Field(1024, ge=1, description="most images in one DetectBatch")
     default_deadline_s: float = Field(30.0, gt=0, description="deadline of a call that sends none")
@@ -95,9 +138,68 @@ class ServerConfig(BaseSettings):
     image_formats: Formats = Field(("JPEG", "PNG", "WEBP"), min_length=1, description="formats accepted")
     max_message_bytes: int = Field(64 * MIB, ge=1024, le=2**31 - 1, description="largest gRPC message")
 
+    upstream: str | None = Field(
+        None, description="host:port of a KServe v2 server to stand in front of (guard mode); null: off"
+    )
+    upstream_model: str | None = Field(
+        None, validate_default=True, description="its model that is guarded; required with upstream"
+    )
+    upstream_ca: Path | None = Field(
+        None, description="PEM file of the authorities that upstream's TLS certificate may come from; null: no TLS"
+    )
+    upstream_pass_authorization: bool = Field(
+        False, description="hand the callers' authorization header on to upstream"
+    )
+    upstream_input: str | None = Field(None, description="input that holds the images; null: the only one")
+    upstream_layout: Literal["auto", "nhwc", "nchw"] = Field(
+        "auto", description="order of its dimensions; auto: the channels are where 1 or 3 stands"
+    )
+    upstream_scale: float = Field(
+        1.0, gt=0, description="what white is in a floating-point input before mean and std: 1, or 255"
+    )
+    upstream_mean: Channels = Field((0.0,), description="what clients subtract from it: one number, or for R,G,B")
+    upstream_std: Channels = Field((1.0,), description="what they divide it by afterwards: one number, or for R,G,B")
+    upstream_output: str | None = Field(
+        None, description="output of labels or scores that policy replace corrects; null: the only one"
+    )
+    guard_policy: Literal["annotate", "reject", "replace"] = Field(
+        "annotate",
+        description="an attacked image: annotate its answer, reject the call, or replace the label in its answer",
+    )
+    guard_failure: Literal["open", "closed"] | None = Field(
+        None,
+        description="images without a verdict: open passes upstream's answer on, closed refuses it as UNAVAILABLE; "
+        "null: open for annotate, else closed",
+    )
+    guard_timeout_ms: int | None = Field(
+        None, ge=0, description="how long upstream's answer may wait for the verdict; null: until the deadline"
+    )
+    guard_streams: Literal["refuse", "pass"] = Field(
+        "refuse", description="ModelStreamInfer, which is not judged: refuse it, or pass it on to any model"
+    )
+
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="info logs every call; warning only what went wrong"
     )
+    otlp_endpoint: str = Field(
+        "",
+        pattern=r"^(https?://.+)?$",
+        description="OpenTelemetry collector that traces go to over gRPC, http://host:4317 or https://…; empty: off",
+    )
+
+    @field_validator("upstream_model")
+    @classmethod
+    def _guards_a_model(cls, model: str | None, info: ValidationInfo) -> str | None:
+        if info.data.get("upstream") and not model:
+            raise ValueError("upstream is set: name its model that is to be guarded")
+        return model
+
+    @field_validator("upstream_mean", "upstream_std")
+    @classmethod
+    def _fit_rgb(cls, channels: tuple[float, ...], info: ValidationInfo) -> tuple[float, ...]:
+        if len(channels) not in (1, 3) or (info.field_name == "upstream_std" and min(channels) <= 0):
+            raise ValueError("expected one number or three (R, G, B); a std is above 0")
+        return channels
 
     @property
     def image_limits(self) -> ImageLimits:

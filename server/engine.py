@@ -1,20 +1,24 @@
-"""The thread that owns the model: *batches of work* → **one answer for each piece of work**.
+"""The thread that computes: *batches of work* → **one answer for each piece of work**.
 
     take ─▶ detect ─▶ answer, but for works that wait for a second look ─▶ between two batches, one group of those ─┐
       ▲                                                                                                            │
       └────────────────────────────────────────────────────────────────────────────────────────────────────────────┘
 
-Only this thread touches the detector, from loading to the last batch. A batch that fails is halved until the image at
-fault stands alone, so that it fails by itself and its neighbours are answered.
+Each work names the detector that judges it, so that another can be loaded and warmed up beside the one that serves.
+Once warm, only this thread touches it. A batch that fails is halved until the image at fault stands alone, so that it
+fails by itself and its neighbours are answered; where the accelerator's memory ran out, later batches are smaller.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Sequence
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -24,6 +28,7 @@ from detector.errors import HeatwardError
 from server.batcher import STOPPED, Answer, Batcher, Work
 from server.errors import DetectionError, EngineStoppedError
 from server.second_look import SecondLooks
+from server.warm import Warm, warm_up
 
 __all__ = ["Engine", "detect_each"]
 
@@ -31,85 +36,121 @@ log = logging.getLogger("heatward.engine")
 
 
 class Engine(threading.Thread):
-    """Loads a detector, warms it up, then answers the batcher's work until the batcher is closed.
+    """Answers the batcher's work until the batcher is closed.
 
     Args:
-        load: Makes the detector; runs on this thread.
         batcher: Where the work comes from.
         threads: Torch threads of the model on the CPU.
+        max_batch: Most images in a batch.
+        batch_goal_s: What a batch may take, but for one of a hundred.
         thorough_batch: Most images in one second look.
-        thorough_queue: Most images waiting for one; 0: there are none.
+        thorough_queue: Most images waiting for one, of each detector; 0: there are none.
         on_batch: Told (seconds, images) of each batch; called on this thread.
         on_second_look: Told the seconds of each; called on this thread.
     """
 
     def __init__(
         self,
-        load: Callable[[], Detector],
         batcher: Batcher,
         *,
         threads: int,
+        max_batch: int,
+        batch_goal_s: float = math.inf,
         thorough_batch: int = 4,
         thorough_queue: int = 64,
         on_batch: Callable[[float, int], None] = lambda seconds, images: None,
         on_second_look: Callable[[float], None] = lambda seconds: None,
     ) -> None:
         super().__init__(name="heatward-engine", daemon=True)
-        self._load = load
         self._batcher = batcher
         self._threads = threads
+        self._max_batch = max_batch
+        self._batch_goal_s = batch_goal_s
         self._thorough_batch = thorough_batch
         self._thorough_queue = thorough_queue
         self._on_batch = on_batch
         self._on_second_look = on_second_look
-        self._second_looks: SecondLooks | None = None
+        self._second_looks: WeakKeyDictionary[Warm, SecondLooks] = WeakKeyDictionary()
+        self._until_s = math.inf
         self._loop = asyncio.get_running_loop()
-        self.ready: asyncio.Future[Detector] = self._loop.create_future()
-        """The warm detector; an exception where it could not be loaded."""
         self.stopped: asyncio.Future[BaseException | None] = self._loop.create_future()
         """None after the batcher was closed and drained; else what ended the thread."""
 
-    def hurry(self, until_s: float) -> None:
-        """Has every work that waits for a second look answered by then. Call it from any thread."""
-        if self._second_looks is not None:
-            self._second_looks.hurry(until_s)
-
-    def run(self) -> None:
-        cause: BaseException | None = None
-        taken: list[Work] = []
-        try:
-            torch.set_num_threads(self._threads)  # OpenMP keeps the number per thread: set it on the one that computes
-            detector = self._load()
-            detector.warm_up(sorted({1, self._batcher.max_batch}))
-            second_looks = self._second_looks = self._second_looks_of(detector)
-            second_looks.warm_up()
-            self._loop.call_soon_threadsafe(self.ready.set_result, detector)
-            while (taken := self._batcher.take(wait=not second_looks)) or second_looks:
-                if taken:
-                    self._answer(detector, second_looks, taken)
-                second_looks.turn()
-        except BaseException as error:
-            cause = error
-            if self._second_looks is not None:
-                self._second_looks.give_up()
-        self._batcher.close()
-        self._loop.call_soon_threadsafe(self._end, cause, taken)
-
-    def _second_looks_of(self, detector: Detector) -> SecondLooks:
-        return SecondLooks(
-            detector,
+    def warm(self, load: Callable[[], Detector]) -> Warm:
+        """Loads a detector and makes it ready for this engine. Blocks; call it from a thread of its own."""
+        torch.set_num_threads(self._threads)  # OpenMP keeps the number per thread: set it on each that computes
+        warm = warm_up(load(), self._max_batch, self._batch_goal_s)
+        second_looks = SecondLooks(
+            warm.detector,
             self._deliver,
             lambda: self._batcher.queued,
             batch=self._thorough_batch,
             capacity=self._thorough_queue,
             on_group=self._on_second_look,
         )
+        second_looks.warm_up()
+        second_looks.hurry(self._until_s)
+        self._second_looks[warm] = second_looks
+        return warm
 
-    def _answer(self, detector: Detector, second_looks: SecondLooks, batch: list[Work]) -> None:
+    def warm_soon(self, load: Callable[[], Detector]) -> asyncio.Future[Warm]:
+        """`warm` on a thread of its own, which the end of the process does not wait for. Call it on the event loop."""
+        warm: asyncio.Future[Warm] = self._loop.create_future()
+
+        def tell(result: Warm | BaseException) -> None:
+            if warm.done():
+                return
+            if isinstance(result, Warm):
+                warm.set_result(result)
+            else:
+                warm.set_exception(result)
+                warm.exception()  # asked for here, so that asyncio does not warn where nobody waits
+
+        def work() -> None:
+            try:
+                result: Warm | BaseException = self.warm(load)
+            except BaseException as error:
+                result = error
+            with contextlib.suppress(RuntimeError):  # the loop is gone: so is whoever asked
+                self._loop.call_soon_threadsafe(tell, result)
+
+        threading.Thread(target=work, name="heatward-load", daemon=True).start()
+        return warm
+
+    def hurry(self, until_s: float) -> None:
+        """Has every work that waits for a second look answered by then. Call it from any thread."""
+        self._until_s = until_s
+        for second_looks in list(self._second_looks.values()):
+            second_looks.hurry(until_s)
+
+    def run(self) -> None:
+        cause: BaseException | None = None
+        taken: list[Work] = []
+        looking: list[SecondLooks] = []  # those that works wait for
+        try:
+            torch.set_num_threads(self._threads)
+            while (taken := self._batcher.take(wait=not looking)) or looking:
+                if taken:
+                    second_looks = self._second_looks[taken[0].warm]
+                    self._answer(taken, second_looks)
+                    if second_looks not in looking:
+                        looking.append(second_looks)
+                for each in looking:
+                    each.turn()
+                looking = [each for each in looking if each]
+        except BaseException as error:
+            cause = error
+            for each in looking:
+                each.give_up()
+        self._batcher.close()
+        self._loop.call_soon_threadsafe(self._end, cause, taken)
+
+    def _answer(self, batch: list[Work], second_looks: SecondLooks) -> None:
+        detector, pace = batch[0].warm.detector, batch[0].warm.pace
         started_s = time.monotonic()
-        outcomes = detect_each(detector, [work.image for work in batch])
+        outcomes = detect_each(detector, [work.image for work in batch], pace.out_of_memory)
         compute_s = time.monotonic() - started_s
-        self._batcher.observe(compute_s, len(batch))
+        pace.observe(compute_s, len(batch))
         self._on_batch(compute_s, len(batch))
         second_looks.observe(compute_s, len(batch))
         answers = [
@@ -127,19 +168,19 @@ class Engine(threading.Thread):
         while queued := self._batcher.take():
             taken = taken + queued
         _deliver(taken, [EngineStoppedError(STOPPED) for _ in taken])
-        if not self.ready.done():
-            self.ready.set_exception(cause or EngineStoppedError(STOPPED))
-            self.ready.exception()  # asked for here, so that asyncio does not warn where nobody waits
         if not self.stopped.done():
             self.stopped.set_result(cause)
 
 
-def detect_each(detector: Detector, images: Sequence[Tensor]) -> list[Verdict | HeatwardError]:
+def detect_each(
+    detector: Detector, images: Sequence[Tensor], on_out_of_memory: Callable[[int], None] = lambda images: None
+) -> list[Verdict | HeatwardError]:
     """Detects a batch; whatever fails is halved until the image at fault stands alone.
 
     Args:
         detector: Judges (B, 3, H, W).
         images: B images (3, H, W).
+        on_out_of_memory: Told how many images were too many for the accelerator's memory.
 
     Returns:
         B verdicts, or the error of the image in that place.
@@ -150,11 +191,18 @@ def detect_each(detector: Detector, images: Sequence[Tensor]) -> list[Verdict | 
             raise DetectionError(f"the detector gave {len(verdicts)} verdicts for {len(images)} images")
         return list(verdicts)
     except Exception as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            on_out_of_memory(len(images))
+            torch.cuda.empty_cache()
         if len(images) == 1:
             return [_as_ours(error)]
         log.warning("a batch failed and is halved", extra={"batch_size": len(images), "error": repr(error)})
     middle = len(images) // 2
-    return detect_each(detector, images[:middle]) + detect_each(detector, images[middle:])
+    return [
+        outcome
+        for half in (images[:middle], images[middle:])
+        for outcome in detect_each(detector, half, on_out_of_memory)
+    ]
 
 
 def _as_ours(error: Exception) -> HeatwardError:

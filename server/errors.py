@@ -3,27 +3,51 @@
 HeatwardError
 └── ServiceError                  INTERNAL
     ├── RequestError              INVALID_ARGUMENT     a field of the request, named by its path
-    ├── QueueFullError            RESOURCE_EXHAUSTED   no room for another image; says when to come back
+    ├── UnauthenticatedError      UNAUTHENTICATED      a token is required and is missing or unknown
+    ├── MessageSizeError          RESOURCE_EXHAUSTED   a compressed message is too large once inflated
+    ├── ExhaustedError            RESOURCE_EXHAUSTED   not now; says when to come back
+    │   ├── QueueFullError                             no room for another image
+    │   └── QuotaError                                 the caller's images a second are used up
+    │   └── TooLateError          RESOURCE_EXHAUSTED   too much waits: the image would be done too late
     ├── ExpiredError              DEADLINE_EXCEEDED    the deadline passed before the answer was there
+    ├── ModelNotFoundError        NOT_FOUND            no model of this name
     ├── NotReadyError             UNAVAILABLE          starting or draining
+    ├── UnknownVersionError       NOT_FOUND            no detector of that version is loaded
     ├── EngineStoppedError        UNAVAILABLE          the engine thread ended
-    └── DetectionError            INTERNAL             a defect: the log holds the traceback
+    ├── DetectionError            INTERNAL             a defect: the log holds the traceback
+    └── GuardError                                     guard mode; google.rpc.ErrorInfo has reason and metadata
+        ├── AdversarialInputError FAILED_PRECONDITION  ADVERSARIAL_INPUT    an image is attacked
+        ├── UnjudgedError         UNAVAILABLE          NOT_JUDGED           there is no verdict
+        └── UnguardedError        UNIMPLEMENTED        NOT_GUARDED          a door past the guard
 
 The name beside an error is the canonical gRPC status code that it is answered with.
 """
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from detector.errors import HeatwardError
 
 __all__ = [
+    "AdversarialInputError",
     "DetectionError",
     "EngineStoppedError",
+    "ExhaustedError",
     "ExpiredError",
+    "GuardError",
+    "MessageSizeError",
+    "ModelNotFoundError",
     "NotReadyError",
     "QueueFullError",
+    "QuotaError",
     "RequestError",
     "ServiceError",
+    "TooLateError",
+    "UnauthenticatedError",
+    "UnguardedError",
+    "UnjudgedError",
+    "UnknownVersionError",
 ]
 
 
@@ -42,8 +66,20 @@ class RequestError(ServiceError):
         self.description = description
 
 
-class QueueFullError(ServiceError):
-    """There is no room for another image."""
+class UnauthenticatedError(ServiceError):
+    """A token is required and is missing or unknown."""
+
+    code = "UNAUTHENTICATED"
+
+
+class MessageSizeError(ServiceError):
+    """A compressed message is too large once inflated."""
+
+    code = "RESOURCE_EXHAUSTED"
+
+
+class ExhaustedError(ServiceError):
+    """Not now; `retry_after_s` says when."""
 
     code = "RESOURCE_EXHAUSTED"
 
@@ -52,16 +88,40 @@ class QueueFullError(ServiceError):
         self.retry_after_s = retry_after_s
 
 
+class QueueFullError(ExhaustedError):
+    """There is no room for another image."""
+
+
+class QuotaError(ExhaustedError):
+    """The caller's images a second are used up."""
+
+
+class TooLateError(QueueFullError):
+    """So much waits that the image would be done after its deadline."""
+
+
 class ExpiredError(ServiceError):
     """The deadline passed before the answer was there."""
 
     code = "DEADLINE_EXCEEDED"
 
 
+class ModelNotFoundError(ServiceError):
+    """No model of this name is served."""
+
+    code = "NOT_FOUND"
+
+
 class NotReadyError(ServiceError):
     """The server is starting or draining."""
 
     code = "UNAVAILABLE"
+
+
+class UnknownVersionError(ServiceError):
+    """No detector of that version is loaded."""
+
+    code = "NOT_FOUND"
 
 
 class EngineStoppedError(ServiceError):
@@ -72,3 +132,34 @@ class EngineStoppedError(ServiceError):
 
 class DetectionError(ServiceError):
     """The detector failed on an image for a reason that is not the image's."""
+
+
+class GuardError(ServiceError):
+    """The guard refuses a call; `reason` and `metadata` are for programs (AIP-193)."""
+
+    reason: ClassVar[str]
+
+    def __init__(self, message: str, **metadata: str) -> None:
+        super().__init__(message)
+        self.metadata = metadata
+
+
+class AdversarialInputError(GuardError):
+    """An image of the call is attacked, and the policy is to reject it."""
+
+    code = "FAILED_PRECONDITION"
+    reason = "ADVERSARIAL_INPUT"
+
+
+class UnjudgedError(GuardError):
+    """There is no verdict, or it cannot be acted on, and the guard fails closed."""
+
+    code = "UNAVAILABLE"
+    reason = "NOT_JUDGED"
+
+
+class UnguardedError(GuardError):
+    """The method would reach the guarded model past the guard."""
+
+    code = "UNIMPLEMENTED"
+    reason = "NOT_GUARDED"

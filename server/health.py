@@ -6,35 +6,44 @@ import asyncio
 
 import grpc
 from grpc_health.v1 import health, health_pb2
+from heatward.inference import grpc_service_pb2
 from heatward.v1 import detection_pb2
 
-from server.metrics import Metrics
+from server.telemetry.metrics import Metrics
 
-__all__ = ["HEALTH", "SERVICE", "Health"]
+__all__ = ["HEALTH", "Health"]
 
 HEALTH: str = health.SERVICE_NAME
-SERVICE: str = detection_pb2.DESCRIPTOR.services_by_name["DetectionService"].full_name
+SERVICES: tuple[str, ...] = (
+    "",
+    detection_pb2.DESCRIPTOR.services_by_name["DetectionService"].full_name,
+    grpc_service_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name,
+)
 
 LAST_WORD_S = 0.1
 
 
 class Health(health.aio.HealthServicer):  # type: ignore[misc]  # grpc ships no types
-    """Answers for the server as a whole ("") and for the detection service."""
+    """Answers for the server as a whole ("") and for each service that gives verdicts."""
 
     def __init__(self, metrics: Metrics) -> None:
         super().__init__()
         self._metrics = metrics
         self._ended = asyncio.Event()
+        self.ready = False
+        """Whether it says SERVING."""
 
     async def serving(self, yes: bool) -> None:
-        """Says SERVING or NOT_SERVING for both, and to all who watch."""
+        """Says SERVING or NOT_SERVING for all of them, and to all who watch."""
+        self.ready = yes
         self._metrics.ready(yes)
         status = health_pb2.HealthCheckResponse
-        for service in ("", SERVICE):
+        for service in SERVICES:
             await self.set(service, status.SERVING if yes else status.NOT_SERVING)
 
     async def enter_graceful_shutdown(self) -> None:
         """Says NOT_SERVING for good and lets the watchers go."""
+        self.ready = False
         self._metrics.ready(False)
         await super().enter_graceful_shutdown()
         self._ended.set()

@@ -19,10 +19,12 @@ from detector.errors import ImageError
 from detector.images import ImageLimits, decode, from_raw
 from server.config import Effort
 from server.errors import RequestError
+from server.turns import HIGH, LOW, NORMAL
 
 __all__ = ["MAX_TOP_K", "Ask", "parse", "prepare"]
 
 EFFORTS: dict[int, Effort] = {pb.EFFORT_FAST: "fast", pb.EFFORT_THOROUGH: "thorough"}
+PRIORITIES = {pb.PRIORITY_LOW: LOW, pb.PRIORITY_HIGH: HIGH}
 
 MAX_TOP_K = 5
 MAX_ID_BYTES = 128
@@ -42,6 +44,7 @@ class Ask:
     """A `HeatmapFormat`."""
     top_k: int
     effort: Effort
+    priority: int
 
 
 def parse(
@@ -74,6 +77,8 @@ def parse(
         raise RequestError(f"{path}options.heatmap", f"unknown format {options.heatmap}")
     if request.effort not in pb.Effort.values():
         raise RequestError(f"{path}effort", f"unknown effort {request.effort}")
+    if request.priority not in pb.Priority.values():
+        raise RequestError(f"{path}priority", f"unknown priority {request.priority}")
     field, read = _image(request.image, path)
     return Ask(
         request.request_id,
@@ -83,6 +88,7 @@ def parse(
         options.heatmap,
         min(options.top_k or MAX_TOP_K, MAX_TOP_K),
         EFFORTS.get(request.effort, default_effort),
+        PRIORITIES.get(request.priority, NORMAL),
     )
 
 

@@ -106,7 +106,7 @@ class DetectionService(pb_grpc.DetectionServiceServicer):
     async def GetDetector(self, request: pb.GetDetectorRequest, context: grpc.aio.ServicerContext) -> pb.DetectorInfo:
         info = pb.DetectorInfo()
         async with self._calls.call("GetDetector", context):
-            info = self._judge.loaded.info
+            info = self._judge.named(request.version).info
         return info
 
     async def _result(

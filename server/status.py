@@ -1,6 +1,7 @@
 """Errors → **google.rpc.Status**: code, message, and the details that a client can act on.
 
-BadRequest names the field at fault, RetryInfo says when to come back (google.rpc error model, AIP-193).
+BadRequest names the field at fault, RetryInfo says when to come back, ErrorInfo why the guard refused (google.rpc error
+model, AIP-193).
 """
 
 from __future__ import annotations
@@ -12,9 +13,14 @@ from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
 from detector.errors import HeatwardError
-from server.errors import QueueFullError, RequestError
+from server.errors import ExhaustedError, GuardError, RequestError
 
 __all__ = ["code_name", "to_grpc", "to_status"]
+
+PUSHBACK = "grpc-retry-pushback-ms"
+"""Read by gRPC's own retries (https://github.com/grpc/proposal/blob/master/A6-client-retries.md)."""
+
+LONGEST_BYTES = 1000
 
 log = logging.getLogger("heatward.service")
 
@@ -25,23 +31,44 @@ def to_status(error: Exception, request_id: str) -> status_pb2.Status:
         log.error("a defect in the server", exc_info=error, extra={"request_id": request_id})
         message = f"a defect in the server; its log says more under request id {request_id}"
         return status_pb2.Status(code=code_pb2.INTERNAL, message=message)
-    status = status_pb2.Status(code=code_pb2.Code.Value(error.code), message=str(error))
+    status = status_pb2.Status(code=code_pb2.Code.Value(error.code), message=_short(str(error)))
     if isinstance(error, RequestError):
-        _violation(status, error.field, error.description)
-    elif isinstance(error, QueueFullError):
+        _violation(status, error.field, _short(error.description))
+    elif isinstance(error, ExhaustedError):
         retry = error_details_pb2.RetryInfo()
         retry.retry_delay.FromNanoseconds(round(error.retry_after_s * 1e9))
         status.details.add().Pack(retry)
+    elif isinstance(error, GuardError):
+        info = error_details_pb2.ErrorInfo(reason=error.reason, domain="heatward", metadata=error.metadata)
+        status.details.add().Pack(info)
     return status
 
 
-def to_grpc(status: status_pb2.Status) -> grpc.Status:
-    """The same as code, message and trailing metadata of a call."""
-    return rpc_status.to_status(status)
+def to_grpc(status: status_pb2.Status, remaining_s: float | None = None) -> grpc.Status:
+    """The same as code, message and trailing metadata of a call, which has so much time left (None: any).
+
+    A client's own retries are held back until they can help, and off where they cannot.
+    """
+    answer = rpc_status.to_status(status)
+    if status.code != code_pb2.RESOURCE_EXHAUSTED:
+        return answer
+    pause_ms = -1
+    for detail in status.details:
+        if detail.Is(error_details_pb2.RetryInfo.DESCRIPTOR):
+            pause_ms = error_details_pb2.RetryInfo.FromString(detail.value).retry_delay.ToMilliseconds()
+    if remaining_s is not None and pause_ms > remaining_s * 1e3:
+        pause_ms = -1
+    return answer._replace(trailing_metadata=(*answer.trailing_metadata, (PUSHBACK, str(pause_ms))))
 
 
 def code_name(status: status_pb2.Status) -> str:
     return str(code_pb2.Code.Name(status.code))
+
+
+def _short(text: str) -> str:
+    """Clients drop metadata above 8 KiB, and with it the status; message and details both travel there, escaped."""
+    data = text.encode(errors="replace")
+    return text if len(data) <= LONGEST_BYTES else data[:LONGEST_BYTES].decode(errors="ignore") + "…"
 
 
 def _violation(status: status_pb2.Status, field: str, description: str) -> None:

@@ -1,6 +1,7 @@
 """Log records → **one JSON object a line on stderr**. Never holds an image's content.
 
-What a call passes as `extra` stands beside the message, so that a log can be searched by request id.
+What a call passes as `extra` stands beside the message. Each line that is written while a call is answered also has its
+request id and trace id, whoever writes it: `server.calls` puts them into `about`.
 """
 
 from __future__ import annotations
@@ -8,15 +9,21 @@ from __future__ import annotations
 import json
 import logging
 import sys
+from collections.abc import Mapping
+from contextvars import ContextVar
 from datetime import UTC, datetime
+from types import MappingProxyType
 
-__all__ = ["JsonFormatter", "log_to_stderr"]
+__all__ = ["JsonFormatter", "about", "log_to_stderr"]
 
 STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
 
+about: ContextVar[Mapping[str, str]] = ContextVar("about", default=MappingProxyType({}))
+"""What every line of the call at hand says; asyncio hands it on to the call's tasks, and to nobody else's."""
+
 
 class JsonFormatter(logging.Formatter):
-    """Writes a record as JSON: time, level, logger, message, then what the caller added."""
+    """Writes a record as JSON: time, level, logger, message, the call at hand, then what the caller added."""
 
     def format(self, record: logging.LogRecord) -> str:
         line = {
@@ -25,6 +32,7 @@ class JsonFormatter(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
         }
+        line |= about.get()
         line |= {key: value for key, value in record.__dict__.items() if key not in STANDARD}
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)

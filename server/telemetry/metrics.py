@@ -1,22 +1,30 @@
 """What the service counts, and the HTTP endpoint /metrics that shows it (Prometheus text format).
 
-The names follow Triton's division of a request's time: queue, decode, compute. The registry is our own, so that two
-servers in one process do not collide.
+The names follow Triton's division of a request's time: queue, decode, compute. Every label has few values, whatever
+clients send. The registry is our own, so that two servers in one process do not collide.
 """
 
 from __future__ import annotations
 
+import re
+from asyncio import CancelledError
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+from heatward.v1 import detection_pb2 as pb
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, start_http_server
 
-from server.batcher import Answer
+from detector.calibration import FEWEST_SCORES
+from detector.errors import HeatwardError
 from server.config import Effort
+from server.telemetry.drift import RATES, Drift
 
 __all__ = ["Metrics"]
 
+KNOWN = (HeatwardError, CancelledError)
 SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
+P_VALUES = (0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
@@ -25,6 +33,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)  # process_resident_memory_bytes, process_cpu_seconds_total, …
 
         def histogram(name: str, text: str, *labels: str, buckets: Sequence[float] = SECONDS) -> Histogram:
             return Histogram(f"heatward_{name}", text, labels, buckets=buckets, registry=self.registry)
@@ -40,8 +49,16 @@ class Metrics:
         self._images = counter(
             "images_total", "Images answered, by verdict: attacked, clean, or the gRPC status code", "verdict"
         )
+        self._failed = counter("images_failed_total", "Images not answered, by the kind of error", "reason")
+        self._p_value = histogram("p_value", "p-values of verdicts; uniform on clean traffic", buckets=P_VALUES)
         self._verdicts = counter(
             "verdicts_total", "Verdicts, by the effort asked for and the one they got: fast, thorough", "asked", "got"
+        )
+        self._guarded = counter(
+            "guard_total",
+            "Calls of the guarded model, by outcome: clean, attacked, failed_open, failed_closed, upstream_error",
+            "policy",
+            "outcome",
         )
         self._dropped = counter("images_dropped_total", "Images that left the queue before compute", "reason")
         self._queue_s = histogram("queue_duration_seconds", "An image's wait for the engine")
@@ -53,6 +70,27 @@ class Metrics:
         self._in_flight = gauge("in_flight_requests", "Calls being answered")
         self._ready = gauge("ready", "1 while health says SERVING")
         self._detector = gauge("detector_info", "What is loaded; always 1", "version", "classifier", "fingerprint")
+        self._shadowed = counter(
+            "shadow_total",
+            "Images and the shadow: same; differing verdict, p_value, label, recovered; skipped, refused, failed",
+            "outcome",
+        )
+        self._reloads = counter(
+            "reloads_total", "What was loaded anew while serving: detector, certificates, tokens", "what", "outcome"
+        )
+        self._served = counter("version_images_total", "Images judged, by detector and verdict", "version", "verdict")
+        self._version = ""
+        self.drift = Drift(FEWEST_SCORES)
+        gauge("drift_log10_e_value", "Evidence that traffic is unlike the calibration: from 2 on it is").set_function(
+            lambda: self.drift.log10_e_value
+        )
+        shares = gauge("flagged_share", "Share of the last 1,000 or so verdicts with p at or below the rate", "rate")
+        for rate in RATES:
+            shares.labels(rate).set_function(partial(self._flagged_share, rate))
+        for verdict in ("clean", "attacked"):  # there from the start, so that the first one is an increase
+            self._images.labels(verdict)
+        for outcome in ("loaded", "failed"):
+            self._reloads.labels("detector", outcome)
 
     def watch(self, pending: Callable[[], int], in_flight: Callable[[], int]) -> None:
         """Names the functions that give the current depth of the queue and number of calls."""
@@ -63,14 +101,28 @@ class Metrics:
         self._requests.labels(method, code).inc()
         self._request_s.labels(method).observe(seconds)
 
-    def image(self, answer: Answer, *, attacked: bool, decode_s: float, asked: Effort) -> None:
-        self._images.labels("attacked" if attacked else "clean").inc()
-        self._verdicts.labels(asked, answer.verdict.effort).inc()
-        self._queue_s.observe(answer.queue_s)
-        self._decode_s.observe(decode_s)
+    def image(self, verdict: pb.Verdict, asked: Effort) -> None:
+        outcome = "attacked" if verdict.attacked else "clean"
+        self._images.labels(outcome).inc()
+        self._served.labels(verdict.detector_version, outcome).inc()
+        self._verdicts.labels(asked, "thorough" if verdict.effort == pb.EFFORT_THOROUGH else "fast").inc()
+        self._queue_s.observe(verdict.timings.queue_ms / 1e3)
+        self._decode_s.observe(verdict.timings.decode_ms / 1e3)
+        self._p_value.observe(verdict.p_value)
+        if verdict.detector_version == self._version:  # a canary's p-values are ranks among others
+            self.drift.observe(verdict.p_value)
 
-    def failed_image(self, code: str) -> None:
+    def failed_image(self, code: str, error: BaseException | None = None) -> None:
         self._images.labels(code).inc()
+        if error is not None:
+            self._failed.labels(_reason(error)).inc()
+
+    def shadowed(self, outcomes: Sequence[str]) -> None:
+        for outcome in outcomes:
+            self._shadowed.labels(outcome).inc()
+
+    def guarded(self, policy: str, outcome: str) -> None:
+        self._guarded.labels(policy, outcome).inc()
 
     def dropped(self, reason: str) -> None:
         self._dropped.labels(reason).inc()
@@ -85,9 +137,18 @@ class Metrics:
     def ready(self, serving: bool) -> None:
         self._ready.set(serving)
 
-    def detector(self, version: str, classifier: str, fingerprint: str) -> None:
+    def reload(self, what: str, fine: bool) -> None:
+        self._reloads.labels(what, "loaded" if fine else "failed").inc()
+
+    def detector(self, version: str, classifier: str, fingerprint: str, calibration_size: int = FEWEST_SCORES) -> None:
+        """Names the detector that serves from now on; the test for drift begins anew."""
+        self._version = version
+        self.drift = Drift(calibration_size)
         self._detector.clear()
         self._detector.labels(version, classifier, fingerprint).set(1)
+
+    def _flagged_share(self, rate: float) -> float:
+        return self.drift.flagged_share(rate)
 
     @contextmanager
     def endpoint(self, host: str, port: int | None) -> Iterator[int | None]:
@@ -118,3 +179,9 @@ class Metrics:
             server.shutdown()
             server.server_close()
             thread.join()
+
+
+def _reason(error: BaseException) -> str:
+    """QueueFullError → queue_full: as many reasons as there are kinds of errors."""
+    name = type(error).__name__.removesuffix("Error")
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower() if isinstance(error, KNOWN) else "defect"

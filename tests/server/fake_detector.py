@@ -38,8 +38,9 @@ class FakeClassifier:
 
 
 class FakeDetector:
-    def __init__(self, *, thorough: bool = False) -> None:
+    def __init__(self, *, thorough: bool = False, name: str = "f") -> None:
         self.classifier = FakeClassifier()
+        self.classifier.fingerprint = name * 64  # its first 16 characters are the version
         self.calibration = Calibration.fit(torch.arange(199.0))
         self.manifest = None
         self.gate = threading.Event()
@@ -101,7 +102,7 @@ class FakeDetector:
 
     def forget(self) -> None:
         """Clears what was recorded, the warm-up with it."""
-        for record in (self.batches, self.second_looks, self.calls):
+        for record in (self.batches, self.second_looks, self.calls, self.threads):
             record.clear()
         self.entered.clear()
         self.looking.clear()

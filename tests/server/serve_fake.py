@@ -20,14 +20,14 @@ def broken(config: object) -> FakeDetector:
 
 
 class Gated(FakeDetector):
-    """Answers nothing before the gate, a file, is there."""
+    """Once warm (on grey images), answers nothing before the gate, a file, is there."""
 
     def __init__(self, gate: Path) -> None:
         super().__init__()
         self._file = gate
 
     def detect(self, images: Tensor) -> list[Verdict]:
-        while not self._file.exists():
+        while not (self._file.exists() or bool((images == 0.5).all())):
             time.sleep(0.01)
         return super().detect(images)
 

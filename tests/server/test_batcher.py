@@ -1,110 +1,241 @@
+"""The queue, by a clock that the test sets: who is let in, whose turn it is, how large a batch gets."""
+
 from __future__ import annotations
 
 import asyncio
 import threading
-import time
+from typing import Any
 
 import pytest
 import torch
+from fake_detector import FakeDetector
 
 from server.batcher import Batcher, Work
-from server.errors import EngineStoppedError, QueueFullError
+from server.errors import EngineStoppedError, ExpiredError, QueueFullError, TooLateError
+from server.pace import Pace
+from server.turns import HIGH, LOW
+from server.warm import Warm
 
 IMAGE = torch.zeros(3, 2, 2)
 
 
-def put(batcher: Batcher, expires_in_s: float = 60.0) -> Work:
-    work = batcher.admit(time.monotonic() + expires_in_s)
-    batcher.enqueue(work, IMAGE)
-    return work
+def warm(*, limit: int = 4, batch_s: float = 1e-6) -> Warm:
+    """A batch of any size takes `batch_s`; the largest pays most."""
+    return Warm(FakeDetector(), Pace({limit: batch_s} if limit == 1 else {1: batch_s, limit: batch_s}))
+
+
+class Queue(Batcher):
+    def __init__(self, served: Warm | None = None, capacity: int = 99, **settings: Any) -> None:
+        self.now_s = 0.0
+        self.dropped: list[str] = []
+        self.served = served or warm()
+        super().__init__(capacity=capacity, on_drop=self.dropped.append, clock=lambda: self.now_s, **settings)
+
+    def put(self, expires_s: float = 60.0, **settings: Any) -> Work:
+        work = self.admit(settings.pop("warm", self.served), expires_s, **settings)
+        self.enqueue(work, IMAGE)
+        return work
 
 
 async def test_takes_what_waits_up_to_the_limit_in_order():
-    batcher = Batcher(max_batch=3, capacity=9)
-    works = [put(batcher) for _ in range(5)]
-    assert batcher.take() == works[:3]
-    assert batcher.take() == works[3:]
-    assert batcher.pending == 0
+    queue = Queue(warm(limit=3))
+    works = [queue.put() for _ in range(5)]
+    assert queue.take() == works[:3]
+    assert queue.take() == works[3:]
+    assert queue.pending == 0
+
+
+async def test_the_soonest_deadline_goes_first():
+    queue = Queue(warm(limit=1))
+    works = [queue.put(expires_s) for expires_s in (30.0, 10.0, 20.0)]
+    assert [queue.take()[0] for _ in range(3)] == [works[1], works[2], works[0]]
+
+
+async def test_priority_goes_before_deadline_and_client():
+    queue = Queue(warm(limit=1))
+    low, normal, high = queue.put(5.0, priority=LOW), queue.put(10.0), queue.put(50.0, priority=HIGH)
+    assert [queue.take()[0] for _ in range(3)] == [high, normal, low]
+
+
+async def test_clients_take_turns_whatever_each_of_them_sends():
+    queue = Queue(warm(limit=2))
+    flood = [queue.put(client="flood") for _ in range(6)]
+    small = [queue.put(client="small") for _ in range(2)]
+    assert queue.take() == [flood[0], small[0]]
+    assert queue.take() == [flood[1], small[1]]
+    assert queue.take() == flood[2:4]
+
+
+async def test_a_batch_holds_works_of_one_detector():
+    queue = Queue()
+    other = warm()
+    mine, theirs, mine_too = queue.put(), queue.put(warm=other), queue.put()
+    assert queue.take() == [mine, mine_too]
+    assert queue.take() == [theirs]
+
+
+async def test_a_batch_stays_small_where_its_first_image_would_be_late():
+    queue = Queue(Warm(FakeDetector(), Pace({1: 1.0, 2: 1.1, 4: 1.3})))
+    urgent, others = queue.put(1.2), [queue.put(9.0) for _ in range(3)]
+    assert queue.take() == [urgent, others[0]]
+    assert queue.take() == others[1:]
+
+
+async def test_what_would_be_late_is_refused_at_once_with_a_time_to_come_back():
+    queue = Queue(warm(limit=2, batch_s=1.0))
+    for _ in range(4):
+        queue.put(2.4)
+    with pytest.raises(TooLateError, match="4 images wait: this one would be 500 ms late") as caught:
+        queue.admit(queue.served, 2.5)
+    assert caught.value.retry_after_s == pytest.approx(0.5)
+    assert queue.pending == 4
+
+
+async def test_a_soon_deadline_counts_only_what_goes_before_it():
+    queue = Queue(warm(limit=1, batch_s=1.0))
+    for _ in range(4):
+        queue.put(60.0)
+    assert queue.admit(queue.served, 1.5)
+    with pytest.raises(QueueFullError):
+        queue.admit(queue.served, 1.6)
+
+
+async def test_the_running_batch_counts():
+    queue = Queue(warm(limit=1, batch_s=1.0))
+    queue.put()
+    queue.take()
+    queue.now_s = 0.4
+    with pytest.raises(QueueFullError):
+        queue.admit(queue.served, 1.9)
+    assert queue.admit(queue.served, 2.1)
+
+
+async def test_a_deadline_that_no_server_could_meet_is_told_so():
+    queue = Queue(warm(batch_s=0.5))
+    with pytest.raises(ExpiredError, match="an image takes 500 ms here"):
+        queue.admit(queue.served, 0.4)
+
+
+async def test_an_idle_engine_is_always_tried_again_after_slow_batches():
+    """One pause of the machine must not refuse every image from then on, since no image would teach better."""
+    queue = Queue(warm(limit=1, batch_s=0.1))
+    queue.served.pace.observe(30.0, 1)
+    queue.served.pace.observe(0.1, 1)
+    assert queue.put(1.0)
+
+
+async def test_late_work_is_dropped_and_told_at_once():
+    queue = Queue(warm(limit=1, batch_s=1.0))
+    first, second = queue.put(5.0), queue.put(5.0)
+    assert queue.take() == [first]
+    queue.now_s = 4.5
+    assert queue.take(wait=False) == []
+    with pytest.raises(ExpiredError, match="it would be late"):
+        await second.answer
+    assert queue.dropped == ["late"]
+    assert queue.pending == 0
 
 
 async def test_a_place_is_held_while_decoding_and_given_back_once():
-    batcher = Batcher(max_batch=3, capacity=2)
-    decoding, queued = batcher.admit(time.monotonic() + 60), put(batcher)
+    queue = Queue(capacity=2)
+    decoding, queued = queue.admit(queue.served, 60.0), queue.put()
+    with pytest.raises(QueueFullError, match="2 images wait"):
+        queue.admit(queue.served, 60.0)
+    queue.leave(decoding)
+    queue.leave(decoding)
+    assert queue.pending == 1
+    assert queue.take() == [queued]
+    queue.leave(queued)
+    assert queue.pending == 0
+
+
+async def test_bytes_are_bounded_but_one_image_is_always_let_in():
+    queue = Queue(capacity_bytes=100)
+    large = queue.put(size_bytes=500)
     with pytest.raises(QueueFullError):
-        batcher.admit(time.monotonic() + 60)
-    batcher.leave(decoding)
-    batcher.leave(decoding)
-    assert batcher.pending == 1
-    assert batcher.take() == [queued]
-    batcher.leave(queued)
-    assert batcher.pending == 0
+        queue.put(size_bytes=1)
+    assert queue.take() == [large]
+    for _ in range(4):
+        queue.put(size_bytes=25)
+    with pytest.raises(QueueFullError):
+        queue.put(size_bytes=1)
+
+
+async def test_where_places_run_out_the_flood_gives_one_up():
+    queue = Queue(capacity=4)
+    flood = [queue.put(client="flood") for _ in range(4)]
+    small = queue.put(client="small")
+    with pytest.raises(QueueFullError):
+        await flood[-1].answer
+    with pytest.raises(QueueFullError):
+        queue.put(client="flood")
+    assert queue.take() == [flood[0], small, flood[1], flood[2]]
+    assert queue.dropped == ["displaced"]
+
+
+async def test_where_places_run_out_low_priority_gives_one_up():
+    queue = Queue(capacity=2)
+    low = [queue.put(priority=LOW) for _ in range(2)]
+    normal = queue.put()
+    assert queue.take() == [normal, low[0]]
+    with pytest.raises(QueueFullError):
+        await low[1].answer
 
 
 async def test_dropped_work_is_counted_by_reason():
-    reasons: list[str] = []
-    batcher = Batcher(max_batch=9, capacity=9, on_drop=reasons.append)
-    put(batcher, expires_in_s=-1)
-    gone, alive, abandoned = put(batcher), put(batcher), put(batcher)
+    queue = Queue()
+    expired, gone, alive, abandoned = (queue.put(each) for each in (1.0, 60.0, 60.0, 60.0))
     gone.answer.cancel()
-    batcher.leave(abandoned)
-    assert batcher.take() == [alive]
-    assert sorted(reasons) == ["cancelled", "cancelled", "expired"]
-    assert batcher.pending == 0
-
-
-async def test_refused_callers_are_told_the_pace():
-    batcher = Batcher(max_batch=2, capacity=4)
-    batcher.observe(2.0, 4)
-    for _ in range(4):
-        put(batcher)
-    with pytest.raises(QueueFullError) as caught:
-        batcher.admit(time.monotonic() + 60)
-    assert caught.value.retry_after_s == pytest.approx(4 * 0.5)
+    queue.leave(abandoned)
+    queue.now_s = 2.0
+    assert queue.take() == [alive]
+    assert sorted(queue.dropped) == ["cancelled", "cancelled", "expired"]
+    assert queue.pending == 0
+    assert not expired.answer.done()
 
 
 async def test_linger_waits_for_a_full_batch():
-    batcher = Batcher(max_batch=2, capacity=9, linger_s=30)
+    queue = Queue(warm(limit=2), linger_s=30)
     taken: list[list[Work]] = []
-    thread = threading.Thread(target=lambda: taken.append(batcher.take()))
-    works = [put(batcher)]
+    thread = threading.Thread(target=lambda: taken.append(queue.take()))
+    works = [queue.put()]
     thread.start()
     await asyncio.sleep(0.05)
     assert taken == []
-    works.append(put(batcher))
+    works.append(queue.put())
     await asyncio.to_thread(thread.join, 10)
     assert taken == [works]
 
 
 async def test_closed_hands_out_the_rest_and_takes_no_more():
-    batcher = Batcher(max_batch=2, capacity=9)
-    late = batcher.admit(time.monotonic() + 60)
-    works = [put(batcher)]
-    batcher.close()
+    queue = Queue()
+    late = queue.admit(queue.served, 60.0)
+    works = [queue.put()]
+    queue.close()
     with pytest.raises(EngineStoppedError):
-        batcher.enqueue(late, IMAGE)
+        queue.enqueue(late, IMAGE)
     with pytest.raises(EngineStoppedError):
-        batcher.admit(time.monotonic() + 60)
-    assert batcher.take() == works
-    assert batcher.take() == []
+        queue.admit(queue.served, 60.0)
+    assert queue.take() == works
+    assert queue.take() == []
 
 
 async def test_an_engine_with_other_work_does_not_wait():
-    batcher = Batcher(max_batch=2, capacity=9, linger_s=30)
-    assert batcher.take(wait=False) == []
-    put(batcher, expires_in_s=-1)
-    assert batcher.take(wait=False) == []
-    work = put(batcher)
-    assert batcher.take(wait=False) == [work]
+    queue = Queue(linger_s=30)
+    assert queue.take(wait=False) == []
+    work = queue.put()
+    assert queue.take(wait=False) == [work]
 
 
 async def test_expired_work_alone_does_not_end_the_engine():
-    batcher = Batcher(max_batch=2, capacity=9)
-    put(batcher, expires_in_s=-1)
+    queue = Queue()
+    queue.put(1.0)
+    queue.now_s = 2.0
     taken: list[list[Work]] = []
-    thread = threading.Thread(target=lambda: taken.append(batcher.take()))
+    thread = threading.Thread(target=lambda: taken.append(queue.take()))
     thread.start()
     await asyncio.sleep(0.05)
     assert taken == []
-    work = put(batcher)
+    work = queue.put()
     await asyncio.to_thread(thread.join, 10)
     assert taken == [[work]]

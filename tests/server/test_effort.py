@@ -76,7 +76,8 @@ async def test_every_item_of_a_batch_and_a_stream_has_its_own_effort(serving):
 async def test_a_deadline_too_short_for_a_second_look_is_answered_fast(serving):
     detector = FakeDetector(thorough=True)
     async with serving(detector) as served:
-        served.app.engine._second_looks._group_s = dict.fromkeys(range(1, 5), 60.0)  # as if it took a minute
+        (second_looks,) = served.app.engine._second_looks.values()
+        second_looks._group_s = dict.fromkeys(range(1, 5), 60.0)  # as if it took a minute
         unary = await served.stub.Detect(thorough(150), timeout=30)
         items = iter([thorough(151, "short", timeout_ms=30_000), thorough(152, "long", timeout_ms=600_000)])
         stream = {result.request_id: result async for result in served.stub.DetectStream(items)}

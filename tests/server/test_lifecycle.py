@@ -137,12 +137,12 @@ async def test_a_second_server_on_the_port_is_an_error(serving):
 
 async def test_a_dead_engine_ends_the_server_with_1(capsys: pytest.CaptureFixture[str]):
     fake = FakeDetector()
-    fake.lethal = True
     ended = asyncio.create_task(serve(ServerConfig(port=0, metrics_port=None), lambda config: fake))
     ready = ""
     while not ready:
         await asyncio.sleep(0.01)
         ready = capsys.readouterr().out
+    fake.lethal = True
     async with grpc.aio.insecure_channel(json.loads(ready)["address"]) as channel:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await detection_pb2_grpc.DetectionServiceStub(channel).Detect(raw(picture(1)))

@@ -1,9 +1,35 @@
 from __future__ import annotations
 
+import asyncio
+import io
 import json
 import logging
+from collections.abc import Iterator
 
-from server.logs import JsonFormatter
+import grpc
+import pytest
+from heatward.v1 import detection_pb2 as pb
+from sample_requests import encoded, picture, png, raw
+
+from server.telemetry.logs import JsonFormatter, about
+
+TRACE = "0af7651916cd43dd8448eb211c80319c"
+METADATA = (("traceparent", f"00-{TRACE}-b7ad6b7169203331-01"), ("authorization", "Bearer a-secret-token"))
+
+
+@pytest.fixture
+def written() -> Iterator[io.StringIO]:
+    """What the server's log would hold."""
+    stream = io.StringIO()
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(JsonFormatter())
+    log = logging.getLogger("heatward")
+    level = log.level
+    log.addHandler(handler)
+    log.setLevel(logging.DEBUG)
+    yield stream
+    log.removeHandler(handler)
+    log.setLevel(level)
 
 
 def test_a_record_is_one_json_line_with_its_extras_and_traceback():
@@ -25,3 +51,40 @@ def test_a_record_is_one_json_line_with_its_extras_and_traceback():
     content = json.loads(line)
     assert (content["message"], content["level"], content["request_id"]) == ("it failed", "error", "r-1")
     assert "two\nlines" in content["traceback"]
+
+
+async def test_every_line_of_a_call_has_its_ids_and_nothing_of_its_image_or_token(serving, written: io.StringIO):
+    image, broken = png(picture(77)), b"this-is-no-image"
+    async with serving(otlp_endpoint="http://127.0.0.1:1") as served:
+        begun = len(written.getvalue())
+        await served.stub.Detect(encoded(image, "id-1"), metadata=METADATA)
+        requests = [raw(picture(3), "id-2"), encoded(broken, "id-3"), encoded(broken)]
+        await served.stub.DetectBatch(pb.DetectBatchRequest(requests=requests), metadata=METADATA)
+        with pytest.raises(grpc.aio.AioRpcError):
+            await served.stub.Detect(encoded(broken, "id-4"), metadata=METADATA)
+        text = written.getvalue()[begun:]
+    lines = [json.loads(line) for line in text.splitlines()]
+    assert len(lines) >= 5
+    assert all(line["request_id"] and line["trace_id"] == TRACE for line in lines)
+    assert {"id-1", "id-3", "id-4"} <= {line["request_id"] for line in lines}
+    assert "a-secret-token" not in text and broken.decode() not in text and "PNG" not in text
+
+
+async def test_a_request_id_without_end_does_not_fill_the_log(serving, written: io.StringIO):
+    async with serving() as served:
+        with pytest.raises(grpc.aio.AioRpcError):
+            await served.stub.Detect(raw(picture(), "x" * 100_000))
+    assert len(written.getvalue()) < 5000
+
+
+async def test_calls_at_the_same_time_keep_their_ids_apart():
+    seen = {}
+
+    async def call(request_id: str) -> None:
+        about.set({"request_id": request_id})
+        await asyncio.sleep(0)
+        seen[request_id] = json.loads(JsonFormatter().format(logging.makeLogRecord({})))["request_id"]
+
+    await asyncio.gather(call("a"), call("b"))
+    assert seen == {"a": "a", "b": "b"}
+    assert "request_id" not in json.loads(JsonFormatter().format(logging.makeLogRecord({})))

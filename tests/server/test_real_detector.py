@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import grpc
@@ -62,7 +63,7 @@ def config_for(bundle: Path, **settings: object) -> ServerConfig:
 async def test_over_grpc_is_the_same_as_directly(bundle: Path, tiny_images: tiny.TinyImages):
     pixels = (tiny_images.images[:6] * 255).round().byte().permute(0, 2, 3, 1).numpy()  # (6, H, W, 3)
     direct = Detector.from_bundle(bundle, allow=("tiny",)).detect(tiny_images.images[:6])
-    app = App(config_for(bundle), load_detector)
+    app = App(config_for(bundle), partial(load_detector, config_for(bundle)))
     try:
         await app.listen()
         await app.begin()
@@ -121,7 +122,7 @@ async def test_a_damaged_bundle_never_serves(bundle: Path, tmp_path: Path):
     data = bytearray(bundle.read_bytes())
     data[len(data) // 2] ^= 0xFF
     damaged.write_bytes(data)
-    app = App(config_for(damaged), load_detector)
+    app = App(config_for(damaged), partial(load_detector, config_for(damaged)))
     try:
         await app.listen()
         with pytest.raises(BundleDamagedError):
@@ -131,7 +132,8 @@ async def test_a_damaged_bundle_never_serves(bundle: Path, tmp_path: Path):
 
 
 async def test_few_calibration_images_raise_the_default_rate(bundle: Path):
-    app = App(config_for(bundle).model_copy(update={"false_positive_rate": None}), load_detector)
+    config = config_for(bundle).model_copy(update={"false_positive_rate": None})
+    app = App(config, partial(load_detector, config))
     try:
         await app.listen()
         await app.begin()
@@ -145,7 +147,7 @@ async def test_few_calibration_images_raise_the_default_rate(bundle: Path):
 
 async def test_a_default_rate_that_cannot_be_promised_is_refused_at_the_start(bundle: Path):
     config = config_for(bundle).model_copy(update={"false_positive_rate": 0.001})
-    app = App(config, load_detector)
+    app = App(config, partial(load_detector, config))
     try:
         await app.listen()
         with pytest.raises(CalibrationError, match="clean images"):

@@ -13,7 +13,9 @@ from torch import Tensor
 
 from detector.detector import Verdict
 from server.batcher import Answer, Work
+from server.pace import Pace
 from server.second_look import SecondLooks
+from server.warm import Warm
 
 
 class Bench(FakeDetector):
@@ -41,7 +43,8 @@ class Bench(FakeDetector):
 
     def admit(self, label: int, expires_s: float) -> Answer | None:
         image = torch.full((3, SIZE, SIZE), label / 255)
-        work = Work(expires_s, asyncio.get_running_loop().create_future(), True, image)
+        answer_to = asyncio.get_running_loop().create_future()
+        work = Work(Warm(self, Pace({1: 0.0})), expires_s, answer_to, True, image=image)
         answer = self.looks.admit(work, Answer(self.detect(image[None])[0], 0.0, 0.1, 1))
         if answer is None:
             self.last = work

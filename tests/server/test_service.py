@@ -207,7 +207,6 @@ async def test_what_waits_is_detected_together(serving):
     assert [len(batch) for batch in served.detector.batches] == [1, 8, 8, 4]
     assert verdicts[5].timings.batch_size == 8
     assert served.detector.threads == {"heatward-engine"}
-    assert served.detector.warmed == [1, 8]
 
 
 async def test_one_failing_image_fails_alone(serving):
@@ -236,7 +235,9 @@ async def test_full_queue_says_when_to_come_back(serving):
         assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         retry = error_details_pb2.RetryInfo()
         assert status_of(caught.value).details[0].Unpack(retry)
-        assert retry.retry_delay.ToNanoseconds() > 0
+        assert retry.retry_delay.ToMilliseconds() > 0
+        pushback = caught.value.trailing_metadata()["grpc-retry-pushback-ms"]
+        assert int(pushback) == retry.retry_delay.ToMilliseconds()
         served.detector.gate.set()
         assert len(await asyncio.gather(first, *waiting)) == 4
         assert (await served.stub.Detect(raw(picture(3)))).predicted.index == 3

@@ -1,0 +1,1 @@
+"""Who may call, and what a connection may do: TLS, tokens, quotas, sizes."""

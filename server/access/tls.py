@@ -1,0 +1,72 @@
+"""`tls_certificate`, `tls_key`, `tls_client_ca` ─▶ **server credentials** that follow their files without a restart.
+
+gRPC asks for the certificates before each handshake: a new connection sees the files as they are now, open connections
+live on. With `tls_client_ca` a client must show a certificate that it signed (mutual TLS).
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Callable
+
+import grpc
+
+from detector.errors import ConfigError
+from server.access.watched import Watched
+from server.config import ServerConfig
+
+__all__ = ["credentials"]
+
+CERTIFICATE, KEY, CLIENT_CA = "tls_certificate", "tls_key", "tls_client_ca"
+
+
+def credentials(config: ServerConfig, on_reload: Callable[[str, bool], None]) -> grpc.ServerCredentials | None:
+    """Credentials for `add_secure_port`; None where the settings name no certificate.
+
+    Args:
+        config: Names the files.
+        on_reload: Told "certificates" and whether new ones could be used.
+
+    Raises:
+        ConfigError: A file is missing, not PEM, or does not fit the others; names the setting and the file.
+    """
+    named = {CERTIFICATE: config.tls_certificate, KEY: config.tls_key, CLIENT_CA: config.tls_client_ca}
+    files = {setting: file for setting, file in named.items() if file is not None}
+    if not files:
+        return None
+    for setting in (CERTIFICATE, KEY):
+        if setting not in files:
+            given = " and ".join(f"{name} = {file}" for name, file in files.items())
+            raise ConfigError(f"{setting}: required where there is {given}: name a PEM file")
+
+    def parse(contents: dict[str, bytes]) -> grpc.ServerCertificateConfiguration:
+        for setting in contents.keys() - {KEY}:
+            try:
+                ssl.create_default_context(cadata=contents[setting].decode("ascii"))
+            except (ssl.SSLError, ValueError):
+                raise ConfigError(f"{setting}: {files[setting]} holds no certificate in PEM") from None
+        try:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(files[CERTIFICATE], files[KEY], password="")  # never asks a terminal for one
+            changed = any(file.read_bytes() != contents[setting] for setting, file in files.items())
+        except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
+            reason = getattr(error, "reason", None) or "cannot be read"
+            raise ConfigError(
+                f"{KEY}: {files[KEY]} is no private key in PEM, without a passphrase, of the certificate"
+                f" {files[CERTIFICATE]} ({reason})"
+            ) from None
+        if changed:  # what was checked is not what was read; the next connection looks again
+            raise ConfigError(f"{CERTIFICATE}, {KEY}: the files were being replaced")
+        return grpc.ssl_server_certificate_configuration(
+            [(contents[KEY], contents[CERTIFICATE])], root_certificates=contents.get(CLIENT_CA)
+        )
+
+    watched = Watched("certificates", files, parse, on_reload=on_reload)
+    current = watched.get()
+
+    def fetch() -> grpc.ServerCertificateConfiguration | None:
+        nonlocal current
+        previous, current = current, watched.get()
+        return None if current is previous else current
+
+    return grpc.dynamic_ssl_server_credentials(current, fetch, require_client_authentication=CLIENT_CA in files)

@@ -1,0 +1,134 @@
+"""The token file ─▶ **who calls**, and how many images a second they may send.
+
+One `name token [images_per_second]` a line, `#` begins a comment. The file is read again within a second of a change.
+Tokens are kept as sha256 digests, compared in constant time, and neither logged nor put into an error. A name may stand
+twice, with an old and a new token, so that clients can change over.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import math
+import re
+import time
+from collections.abc import Callable
+from contextvars import ContextVar
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+from detector.errors import ConfigError
+from server.access.watched import Watched
+from server.errors import QuotaError
+
+__all__ = ["CALLER", "Caller", "Quota", "Tokens"]
+
+CHECK_S = 1.0
+BURST_S = 2.0
+TOKEN = re.compile(r"[A-Za-z0-9._~+/-]{16,}=*")  # RFC 6750, and long enough not to be guessed
+
+
+class Quota:
+    """A token bucket that holds two seconds' worth of images, at least one. Ask it on the event loop only.
+
+    Args:
+        images_per_s: How fast it fills; infinity never refuses.
+        clock: In seconds; for tests.
+    """
+
+    def __init__(self, images_per_s: float = math.inf, clock: Callable[[], float] = time.monotonic) -> None:
+        self.images_per_s = images_per_s
+        self._clock = clock
+        self._most = max(1.0, BURST_S * images_per_s)
+        self._left = self._most
+        self._filled_s = clock()
+
+    def take(self) -> None:
+        """Takes one image's worth.
+
+        Raises:
+            QuotaError: Nothing is left; says when there will be.
+        """
+        if math.isinf(self.images_per_s):
+            return
+        now_s = self._clock()
+        self._left = min(self._most, self._left + (now_s - self._filled_s) * self.images_per_s)
+        self._filled_s = now_s
+        if self._left < 1:
+            raise QuotaError(
+                f"your token allows {self.images_per_s:g} images a second: retry later",
+                retry_after_s=(1 - self._left) / self.images_per_s,
+            )
+        self._left -= 1
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Whose token came with a call."""
+
+    name: str
+    quota: Quota
+
+
+CALLER: ContextVar[Caller | None] = ContextVar("caller", default=None)
+"""Who makes the call that is being answered; None where no tokens are asked for."""
+
+
+class Tokens:
+    """The callers that the token file lets in.
+
+    Args:
+        file: One `name token [images_per_second]` a line.
+        on_reload: Told "tokens" and whether a new file could be used.
+
+    Raises:
+        ConfigError: The file cannot be read or a line is wrong; names the line, never the token.
+    """
+
+    def __init__(self, file: Path, on_reload: Callable[[str, bool], None] = lambda what, fine: None) -> None:
+        self._file = file
+        self._quotas: dict[tuple[str, float], Quota] = {}  # survive a reload, which would otherwise refill them
+        self._callers = Watched("tokens", {"token_file": file}, self._parse, on_reload=on_reload, every_s=CHECK_S)
+
+    def find(self, token: str) -> Caller | None:
+        """The caller whose token it is, if any. Takes as long whichever it is."""
+        digest = hashlib.sha256(token.encode()).digest()
+        found = None
+        for known, caller in self._callers.get().items():
+            if hmac.compare_digest(known, digest):
+                found = caller
+        return found
+
+    def _parse(self, contents: dict[str, bytes]) -> dict[bytes, Caller]:
+        callers: dict[bytes, Caller] = {}
+        for number, line in enumerate(contents["token_file"].decode("utf-8", "replace").splitlines(), 1):
+            words = line.partition("#")[0].split()
+            if not words:
+                continue
+            if len(words) not in (2, 3):
+                self._refuse(number, f"expected `name token [images_per_second]`, but came {len(words)} words")
+            name, token = words[:2]
+            if not TOKEN.fullmatch(token):
+                self._refuse(number, "a token has at least 16 characters out of A-Z a-z 0-9 - . _ ~ + /")
+            rate = _rate(words[2]) if len(words) == 3 else math.inf
+            if rate is None:
+                self._refuse(number, "images_per_second must be a number above 0")
+            digest = hashlib.sha256(token.encode()).digest()
+            if digest in callers:
+                self._refuse(number, f"{name} has the token of {callers[digest].name}: each line needs its own")
+            callers[digest] = Caller(name, self._quotas.setdefault((name, rate), Quota(rate)))
+        if not callers:
+            raise ConfigError(f"token_file: {self._file} holds no token: nobody could call")
+        return callers
+
+    def _refuse(self, line: int, why: str) -> NoReturn:
+        raise ConfigError(f"token_file: {self._file}, line {line}: {why}")
+
+
+def _rate(word: str) -> float | None:
+    try:
+        rate = float(word)
+    except ValueError:
+        return None
+    return rate if 0 < rate < math.inf else None

@@ -1,0 +1,1 @@
+"""Which detectors are loaded: reload, versions, canary, shadow."""

@@ -1,0 +1,1 @@
+"""Guard mode: in front of another KServe v2 server."""

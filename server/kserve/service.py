@@ -1,0 +1,183 @@
+"""`inference.GRPCInferenceService`: the detector as a model of the KServe v2 protocol (Open Inference Protocol).
+
+    ModelInfer ─▶ one DetectRequest an image ─▶ server.judge, side by side ─▶ outputs with batch dimension N
+
+All or nothing: the first image that fails fails the call. ModelConfig and ModelStatistics are Triton's extensions.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+import grpc
+from heatward.inference import grpc_service_pb2 as pb
+from heatward.inference import grpc_service_pb2_grpc as pb_grpc
+from heatward.v1 import detection_pb2 as v1
+
+from server.bundles.versions import Versions
+from server.calls import Call, Calls
+from server.config import ServerConfig
+from server.errors import ModelNotFoundError, NotReadyError, RequestError, UnknownVersionError
+from server.judge import Judge
+from server.kserve.inputs import Images, ask, images
+from server.kserve.model import EXTENSIONS, NAME, configuration, metadata
+from server.kserve.outputs import respond, wanted
+from server.kserve.statistics import Statistics
+
+__all__ = ["InferenceService"]
+
+
+class InferenceService(pb_grpc.GRPCInferenceServiceServicer):
+    """Answers for one model, called `heatward` or as its bundle.
+
+    Args:
+        config: Limits.
+        versions: The detectors.
+        judge: Gives the verdicts.
+        calls: Counts the calls.
+        ready: Whether health says SERVING.
+        statistics: What is told about the model's work; the engine's batches are fed to it elsewhere.
+    """
+
+    def __init__(
+        self,
+        config: ServerConfig,
+        versions: Versions,
+        judge: Judge,
+        calls: Calls,
+        ready: Callable[[], bool],
+        statistics: Statistics,
+    ) -> None:
+        self._config = config
+        self._versions = versions
+        self._judge = judge
+        self._calls = calls
+        self._ready = ready
+        self._statistics = statistics
+
+    async def ServerLive(
+        self, request: pb.ServerLiveRequest, context: grpc.aio.ServicerContext
+    ) -> pb.ServerLiveResponse:
+        return pb.ServerLiveResponse(live=True)
+
+    async def ServerReady(
+        self, request: pb.ServerReadyRequest, context: grpc.aio.ServicerContext
+    ) -> pb.ServerReadyResponse:
+        return pb.ServerReadyResponse(ready=self._ready())
+
+    async def ModelReady(
+        self, request: pb.ModelReadyRequest, context: grpc.aio.ServicerContext
+    ) -> pb.ModelReadyResponse:
+        response = pb.ModelReadyResponse(ready=self._ready())
+        async with self._calls.call("ModelReady", context):
+            if response.ready:
+                self._model(request.name, request.version)
+        return response
+
+    async def ServerMetadata(
+        self, request: pb.ServerMetadataRequest, context: grpc.aio.ServicerContext
+    ) -> pb.ServerMetadataResponse:
+        response = pb.ServerMetadataResponse(name=NAME, extensions=EXTENSIONS)
+        async with self._calls.call("ServerMetadata", context):
+            response.version = self._versions.current.info.server_version
+        return response
+
+    async def ModelMetadata(
+        self, request: pb.ModelMetadataRequest, context: grpc.aio.ServicerContext
+    ) -> pb.ModelMetadataResponse:
+        response = pb.ModelMetadataResponse()
+        async with self._calls.call("ModelMetadata", context):
+            self._model(request.name, request.version)
+            response = metadata(request.name, [loaded.info.version for _, loaded in self._versions])
+        return response
+
+    async def ModelConfig(
+        self, request: pb.ModelConfigRequest, context: grpc.aio.ServicerContext
+    ) -> pb.ModelConfigResponse:
+        response = pb.ModelConfigResponse()
+        async with self._calls.call("ModelConfig", context):
+            self._model(request.name, request.version)
+            response.config.CopyFrom(configuration(request.name, self._config))
+        return response
+
+    async def ModelStatistics(
+        self, request: pb.ModelStatisticsRequest, context: grpc.aio.ServicerContext
+    ) -> pb.ModelStatisticsResponse:
+        response = pb.ModelStatisticsResponse()
+        async with self._calls.call("ModelStatistics", context):
+            name = request.name or NAME
+            response.model_stats.append(self._statistics.message(name, self._model(name, request.version).version))
+        return response
+
+    async def ModelInfer(
+        self, request: pb.ModelInferRequest, context: grpc.aio.ServicerContext
+    ) -> pb.ModelInferResponse:
+        response = pb.ModelInferResponse()
+        async with self._calls.call("ModelInfer", context, request.id) as call:
+            started_s = time.monotonic()
+            try:
+                verdicts, names = await self._verdicts(request, call)
+                judged_s = time.monotonic()
+                response = respond(request, names, verdicts)
+            except Exception:
+                self._statistics.failed(time.monotonic() - started_s)
+                raise
+            ended_s = time.monotonic()
+            self._statistics.answered(ended_s - started_s, ended_s - judged_s, [one.timings for one in verdicts])
+        return response
+
+    def _model(self, name: str, version: str) -> v1.DetectorInfo:
+        """The detector of this version, where one is called that.
+
+        Raises:
+            ModelNotFoundError: None is.
+            UnknownVersionError: It is not loaded.
+            NotReadyError: None is loaded yet.
+        """
+        info = self._versions.named(version).info
+        if name not in (names := dict.fromkeys((NAME, *(loaded.info.name for _, loaded in self._versions)))):
+            raise ModelNotFoundError(f"no model {name!r} here; there is {' or '.join(names)}")
+        return info
+
+    async def _verdicts(self, request: pb.ModelInferRequest, call: Call) -> tuple[list[v1.Verdict], list[str]]:
+        """Judges the images side by side; also names the outputs that are wanted."""
+        self._model(request.model_name, request.model_version)
+        names, asked = wanted(request), ask(request)
+        if "heatmap" in names:
+            asked.options.heatmap = v1.HEATMAP_FORMAT_FLOAT
+        asked.detector_version = self._versions.choose(request.model_version).info.version  # one for all images
+        found = images(request, self._config.images_per_call)
+        call = replace(call, deadline_s=call.expires_s(time.monotonic(), asked.timeout_ms))  # of all images together
+        window = asyncio.Semaphore(self._config.in_flight_per_call)
+
+        async def one(index: int) -> v1.Verdict:
+            async with window:
+                return await self._verdict(asked, found, index, call)
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(one(index)) for index in range(found.count)]
+        except ExceptionGroup as failed:
+            error = failed.exceptions[0]
+            if isinstance(error, UnknownVersionError):
+                raise NotReadyError("the detector was exchanged during the call: send it again") from None
+            raise error from None
+        return [task.result() for task in tasks], names
+
+    async def _verdict(self, asked: v1.DetectRequest, found: Images, index: int, call: Call) -> v1.Verdict:
+        """Judges one image, and names the fields at fault as this protocol calls them."""
+        request = v1.DetectRequest(image=found.at(index))
+        request.MergeFrom(asked)
+        try:
+            return await self._judge.verdict(request, "", call)
+        except RequestError as error:
+            if error.field == "request_id":
+                field = "id"
+            elif error.field.startswith("image"):
+                field = f"inputs[0] image {index}"
+            else:
+                field = f"parameters[{error.field.removeprefix('options.')}]"
+            raise RequestError(field, error.description) from error

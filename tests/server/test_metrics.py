@@ -1,0 +1,235 @@
+"""The metrics, and that whatever is written about them (dashboard, alerts, docs) names those that exist."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import yaml
+from heatward.v1 import detection_pb2 as pb
+from prometheus_client import CollectorRegistry
+from sample_requests import encoded, picture, raw
+
+from server.config import ServerConfig
+from server.errors import QueueFullError, RequestError
+from server.telemetry.metrics import Metrics
+
+ROOT = Path(__file__).parents[2]
+DEPLOY = ROOT / "deploy"
+DOCS = ROOT / "docs" / "serving.md"
+
+
+def verdict(p_value: float, version: str = "") -> pb.Verdict:
+    return pb.Verdict(p_value=p_value, attacked=p_value <= 0.01, detector_version=version)
+
+
+def values(registry: CollectorRegistry) -> dict[str, float]:
+    """Every sample, by its name and labels as Prometheus writes them."""
+    return {
+        sample.name + "".join(f"[{key}={value}]" for key, value in sorted(sample.labels.items())): sample.value
+        for metric in registry.collect()
+        for sample in metric.samples
+    }
+
+
+def shown() -> set[str]:
+    """The names that a query can use."""
+    names = set()
+    for metric in Metrics().registry.collect():
+        suffixes = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count")}.get(metric.type, ("",))
+        names |= {metric.name + suffix for suffix in suffixes}
+    return names
+
+
+def used(expressions: Iterator[str]) -> set[str]:
+    return {name for text in expressions for name in re.findall(r"\b(?:heatward|process)_\w+", text)}
+
+
+def strings(tree: Any, *keys: str) -> Iterator[str]:
+    """Every string under one of these keys, however deep."""
+    if isinstance(tree, dict):
+        for key, value in tree.items():
+            if key in keys and isinstance(value, str):
+                yield value
+            yield from strings(value, *keys)
+    elif isinstance(tree, list):
+        for item in tree:
+            yield from strings(item, *keys)
+
+
+# ---- what is counted ------------------------------------------------------------------------------------------------
+
+
+def test_p_values_fill_a_histogram_whose_edges_are_the_usual_rates():
+    metrics = Metrics()
+    for p_value in (0.01, 0.011, 0.05, 1.0):
+        metrics.image(verdict(p_value), "fast")
+    seen = values(metrics.registry)
+    assert [seen[f"heatward_p_value_bucket[le={edge}]"] for edge in (0.005, 0.01, 0.02, 0.05, 0.9, 1.0)] == [
+        0, 1, 2, 3, 3, 4,
+    ]  # fmt: skip
+    assert (seen["heatward_images_total[verdict=attacked]"], seen["heatward_images_total[verdict=clean]"]) == (1, 3)
+    assert seen["heatward_flagged_share[rate=0.01]"] == pytest.approx(0.25)
+    assert seen["heatward_flagged_share[rate=0.05]"] == pytest.approx(0.75)
+
+
+def test_unusual_p_values_raise_the_drift_alarm_and_a_new_detector_begins_anew():
+    metrics = Metrics()
+    metrics.detector("v1", "torchvision:resnet18", "f" * 64, 1999)
+    for _ in range(100):
+        metrics.image(verdict(0.001, "v1"), "fast")
+    assert values(metrics.registry)["heatward_drift_log10_e_value"] > 2
+    metrics.detector("v2", "torchvision:resnet18", "f" * 64, 1999)
+    seen = values(metrics.registry)
+    assert seen["heatward_drift_log10_e_value"] < 0
+    assert seen["heatward_flagged_share[rate=0.01]"] == 0
+    assert [name for name in seen if name.startswith("heatward_detector_info") and "v1" in name] == []
+
+
+def test_drift_is_of_the_current_detector_and_verdicts_are_counted_by_version():
+    metrics = Metrics()
+    metrics.detector("v1", "torchvision:resnet18", "f" * 64, 1999)
+    for _ in range(100):
+        metrics.image(verdict(0.001, "canary"), "fast")
+    metrics.image(verdict(0.5, "v1"), "fast")
+    seen = values(metrics.registry)
+    assert seen["heatward_drift_log10_e_value"] < 0
+    assert seen["heatward_version_images_total[verdict=attacked][version=canary]"] == 100
+    assert seen["heatward_version_images_total[verdict=clean][version=v1]"] == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (QueueFullError("full", retry_after_s=1), "queue_full"),
+        (RequestError("image", "required"), "request"),
+        (asyncio.CancelledError(), "cancelled"),
+        (KeyError("whatever a client sent"), "defect"),
+    ],
+)
+def test_a_failed_image_has_a_reason_of_few(error: BaseException, reason: str):
+    metrics = Metrics()
+    metrics.failed_image("CODE", error)
+    seen = values(metrics.registry)
+    assert seen[f"heatward_images_failed_total[reason={reason}]"] == 1
+    assert seen["heatward_images_total[verdict=CODE]"] == 1
+
+
+def test_what_alerts_look_for_is_there_before_it_happens():
+    """`increase` sees nothing where a series begins at 1."""
+    seen = values(Metrics().registry)
+    for name in ("reloads_total[outcome=failed][what=detector]", "images_total[verdict=attacked]"):
+        assert seen[f"heatward_{name}"] == 0
+
+
+def test_names_follow_the_conventions():
+    for metric in Metrics().registry.collect():
+        assert re.fullmatch(r"(heatward|process)_[a-z0-9_]+", metric.name)
+        assert metric.documentation
+        assert not re.search(r"_(ms|millis|milliseconds|mb|percent)$", metric.name), (
+            "base units: seconds, bytes, ratios"
+        )
+
+
+async def test_a_clients_words_never_become_a_label(serving):
+    async with serving() as served:
+        for word in ("Detect", "../../etc", "x" * 1000):
+            context = SimpleNamespace(time_remaining=lambda: None, peer=lambda: "ipv4:127.0.0.1:1")
+            async with served.app.calls.call(word, context):
+                pass
+        seen = values(served.app.metrics.registry)
+    assert seen["heatward_requests_total[code=OK][method=Detect]"] == 1
+    assert seen["heatward_requests_total[code=OK][method=other]"] == 2
+
+
+async def test_a_server_counts_its_verdicts_and_knows_its_calibration(serving):
+    async with serving() as served:
+        requests = [raw(picture(label)) for label in (1, 100, 255)]
+        await served.stub.DetectBatch(pb.DetectBatchRequest(requests=[*requests, encoded(b"broken")]))
+        seen = values(served.app.metrics.registry)
+    assert seen["heatward_p_value_count"] == 3
+    assert seen["heatward_flagged_share[rate=0.01]"] == pytest.approx(1 / 3)
+    assert seen["heatward_images_failed_total[reason=request]"] == 1
+    assert served.app.metrics.drift.calibration_size == 199
+    assert seen["process_resident_memory_bytes"] > 0
+
+
+# ---- what is written about it ---------------------------------------------------------------------------------------
+
+
+def test_the_dashboard_shows_only_metrics_that_exist():
+    dashboard = json.loads((DEPLOY / "grafana.json").read_text(encoding="utf-8"))
+    names = used(strings(dashboard, "expr", "definition", "query"))
+    assert len(names) > 15
+    assert names <= shown()
+    rows = [panel["title"] for panel in dashboard["panels"] if panel["type"] == "row"]
+    assert rows == ["Traffic", "Latency", "Batching", "Verdicts", "Guard and shadow", "Operations"]
+    ids = [panel["id"] for panel in dashboard["panels"]]
+    assert len(ids) == len(set(ids))
+
+
+def alerts() -> list[dict[str, Any]]:
+    groups = yaml.safe_load((DEPLOY / "alerts.yml").read_text(encoding="utf-8"))["groups"]
+    return [rule for group in groups for rule in group["rules"]]
+
+
+def test_alerts_ask_only_for_metrics_that_exist_and_say_what_to_do():
+    names = used(rule["expr"] for rule in alerts())
+    assert names <= shown()
+    text = DOCS.read_text(encoding="utf-8")
+    for rule in alerts():
+        assert f"### {rule['alert']}\n" in text, f"docs/serving.md says nothing about {rule['alert']}"
+        assert rule["annotations"]["summary"]
+        assert rule["labels"]["severity"] in ("page", "ticket")
+    described = set(re.findall(r"^### (Heatward\w+)$", text, re.M))
+    assert described == {rule["alert"] for rule in alerts()}
+
+
+def test_every_metric_is_described_and_none_that_is_gone():
+    text = DOCS.read_text(encoding="utf-8")
+    described = {name for name in re.findall(r"^\| `(heatward_\w+)", text, re.M)}
+    exist = {
+        metric.name + ("_total" if metric.type == "counter" else "")
+        for metric in Metrics().registry.collect()
+        if metric.name.startswith("heatward_")
+    }
+    assert described == exist
+
+
+def as_toml(default: object) -> str:
+    if isinstance(default, tuple):
+        return json.dumps(list(default))
+    return "" if default is None else json.dumps(default)
+
+
+def test_every_setting_is_described_with_its_default_and_none_that_is_gone():
+    rows = re.findall(r"^\| `([a-z][a-z0-9_]*)` \| (.*?) \| (.+) \|$", DOCS.read_text(encoding="utf-8"), re.M)
+    described = {name: default.strip("` ") for name, default, _ in rows if not name.startswith("heatward_")}
+    assert set(described) == set(ServerConfig.model_fields)
+    for name, field in ServerConfig.model_fields.items():
+        if name not in ("threads", "decode_workers"):  # they follow the machine
+            assert described[name] == as_toml(field.default), f"docs/serving.md: default of {name}"
+
+
+def test_the_example_settings_are_valid():
+    for block in re.findall(r"```toml\n(.*?)```", DOCS.read_text(encoding="utf-8"), re.S):
+        ServerConfig(**tomllib.loads(block))
+
+
+def test_compose_mounts_files_that_exist_and_scrapes_the_server():
+    compose = yaml.safe_load((DEPLOY / "compose.yml").read_text(encoding="utf-8"))
+    mounts = [mount for service in compose["services"].values() for mount in service.get("volumes", [])]
+    assert mounts
+    for mount in mounts:
+        assert (DEPLOY / mount.split(":")[0]).is_file(), mount
+    scrape = yaml.safe_load((DEPLOY / "prometheus.yml").read_text(encoding="utf-8"))
+    targets = scrape["scrape_configs"][0]["static_configs"][0]["targets"]
+    assert targets == [f"heatward:{ServerConfig.model_fields['metrics_port'].default}"]
+    assert scrape["scrape_configs"][0]["job_name"] == "heatward"  # alerts name it

@@ -1,0 +1,35 @@
+"""From a detector to one that is ready to serve."""
+
+from __future__ import annotations
+
+import time
+
+from fake_detector import FakeDetector
+from torch import Tensor
+
+from detector.detector import Verdict
+from server.warm import warm_up
+
+
+def sizes(detector: FakeDetector) -> set[int]:
+    return {len(batch) for batch in detector.batches}
+
+
+def test_every_size_is_judged_before_anyone_asks():
+    detector = FakeDetector()
+    warm = warm_up(detector, 12, goal_s=60.0)
+    assert sizes(detector) == {1, 2, 4, 8, 12}
+    assert warm.detector is detector
+    assert 1 <= warm.pace.limit <= 12
+
+
+def test_sizes_that_take_longer_than_the_goal_are_not_tried():
+    class Slow(FakeDetector):
+        def detect(self, images: Tensor) -> list[Verdict]:
+            time.sleep(0.005 * len(images))
+            return super().detect(images)
+
+    detector = Slow()
+    warm = warm_up(detector, 1024, goal_s=0.018)
+    assert max(sizes(detector)) == 4
+    assert warm.pace.limit <= 2
