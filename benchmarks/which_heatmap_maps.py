@@ -132,7 +132,7 @@ def settings_of(method: str, classifier: Classifier) -> dict[str, Any]:
     chosen: dict[str, dict[str, Any]] = {
         "integrated_gradients": {"steps": 8 if large else 16},
         "occlusion": {"grid": 7 if large else 8},
-        "rise": {"samples": 64 if large else 200},
+        "rise": {"samples": 64},
     }
     parameters = inspect.signature(CONTESTANTS[method]).parameters.values()
     defaults = {each.name: each.default for each in parameters if each.kind is inspect.Parameter.KEYWORD_ONLY}

@@ -1,0 +1,45 @@
+"""`python chaos_fake.py [settings …]`: what `heatward serve` does, with a fake detector whose bundles are letters.
+
+A bundle is a file of one letter, which names the detector's version; "!" is a damaged one. An image's label is the red
+value of its first pixel, and a batch takes some milliseconds, so that a flood makes a queue.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+from torch import Tensor
+
+from detector.detector import Verdict
+from detector.errors import BundleDamagedError
+from server.app import run
+from server.config import load_config
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests/server"))
+from fake_detector import FakeDetector
+
+BATCH_S, IMAGE_S = 0.004, 0.001
+
+
+class Busy(FakeDetector):
+    """Takes its time, and keeps no record: that would look like a leak."""
+
+    def detect(self, images: Tensor) -> list[Verdict]:
+        time.sleep(BATCH_S + IMAGE_S * len(images))
+        try:
+            return super().detect(images)
+        finally:
+            self.forget()
+
+
+def load(path: Path) -> Busy:
+    letter = path.read_text()
+    if letter == "!":
+        raise BundleDamagedError(f"{path}: network.safetensors differs from its sha256")
+    return Busy(name=letter)
+
+
+if __name__ == "__main__":
+    sys.exit(run(load_config(sys.argv[1:]), load))  # type: ignore[arg-type]
