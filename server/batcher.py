@@ -31,6 +31,7 @@ from server.warm import Warm
 __all__ = ["Answer", "Batcher", "Work"]
 
 EMPTY = torch.empty(0)
+PROBE_S = 1.0  # how often an idle engine tries what it should be too slow for
 STOPPED = "the engine has stopped: send the request to another server"
 _number = itertools.count()
 
@@ -60,6 +61,7 @@ class Work:
     image: Tensor = EMPTY  # (3, H, W), once decoded
     queued_s: float = 0.0
     holds_place: bool = True
+    probe: bool = False  # computed though it should be late, to learn whether the engine is still that slow
     number: int = field(default_factory=lambda: next(_number))  # in order of arrival
 
     @property
@@ -97,6 +99,7 @@ class Batcher:
         self._turns: Turns[Work] = Turns()
         self._held = self._bytes = 0
         self._busy_until_s = -math.inf  # when the batch taken last should end
+        self._next_probe_s = -math.inf
         self._closed = False
 
     @property
@@ -189,6 +192,10 @@ class Batcher:
     def _refuse_late(self, work: Work) -> None:
         now_s, pace = self._clock(), work.warm.pace
         if now_s + pace.usual_s(1) > work.expires_s and not self._held:
+            if now_s >= self._next_probe_s:
+                self._next_probe_s = now_s + PROBE_S
+                work.probe = True
+                return
             raise ExpiredError(
                 f"an image takes {pace.usual_s(1) * 1e3:.3g} ms here, more than the deadline leaves: allow more time"
             )
@@ -226,7 +233,7 @@ class Batcher:
                 self._remove(work, "cancelled")
             elif now_s >= work.expires_s:
                 self._remove(work, "expired")  # whoever waits for it has a timer of its own
-            elif now_s + pace.usual_s(1) > work.expires_s:
+            elif now_s + pace.usual_s(1) > work.expires_s and not work.probe:
                 self._remove(work, "late", ExpiredError("it would be late, so it was not computed"))
             elif not batch or batch[0].warm is work.warm:
                 soonest_s = min(soonest_s, work.expires_s)

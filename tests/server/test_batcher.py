@@ -112,16 +112,30 @@ async def test_the_running_batch_counts():
 
 async def test_a_deadline_that_no_server_could_meet_is_told_so():
     queue = Queue(warm(batch_s=0.5))
+    queue.take(wait=False)
+    assert queue.put(0.4).probe
+    queue.take()
+    queue.take(wait=False)
     with pytest.raises(ExpiredError, match="an image takes 500 ms here"):
         queue.admit(queue.served, 0.4)
 
 
-async def test_an_idle_engine_is_always_tried_again_after_slow_batches():
-    """One pause of the machine must not refuse every image from then on, since no image would teach better."""
+async def test_an_idle_engine_tries_again_once_a_second_after_a_slow_minute():
+    """Where every image is refused, none teaches that the machine is fast again."""
     queue = Queue(warm(limit=1, batch_s=0.1))
-    queue.served.pace.observe(30.0, 1)
-    queue.served.pace.observe(0.1, 1)
-    assert queue.put(1.0)
+    for _ in range(100):
+        queue.served.pace.observe(3.0, 1)
+    tried = 0
+    for step in range(50):
+        queue.now_s = step / 10
+        try:
+            work = queue.put(queue.now_s + 1.0)
+        except ExpiredError:
+            continue
+        assert queue.take() == [work]
+        assert queue.take(wait=False) == []
+        tried += 1
+    assert tried == 5
 
 
 async def test_late_work_is_dropped_and_told_at_once():
