@@ -13,7 +13,7 @@ from fake_detector import FakeDetector
 from server.batcher import Batcher, Work
 from server.errors import EngineStoppedError, ExpiredError, QueueFullError, TooLateError
 from server.pace import Pace
-from server.turns import HIGH, LOW
+from server.turns import HIGH, LOW, NORMAL
 from server.warm import Warm
 
 IMAGE = torch.zeros(3, 2, 2)
@@ -253,3 +253,11 @@ async def test_expired_work_alone_does_not_end_the_engine():
     work = queue.put()
     await asyncio.to_thread(thread.join, 10)
     assert taken == [[work]]
+
+
+@pytest.mark.parametrize("priority", [NORMAL, HIGH])
+async def test_a_nearly_late_work_is_passed_over_for_a_full_batch_but_not_for_a_lower_priority(priority: int):
+    queue = Queue(Warm(FakeDetector(), Pace({1: 1.0, 2: 1.3, 4: 1.6})))
+    late, full = queue.put(2.3, priority=priority), [queue.put(3.0) for _ in range(4)]
+    queue.now_s = 1.2  # in time alone, or the four together
+    assert queue.take() == (full if priority == NORMAL else [late])
