@@ -10,6 +10,7 @@ Prediction Serving System" (2017), section 4.3.1: slowly up, so that about one b
 from __future__ import annotations
 
 import math
+import threading
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Mapping
@@ -23,7 +24,7 @@ UP, DOWN = 0.0025, 0.75  # of the limit, for a batch in time and for one over th
 
 
 class Pace:
-    """The pace of one detector on one device. One thread writes, any may read.
+    """The pace of one detector on one kind of device. Any thread may read and write.
 
     Args:
         profile: Seconds of a batch, by its size; sizes between are interpolated, larger ones extrapolated.
@@ -41,6 +42,7 @@ class Pace:
         least = min(costs.values())
         self._ceiling = min(size for size, cost in costs.items() if cost <= CHEAP * least)
         self._limit = float(self._ceiling)
+        self._writing = threading.Lock()
 
     @property
     def limit(self) -> int:
@@ -49,6 +51,10 @@ class Pace:
 
     def observe(self, seconds: float, images: int) -> None:
         """Learns from a batch."""
+        with self._writing:
+            self._observe(seconds, images)
+
+    def _observe(self, seconds: float, images: int) -> None:
         size = self._size(images)
         recent = self._recent[size]
         recent.append(seconds / max(self._profiled_s(images), 1e-9))
