@@ -81,9 +81,9 @@ def used_settings(name: str, plan: Plan) -> dict[str, Any]:
 
 
 def in_words(name: str) -> str:
-    """What a WordNet id stands for, in one or two words; any other name as it is."""
+    """What a WordNet id stands for, its first name; any other name as it is."""
     try:
-        return str(ImageNetInfo().label_name_to_description(name))
+        return str(ImageNetInfo().label_name_to_description(name)).partition(",")[0]
     except KeyError:
         return name
 

@@ -92,7 +92,7 @@ class Calls:
         try:
             yield call
         except asyncio.CancelledError:
-            code = "CANCELLED" if call.deadline_s is None or time.monotonic() < call.deadline_s else "DEADLINE_EXCEEDED"
+            code = _left(call)
             raise
         except grpc.aio.AioRpcError as error:  # of a server that this one stands in front of: passed on as it came
             code = error.code().name
@@ -100,6 +100,9 @@ class Calls:
         except Exception as error:
             while isinstance(error, ExceptionGroup):  # of the tasks of a stream
                 error = error.exceptions[0]
+            if isinstance(error, grpc.aio.InternalError):  # written to a call that is over, before we were told so
+                code = _left(call)
+                raise asyncio.CancelledError from error
             status = to_status(error, call.request_id)
             code = code_name(status)
             answer = to_grpc(status, context.time_remaining())
@@ -112,6 +115,12 @@ class Calls:
                 "call", extra={"method": method, "client": call.client, "code": code, "ms": round(seconds * 1e3, 3)}
             )
             trace.end(code)
+
+
+def _left(call: Call) -> str:
+    """The status of a call that its caller no longer waits for."""
+    expired = call.deadline_s is not None and time.monotonic() >= call.deadline_s
+    return "DEADLINE_EXCEEDED" if expired else "CANCELLED"
 
 
 def _client(peer: str) -> str:

@@ -79,13 +79,15 @@ class DetectionService(pb_grpc.DetectionServiceServicer):
             open_ids: set[str] = set()
 
             async def one(request: pb.DetectRequest, fault: RequestError | None) -> None:
+                request_id = request.request_id
                 try:
                     result = await self._result(request, "", call, fault)
+                    del request  # whoever does not read the answer must not have us keep the image
                     async with writing:
                         await context.write(result)
                 finally:
                     if fault is None:
-                        open_ids.discard(request.request_id)
+                        open_ids.discard(request_id)
                     window.release()
 
             async def read() -> None:

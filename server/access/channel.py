@@ -22,6 +22,9 @@ COMPRESSION = {
     "deflate": grpc.Compression.Deflate,
     "gzip": grpc.Compression.Gzip,
 }
+WINDOW_BYTES = 2**18
+"""What a stream may send ahead of what is read of it, a longer message's rest excepted. Left to itself (BDP), gRPC lets
+a fast sender grow this to tens of MiB a stream."""
 
 
 def channel_options(config: ServerConfig) -> list[tuple[str, int]]:
@@ -34,6 +37,8 @@ def channel_options(config: ServerConfig) -> list[tuple[str, int]]:
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.min_ping_interval_without_data_ms", _ms(config.keepalive_s / 2)),
         ("grpc.max_concurrent_streams", config.max_concurrent_streams),
+        ("grpc.http2.bdp_probe", 0),
+        ("grpc.http2.lookahead_bytes", WINDOW_BYTES),
         *messages.OPTIONS,
     ]
     if config.max_connection_age_s is not None:

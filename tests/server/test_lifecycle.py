@@ -153,13 +153,13 @@ async def test_a_dead_engine_ends_the_server_with_1(capsys: pytest.CaptureFixtur
 # ---- as a process of its own ----------------------------------------------------------------------------------------
 
 
-async def start(*arguments: str) -> asyncio.subprocess.Process:
+async def start(*arguments: str, port: int = 0) -> asyncio.subprocess.Process:
     paths = os.pathsep.join([str(ROOT / "proto"), str(ROOT), str(Path(__file__).parent)])
     return await asyncio.create_subprocess_exec(
         sys.executable,
         str(Path(__file__).parent / "serve_fake.py"),
         *arguments,
-        *("--port", "0", "--metrics-port", "0", "--threads", "1"),
+        *("--port", str(port), "--metrics-port", "0", "--threads", "1"),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
         env=os.environ | {"PYTHONPATH": paths},
