@@ -19,6 +19,7 @@ from statistics import median
 __all__ = ["Pace"]
 
 RECENT = 64  # batches that a size remembers
+FIRST = 20  # as many as profiled count from the start: one pause of the machine is no 95th percentile
 CHEAP = 1.05  # a size costs "about" the least an image within this factor
 UP, DOWN = 0.0025, 0.75  # of the limit, for a batch in time and for one over the goal
 
@@ -35,7 +36,7 @@ class Pace:
         self._sizes = sorted(profile)
         self._profile = [profile[size] for size in self._sizes]
         self._goal_s = goal_s
-        self._recent: dict[int, deque[float]] = {size: deque([1.0], RECENT) for size in self._sizes}
+        self._recent: dict[int, deque[float]] = {size: deque([1.0] * FIRST, RECENT) for size in self._sizes}
         self._usual = dict.fromkeys(self._sizes, 1.0)
         self._slow = dict.fromkeys(self._sizes, 1.0)
         costs = {size: seconds / size for size, seconds in profile.items() if seconds <= goal_s or size == 1}

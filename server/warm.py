@@ -29,7 +29,8 @@ class Warm:
 
 
 def warm_up(detector: Detector, max_batch: int, goal_s: float) -> Pace:
-    """Judges grey images in batches of 1, 2, 4, …, `max_batch`, until a batch takes longer than `goal_s`.
+    """Judges grey images in batches of 1, 2, 4, …, `max_batch`, until one takes longer than `goal_s`
+    or more memory than there is.
 
     Runs on any thread; the first use is not timed.
     """
@@ -37,7 +38,13 @@ def warm_up(detector: Detector, max_batch: int, goal_s: float) -> Pace:
     profile: dict[int, float] = {}
     detector.warm_up([1])
     for size in sizes:
-        profile[size] = _seconds(detector, size)
+        try:
+            profile[size] = _seconds(detector, size)
+        except torch.OutOfMemoryError:
+            if size == 1:
+                raise
+            torch.cuda.empty_cache()
+            break
         if profile[size] > goal_s:
             break
     pace = Pace(profile, goal_s)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+import torch
 from fake_detector import FakeDetector
 from torch import Tensor
 
@@ -32,3 +33,13 @@ def test_sizes_that_take_longer_than_the_goal_are_not_tried():
     pace = warm_up(detector, 1024, goal_s=0.018)
     assert max(sizes(detector)) == 4
     assert pace.limit <= 2
+
+
+def test_sizes_that_do_not_fit_into_memory_are_not_used():
+    class Small(FakeDetector):
+        def detect(self, images: Tensor) -> list[Verdict]:
+            if len(images) > 2:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return super().detect(images)
+
+    assert warm_up(Small(), 64, goal_s=60.0).limit == 2
