@@ -34,7 +34,7 @@ class Busy(FakeDetector):
             self.forget()
 
 
-def load(path: Path) -> Busy:
+def load(path: Path, device: str) -> Busy:
     letter = path.read_text()
     if letter == "!":
         raise BundleDamagedError(f"{path}: network.safetensors differs from its sha256")

@@ -36,7 +36,7 @@ class Loaded:
 
     @property
     def detector(self) -> Detector:
-        return self.warm.detector
+        return self.warm.detectors[0]
 
     @property
     def image_bytes(self) -> int:
@@ -60,7 +60,7 @@ def describe(warm: Warm, name: str, config: ServerConfig) -> Loaded:
     Raises:
         CalibrationError: The configured false-positive rate is smaller than the calibration can promise.
     """
-    detector = warm.detector
+    detector = warm.detectors[0]
     classifier, calibration, manifest = detector.classifier, detector.calibration, detector.manifest
     height, width = classifier.input_size
     count = len(calibration.scores)

@@ -36,6 +36,7 @@ from server.bundles.versions import Versions
 from server.calls import Calls
 from server.config import ServerConfig
 from server.engine import Engine
+from server.engines import Engines, devices_of
 from server.guard.proxy import Guard
 from server.guard.upstream import Upstream
 from server.health import Health
@@ -85,16 +86,13 @@ def run(config: ServerConfig, load: Load | None = None) -> int:
         return 1
 
 
-def load_detector(config: ServerConfig, path: Path) -> Detector:
-    """Loads a bundle onto the configured device."""
-    device = config.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+def load_detector(config: ServerConfig, path: Path, device: str) -> Detector:
+    """Loads a bundle onto a device."""
     return Detector.from_bundle(path, device=device, allow=config.trusted)
 
 
 class App:
-    """The parts of a server, wired: queue, engine, service, health, reflection, metrics.
+    """The parts of a server, wired: queue, engines, service, health, reflection, metrics.
 
     Args:
         config: All settings.
@@ -109,25 +107,32 @@ class App:
         self.metrics = Metrics()
         self._statistics = Statistics()
         self._traces = open_traces(config.otlp_endpoint)
+        devices = devices_of(config.device)
         self.batcher = Batcher(
+            engines=len(devices),
             capacity=config.queue_items,
             capacity_bytes=config.queue_bytes,
             linger_s=config.linger_ms / 1e3,
             on_drop=self.metrics.dropped,
         )
-        self.engine = Engine(
-            self.batcher,
+        self.engines = Engines(
+            devices,
+            lambda number: Engine(
+                self.batcher,
+                number,
+                threads=config.threads,
+                thorough_batch=config.thorough_batch,
+                thorough_queue=config.thorough_queue,
+                on_batch=self._on_batch,
+                on_second_look=self.metrics.second_look,
+            ),
             threads=config.threads,
             max_batch=config.max_batch,
             batch_goal_s=config.batch_goal_ms / 1e3,
-            thorough_batch=config.thorough_batch,
-            thorough_queue=config.thorough_queue,
-            on_batch=self._on_batch,
-            on_second_look=self.metrics.second_look,
         )
         self.calls = Calls(config.default_deadline_s, self.metrics, self._traces)
         self._versions = Versions(config.canary_weight if config.canary else 0.0)
-        self.reloader = Reloader(config, load, self.engine, self._versions, self.metrics)
+        self.reloader = Reloader(config, load, self.engines, self._versions, self.metrics)
         self._judge = Judge(config, self._versions, self.batcher, self.metrics)
         self._service = DetectionService(config, self._judge, self.calls)
         self._health = Health(self.metrics)
@@ -185,7 +190,7 @@ class App:
         metrics_port = self._endpoints.enter_context(self.metrics.endpoint(config.host, config.metrics_port))
         self.metrics_address = "" if metrics_port is None else f"{host}:{metrics_port}"
         await self._server.start()
-        self.engine.start()
+        self.engines.start()
 
     async def begin(self) -> None:
         """Loads the detectors and says SERVING.
@@ -213,7 +218,7 @@ class App:
         started_s = time.monotonic()
         await self._health.enter_graceful_shutdown()
         self._service.drain()
-        self.engine.hurry(started_s + grace_s)
+        self.engines.hurry(started_s + grace_s)
         idle = not self.calls.in_flight
         await self._server.stop(grace_s)
         return idle or time.monotonic() - started_s < grace_s
@@ -227,8 +232,7 @@ class App:
             await self._upstream.close()
         self.batcher.close()
         self._judge.close()
-        if self.engine.is_alive():
-            await asyncio.to_thread(self.engine.join, CLOSE_S)
+        await asyncio.to_thread(self.engines.join, CLOSE_S)
         await asyncio.to_thread(self._traces.close)
         self._endpoints.close()
 
@@ -249,10 +253,10 @@ async def serve(config: ServerConfig, load: Load) -> int:
             begun.result()
             _announce(app)
             notify("READY=1", f"STATUS=serving on {app.address}")
-        await _first(stop, app.engine.stopped)
-        died = app.engine.stopped.done()
+        await _first(stop, app.engines.stopped)
+        died = app.engines.stopped.done()
         if died:
-            log.critical("the engine died: the server stops", exc_info=app.engine.stopped.result())
+            log.critical("an engine died: the server stops", exc_info=app.engines.stopped.result())
         notify("STOPPING=1")
         log.info("draining", extra={"grace_s": config.drain_grace_s})
         answered = await app.drain(config.drain_grace_s)

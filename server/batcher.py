@@ -71,9 +71,10 @@ class Work:
 
 
 class Batcher:
-    """A bounded queue of work, filled by the event loop and emptied by the engine thread.
+    """A bounded queue of work, filled by the event loop and emptied by engine threads.
 
     Args:
+        engines: How many take from the queue.
         capacity: Most images waiting, decoding ones included.
         capacity_bytes: What they may weigh together.
         linger_s: How long an idle engine waits for a batch to fill.
@@ -84,6 +85,7 @@ class Batcher:
     def __init__(
         self,
         *,
+        engines: int = 1,
         capacity: int,
         capacity_bytes: float = math.inf,
         linger_s: float = 0.0,
@@ -98,7 +100,7 @@ class Batcher:
         self._changed = threading.Condition()
         self._turns: Turns[Work] = Turns()
         self._held = self._bytes = 0
-        self._busy_until_s = -math.inf  # when the batch taken last should end
+        self._busy_until_s = [-math.inf] * engines  # when the batch that each took last should end
         self._next_probe_s = -math.inf
         self._closed = False
 
@@ -164,14 +166,15 @@ class Batcher:
                 self._on_drop("expired" if self._clock() >= work.expires_s else "cancelled")
             self._free(work)
 
-    def take(self, *, wait: bool = True) -> list[Work]:
+    def take(self, engine: int = 0, *, wait: bool = True) -> list[Work]:
         """Blocks until there is work and returns the next batch; empty once the queue is closed and drained.
 
         Args:
+            engine: Who takes, from 0.
             wait: False for an engine that has other work: what is queued now, be it nothing.
         """
         with self._changed:
-            self._busy_until_s = -math.inf
+            self._busy_until_s[engine] = -math.inf
             while True:
                 if wait:
                     self._changed.wait_for(lambda: self._turns or self._closed)
@@ -179,7 +182,7 @@ class Batcher:
                         self._changed.wait_for(self._is_full, self._linger_s)
                 batch = self._pop(self._clock())
                 if batch:
-                    self._busy_until_s = self._clock() + batch[0].warm.pace.slow_s(len(batch))
+                    self._busy_until_s[engine] = self._clock() + batch[0].warm.pace.slow_s(len(batch))
                 if batch or not wait or (self._closed and not self._turns):
                     return batch
 
@@ -199,8 +202,10 @@ class Batcher:
             raise ExpiredError(
                 f"an image takes {pace.usual_s(1) * 1e3:.3g} ms here, more than the deadline leaves: allow more time"
             )
-        done_s = max(now_s, self._busy_until_s) + pace.finish_s(self._turns.ahead(work) + 1)
-        if done_s > work.expires_s and (self._held or self._busy_until_s > now_s):
+        free_s = max(now_s, min(self._busy_until_s))
+        engines = len(self._busy_until_s)
+        done_s = free_s + pace.finish_s(math.ceil((self._turns.ahead(work) + 1) / engines))
+        if done_s > work.expires_s and (self._held or free_s > now_s):
             raise TooLateError(
                 f"{self._held} images wait: this one would be {(done_s - work.expires_s) * 1e3:.0f} ms late; retry "
                 "later, allow more time, or start more servers",

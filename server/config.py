@@ -45,6 +45,9 @@ def _split(value: object) -> object:
 # In the environment and on the command line: JPEG,PNG. In the file: ["JPEG", "PNG"].
 Words = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
 Formats = Annotated[tuple[Literal["JPEG", "PNG", "WEBP"], ...], NoDecode, BeforeValidator(_split)]
+Devices = Annotated[
+    tuple[Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")], ...], NoDecode, BeforeValidator(_split)
+]
 Channels = Annotated[tuple[float, ...], NoDecode, BeforeValidator(_split)]  # one number, or one each for R, G and B
 
 
@@ -102,7 +105,12 @@ class ServerConfig(BaseSettings):
         le=65535,
         description="port of the Prometheus endpoint /metrics; 0: a free one, null: off",
     )
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: CUDA where there is one, else the CPU")
+    device: Devices = Field(
+        ("auto",),
+        min_length=1,
+        description="cpu, cuda, cuda:1 …; with several, each has an engine behind the one queue; auto: every CUDA "
+        "device, else the CPU",
+    )
     threads: int = Field(
         max(1, CPUS - 1), ge=1, description="threads of the model on the CPU; leave a core for decoding and the network"
     )

@@ -1,4 +1,4 @@
-"""The thread that computes: *batches of work* → **one answer for each piece of work**.
+"""A thread that computes: *batches of work* → **one answer for each piece of work**.
 
     take ─▶ detect ─▶ answer, but for works that wait for a second look ─▶ between two batches, one group of those ─┐
       ▲                                                                                                            │
@@ -12,7 +12,6 @@ fails by itself and its neighbours are answered; where the accelerator's memory 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import math
 import threading
@@ -28,7 +27,7 @@ from detector.errors import HeatwardError
 from server.batcher import STOPPED, Answer, Batcher, Work
 from server.errors import DetectionError, EngineStoppedError
 from server.second_look import SecondLooks
-from server.warm import Warm, warm_up
+from server.warm import Warm
 
 __all__ = ["Engine", "detect_each"]
 
@@ -40,9 +39,8 @@ class Engine(threading.Thread):
 
     Args:
         batcher: Where the work comes from.
+        number: Of this engine, from 0: its place in `Warm.detectors`.
         threads: Torch threads of the model on the CPU.
-        max_batch: Most images in a batch.
-        batch_goal_s: What a batch may take, but for one of a hundred.
         thorough_batch: Most images in one second look.
         thorough_queue: Most images waiting for one, of each detector; 0: there are none.
         on_batch: Told (seconds, images) of each batch; called on this thread.
@@ -52,20 +50,18 @@ class Engine(threading.Thread):
     def __init__(
         self,
         batcher: Batcher,
+        number: int = 0,
         *,
         threads: int,
-        max_batch: int,
-        batch_goal_s: float = math.inf,
         thorough_batch: int = 4,
         thorough_queue: int = 64,
         on_batch: Callable[[float, int], None] = lambda seconds, images: None,
         on_second_look: Callable[[float], None] = lambda seconds: None,
     ) -> None:
-        super().__init__(name="heatward-engine", daemon=True)
+        super().__init__(name=f"heatward-engine-{number}", daemon=True)
         self._batcher = batcher
+        self._number = number
         self._threads = threads
-        self._max_batch = max_batch
-        self._batch_goal_s = batch_goal_s
         self._thorough_batch = thorough_batch
         self._thorough_queue = thorough_queue
         self._on_batch = on_batch
@@ -76,12 +72,10 @@ class Engine(threading.Thread):
         self.stopped: asyncio.Future[BaseException | None] = self._loop.create_future()
         """None after the batcher was closed and drained; else what ended the thread."""
 
-    def warm(self, load: Callable[[], Detector]) -> Warm:
-        """Loads a detector and makes it ready for this engine. Blocks; call it from a thread of its own."""
-        torch.set_num_threads(self._threads)  # OpenMP keeps the number per thread: set it on each that computes
-        warm = warm_up(load(), self._max_batch, self._batch_goal_s)
+    def adopt(self, warm: Warm) -> None:
+        """Is ready for works of this detector from now on. Call it from any thread, before there are any."""
         second_looks = SecondLooks(
-            warm.detector,
+            warm.detectors[self._number],
             self._deliver,
             lambda: self._batcher.queued,
             batch=self._thorough_batch,
@@ -91,31 +85,6 @@ class Engine(threading.Thread):
         second_looks.warm_up()
         second_looks.hurry(self._until_s)
         self._second_looks[warm] = second_looks
-        return warm
-
-    def warm_soon(self, load: Callable[[], Detector]) -> asyncio.Future[Warm]:
-        """`warm` on a thread of its own, which the end of the process does not wait for. Call it on the event loop."""
-        warm: asyncio.Future[Warm] = self._loop.create_future()
-
-        def tell(result: Warm | BaseException) -> None:
-            if warm.done():
-                return
-            if isinstance(result, Warm):
-                warm.set_result(result)
-            else:
-                warm.set_exception(result)
-                warm.exception()  # asked for here, so that asyncio does not warn where nobody waits
-
-        def work() -> None:
-            try:
-                result: Warm | BaseException = self.warm(load)
-            except BaseException as error:
-                result = error
-            with contextlib.suppress(RuntimeError):  # the loop is gone: so is whoever asked
-                self._loop.call_soon_threadsafe(tell, result)
-
-        threading.Thread(target=work, name="heatward-load", daemon=True).start()
-        return warm
 
     def hurry(self, until_s: float) -> None:
         """Has every work that waits for a second look answered by then. Call it from any thread."""
@@ -129,7 +98,7 @@ class Engine(threading.Thread):
         looking: list[SecondLooks] = []  # those that works wait for
         try:
             torch.set_num_threads(self._threads)
-            while (taken := self._batcher.take(wait=not looking)) or looking:
+            while (taken := self._batcher.take(self._number, wait=not looking)) or looking:
                 if taken:
                     second_looks = self._second_looks[taken[0].warm]
                     self._answer(taken, second_looks)
@@ -146,7 +115,7 @@ class Engine(threading.Thread):
         self._loop.call_soon_threadsafe(self._end, cause, taken)
 
     def _answer(self, batch: list[Work], second_looks: SecondLooks) -> None:
-        detector, pace = batch[0].warm.detector, batch[0].warm.pace
+        detector, pace = batch[0].warm.detectors[self._number], batch[0].warm.pace
         started_s = time.monotonic()
         outcomes = detect_each(detector, [work.image for work in batch], pace.out_of_memory)
         compute_s = time.monotonic() - started_s
@@ -165,7 +134,7 @@ class Engine(threading.Thread):
         self._loop.call_soon_threadsafe(_deliver, batch, outcomes)
 
     def _end(self, cause: BaseException | None, taken: list[Work]) -> None:
-        while queued := self._batcher.take():
+        while queued := self._batcher.take(self._number):
             taken = taken + queued
         _deliver(taken, [EngineStoppedError(STOPPED) for _ in taken])
         if not self.stopped.done():

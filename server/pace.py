@@ -10,6 +10,7 @@ Prediction Serving System" (2017), section 4.3.1: slowly up, so that about one b
 from __future__ import annotations
 
 import math
+import threading
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Mapping
@@ -18,12 +19,13 @@ from statistics import median
 __all__ = ["Pace"]
 
 RECENT = 64  # batches that a size remembers
+FIRST = 20  # as many as profiled count from the start: one pause of the machine is no 95th percentile
 CHEAP = 1.05  # a size costs "about" the least an image within this factor
 UP, DOWN = 0.0025, 0.75  # of the limit, for a batch in time and for one over the goal
 
 
 class Pace:
-    """The pace of one detector on one device. One thread writes, any may read.
+    """The pace of one detector on one kind of device. Any thread may read and write.
 
     Args:
         profile: Seconds of a batch, by its size; sizes between are interpolated, larger ones extrapolated.
@@ -34,13 +36,14 @@ class Pace:
         self._sizes = sorted(profile)
         self._profile = [profile[size] for size in self._sizes]
         self._goal_s = goal_s
-        self._recent: dict[int, deque[float]] = {size: deque([1.0], RECENT) for size in self._sizes}
+        self._recent: dict[int, deque[float]] = {size: deque([1.0] * FIRST, RECENT) for size in self._sizes}
         self._usual = dict.fromkeys(self._sizes, 1.0)
         self._slow = dict.fromkeys(self._sizes, 1.0)
         costs = {size: seconds / size for size, seconds in profile.items() if seconds <= goal_s or size == 1}
         least = min(costs.values())
         self._ceiling = min(size for size, cost in costs.items() if cost <= CHEAP * least)
         self._limit = float(self._ceiling)
+        self._writing = threading.Lock()
 
     @property
     def limit(self) -> int:
@@ -49,6 +52,10 @@ class Pace:
 
     def observe(self, seconds: float, images: int) -> None:
         """Learns from a batch."""
+        with self._writing:
+            self._observe(seconds, images)
+
+    def _observe(self, seconds: float, images: int) -> None:
         size = self._size(images)
         recent = self._recent[size]
         recent.append(seconds / max(self._profiled_s(images), 1e-9))

@@ -21,7 +21,7 @@ from detector.errors import ConfigError, HeatwardError
 from server.answers import Loaded, describe
 from server.bundles.versions import Role, Versions
 from server.config import ServerConfig
-from server.engine import Engine
+from server.engines import Engines
 from server.telemetry.metrics import Metrics
 
 __all__ = ["Load", "Outcome", "Reloader", "newest"]
@@ -31,7 +31,8 @@ log = logging.getLogger("heatward.reload")
 MANIFEST = "manifest.json"
 SUFFIX = ".heatward"
 
-Load = Callable[[Path], Detector]
+Load = Callable[[Path, str], Detector]
+"""(bundle, device) → detector."""
 Stamp = tuple[tuple[str, int, int, int], ...]
 
 
@@ -51,15 +52,17 @@ class Reloader:
     Args:
         config: Names them.
         load: Makes a detector from a bundle; called on a thread of its own.
-        engine: Warms it up.
+        engines: Warm it up.
         versions: Where it is put.
         metrics: What is counted.
     """
 
-    def __init__(self, config: ServerConfig, load: Load, engine: Engine, versions: Versions, metrics: Metrics) -> None:
+    def __init__(
+        self, config: ServerConfig, load: Load, engines: Engines, versions: Versions, metrics: Metrics
+    ) -> None:
         self._config = config
         self._load = load
-        self._engine = engine
+        self._engines = engines
         self._versions = versions
         self._metrics = metrics
         self._paths = {Role.CURRENT: config.bundle or EMBEDDED}
@@ -121,7 +124,7 @@ class Reloader:
         log.info("loaded", extra={"role": role.value, "bundle": info.name, "version": info.version})
 
     async def _loaded(self, path: Path) -> Loaded:
-        return describe(await self._engine.warm_soon(lambda: self._load(path)), path.stem, self._config)
+        return describe(await self._engines.warm_soon(lambda device: self._load(path, device)), path.stem, self._config)
 
     def _changed(self, role: Role) -> bool:
         try:

@@ -46,7 +46,7 @@ def serving() -> Iterator[Serving]:
     async def start(detector: FakeDetector | None = None, **settings: Any) -> AsyncIterator[Served]:
         fake = detector or FakeDetector()
         defaults = {"port": 0, "metrics_port": None, "threads": 1, "decode_workers": 2, "max_batch": 8}
-        app = App(ServerConfig(**(defaults | settings)), lambda config: fake)
+        app = App(ServerConfig(**(defaults | settings)), lambda path, device: fake)
         try:
             await app.listen()
             await app.begin()

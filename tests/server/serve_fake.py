@@ -15,7 +15,7 @@ from server.app import run
 from server.config import load_config
 
 
-def broken(config: object) -> FakeDetector:
+def broken(path: Path, device: str) -> FakeDetector:
     raise BundleDamagedError("network.safetensors differs from its sha256")
 
 
@@ -34,4 +34,4 @@ class Gated(FakeDetector):
 
 if __name__ == "__main__":
     what, *arguments = sys.argv[1:]
-    sys.exit(run(load_config(arguments), broken if what == "broken" else lambda config: Gated(Path(what))))
+    sys.exit(run(load_config(arguments), broken if what == "broken" else lambda path, device: Gated(Path(what))))

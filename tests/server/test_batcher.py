@@ -21,7 +21,7 @@ IMAGE = torch.zeros(3, 2, 2)
 
 def warm(*, limit: int = 4, batch_s: float = 1e-6) -> Warm:
     """A batch of any size takes `batch_s`; the largest pays most."""
-    return Warm(FakeDetector(), Pace({limit: batch_s} if limit == 1 else {1: batch_s, limit: batch_s}))
+    return Warm((FakeDetector(),), Pace({limit: batch_s} if limit == 1 else {1: batch_s, limit: batch_s}))
 
 
 class Queue(Batcher):
@@ -75,7 +75,7 @@ async def test_a_batch_holds_works_of_one_detector():
 
 
 async def test_a_batch_stays_small_where_its_first_image_would_be_late():
-    queue = Queue(Warm(FakeDetector(), Pace({1: 1.0, 2: 1.1, 4: 1.3})))
+    queue = Queue(Warm((FakeDetector(),), Pace({1: 1.0, 2: 1.1, 4: 1.3})))
     urgent, others = queue.put(1.2), [queue.put(9.0) for _ in range(3)]
     assert queue.take() == [urgent, others[0]]
     assert queue.take() == others[1:]
@@ -108,6 +108,16 @@ async def test_the_running_batch_counts():
     with pytest.raises(QueueFullError):
         queue.admit(queue.served, 1.9)
     assert queue.admit(queue.served, 2.1)
+
+
+async def test_engines_share_what_waits():
+    queue = Queue(warm(limit=1, batch_s=1.0), engines=2)
+    for _ in range(4):
+        queue.put()
+    assert queue.admit(queue.served, 3.5, client="another", priority=LOW)  # the fifth of two engines: after 3 s
+    queue.take(0)
+    with pytest.raises(TooLateError):  # one engine is busy, the other is not yet: three wait before it
+        queue.admit(queue.served, 1.9, client="third", priority=LOW)
 
 
 async def test_a_deadline_that_no_server_could_meet_is_told_so():

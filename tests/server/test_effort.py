@@ -40,7 +40,7 @@ async def test_only_an_undecided_image_that_asked_is_looked_at_again(serving):
     assert [verdict.effort for verdict in (unasked, unsaid)] == [FAST, FAST]
     assert not unasked.attacked
     assert served.detector.second_looks == [[150]]
-    assert served.detector.threads == {"heatward-engine"}
+    assert served.detector.threads == {"heatward-engine-0"}
     assert {
         'heatward_verdicts_total{asked="thorough",got="thorough"} 2.0',
         'heatward_verdicts_total{asked="fast",got="fast"} 2.0',
@@ -76,7 +76,7 @@ async def test_every_item_of_a_batch_and_a_stream_has_its_own_effort(serving):
 async def test_a_deadline_too_short_for_a_second_look_is_answered_fast(serving):
     detector = FakeDetector(thorough=True)
     async with serving(detector) as served:
-        (second_looks,) = served.app.engine._second_looks.values()
+        (second_looks,) = served.app.engines._engines[0]._second_looks.values()
         second_looks._group_s = dict.fromkeys(range(1, 5), 60.0)  # as if it took a minute
         unary = await served.stub.Detect(thorough(150), timeout=30)
         items = iter([thorough(151, "short", timeout_ms=30_000), thorough(152, "long", timeout_ms=600_000)])
@@ -177,7 +177,7 @@ async def test_an_engine_that_dies_in_a_second_look_still_gives_the_fast_answers
 
         detector.reconsider = die
         assert (await served.stub.Detect(thorough(150))).effort == FAST
-        assert isinstance(await served.app.engine.stopped, SystemExit)
+        assert isinstance(await served.app.engines.stopped, SystemExit)
 
 
 async def test_drain_answers_what_waits_for_a_second_look(serving):
@@ -196,6 +196,6 @@ async def test_a_drain_without_time_answers_fast(serving):
         held = await hold_a_second_look(served)
         calls = [served.stub.Detect(thorough(151 + i)) for i in range(3)]
         await settle(lambda: served.app.batcher.queued == 3)
-        served.app.engine.hurry(0.0)
+        served.app.engines.hurry(0.0)
         served.detector.second_gate.set()
         assert [(await call).effort for call in (held, *calls)] == [THOROUGH, FAST, FAST, FAST]

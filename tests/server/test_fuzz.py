@@ -45,7 +45,7 @@ def call() -> Iterator[Call]:
 
         async def start() -> None:
             nonlocal app, channel
-            app = App(config, lambda config: fake_detector.FakeDetector())
+            app = App(config, lambda path, device: fake_detector.FakeDetector())
             await app.listen()
             await app.begin()
             channel = grpc.aio.insecure_channel(app.address)

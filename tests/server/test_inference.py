@@ -338,7 +338,7 @@ async def test_one_detector_answers_all_images_of_a_call_also_beside_a_canary():
     config = ServerConfig(
         port=0, metrics_port=None, threads=1, bundle=Path("a"), canary=Path("b"), canary_weight=0.5, max_batch=8
     )
-    app = App(config, lambda path: FakeDetector(name=path.name))
+    app = App(config, lambda path, device: FakeDetector(name=path.name))
     try:
         await app.listen()
         await app.begin()
@@ -368,7 +368,7 @@ async def test_one_detector_answers_all_images_of_a_call_also_beside_a_canary():
 
 
 async def test_ready_follows_health():
-    app = App(ServerConfig(port=0, metrics_port=None, threads=1), lambda path: FakeDetector())
+    app = App(ServerConfig(port=0, metrics_port=None, threads=1), lambda path, device: FakeDetector())
     try:
         await app.listen()
         async with grpc.aio.insecure_channel(app.address) as channel:

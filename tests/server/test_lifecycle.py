@@ -29,7 +29,7 @@ async def test_not_serving_until_warm_and_health_says_so():
     fake = FakeDetector()
     fake.gate.clear()
 
-    def load(config: ServerConfig) -> FakeDetector:
+    def load(path: Path, device: str) -> FakeDetector:
         fake.gate.wait(10)
         return fake
 
@@ -129,7 +129,7 @@ async def test_drain_answers_what_is_in_flight_and_refuses_the_rest(serving):
 async def test_a_second_server_on_the_port_is_an_error(serving):
     async with serving() as served:
         port = int(served.app.address.rpartition(":")[2])
-        second = App(ServerConfig(port=port, metrics_port=None), lambda config: FakeDetector())
+        second = App(ServerConfig(port=port, metrics_port=None), lambda path, device: FakeDetector())
         with pytest.raises(OSError, match=f"127.0.0.1:{port}"):
             await second.listen()
         await second.close()
@@ -137,7 +137,7 @@ async def test_a_second_server_on_the_port_is_an_error(serving):
 
 async def test_a_dead_engine_ends_the_server_with_1(capsys: pytest.CaptureFixture[str]):
     fake = FakeDetector()
-    ended = asyncio.create_task(serve(ServerConfig(port=0, metrics_port=None), lambda config: fake))
+    ended = asyncio.create_task(serve(ServerConfig(port=0, metrics_port=None), lambda path, device: fake))
     ready = ""
     while not ready:
         await asyncio.sleep(0.01)

@@ -104,7 +104,7 @@ async def test_effort_thorough_is_the_detectors_second_look(bundle: Path, tiny_i
     assert undecided
     expected = [verdict.p_value for verdict in detector.reconsider(image, verdicts[:1])] * len(undecided)
     pixels = (tiny_images.images[undecided] * 255).round().byte().permute(0, 2, 3, 1).numpy()
-    app = App(config_for(bundle, effort="thorough"), lambda config: detector)
+    app = App(config_for(bundle, effort="thorough"), lambda path, device: detector)
     try:
         await app.listen()
         await app.begin()

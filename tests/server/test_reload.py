@@ -45,7 +45,7 @@ class Shop:
         fresh.write_text(letter)
         return fresh.replace(path)
 
-    def load(self, path: Path) -> FakeDetector:
+    def load(self, path: Path, device: str) -> FakeDetector:
         letter = path.read_text()
         if letter == "!":
             raise BundleDamagedError("network.safetensors differs from its sha256")

@@ -44,7 +44,7 @@ class Bench(FakeDetector):
     def admit(self, label: int, expires_s: float) -> Answer | None:
         image = torch.full((3, SIZE, SIZE), label / 255)
         answer_to = asyncio.get_running_loop().create_future()
-        work = Work(Warm(self, Pace({1: 0.0})), expires_s, answer_to, True, image=image)
+        work = Work(Warm((self,), Pace({1: 0.0})), expires_s, answer_to, True, image=image)
         answer = self.looks.admit(work, Answer(self.detect(image[None])[0], 0.0, 0.1, 1))
         if answer is None:
             self.last = work

@@ -206,7 +206,7 @@ async def test_what_waits_is_detected_together(serving):
     assert [verdict.predicted.index for verdict in verdicts] == [1, *range(100, 120)]
     assert [len(batch) for batch in served.detector.batches] == [1, 8, 8, 4]
     assert verdicts[5].timings.batch_size == 8
-    assert served.detector.threads == {"heatward-engine"}
+    assert served.detector.threads == {"heatward-engine-0"}
 
 
 async def test_one_failing_image_fails_alone(serving):
@@ -282,7 +282,7 @@ async def test_dead_engine_fails_what_waits_and_is_reported(serving):
             with pytest.raises(grpc.aio.AioRpcError) as caught:
                 await call
             assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
-        assert isinstance(await served.app.engine.stopped, SystemExit)
+        assert isinstance(await served.app.engines.stopped, SystemExit)
 
 
 # ---- streams --------------------------------------------------------------------------------------------------------

@@ -47,7 +47,7 @@ async def test_a_server_says_ready_when_it_serves_and_stopping_when_it_drains(
         listener.bind(str(tmp_path / "notify"))
         listener.settimeout(20)
         monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
-        server = asyncio.create_task(serve(ServerConfig(port=0, metrics_port=None), lambda config: fake))
+        server = asyncio.create_task(serve(ServerConfig(port=0, metrics_port=None), lambda path, device: fake))
         states = await asyncio.to_thread(received, listener)
         assert states[0] == "READY=1"
         assert states[1].startswith("STATUS=serving on 127.0.0.1:")

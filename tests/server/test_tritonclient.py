@@ -44,7 +44,7 @@ async def test_tritonclient_and_heatward_in_one_process_hear_the_same(python: Pa
     attacked = attack_images(ATTACKS["PGD 8/255"], detector.classifier, clean, origin, seed=0, batch_size=1)
     images = torch.cat([clean, attacked]).permute(0, 2, 3, 1).contiguous().numpy()
     np.save(tmp_path / "images.npy", images)
-    app = App(ServerConfig(port=0, metrics_port=None, threads=1, device="cpu"), lambda path: detector)
+    app = App(ServerConfig(port=0, metrics_port=None, threads=1, device="cpu"), lambda path, device: detector)
     try:
         await app.listen()
         await app.begin()

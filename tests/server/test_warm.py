@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+import torch
 from fake_detector import FakeDetector
 from torch import Tensor
 
@@ -17,10 +18,9 @@ def sizes(detector: FakeDetector) -> set[int]:
 
 def test_every_size_is_judged_before_anyone_asks():
     detector = FakeDetector()
-    warm = warm_up(detector, 12, goal_s=60.0)
+    pace = warm_up(detector, 12, goal_s=60.0)
     assert sizes(detector) == {1, 2, 4, 8, 12}
-    assert warm.detector is detector
-    assert 1 <= warm.pace.limit <= 12
+    assert 1 <= pace.limit <= 12
 
 
 def test_sizes_that_take_longer_than_the_goal_are_not_tried():
@@ -30,6 +30,16 @@ def test_sizes_that_take_longer_than_the_goal_are_not_tried():
             return super().detect(images)
 
     detector = Slow()
-    warm = warm_up(detector, 1024, goal_s=0.018)
+    pace = warm_up(detector, 1024, goal_s=0.018)
     assert max(sizes(detector)) == 4
-    assert warm.pace.limit <= 2
+    assert pace.limit <= 2
+
+
+def test_sizes_that_do_not_fit_into_memory_are_not_used():
+    class Small(FakeDetector):
+        def detect(self, images: Tensor) -> list[Verdict]:
+            if len(images) > 2:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return super().detect(images)
+
+    assert warm_up(Small(), 64, goal_s=60.0).limit == 2
