@@ -163,7 +163,7 @@ def main() -> int:
     if kind == "fifo":
         server.app.Batcher = Fifo  # type: ignore[attr-defined]
     cost = Cost(*map(float, arguments[:2]))
-    return server.app.run(load_config(arguments[2:]), lambda path: StandIn(cost))  # type: ignore[arg-type,return-value]
+    return server.app.run(load_config(arguments[2:]), lambda path, device: StandIn(cost))  # type: ignore[arg-type,return-value]
 
 
 if __name__ == "__main__":

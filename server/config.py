@@ -120,7 +120,7 @@ class ServerConfig(BaseSettings):
     max_batch: int = Field(32, ge=1, description="most images that the model sees at once")
     linger_ms: float = Field(0.0, ge=0, le=1000, description="how long an idle engine waits for a fuller batch")
     batch_goal_ms: float = Field(
-        250.0, gt=0, description="longest that a batch should take, but for one of a hundred; batches adapt to it"
+        500.0, gt=0, description="longest that a batch should take, but for one of a hundred; batches adapt to it"
     )
     queue_items: int = Field(512, ge=1, description="most images waiting; one more is refused with RESOURCE_EXHAUSTED")
     queue_bytes: int = Field(512 * MIB, ge=1, description="what they may weigh together, as sent and decoded")

@@ -24,6 +24,9 @@ from server.turns import HIGH, LOW, NORMAL
 __all__ = ["MAX_TOP_K", "Ask", "parse", "prepare"]
 
 EFFORTS: dict[int, Effort] = {pb.EFFORT_FAST: "fast", pb.EFFORT_THOROUGH: "thorough"}
+HEATMAPS, KNOWN_EFFORTS, KNOWN_PRIORITIES = (
+    frozenset(each.values()) for each in (pb.HeatmapFormat, pb.Effort, pb.Priority)
+)
 PRIORITIES = {pb.PRIORITY_LOW: LOW, pb.PRIORITY_HIGH: HIGH}
 
 MAX_TOP_K = 5
@@ -73,11 +76,11 @@ def parse(
             f"{path}options.false_positive_rate",
             f"{rate} is less than the detector's calibration can promise; the smallest rate is {smallest_rate:.3g}",
         )
-    if options.heatmap not in pb.HeatmapFormat.values():
+    if options.heatmap not in HEATMAPS:
         raise RequestError(f"{path}options.heatmap", f"unknown format {options.heatmap}")
-    if request.effort not in pb.Effort.values():
+    if request.effort not in KNOWN_EFFORTS:
         raise RequestError(f"{path}effort", f"unknown effort {request.effort}")
-    if request.priority not in pb.Priority.values():
+    if request.priority not in KNOWN_PRIORITIES:
         raise RequestError(f"{path}priority", f"unknown priority {request.priority}")
     field, read = _image(request.image, path)
     return Ask(

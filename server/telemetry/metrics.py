@@ -10,7 +10,7 @@ import re
 from asyncio import CancelledError
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
+from functools import lru_cache, partial
 
 from heatward.v1 import detection_pb2 as pb
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, start_http_server
@@ -79,6 +79,12 @@ class Metrics:
             "reloads_total", "What was loaded anew while serving: detector, certificates, tokens", "what", "outcome"
         )
         self._served = counter("version_images_total", "Images judged, by detector and verdict", "version", "verdict")
+        # Looking up a child by its labels takes as long as counting does.
+        self._image = lru_cache(256)(self._images.labels)
+        self._verdict = lru_cache(256)(self._verdicts.labels)
+        self._served_by = lru_cache(256)(self._served.labels)
+        self._request = lru_cache(256)(self._requests.labels)
+        self._request_of = lru_cache(256)(self._request_s.labels)
         self._version = ""
         self.drift = Drift(FEWEST_SCORES)
         gauge("drift_log10_e_value", "Evidence that traffic is unlike the calibration: from 2 on it is").set_function(
@@ -98,14 +104,14 @@ class Metrics:
         self._in_flight.set_function(in_flight)
 
     def call(self, method: str, code: str, seconds: float) -> None:
-        self._requests.labels(method, code).inc()
-        self._request_s.labels(method).observe(seconds)
+        self._request(method, code).inc()
+        self._request_of(method).observe(seconds)
 
     def image(self, verdict: pb.Verdict, asked: Effort) -> None:
         outcome = "attacked" if verdict.attacked else "clean"
-        self._images.labels(outcome).inc()
-        self._served.labels(verdict.detector_version, outcome).inc()
-        self._verdicts.labels(asked, "thorough" if verdict.effort == pb.EFFORT_THOROUGH else "fast").inc()
+        self._image(outcome).inc()
+        self._served_by(verdict.detector_version, outcome).inc()
+        self._verdict(asked, "thorough" if verdict.effort == pb.EFFORT_THOROUGH else "fast").inc()
         self._queue_s.observe(verdict.timings.queue_ms / 1e3)
         self._decode_s.observe(verdict.timings.decode_ms / 1e3)
         self._p_value.observe(verdict.p_value)
