@@ -32,6 +32,8 @@ __all__ = ["Answer", "Batcher", "Work"]
 
 EMPTY = torch.empty(0)
 PROBE_S = 1.0  # how often an idle engine tries what it should be too slow for
+MARGIN_S, MARGIN = 0.01, 0.04  # of the time left, for the way back to the caller
+ARRIVALS_S = 1.0  # the memory of the rate of arrivals
 STOPPED = "the engine has stopped: send the request to another server"
 _number = itertools.count()
 
@@ -102,6 +104,7 @@ class Batcher:
         self._held = self._bytes = 0
         self._busy_until_s = [-math.inf] * engines  # when the batch that each took last should end
         self._next_probe_s = -math.inf
+        self._arrivals, self._arrived_s = 0.0, clock()
         self._closed = False
 
     @property
@@ -204,13 +207,21 @@ class Batcher:
             )
         free_s = max(now_s, min(self._busy_until_s))
         engines = len(self._busy_until_s)
-        done_s = free_s + pace.finish_s(math.ceil((self._turns.ahead(work) + 1) / engines))
+        more = int(self._rate(now_s) * (free_s - now_s))  # they come until the batch begins, and make it longer
+        done_s = free_s + pace.finish_s(math.ceil((self._turns.ahead(work) + 1) / engines), more)
+        done_s += min(MARGIN_S, MARGIN * (work.expires_s - now_s))
         if done_s > work.expires_s and (self._held or free_s > now_s):
             raise TooLateError(
                 f"{self._held} images wait: this one would be {(done_s - work.expires_s) * 1e3:.0f} ms late; retry "
                 "later, allow more time, or start more servers",
                 retry_after_s=_soon(done_s - work.expires_s),
             )
+
+    def _rate(self, now_s: float) -> float:
+        """Images that asked to be let in, a second: a running mean, to which this one adds."""
+        rate = self._arrivals * math.exp((self._arrived_s - now_s) / ARRIVALS_S)
+        self._arrivals, self._arrived_s = rate + 1 / ARRIVALS_S, now_s
+        return rate
 
     def _displace(self, newcomer: Work) -> None:
         """Takes a place from the client that holds the most; raises where that is the newcomer's own."""

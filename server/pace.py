@@ -19,7 +19,6 @@ from statistics import median
 __all__ = ["Pace"]
 
 RECENT = 64  # batches that a size remembers
-FIRST = 20  # as many as profiled count from the start: one pause of the machine is no 95th percentile
 CHEAP = 1.05  # a size costs "about" the least an image within this factor
 UP, DOWN = 0.0025, 0.75  # of the limit, for a batch in time and for one over the goal
 
@@ -36,7 +35,7 @@ class Pace:
         self._sizes = sorted(profile)
         self._profile = [profile[size] for size in self._sizes]
         self._goal_s = goal_s
-        self._recent: dict[int, deque[float]] = {size: deque([1.0] * FIRST, RECENT) for size in self._sizes}
+        self._recent: dict[int, deque[float]] = {size: deque([1.0], RECENT) for size in self._sizes}
         self._usual = dict.fromkeys(self._sizes, 1.0)
         self._slow = dict.fromkeys(self._sizes, 1.0)
         costs = {size: seconds / size for size, seconds in profile.items() if seconds <= goal_s or size == 1}
@@ -59,7 +58,7 @@ class Pace:
         size = self._size(images)
         recent = self._recent[size]
         recent.append(seconds / max(self._profiled_s(images), 1e-9))
-        ordered = sorted(recent)
+        ordered = sorted(recent)[:-1]  # without the slowest: one pause of the machine says nothing of the next batch
         self._usual[size], self._slow[size] = median(ordered), ordered[math.ceil(0.95 * len(ordered)) - 1]
         if seconds > self._goal_s:
             self._limit = max(1.0, DOWN * min(self._limit, images))
@@ -79,10 +78,10 @@ class Pace:
         """Seconds within which 95 of 100 batches of this size end."""
         return self._profiled_s(images) * self._slow[self._size(images)]
 
-    def finish_s(self, images: int) -> float:
-        """Seconds until so many images are done, 95 times of 100."""
+    def finish_s(self, images: int, more: int = 0) -> float:
+        """Seconds until so many images are done, 95 times of 100, where so many more may join their last batch."""
         before, last = divmod(images - 1, self.limit)
-        return before * self.usual_s(self.limit) + self.slow_s(last + 1)
+        return before * self.usual_s(self.limit) + self.slow_s(min(last + 1 + more, self.limit))
 
     def _size(self, images: int) -> int:
         return self._sizes[min(bisect_left(self._sizes, images), len(self._sizes) - 1)]

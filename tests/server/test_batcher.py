@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from typing import Any
 
@@ -85,9 +86,9 @@ async def test_what_would_be_late_is_refused_at_once_with_a_time_to_come_back():
     queue = Queue(warm(limit=2, batch_s=1.0))
     for _ in range(4):
         queue.put(2.4)
-    with pytest.raises(TooLateError, match="4 images wait: this one would be 500 ms late") as caught:
+    with pytest.raises(TooLateError, match="4 images wait: this one would be 510 ms late") as caught:
         queue.admit(queue.served, 2.5)
-    assert caught.value.retry_after_s == pytest.approx(0.5)
+    assert caught.value.retry_after_s == pytest.approx(0.51)
     assert queue.pending == 4
 
 
@@ -98,6 +99,18 @@ async def test_a_soon_deadline_counts_only_what_goes_before_it():
     assert queue.admit(queue.served, 1.5)
     with pytest.raises(QueueFullError):
         queue.admit(queue.served, 1.6)
+
+
+async def test_who_will_join_the_batch_counts():
+    queue = Queue(Warm((FakeDetector(),), Pace({1: 1.0, 8: 4.0})))
+    queue.put()
+    queue.take()
+    assert queue.admit(queue.served, 2.5)  # alone: done after 1 + 1 s
+    for _ in range(50):
+        with contextlib.suppress(TooLateError):
+            queue.leave(queue.admit(queue.served, 2.5))
+    with pytest.raises(TooLateError):  # among so many: 1 + 4 s
+        queue.admit(queue.served, 4.5)
 
 
 async def test_the_running_batch_counts():
