@@ -31,8 +31,9 @@ import server.app
 from benchmarks.serving_measures import Cost
 from detector.calibration import Calibration
 from detector.detector import Verdict
-from server.batcher import Batcher, Work
+from server.batcher import Batcher
 from server.config import load_config
+from server.work import Work
 
 SIDE = 32
 _loads = count()

@@ -13,10 +13,10 @@ from heatward.v1 import detection_pb2 as pb
 
 from detector.calibration import Calibration
 from detector.detector import Detector
-from server.batcher import Answer
 from server.config import ServerConfig
 from server.requests import MAX_TOP_K, Ask
 from server.warm import Warm
+from server.work import Answer
 
 __all__ = ["Loaded", "describe", "to_verdict"]
 

@@ -12,64 +12,23 @@ that bounds the memory of waiting. Where places run out, the client that holds m
 from __future__ import annotations
 
 import asyncio
-import itertools
 import math
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
-import torch
 from torch import Tensor
 
-from detector.detector import Verdict
 from detector.errors import HeatwardError
-from server.errors import EngineStoppedError, ExpiredError, QueueFullError, TooLateError
+from server.admission import Admission, best_batch, soon
+from server.errors import EngineStoppedError, ExpiredError, QueueFullError
 from server.turns import NORMAL, Turns
 from server.warm import Warm
+from server.work import Answer, Work
 
-__all__ = ["Answer", "Batcher", "Work"]
+__all__ = ["STOPPED", "Batcher"]
 
-EMPTY = torch.empty(0)
-PROBE_S = 1.0  # how often an idle engine tries what it should be too slow for
-MARGIN_S, MARGIN = 0.01, 0.04  # of the time left, for the way back to the caller
-ARRIVALS_S = 1.0  # the memory of the rate of arrivals
 STOPPED = "the engine has stopped: send the request to another server"
-_number = itertools.count()
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """A verdict and where its time went, in seconds."""
-
-    verdict: Verdict
-    queue_s: float
-    compute_s: float
-    batch_size: int
-
-
-@dataclass(eq=False, slots=True)
-class Work:
-    """One image on its way to the engine. Times are of `time.monotonic`."""
-
-    warm: Warm
-    """The detector that judges it."""
-    expires_s: float
-    answer: asyncio.Future[Answer]
-    thorough: bool = False  # asked for a second look
-    client: str = ""
-    priority: int = NORMAL
-    size_bytes: int = 0
-    image: Tensor = EMPTY  # (3, H, W), once decoded
-    queued_s: float = 0.0
-    holds_place: bool = True
-    probe: bool = False  # computed though it should be late, to learn whether the engine is still that slow
-    number: int = field(default_factory=lambda: next(_number))  # in order of arrival
-
-    @property
-    def turn(self) -> tuple[float, int]:
-        """Among the works of one client and priority, the smallest goes first."""
-        return self.expires_s, self.number
 
 
 class Batcher:
@@ -103,8 +62,7 @@ class Batcher:
         self._turns: Turns[Work] = Turns()
         self._held = self._bytes = 0
         self._busy_until_s = [-math.inf] * engines  # when the batch that each took last should end
-        self._next_probe_s = -math.inf
-        self._arrivals, self._arrived_s = 0.0, clock()
+        self._admission = Admission(engines, clock())
         self._closed = False
 
     @property
@@ -140,7 +98,8 @@ class Batcher:
         with self._changed:
             if self._closed:
                 raise EngineStoppedError(STOPPED)
-            self._refuse_late(work)
+            free_s, ahead = min(self._busy_until_s), self._turns.ahead(work)
+            self._admission.check(work, self._clock(), free_s=free_s, ahead=ahead, held=self._held)
             while self._held >= self._capacity or (self._held and self._bytes + size_bytes > self._capacity_bytes):
                 self._displace(work)
             self._turns.reserve(work)
@@ -195,34 +154,6 @@ class Batcher:
             self._closed = True
             self._changed.notify_all()
 
-    def _refuse_late(self, work: Work) -> None:
-        now_s, pace = self._clock(), work.warm.pace
-        if not self._held and now_s + pace.usual_s(1) > work.expires_s:
-            if now_s >= self._next_probe_s:
-                self._next_probe_s = now_s + PROBE_S
-                work.probe = True
-                return
-            raise ExpiredError(
-                f"an image takes {pace.usual_s(1) * 1e3:.3g} ms here, more than the deadline leaves: allow more time"
-            )
-        free_s = max(now_s, min(self._busy_until_s))
-        engines = len(self._busy_until_s)
-        more = int(self._rate(now_s) * (free_s - now_s))  # they come until the batch begins, and make it longer
-        done_s = free_s + pace.finish_s(math.ceil((self._turns.ahead(work) + 1) / engines), more)
-        done_s += min(MARGIN_S, MARGIN * (work.expires_s - now_s))
-        if done_s > work.expires_s and (self._held or free_s > now_s):
-            raise TooLateError(
-                f"{self._held} images wait: this one would be {(done_s - work.expires_s) * 1e3:.0f} ms late; retry "
-                "later, allow more time, or start more servers",
-                retry_after_s=_soon(done_s - work.expires_s),
-            )
-
-    def _rate(self, now_s: float) -> float:
-        """Images that asked to be let in, a second: a running mean, to which this one adds."""
-        rate = self._arrivals * math.exp((self._arrived_s - now_s) / ARRIVALS_S)
-        self._arrivals, self._arrived_s = rate + 1 / ARRIVALS_S, now_s
-        return rate
-
     def _displace(self, newcomer: Work) -> None:
         """Takes a place from the client that holds the most; raises where that is the newcomer's own."""
         victim = self._turns.displaced_by(newcomer)
@@ -233,7 +164,7 @@ class Batcher:
     def _full(self, work: Work) -> QueueFullError:
         return QueueFullError(
             f"the queue is full: {self._held} images wait; retry later, or start more servers",
-            retry_after_s=_soon(work.warm.pace.finish_s(max(self._held, 1))),
+            retry_after_s=soon(work.warm.pace.finish_s(max(self._held, 1))),
         )
 
     def _is_full(self) -> bool:
@@ -251,7 +182,7 @@ class Batcher:
                 self._remove(work, "late", ExpiredError("it would be late, so it was not computed"))
             elif not waiting or waiting[0].warm is work.warm:
                 waiting.append(work)
-        batch = _best_batch(waiting, now_s)
+        batch = best_batch(waiting, now_s)
         for work in batch:
             self._remove(work)
         return batch
@@ -273,41 +204,7 @@ class Batcher:
             self._bytes -= work.size_bytes
 
 
-def _best_batch(waiting: list[Work], now_s: float) -> list[Work]:
-    """A run of works, in their order: the first as a rule, or the one that answers most a second.
-
-    The first works are passed over where they are so near their deadline that only a small batch would be in time, and
-    a much fuller one behind them would be late for their sake. Without this, a server with too much to do computes ever
-    smaller batches of works that are nearly late (early drop, Shen et al., "Nexus", 2019). Priorities are kept.
-    """
-    best: list[Work] = []
-    for first, leader in enumerate(waiting):
-        if leader.priority != waiting[0].priority:
-            break
-        pace, soonest_s, count = leader.warm.pace, math.inf, 0
-        for work in waiting[first : first + pace.limit]:
-            soonest_s = min(soonest_s, work.expires_s)
-            if count and now_s + pace.slow_s(count + 1) > soonest_s:
-                soonest_s = min(each.expires_s for each in waiting[first : first + count])
-                break
-            count += 1
-        better = not best or (
-            count / pace.usual_s(count) > len(best) / pace.usual_s(len(best))
-            and now_s + pace.slow_s(len(best)) + pace.slow_s(count) > soonest_s
-        )
-        if better:
-            best = waiting[first : first + count]
-        if count == pace.limit or first + count == len(waiting):
-            break
-    return best
-
-
 def _fail(work: Work, error: HeatwardError) -> None:
     if not work.answer.done():
         work.answer.set_exception(error)
         work.answer.exception()  # asked for here, so that asyncio does not warn where nobody waits
-
-
-def _soon(seconds: float) -> float:
-    """When to come back: not at once, and not after the reason has passed for long."""
-    return min(max(seconds, 0.05), 10.0)

@@ -24,10 +24,11 @@ from torch import Tensor
 
 from detector.detector import Detector, Verdict
 from detector.errors import HeatwardError
-from server.batcher import STOPPED, Answer, Batcher, Work
+from server.batcher import STOPPED, Batcher
 from server.errors import DetectionError, EngineStoppedError
 from server.second_look import SecondLooks
 from server.warm import Warm
+from server.work import Answer, Work
 
 __all__ = ["Engine", "detect_each"]
 

@@ -18,8 +18,8 @@ from dataclasses import dataclass, replace
 import torch
 
 from detector.detector import Detector, Verdict
-from server.batcher import Answer, Work
 from server.errors import DetectionError
+from server.work import Answer, Work
 
 __all__ = ["SecondLooks"]
 

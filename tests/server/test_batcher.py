@@ -11,11 +11,12 @@ import pytest
 import torch
 from fake_detector import FakeDetector
 
-from server.batcher import Batcher, Work
+from server.batcher import Batcher
 from server.errors import EngineStoppedError, ExpiredError, QueueFullError, TooLateError
 from server.pace import Pace
 from server.turns import HIGH, LOW, NORMAL
 from server.warm import Warm
+from server.work import Work
 
 IMAGE = torch.zeros(3, 2, 2)
 

@@ -12,10 +12,10 @@ from fake_detector import SIZE, FakeDetector
 from torch import Tensor
 
 from detector.detector import Verdict
-from server.batcher import Answer, Work
 from server.pace import Pace
 from server.second_look import SecondLooks
 from server.warm import Warm
+from server.work import Answer, Work
 
 
 class Bench(FakeDetector):
