@@ -15,7 +15,7 @@ from torch import Tensor
 from detector.detector import Verdict
 from detector.errors import BundleDamagedError
 from server.app import run
-from server.config import load_config
+from server.load import load_config
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests/server"))
 from fake_detector import FakeDetector

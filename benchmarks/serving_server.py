@@ -32,7 +32,7 @@ from benchmarks.serving_measures import Cost
 from detector.calibration import Calibration
 from detector.detector import Verdict
 from server.batcher import Batcher
-from server.config import load_config
+from server.load import load_config
 from server.work import Work
 
 SIDE = 32

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from detector.errors import ConfigError
-from server.config import load_config
+from server.load import load_config
 
 __all__ = ["serve"]
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from detector.detector import Verdict
 from detector.errors import BundleDamagedError
 from server.app import run
-from server.config import load_config
+from server.load import load_config
 
 
 def broken(path: Path, device: str) -> FakeDetector:

@@ -17,10 +17,10 @@ from heatward.v1 import detection_pb2 as pb
 from sample_requests import encoded, picture, png, status_of
 
 from detector.errors import ConfigError
-from server.config import load_config
 from server.errors import ServiceError
 from server.guard.findings import Finding, corrected
 from server.kserve.tensors import DTYPES, pack
+from server.load import load_config
 
 CLEAN, ATTACKED = 7, 240  # the fake detector's p-values of them: 0.965 and 0.005; it recovers class 1
 UNKNOWN_FIELD = b"\xba\x3e\x05hello"  # number 999, of a newer version of the protocol

@@ -6,7 +6,7 @@ import pytest
 
 from detector.errors import ConfigError
 from server.cli import serve
-from server.config import load_config
+from server.load import load_config
 
 
 def test_command_line_wins_over_environment_over_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -18,7 +18,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 from sample_requests import encoded, picture, raw
 
 from detector.errors import ConfigError
-from server.config import load_config
+from server.load import load_config
 from server.telemetry.exporter import open_traces
 from server.telemetry.otel import OtelTraces
 from server.telemetry.traces import UNTRACED, Traces
