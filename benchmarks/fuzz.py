@@ -221,7 +221,7 @@ async def run(arguments: argparse.Namespace) -> dict[str, object]:
         max_image_pixels=LIMITS.max_pixels,
     )
     fake_detector.CURSED = -1  # no image that makes it fail
-    app = App(config, lambda config: fake_detector.FakeDetector())  # type: ignore[arg-type,return-value]
+    app = App(config, lambda path, device: fake_detector.FakeDetector())  # type: ignore[arg-type,return-value]
     await app.listen()
     await app.begin()
     process, done, resident = psutil.Process(), 0, []
