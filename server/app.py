@@ -1,6 +1,6 @@
 """From a `ServerConfig` to a process that serves: assemble ─▶ load and warm up ─▶ SERVING ─▶ signal ─▶ drain ─▶ exit.
 
-The exit status says how it ended: 0 after a drain, 1 when the detector could not be loaded, a port was taken, the
+The exit status says how it ended: 0 after a drain, 1 when the detector could not be loaded, a port was taken, an
 engine died, or calls were still open when the grace was over.
 """
 
@@ -31,7 +31,7 @@ from server.access.tls import credentials
 from server.access.tokens import Tokens
 from server.admin import AdminService
 from server.batcher import Batcher
-from server.bundles.reload import Load, Reloader
+from server.bundles.reload import Load, Outcome, Reloader
 from server.bundles.versions import Versions
 from server.calls import Calls
 from server.config import ServerConfig
@@ -134,7 +134,7 @@ class App:
         self._versions = Versions(config.canary_weight if config.canary else 0.0)
         self.reloader = Reloader(config, load, self.engines, self._versions, self.metrics)
         self._judge = Judge(config, self._versions, self.batcher, self.metrics)
-        self._service = DetectionService(config, self._judge, self.calls)
+        self._service = DetectionService(config, self._versions, self._judge, self.calls)
         self._health = Health(self.metrics)
         inference = InferenceService(
             config, self._versions, self._judge, self.calls, lambda: self._health.ready, self._statistics
@@ -164,6 +164,7 @@ class App:
         self.address = ""
         self.metrics_address = ""
         self._watching: asyncio.Task[None] | None = None
+        self._reloading: asyncio.Future[list[Outcome]] | None = None  # kept, or it might be forgotten halfway
 
     def _on_batch(self, seconds: float, images: int) -> None:
         self.metrics.batch(seconds, images)

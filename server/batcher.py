@@ -179,7 +179,11 @@ class Batcher:
             elif now_s >= work.expires_s:
                 self._remove(work, "expired")  # whoever waits for it has a timer of its own
             elif not work.probe and now_s + work.warm.pace.usual_s(1) > work.expires_s:
-                self._remove(work, "late", ExpiredError("it would be late, so it was not computed"))
+                self._remove(
+                    work,
+                    "late",
+                    ExpiredError("it would be late, so it was not computed: allow more time, or start more servers"),
+                )
             elif not waiting or waiting[0].warm is work.warm:
                 waiting.append(work)
         batch = best_batch(waiting, now_s)

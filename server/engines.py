@@ -28,7 +28,7 @@ def devices_of(setting: Sequence[str]) -> list[str]:
     named = [device for name in setting for device in ((there or ["cpu"]) if name == "auto" else [name])]
     for device in named:
         if device not in ("cpu", *there) and not (device == "cuda" and there):
-            raise ConfigError(f"device = {device!r}: this machine has {', '.join(['cpu', *there])}")
+            raise ConfigError(f"device = {device!r}: this machine has {', '.join(['cpu', *there])}; name one of those")
     return named
 
 

@@ -15,6 +15,7 @@ from typing import ParamSpec, TypeVar
 import torch
 from heatward.v1 import detection_pb2 as pb
 
+from detector.errors import HeatwardError
 from server.answers import Loaded, to_verdict
 from server.batcher import Batcher
 from server.bundles.shadow import Shadow
@@ -53,19 +54,6 @@ class Judge:
         # A decode thread must not spread one image over the cores that the model computes on.
         self._pool = ThreadPoolExecutor(config.decode_workers, "heatward-decode", lambda: torch.set_num_threads(1))
 
-    @property
-    def loaded(self) -> Loaded:
-        """The detector that answers by default.
-
-        Raises:
-            NotReadyError: There is none yet.
-        """
-        return self._versions.current
-
-    def named(self, version: str) -> Loaded:
-        """The detector of that version, "" for the one that answers by default; errors as `Versions.named`."""
-        return self._versions.named(version)
-
     def close(self) -> None:
         self._shadow.close()
         self._pool.shutdown(cancel_futures=True)
@@ -87,7 +75,9 @@ class Judge:
             loaded = self._versions.choose(request.detector_version)
             verdict, asked = await self._walk(request, path, call, loaded)
         except (Exception, asyncio.CancelledError) as error:
-            code = "CANCELLED" if isinstance(error, asyncio.CancelledError) else getattr(error, "code", "INTERNAL")
+            code = error.code if isinstance(error, HeatwardError) else "INTERNAL"
+            if isinstance(error, asyncio.CancelledError):
+                code = "CANCELLED"
             self._metrics.failed_image(code, error)
             call.trace.failed_image(time.monotonic() - started_s, code)
             raise

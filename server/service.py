@@ -14,6 +14,7 @@ import grpc
 from heatward.v1 import detection_pb2 as pb
 from heatward.v1 import detection_pb2_grpc as pb_grpc
 
+from server.bundles.versions import Versions
 from server.calls import Call, Calls
 from server.config import ServerConfig
 from server.errors import NotReadyError, RequestError
@@ -30,12 +31,14 @@ class DetectionService(pb_grpc.DetectionServiceServicer):
 
     Args:
         config: Limits.
+        versions: The detectors.
         judge: Gives the verdicts.
         calls: Counts the calls.
     """
 
-    def __init__(self, config: ServerConfig, judge: Judge, calls: Calls) -> None:
+    def __init__(self, config: ServerConfig, versions: Versions, judge: Judge, calls: Calls) -> None:
         self._config = config
+        self._versions = versions
         self._judge = judge
         self._calls = calls
         self._readers: set[asyncio.Task[None]] = set()
@@ -58,7 +61,7 @@ class DetectionService(pb_grpc.DetectionServiceServicer):
     ) -> pb.DetectBatchResponse:
         results: list[pb.DetectResult] = []
         async with self._calls.call("DetectBatch", context) as call:
-            _ = self._judge.loaded
+            _ = self._versions.current
             count = len(request.requests)
             if not 1 <= count <= self._config.images_per_call:
                 raise RequestError("requests", f"between 1 and {self._config.images_per_call} images, but came {count}")
@@ -73,7 +76,7 @@ class DetectionService(pb_grpc.DetectionServiceServicer):
 
     async def DetectStream(self, requests: AsyncIterator[pb.DetectRequest], context: grpc.aio.ServicerContext) -> None:
         async with self._calls.call("DetectStream", context) as call:
-            _ = self._judge.loaded
+            _ = self._versions.current
             window = asyncio.Semaphore(self._config.in_flight_per_call)  # a full one stops the reading
             writing = asyncio.Lock()
             open_ids: set[str] = set()
@@ -108,7 +111,7 @@ class DetectionService(pb_grpc.DetectionServiceServicer):
     async def GetDetector(self, request: pb.GetDetectorRequest, context: grpc.aio.ServicerContext) -> pb.DetectorInfo:
         info = pb.DetectorInfo()
         async with self._calls.call("GetDetector", context):
-            info = self._judge.named(request.version).info
+            info = self._versions.named(request.version).info
         return info
 
     async def _result(

@@ -29,10 +29,9 @@ class Warm:
 
 
 def warm_up(detector: Detector, max_batch: int, goal_s: float) -> Pace:
-    """Judges grey images in batches of 1, 2, 4, …, `max_batch`, until one takes longer than `goal_s`
-    or more memory than there is.
+    """Judges grey images in batches of 1, 2, 4, …, `max_batch`, the first use untimed.
 
-    Runs on any thread; the first use is not timed.
+    It ends with a batch that takes longer than `goal_s`, or more memory than there is. Runs on any thread.
     """
     sizes = sorted({*(1 << power for power in range(max_batch.bit_length())), max_batch})
     profile: dict[int, float] = {}

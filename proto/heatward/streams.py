@@ -11,7 +11,7 @@ import asyncio
 import queue
 import threading
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import grpc
 import grpc.aio
@@ -25,7 +25,10 @@ from heatward.window import Window
 
 __all__ = ["MAX_IN_FLIGHT", "async_stream", "stream"]
 
+T = TypeVar("T")
+
 MAX_IN_FLIGHT = 64
+STATUS_LOST = "Internal error from Core"  # what grpc.aio says of a call that ended while a message was on its way
 
 
 def stream(
@@ -115,8 +118,8 @@ async def async_stream(
             while (answer := await answers.read()) is not grpc.aio.EOF:
                 arrivals.put_nowait(answer)
             arrivals.put_nowait(None)
-        except grpc.RpcError as error:
-            arrivals.put_nowait(error_from_rpc(error))
+        except grpc.aio.AioRpcError as error:
+            arrivals.put_nowait(error_from_rpc(await _status(error, call, timeout_s)))
 
     answers = call(requests())
     reader = asyncio.create_task(read())
@@ -141,10 +144,25 @@ async def async_stream(
         await asyncio.gather(reader, return_exceptions=True)
 
 
-async def _each(images: Iterable[ImageInput] | AsyncIterable[ImageInput]) -> AsyncIterator[ImageInput]:
-    if isinstance(images, AsyncIterable):
-        async for image in images:
-            yield image
+async def _status(
+    error: grpc.aio.AioRpcError, call: Callable[[AsyncIterator[pb.DetectRequest]], Any], timeout_s: float
+) -> grpc.aio.AioRpcError:
+    """The error, or where grpc.aio has lost the server's: what the server says of a stream without images."""
+    if error.details() == STATUS_LOST:
+        again = call(_each(()))
+        try:
+            await asyncio.wait_for(again.read(), timeout_s)
+        except TimeoutError:
+            again.cancel()
+        except grpc.aio.AioRpcError as told:
+            return told
+    return error
+
+
+async def _each(items: Iterable[T] | AsyncIterable[T]) -> AsyncIterator[T]:
+    if isinstance(items, AsyncIterable):
+        async for item in items:
+            yield item
     else:
-        for image in images:
-            yield image
+        for item in items:
+            yield item

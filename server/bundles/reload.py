@@ -78,8 +78,9 @@ class Reloader:
         Raises:
             HeatwardError: One cannot be loaded, or cannot promise the default false-positive rate.
         """
-        for role in self._paths:
-            await self._put(role)
+        async with self._one_at_a_time:
+            for role in self._paths:
+                await self._put(role)
 
     async def reload(self) -> list[Outcome]:
         """Loads what has changed since it was tried last; what cannot be loaded leaves the old one in its place."""
@@ -129,7 +130,7 @@ class Reloader:
     def _changed(self, role: Role) -> bool:
         try:
             return stamp(newest(self._paths[role])) != self._stamps.get(role)
-        except HeatwardError:  # gone, for now: what is loaded stays
+        except (HeatwardError, OSError):  # gone or closed to us, for now: what is loaded stays
             return False
 
     def _version(self, role: Role) -> str:

@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
+import grpc
 import heatward
 import pytest
 from fake_servicer import FakeServer
@@ -132,6 +133,13 @@ async def test_an_error_of_the_call_is_ours(server: FakeServer, kind: str) -> No
     server.detector.fail_first = 99
     with pytest.raises(heatward.DetectionError, match="UNAVAILABLE: not now"):
         await collect(kind, server.address, [b"image"])
+
+
+async def test_the_servers_status_reaches_a_client_that_was_still_sending(server: FakeServer) -> None:
+    server.detector.fail_first, server.detector.failure = 10**6, grpc.StatusCode.UNAUTHENTICATED
+    for _ in range(20):  # grpc.aio loses the status of most of them
+        with pytest.raises(heatward.DetectionError, match="UNAUTHENTICATED: not now"):
+            await collect("async", server.address, [bytes(10_000)] * 40)
 
 
 @both

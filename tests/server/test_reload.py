@@ -242,6 +242,29 @@ async def test_without_the_setting_there_is_no_admin(shop: Shop):
         assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
 
+async def test_a_reload_during_the_start_waits_for_it_and_loads_nothing_twice(shop: Shop):
+    app = App(ServerConfig(port=0, metrics_port=None, threads=1, bundle=shop.put("a", "a")), shop.load)
+    try:
+        await app.listen()
+        _, outcomes = await asyncio.gather(app.begin(), app.reloader.reload())
+        assert [outcome.changed for outcome in outcomes] == [False]
+        assert len(shop.made) == 1
+    finally:
+        await app.close()
+
+
+async def test_a_bundle_out_of_reach_leaves_the_old_one(shop: Shop, monkeypatch: pytest.MonkeyPatch):
+    shop.put("v1", "a")
+    async with serving(shop, bundle=shop.folder) as (_, channel):
+
+        def closed(path: Path) -> list[Path]:
+            raise PermissionError(13, "Permission denied")
+
+        monkeypatch.setattr(Path, "iterdir", closed)
+        assert [outcome.changed for outcome in await reload(channel)] == [False]
+        assert await version(channel) == "a" * 16
+
+
 async def test_sighup_reloads(shop: Shop):
     async with serving(shop, bundle=shop.put("a", "a")) as (app, channel):
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, app.reload_soon)

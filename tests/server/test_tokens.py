@@ -53,12 +53,13 @@ async def test_every_service_but_health_asks_for_a_token(serving, file: Path):
             assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
             assert why in caught.value.details() and "Bearer TOKEN" in caught.value.details()
         denied = grpc.StatusCode.UNAUTHENTICATED
-        assert await served.stub.DetectStream().code() is denied  # before it has sent a message
+        # Streams are refused before they have sent a message: grpc.aio may lose the status while one is on its way.
+        assert await served.stub.DetectStream().code() is denied
         assert await code(served.stub.GetDetector(pb.GetDetectorRequest())) is denied
         assert await code(served.channel.unary_unary("/inference.GRPCInferenceService/ServerLive")(b"")) is denied
         reflection = reflection_pb2_grpc.ServerReflectionStub(served.channel)
+        assert await reflection.ServerReflectionInfo().code() is denied
         ask = reflection_pb2.ServerReflectionRequest(list_services="")
-        assert await reflection.ServerReflectionInfo(iter([ask])).code() is denied
         assert [answer async for answer in reflection.ServerReflectionInfo(iter([ask]), **bearer(ALICE))]
         health = health_pb2_grpc.HealthStub(served.channel)
         assert (await health.Check(health_pb2.HealthCheckRequest())).status == health_pb2.HealthCheckResponse.SERVING
