@@ -15,9 +15,7 @@ import asyncio
 import math
 import threading
 import time
-from collections.abc import Callable
-
-from torch import Tensor
+from collections.abc import Callable, Sequence
 
 from detector.errors import HeatwardError
 from server.admission import Admission, best_batch, soon
@@ -107,22 +105,29 @@ class Batcher:
             self._bytes += size_bytes
         return work
 
-    def enqueue(self, work: Work, image: Tensor) -> None:
-        """Queues admitted work with its decoded image (3, H, W).
-
-        Raises:
-            EngineStoppedError: The queue was closed while the image was decoded.
-        """
-        work.image = image
-        work.queued_s = self._clock()
+    def enqueue(self, works: Sequence[Work]) -> None:
+        """Queues admitted works, now that they have their images. Call it from any thread."""
         with self._changed:
-            if self._closed:
-                raise EngineStoppedError(STOPPED)
-            self._turns.add(work)
-            self._changed.notify()
+            now_s = self._clock()
+            for work in works if not self._closed else ():
+                work.queued_s = now_s
+                self._turns.add(work)
+            self._changed.notify(len(works))
+            closed = self._closed
+        for work in works if closed else ():
+            self.fail(work, EngineStoppedError(STOPPED))
+
+    def fail(self, work: Work, error: Exception) -> None:
+        """Ends admitted work that will not be queued. Call it from any thread."""
+        with self._changed:
+            self._free(work)
+        work.answer.get_loop().call_soon_threadsafe(_fail, work, error)
 
     def leave(self, work: Work) -> None:
-        """Gives back the place of work that nobody waits for any more; harmless where the engine has taken it."""
+        """Gives back the place of work that nobody waits for any more; harmless where it is done."""
+        work.answer.cancel()
+        if not work.holds_place:
+            return
         with self._changed:
             if self._turns.remove(work):
                 self._on_drop("expired" if self._clock() >= work.expires_s else "cancelled")
@@ -208,7 +213,7 @@ class Batcher:
             self._bytes -= work.size_bytes
 
 
-def _fail(work: Work, error: HeatwardError) -> None:
+def _fail(work: Work, error: Exception) -> None:
     if not work.answer.done():
         work.answer.set_exception(error)
         work.answer.exception()  # asked for here, so that asyncio does not warn where nobody waits

@@ -7,7 +7,7 @@ HeatwardError
     ├── MessageSizeError          RESOURCE_EXHAUSTED   a compressed message is too large once inflated
     ├── ExhaustedError            RESOURCE_EXHAUSTED   not now; says when to come back
     │   ├── QueueFullError                             no room for another image
-    │   └── QuotaError                                 the caller's images a second are used up
+    │   ├── QuotaError                                 the caller's images a second are used up
     │   └── TooLateError          RESOURCE_EXHAUSTED   too much waits: the image would be done too late
     ├── ExpiredError              DEADLINE_EXCEEDED    the deadline passed before the answer was there
     ├── ModelNotFoundError        NOT_FOUND            no model of this name

@@ -40,6 +40,10 @@ class Ask:
     request_id: str
     field: str
     """Path of the image in the request."""
+    image_bytes: int
+    """As it came."""
+    raw_size: tuple[int, int] | None
+    """(H, W) of raw pixels."""
     read: Callable[[ImageLimits], NDArray[np.uint8]]
     """Gives (H, W, 3) pixels."""
     false_positive_rate: float
@@ -82,10 +86,12 @@ def parse(
         raise RequestError(f"{path}effort", f"unknown effort {request.effort}")
     if request.priority not in KNOWN_PRIORITIES:
         raise RequestError(f"{path}priority", f"unknown priority {request.priority}")
-    field, read = _image(request.image, path)
+    field, image_bytes, raw_size, read = _image(request.image, path)
     return Ask(
         request.request_id,
         field,
+        image_bytes,
+        raw_size,
         read,
         rate,
         options.heatmap,
@@ -112,11 +118,13 @@ def prepare(ask: Ask, classifier: Classifier, limits: ImageLimits) -> tuple[Tens
     return image, time.monotonic() - started_s
 
 
-def _image(image: pb.Image, path: str) -> tuple[str, Callable[[ImageLimits], NDArray[np.uint8]]]:
+def _image(
+    image: pb.Image, path: str
+) -> tuple[str, int, tuple[int, int] | None, Callable[[ImageLimits], NDArray[np.uint8]]]:
     source = image.WhichOneof("source")
     if source == "encoded":
         data = image.encoded
-        return f"{path}image.encoded", lambda limits: decode(data, limits)
+        return f"{path}image.encoded", len(data), None, lambda limits: decode(data, limits)
     if source != "raw":
         raise RequestError(f"{path}image", "required: set encoded (a JPEG, PNG or WebP file) or raw")
     raw = image.raw
@@ -126,10 +134,15 @@ def _image(image: pb.Image, path: str) -> tuple[str, Callable[[ImageLimits], NDA
             raise RequestError(f"{path}image.raw.{name}", "at least 1 pixel, but came 0")
     if channels not in (1, 3):
         raise RequestError(f"{path}image.raw.channels", f"3 (RGB) or 1 (grey), but came {channels}")
-    if len(raw.data) != height * width * channels:
+    pixels = raw.data  # a copy
+    if len(pixels) != height * width * channels:
         raise RequestError(
             f"{path}image.raw.data",
-            f"{height} x {width} x {channels} takes {height * width * channels} bytes, but came {len(raw.data)}",
+            f"{height} x {width} x {channels} takes {height * width * channels} bytes, but came {len(pixels)}",
         )
-    pixels = raw.data
-    return f"{path}image.raw", lambda limits: from_raw(pixels, height, width, channels, limits)
+    return (
+        f"{path}image.raw",
+        len(pixels),
+        (height, width),
+        lambda limits: from_raw(pixels, height, width, channels, limits),
+    )

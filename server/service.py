@@ -1,7 +1,6 @@
 """`heatward.v1.DetectionService`: one image, many, or a stream of them.
 
-In a batch or a stream each image walks its road (`server.judge`) by itself, so that a bad one never harms its
-neighbours.
+In a batch or a stream each image has its own answer, so that a bad one never harms its neighbours.
 """
 
 from __future__ import annotations
@@ -59,20 +58,16 @@ class DetectionService(pb_grpc.DetectionServiceServicer):
     async def DetectBatch(
         self, request: pb.DetectBatchRequest, context: grpc.aio.ServicerContext
     ) -> pb.DetectBatchResponse:
-        results: list[pb.DetectResult] = []
+        response = pb.DetectBatchResponse()
         async with self._calls.call("DetectBatch", context) as call:
             _ = self._versions.current
             count = len(request.requests)
             if not 1 <= count <= self._config.images_per_call:
                 raise RequestError("requests", f"between 1 and {self._config.images_per_call} images, but came {count}")
-            window = asyncio.Semaphore(self._config.in_flight_per_call)
-
-            async def one(index: int, item: pb.DetectRequest) -> pb.DetectResult:
-                async with window:
-                    return await self._result(item, f"requests[{index}].", call)
-
-            results = await asyncio.gather(*(one(index, item) for index, item in enumerate(request.requests)))
-        return pb.DetectBatchResponse(results=results)
+            items = [(f"requests[{index}].", item) for index, item in enumerate(request.requests)]
+            results = await self._judge.verdicts(items, call)
+            response.results.extend(self._result(*each, call) for each in zip(request.requests, results, strict=True))
+        return response
 
     async def DetectStream(self, requests: AsyncIterator[pb.DetectRequest], context: grpc.aio.ServicerContext) -> None:
         async with self._calls.call("DetectStream", context) as call:
@@ -84,7 +79,8 @@ class DetectionService(pb_grpc.DetectionServiceServicer):
             async def one(request: pb.DetectRequest, fault: RequestError | None) -> None:
                 request_id = request.request_id
                 try:
-                    result = await self._result(request, "", call, fault)
+                    outcome = fault or (await self._judge.verdicts([("", request)], call))[0]
+                    result = self._result(request, outcome, call)
                     del request  # whoever does not read the answer must not have us keep the image
                     async with writing:
                         await context.write(result)
@@ -114,22 +110,14 @@ class DetectionService(pb_grpc.DetectionServiceServicer):
             info = self._versions.named(request.version).info
         return info
 
-    async def _result(
-        self, request: pb.DetectRequest, path: str, call: Call, fault: RequestError | None = None
-    ) -> pb.DetectResult:
+    def _result(self, request: pb.DetectRequest, outcome: pb.Verdict | Exception, call: Call) -> pb.DetectResult:
         """One item of a batch or a stream: its verdict, or why it has none."""
-        result = pb.DetectResult(request_id=request.request_id)
-        try:
-            if fault is not None:
-                raise fault
-            result.verdict.CopyFrom(await self._judge.verdict(request, path, call))
-        except Exception as error:
-            result.status.CopyFrom(to_status(error, request.request_id or call.request_id))
-            log.info(
-                "an image was not answered",
-                extra={"request_id": request.request_id or call.request_id, "code": code_name(result.status)},
-            )
-        return result
+        if isinstance(outcome, pb.Verdict):
+            return pb.DetectResult(request_id=request.request_id, verdict=outcome)
+        request_id = request.request_id or call.request_id
+        status = to_status(outcome, request_id)
+        log.info("an image was not answered", extra={"request_id": request_id, "code": code_name(status)})
+        return pb.DetectResult(request_id=request.request_id, status=status)
 
 
 def _id_fault(request_id: str, open_ids: set[str]) -> RequestError | None:

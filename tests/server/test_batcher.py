@@ -35,7 +35,8 @@ class Queue(Batcher):
 
     def put(self, expires_s: float = 60.0, **settings: Any) -> Work:
         work = self.admit(settings.pop("warm", self.served), expires_s, **settings)
-        self.enqueue(work, IMAGE)
+        work.image = IMAGE
+        self.enqueue([work])
         return work
 
 
@@ -250,8 +251,9 @@ async def test_closed_hands_out_the_rest_and_takes_no_more():
     late = queue.admit(queue.served, 60.0)
     works = [queue.put()]
     queue.close()
+    queue.enqueue([late])
     with pytest.raises(EngineStoppedError):
-        queue.enqueue(late, IMAGE)
+        await late.answer
     with pytest.raises(EngineStoppedError):
         queue.admit(queue.served, 60.0)
     assert queue.take() == works

@@ -10,6 +10,7 @@ import grpc
 import pytest
 from heatward.v1 import detection_pb2 as pb
 from sample_requests import encoded, picture, png, raw
+from test_service import settle
 
 from server.telemetry.logs import JsonFormatter, about
 
@@ -62,6 +63,7 @@ async def test_every_line_of_a_call_has_its_ids_and_nothing_of_its_image_or_toke
         await served.stub.DetectBatch(pb.DetectBatchRequest(requests=requests), metadata=METADATA)
         with pytest.raises(grpc.aio.AioRpcError):
             await served.stub.Detect(encoded(broken, "id-4"), metadata=METADATA)
+        await settle(lambda: '"id-4"' in written.getvalue())  # written once the answer has gone
         text = written.getvalue()[begun:]
     lines = [json.loads(line) for line in text.splitlines()]
     assert len(lines) >= 5
