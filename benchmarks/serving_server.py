@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import AsyncIterator
 from itertools import count
+from typing import Any
 
 import grpc
 import numpy as np
@@ -31,6 +32,7 @@ import server.app
 from benchmarks.serving_measures import Cost
 from detector.calibration import Calibration
 from detector.detector import Verdict
+from server.admission import Admission
 from server.batcher import Batcher
 from server.load import load_config
 from server.work import Work
@@ -78,11 +80,19 @@ class StandIn:
         return False
 
 
+class Everyone(Admission):
+    """Lets everyone in."""
+
+    def check(self, work: Work, now_s: float, *, free_s: float, ahead: int, held: int) -> None:
+        pass
+
+
 class Fifo(Batcher):
     """Takes everything and computes everything, in the order of arrival, late or not."""
 
-    def _refuse_late(self, work: Work) -> None:
-        pass
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self._admission = Everyone(1, 0.0)
 
     def _pop(self, now_s: float) -> list[Work]:
         waiting = sorted(self._turns, key=lambda work: work.number)
