@@ -138,20 +138,21 @@ class Detector:
             NonFiniteLogitsError: The classifier answered NaN or infinity.
         """
         evidence = self.extractor(images.to(self.classifier.device))
-        scores, origin = (t.cpu() for t in score(self.networks, evidence))
-        p_values = self.calibration.p_value(scores)
-        probabilities, labels = evidence.logits.softmax(1).topk(min(TOP, self.classifier.num_classes))
-        heatmaps = evidence.maps[:, 0, 0].cpu().numpy()  # candidate 0 is the prediction
+        scores, origin = (each.cpu() for each in score(self.networks, evidence))  # whole: each copy waits for the GPU
+        probabilities, labels = evidence.logits.cpu().softmax(1).topk(min(TOP, self.classifier.num_classes))
         order = origin.argsort(1, descending=True)
-        candidates = evidence.candidates.cpu().gather(1, order)
+        top = _pairs(labels, probabilities)
+        recovered = _pairs(evidence.candidates.cpu().gather(1, order), origin.gather(1, order))
+        attack_scores, p_values = scores.tolist(), self.calibration.p_value(scores).tolist()
+        heatmaps = evidence.maps[:, 0, 0].cpu().numpy()  # candidate 0 is the prediction
         return [
             Verdict(
-                label=int(labels[i, 0]),
-                probability=float(probabilities[i, 0]),
-                top=_pairs(labels[i], probabilities[i]),
-                attack_score=float(scores[i]),
-                p_value=float(p_values[i]),
-                recovered=_pairs(candidates[i], origin[i, order[i]]),
+                label=top[i][0][0],
+                probability=top[i][0][1],
+                top=top[i],
+                attack_score=attack_scores[i],
+                p_value=p_values[i],
+                recovered=recovered[i],
                 heatmap=heatmaps[i].astype(np.float32),
             )
             for i in range(len(images))
@@ -198,8 +199,10 @@ class Detector:
             self.detect(torch.full((size, 3, *self.classifier.input_size), 0.5))
 
 
-def _pairs(labels: Tensor, values: Tensor) -> tuple[tuple[int, float], ...]:
-    return tuple(zip(labels.tolist(), values.tolist(), strict=True))
+def _pairs(labels: Tensor, values: Tensor) -> list[tuple[tuple[int, float], ...]]:
+    """(B, K) and (B, K) → for each image, K labels with their values."""
+    rows = zip(labels.tolist(), values.tolist(), strict=True)
+    return [tuple(zip(indices, shares, strict=True)) for indices, shares in rows]
 
 
 def _match(role: str, loaded: Classifier, fingerprint: str) -> None:

@@ -39,6 +39,7 @@ class Messages(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc ships 
     def __init__(self, max_bytes: int, calls: Calls) -> None:
         self._max_bytes = max_bytes
         self._calls = calls
+        self._made: dict[str, tuple[grpc.RpcMethodHandler, grpc.RpcMethodHandler]] = {}  # by method: what of what
 
     async def intercept_service(
         self,
@@ -46,10 +47,15 @@ class Messages(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc ships 
         handler_call_details: grpc.HandlerCallDetails,
     ) -> grpc.RpcMethodHandler | None:
         handler = await continuation(handler_call_details)
+        path = handler_call_details.method
         if handler is None:
             return handler
+        if path not in self._made or self._made[path][0] is not handler:
+            self._made[path] = handler, self._reading(handler, path.rpartition("/")[2])
+        return self._made[path][1]
+
+    def _reading(self, handler: grpc.RpcMethodHandler, method: str) -> grpc.RpcMethodHandler:
         parse = handler.request_deserializer or bytes
-        method = handler_call_details.method.rpartition("/")[2]
 
         async def read(data: bytes) -> Any:
             if data.startswith(COMPRESSED):  # on another thread: the longest takes a good part of a second

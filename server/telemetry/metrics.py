@@ -81,6 +81,8 @@ class Metrics:
         self._served = counter("version_images_total", "Images judged, by detector and verdict", "version", "verdict")
         # Looking up a child by its labels takes as long as counting does.
         self._image = lru_cache(256)(self._images.labels)
+        self._failure = lru_cache(256)(self._failed.labels)
+        self._drop = lru_cache(256)(self._dropped.labels)
         self._verdict = lru_cache(256)(self._verdicts.labels)
         self._served_by = lru_cache(256)(self._served.labels)
         self._request = lru_cache(256)(self._requests.labels)
@@ -119,9 +121,9 @@ class Metrics:
             self.drift.observe(verdict.p_value)
 
     def failed_image(self, code: str, error: BaseException | None = None) -> None:
-        self._images.labels(code).inc()
+        self._image(code).inc()
         if error is not None:
-            self._failed.labels(_reason(error)).inc()
+            self._failure(_reason(type(error).__name__) if isinstance(error, KNOWN) else "defect").inc()
 
     def shadowed(self, outcomes: Sequence[str]) -> None:
         for outcome in outcomes:
@@ -131,7 +133,7 @@ class Metrics:
         self._guarded.labels(policy, outcome).inc()
 
     def dropped(self, reason: str) -> None:
-        self._dropped.labels(reason).inc()
+        self._drop(reason).inc()
 
     def batch(self, seconds: float, images: int) -> None:
         self._compute_s.observe(seconds)
@@ -187,7 +189,7 @@ class Metrics:
             thread.join()
 
 
-def _reason(error: BaseException) -> str:
+@lru_cache(256)
+def _reason(kind: str) -> str:
     """QueueFullError → queue_full: as many reasons as there are kinds of errors."""
-    name = type(error).__name__.removesuffix("Error")
-    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower() if isinstance(error, KNOWN) else "defect"
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", kind.removesuffix("Error")).lower()
