@@ -120,6 +120,7 @@ class App:
             lambda number: Engine(
                 self.batcher,
                 number,
+                device=devices[number],
                 threads=config.threads,
                 thorough_batch=config.thorough_batch,
                 thorough_queue=config.thorough_queue,

@@ -27,6 +27,7 @@ from detector.errors import HeatwardError
 from server.batcher import STOPPED, Batcher
 from server.errors import DetectionError, EngineStoppedError
 from server.second_look import SecondLooks
+from server.staging import Staging
 from server.warm import Warm
 from server.work import Answer, Work
 
@@ -41,6 +42,7 @@ class Engine(threading.Thread):
     Args:
         batcher: Where the work comes from.
         number: Of this engine, from 0: its place in `Warm.detectors`.
+        device: Where its detectors compute.
         threads: Torch threads of the model on the CPU.
         thorough_batch: Most images in one second look.
         thorough_queue: Most images waiting for one, of each detector; 0: there are none.
@@ -53,6 +55,7 @@ class Engine(threading.Thread):
         batcher: Batcher,
         number: int = 0,
         *,
+        device: str = "cpu",
         threads: int,
         thorough_batch: int = 4,
         thorough_queue: int = 64,
@@ -62,6 +65,7 @@ class Engine(threading.Thread):
         super().__init__(name=f"heatward-engine-{number}", daemon=True)
         self._batcher = batcher
         self._number = number
+        self._staging = Staging(device)
         self._threads = threads
         self._thorough_batch = thorough_batch
         self._thorough_queue = thorough_queue
@@ -99,15 +103,16 @@ class Engine(threading.Thread):
         looking: list[SecondLooks] = []  # those that works wait for
         try:
             torch.set_num_threads(self._threads)
-            while (taken := self._batcher.take(self._number, wait=not looking)) or looking:
-                if taken:
-                    second_looks = self._second_looks[taken[0].warm]
-                    self._answer(taken, second_looks)
-                    if second_looks not in looking:
-                        looking.append(second_looks)
-                for each in looking:
-                    each.turn()
-                looking = [each for each in looking if each]
+            with self._staging.stream():
+                while (taken := self._batcher.take(self._number, wait=not looking)) or looking:
+                    if taken:
+                        second_looks = self._second_looks[taken[0].warm]
+                        self._answer(taken, second_looks)
+                        if second_looks not in looking:
+                            looking.append(second_looks)
+                    for each in looking:
+                        each.turn()
+                    looking = [each for each in looking if each]
         except BaseException as error:
             cause = error
             for each in looking:
@@ -118,7 +123,7 @@ class Engine(threading.Thread):
     def _answer(self, batch: list[Work], second_looks: SecondLooks) -> None:
         detector, pace = batch[0].warm.detectors[self._number], batch[0].warm.pace
         started_s = time.monotonic()
-        outcomes = detect_each(detector, [work.image for work in batch], pace.out_of_memory)
+        outcomes = detect_each(detector, [work.image for work in batch], self._staging.batch, pace.out_of_memory)
         compute_s = time.monotonic() - started_s
         pace.observe(compute_s, len(batch))
         self._on_batch(compute_s, len(batch))
@@ -143,20 +148,24 @@ class Engine(threading.Thread):
 
 
 def detect_each(
-    detector: Detector, images: Sequence[Tensor], on_out_of_memory: Callable[[int], None] = lambda images: None
+    detector: Detector,
+    images: Sequence[Tensor],
+    batch: Callable[[Sequence[Tensor]], Tensor],
+    on_out_of_memory: Callable[[int], None],
 ) -> list[Verdict | HeatwardError]:
     """Detects a batch; whatever fails is halved until the image at fault stands alone.
 
     Args:
         detector: Judges (B, 3, H, W).
         images: B images (3, H, W).
+        batch: Makes one of the other.
         on_out_of_memory: Told how many images were too many for the accelerator's memory.
 
     Returns:
         B verdicts, or the error of the image in that place.
     """
     try:
-        verdicts = detector.detect(torch.stack(list(images)))
+        verdicts = detector.detect(batch(images))
         if len(verdicts) != len(images):
             raise DetectionError(f"the detector gave {len(verdicts)} verdicts for {len(images)} images")
         return list(verdicts)
@@ -171,7 +180,7 @@ def detect_each(
     return [
         outcome
         for half in (images[:middle], images[middle:])
-        for outcome in detect_each(detector, half, on_out_of_memory)
+        for outcome in detect_each(detector, half, batch, on_out_of_memory)
     ]
 
 

@@ -1,0 +1,49 @@
+"""Images on the host → **a batch on the engine's device**, in a stream of its own.
+
+For a GPU a batch is put together in page-locked memory, from which a copy need not wait (NVIDIA, "CUDA C++ Best
+Practices Guide", on asynchronous transfers). The stream keeps what an engine computes apart from a detector that is
+loaded and warmed up beside it. On the CPU this is `torch.stack`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor
+
+__all__ = ["Staging"]
+
+
+class Staging:
+    """Of one engine; only its thread may use it.
+
+    Args:
+        device: "cpu", "cuda:1", …
+    """
+
+    def __init__(self, device: str) -> None:
+        self._device = torch.device(device)
+        self._locked = torch.empty(0)
+
+    def stream(self) -> AbstractContextManager[object]:
+        """Within it, this thread computes on the device in a stream of its own."""
+        if self._device.type != "cuda":
+            return nullcontext()
+        return torch.cuda.stream(torch.cuda.Stream(self._device))  # type: ignore[no-untyped-call]
+
+    def batch(self, images: Sequence[Tensor]) -> Tensor:
+        """Images (3, H, W) → (B, 3, H, W) on the device.
+
+        The page-locked memory is used again by the next batch: until then this one must have been computed. `detect`
+        ends with copies to the host, which wait for that.
+        """
+        if self._device.type != "cuda":
+            return torch.stack(list(images))
+        shape = (len(images), *images[0].shape)
+        if self._locked.shape[0] < shape[0] or self._locked.shape[1:] != shape[1:]:
+            self._locked = torch.empty(shape, pin_memory=True)
+        staged = self._locked[: shape[0]]
+        torch.stack(list(images), out=staged)
+        return staged.to(self._device, non_blocking=True)
