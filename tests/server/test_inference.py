@@ -24,6 +24,7 @@ from sample_requests import fields_at_fault, picture, png, raw, status_of
 
 from server.app import App
 from server.config import ServerConfig
+from server.kserve.inputs import images as images_of
 from server.kserve.tensors import pack, unpack
 
 SERVICE = "inference.GRPCInferenceService"
@@ -121,6 +122,14 @@ async def test_typed_contents_are_answered_with_typed_contents(serving):
     assert values(one, "label") == [3, 250]
     for name in USUAL:
         assert values(one, name) == values(other, name)
+
+
+def test_typed_pixels_are_read_in_pieces_and_belong_to_their_images():
+    pictures = np.random.default_rng(0).integers(0, 256, (3, 200, 201, 3), np.uint8)  # larger than a piece
+    contents = pb.InferTensorContents(uint_contents=pictures.ravel().tolist())
+    found = images_of(pb.ModelInferRequest(inputs=[tensor("image", "UINT8", pictures.shape, contents=contents)]), 9)
+    assert found.slow
+    assert [found.at(index).raw.data for index in range(3)] == [picture.tobytes() for picture in pictures]
 
 
 async def test_files_raw_and_typed_also_with_a_dimension_of_one(serving):
