@@ -82,6 +82,7 @@ class Batcher:
         client: str = "",
         priority: int = NORMAL,
         size_bytes: int = 0,
+        request_id: str = "",
     ) -> Work:
         """Takes a place for an image that is about to be decoded. Call it on the event loop.
 
@@ -92,7 +93,7 @@ class Batcher:
             EngineStoppedError: The queue is closed.
         """
         answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        work = Work(warm, expires_s, answer, thorough, client, priority, size_bytes)
+        work = Work(warm, expires_s, answer, thorough, client, priority, size_bytes, request_id)
         with self._changed:
             if self._closed:
                 raise EngineStoppedError(STOPPED)

@@ -123,7 +123,7 @@ class Engine(threading.Thread):
     def _answer(self, batch: list[Work], second_looks: SecondLooks) -> None:
         detector, pace = batch[0].warm.detectors[self._number], batch[0].warm.pace
         started_s = time.monotonic()
-        outcomes = detect_each(detector, [work.image for work in batch], self._staging.batch, pace.out_of_memory)
+        outcomes = detect_each(detector, batch, self._staging.batch, pace.out_of_memory)
         compute_s = time.monotonic() - started_s
         pace.observe(compute_s, len(batch))
         self._on_batch(compute_s, len(batch))
@@ -149,7 +149,7 @@ class Engine(threading.Thread):
 
 def detect_each(
     detector: Detector,
-    images: Sequence[Tensor],
+    works: Sequence[Work],
     batch: Callable[[Sequence[Tensor]], Tensor],
     on_out_of_memory: Callable[[int], None],
 ) -> list[Verdict | HeatwardError]:
@@ -157,37 +157,38 @@ def detect_each(
 
     Args:
         detector: Judges (B, 3, H, W).
-        images: B images (3, H, W).
-        batch: Makes one of the other.
+        works: B of them, with images (3, H, W).
+        batch: Makes one batch of images.
         on_out_of_memory: Told how many images were too many for the accelerator's memory.
 
     Returns:
         B verdicts, or the error of the image in that place.
     """
     try:
-        verdicts = detector.detect(batch(images))
-        if len(verdicts) != len(images):
-            raise DetectionError(f"the detector gave {len(verdicts)} verdicts for {len(images)} images")
+        verdicts = detector.detect(batch([work.image for work in works]))
+        if len(verdicts) != len(works):
+            raise DetectionError(f"the detector gave {len(verdicts)} verdicts for {len(works)} images")
         return list(verdicts)
     except Exception as error:
         if isinstance(error, torch.OutOfMemoryError):
-            on_out_of_memory(len(images))
+            on_out_of_memory(len(works))
             torch.cuda.empty_cache()
-        if len(images) == 1:
-            return [_as_ours(error)]
-        log.warning("a batch failed and is halved", extra={"batch_size": len(images), "error": repr(error)})
-    middle = len(images) // 2
+        if len(works) == 1:
+            return [_as_ours(error, works[0])]
+        ids = [work.request_id for work in works]
+        log.warning("a batch failed and is halved", extra={"request_ids": ids, "error": repr(error)})
+    middle = len(works) // 2
     return [
         outcome
-        for half in (images[:middle], images[middle:])
+        for half in (works[:middle], works[middle:])
         for outcome in detect_each(detector, half, batch, on_out_of_memory)
     ]
 
 
-def _as_ours(error: Exception) -> HeatwardError:
+def _as_ours(error: Exception, work: Work) -> HeatwardError:
     if isinstance(error, HeatwardError):
         return error
-    log.error("the detector failed on an image", exc_info=error)
+    log.error("the detector failed on an image", exc_info=error, extra={"request_id": work.request_id})
     return DetectionError("the detector failed on this image; the server's log says why")
 
 

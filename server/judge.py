@@ -166,6 +166,7 @@ class Judge:
             client=call.client,
             priority=ask.priority,
             size_bytes=ask.image_bytes + loaded.image_bytes,
+            request_id=ask.request_id or call.request_id,
         )
         return _Trip(place, request, ask, loaded, work, arrived_s)
 

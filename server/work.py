@@ -42,6 +42,7 @@ class Work:
     client: str = ""
     priority: int = NORMAL
     size_bytes: int = 0
+    request_id: str = ""
     image: Tensor = EMPTY  # (3, H, W), once decoded
     queued_s: float = 0.0
     holds_place: bool = True

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 
 import grpc
+import pytest
 import torch
-from fake_detector import FakeDetector
+from fake_detector import CURSED, FakeDetector
+from heatward.v1 import detection_pb2 as pb
 from sample_requests import picture, raw
 from test_service import occupy, settle
 from torch import Tensor
@@ -54,3 +56,12 @@ async def test_an_image_too_large_for_the_memory_fails_and_the_engine_goes_on(se
             assert answer.code() is grpc.StatusCode.INTERNAL
         served.detector.room = 8
         assert (await served.stub.Detect(raw(picture(7)))).predicted.index == 7
+
+
+async def test_the_log_names_the_image_at_fault(serving, caplog: pytest.LogCaptureFixture):
+    async with serving() as served:
+        requests = [raw(picture(label), f"id-{label}") for label in (7, CURSED, 8)]
+        answer = await served.stub.DetectBatch(pb.DetectBatchRequest(requests=requests))
+    assert [result.HasField("status") for result in answer.results] == [False, True, False]
+    (line,) = (record for record in caplog.records if record.message == "the detector failed on an image")
+    assert vars(line)["request_id"] == f"id-{CURSED}"
