@@ -107,14 +107,14 @@ class Batcher:
         return work
 
     def enqueue(self, works: Sequence[Work]) -> None:
-        """Queues admitted works, now that they have their images. Call it from any thread."""
+        """Queues admitted works, now that they have their images, but for those that left. Call it from any thread."""
         with self._changed:
-            now_s = self._clock()
-            for work in works if not self._closed else ():
-                work.queued_s = now_s
-                self._turns.add(work)
+            now_s, closed = self._clock(), self._closed
+            for work in works:
+                if work.holds_place and not closed:
+                    work.queued_s = now_s
+                    self._turns.add(work)
             self._changed.notify(len(works))
-            closed = self._closed
         for work in works if closed else ():
             self.fail(work, EngineStoppedError(STOPPED))
 

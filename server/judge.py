@@ -198,6 +198,8 @@ class Judge:
     def _enqueue(self, trips: Sequence[_Trip]) -> None:
         works = []
         for trip in trips:
+            if not trip.work.holds_place:  # nobody waits for it any more
+                continue
             try:
                 trip.work.image, trip.decode_s = prepare(trip.ask, trip.loaded.detector.classifier, self._limits)
                 works.append(trip.work)

@@ -188,6 +188,16 @@ async def test_a_place_is_held_while_decoding_and_given_back_once():
     assert queue.pending == 0
 
 
+async def test_who_left_while_its_image_was_decoded_is_not_queued():
+    queue = Queue()
+    gone, here = queue.admit(queue.served, 60.0), queue.put()
+    queue.leave(gone)
+    queue.enqueue([gone])
+    assert (queue.pending, queue.queued) == (1, 1)
+    assert queue.take() == [here]
+    assert gone.answer.cancelled()
+
+
 async def test_bytes_are_bounded_but_one_image_is_always_let_in():
     queue = Queue(capacity_bytes=100)
     large = queue.put(size_bytes=500)

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import asyncio
 import io
+import threading
+from typing import Any
 
 import grpc
 import numpy as np
@@ -11,6 +13,8 @@ from google.rpc import code_pb2, error_details_pb2
 from heatward.v1 import detection_pb2 as pb
 from PIL import Image
 from sample_requests import encoded, fields_at_fault, picture, png, raw, status_of
+
+from server.requests import Ask, prepare
 
 # ---- one image ------------------------------------------------------------------------------------------------------
 
@@ -338,6 +342,29 @@ async def test_cancelled_stream_leaves_nothing_behind(serving):
         served.detector.gate.set()
         await first
     assert served.detector.batches == [[1]]
+
+
+async def test_what_nobody_waits_for_is_not_decoded(serving, monkeypatch: pytest.MonkeyPatch):
+    decoded: list[str] = []
+    gate = threading.Event()
+
+    def slow(ask: Ask, classifier: Any, limits: Any) -> Any:
+        decoded.append(ask.request_id)
+        gate.wait(10)
+        return prepare(ask, classifier, limits)
+
+    monkeypatch.setattr("server.judge.prepare", slow)
+    async with serving(decode_workers=1) as served:
+        first = served.stub.Detect(encoded(png(picture(1)), "first"))
+        await settle(lambda: decoded == ["first"])
+        left = served.stub.Detect(encoded(png(picture(2)), "left"))
+        await settle(lambda: served.app.batcher.pending == 2)
+        left.cancel()
+        await settle(lambda: served.app.batcher.pending == 1)
+        gate.set()
+        assert (await first).predicted.index == 1
+        assert (await served.stub.Detect(encoded(png(picture(3)), "last"))).predicted.index == 3
+    assert decoded == ["first", "last"]
 
 
 async def test_detector_that_answers_too_few_is_an_error_not_a_mix_up(serving):
