@@ -10,8 +10,9 @@ import asyncio
 import itertools
 import random
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import grpc
 from google.rpc import code_pb2
@@ -19,6 +20,8 @@ from heatward.inference import grpc_service_pb2 as v2
 from heatward.inference import grpc_service_pb2_grpc as v2_grpc
 from heatward.v1 import detection_pb2 as pb
 from heatward.v1 import detection_pb2_grpc as pb_grpc
+
+T = TypeVar("T")
 
 LOAD = frozenset({"OK", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED"})
 """What a good image may be answered with while there is too much to do."""
@@ -32,7 +35,14 @@ RENAMED = {
     "Internal error from Core": "OVER",
 }
 
+NOTHING = "NOTHING"
+"""OK without a message: gRPC's own, now and then, where a deadline passes as the answer arrives."""
+
 Answer = tuple[str, str, int]  # request id, code, label
+
+
+class NoMessage(Exception):
+    """A call ended well, with nothing."""
 
 
 @dataclass
@@ -68,6 +78,8 @@ class Ledger:
             ended = RENAMED.get(error.details() or "", error.code().name)
             if ended not in allowed:
                 self.violations[f"{kind}: {ended}: {error.details()}"[:300]] += 1
+        except NoMessage:
+            ended = NOTHING
         except asyncio.CancelledError:  # only calls are cancelled here, never the tasks that wait for them
             ended = "CANCELLED"
         except TimeoutError:
@@ -140,8 +152,8 @@ class Caller:
         call = self.stub.Detect(requests[0], metadata=self.metadata, timeout=timeout_s)
 
         async def answers() -> AsyncIterator[Answer]:
-            if (verdict := await call) is not None:  # None: OK without a message
-                yield verdict.request_id, "OK", verdict.predicted.index
+            verdict = await _message(call)
+            yield verdict.request_id, "OK", verdict.predicted.index
 
         await self._follow(kind, expected, call, answers(), timeout_s, **how)
 
@@ -152,7 +164,7 @@ class Caller:
         )
 
         async def answers() -> AsyncIterator[Answer]:
-            for result in getattr(await call, "results", ()):
+            for result in (await _message(call)).results:
                 yield _item(result)
 
         await self._follow(kind, expected, call, answers(), timeout_s, **how)
@@ -178,8 +190,7 @@ class Caller:
         call = self.infer_stub.ModelInfer(request, metadata=self.metadata, timeout=timeout_s)
 
         async def answers() -> AsyncIterator[Answer]:
-            if (response := await call) is None:
-                return
+            response = await _message(call)
             (labels,) = (output.contents.int_contents for output in response.outputs if output.name == "label")
             for place, label in enumerate(labels):
                 yield f"{response.id}.{place}", "OK", label
@@ -224,6 +235,13 @@ class Caller:
             yield "bytes", "OK", 0
 
         await self._follow("bytes", {"bytes": 0}, call, answers(), 5, allowed=BAD | {"NOT_FOUND", "UNIMPLEMENTED"})
+
+
+async def _message(call: Awaitable[T]) -> T:
+    message = await call
+    if message is None:
+        raise NoMessage
+    return message
 
 
 def _item(result: pb.DetectResult) -> Answer:

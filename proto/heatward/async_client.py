@@ -12,7 +12,7 @@ import grpc
 import grpc.aio
 
 from heatward.base import BaseClient
-from heatward.errors import raised_as_detection_error
+from heatward.errors import arrived, raised_as_detection_error
 from heatward.health import CHECK, encode_request, is_serving
 from heatward.images import ImageInput
 from heatward.messages import HeatmapChoice, detect_request, detect_template, detector_info, result, verdict
@@ -55,10 +55,12 @@ class AsyncClient(BaseClient):
         request = detect_request(image, detect_template(false_positive_rate, heatmap, top_k, effort))
         with self._guarded():
             if self._hedge is None:
-                return verdict(await self._stub.Detect(request, **self._arguments(timeout_s)))
+                return verdict(arrived(await self._stub.Detect(request, **self._arguments(timeout_s))))
             return verdict(
-                await self._hedge.call_async(
-                    lambda left_s: self._stub.Detect(request, **self._arguments(left_s)), self._budget_s(timeout_s)
+                arrived(
+                    await self._hedge.call_async(
+                        lambda left_s: self._stub.Detect(request, **self._arguments(left_s)), self._budget_s(timeout_s)
+                    )
                 )
             )
 
@@ -77,7 +79,7 @@ class AsyncClient(BaseClient):
         batch = pb.DetectBatchRequest(requests=[detect_request(image, template) for image in images])
         with self._guarded():
             response = await self._stub.DetectBatch(batch, **self._arguments(timeout_s))
-        return [result(item) for item in response.results]
+        return [result(item) for item in arrived(response).results]
 
     def detect_stream(
         self,
@@ -102,7 +104,9 @@ class AsyncClient(BaseClient):
     async def describe(self, *, timeout_s: float | None = None) -> DetectorInfo:
         """As `Client.describe`."""
         with self._guarded():
-            return detector_info(await self._stub.GetDetector(pb.GetDetectorRequest(), **self._arguments(timeout_s)))
+            return detector_info(
+                arrived(await self._stub.GetDetector(pb.GetDetectorRequest(), **self._arguments(timeout_s)))
+            )
 
     async def health(self, service: str = "", *, timeout_s: float | None = None) -> bool:
         """As `Client.health`."""

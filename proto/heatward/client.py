@@ -12,7 +12,7 @@ from types import TracebackType
 import grpc
 
 from heatward.base import BaseClient
-from heatward.errors import raised_as_detection_error
+from heatward.errors import arrived, raised_as_detection_error
 from heatward.health import CHECK, encode_request, is_serving
 from heatward.images import ImageInput
 from heatward.messages import HeatmapChoice, detect_request, detect_template, detector_info, result, verdict
@@ -92,11 +92,13 @@ class Client(BaseClient):
         request = detect_request(image, detect_template(false_positive_rate, heatmap, top_k, effort))
         with self._guarded():
             if self._hedge is None:
-                return verdict(self._stub.Detect(request, **self._arguments(timeout_s)))
+                return verdict(arrived(self._stub.Detect(request, **self._arguments(timeout_s))))
             return verdict(
-                self._hedge.call(
-                    lambda left_s: self._stub.Detect.future(request, **self._arguments(left_s)),
-                    self._budget_s(timeout_s),
+                arrived(
+                    self._hedge.call(
+                        lambda left_s: self._stub.Detect.future(request, **self._arguments(left_s)),
+                        self._budget_s(timeout_s),
+                    )
                 )
             )
 
@@ -118,7 +120,7 @@ class Client(BaseClient):
         batch = pb.DetectBatchRequest(requests=[detect_request(image, template) for image in images])
         with self._guarded():
             response = self._stub.DetectBatch(batch, **self._arguments(timeout_s))
-        return [result(item) for item in response.results]
+        return [result(item) for item in arrived(response).results]
 
     def detect_stream(
         self,
@@ -147,7 +149,7 @@ class Client(BaseClient):
     def describe(self, *, timeout_s: float | None = None) -> DetectorInfo:
         """What the server has loaded."""
         with self._guarded():
-            return detector_info(self._stub.GetDetector(pb.GetDetectorRequest(), **self._arguments(timeout_s)))
+            return detector_info(arrived(self._stub.GetDetector(pb.GetDetectorRequest(), **self._arguments(timeout_s))))
 
     def health(self, service: str = "", *, timeout_s: float | None = None) -> bool:
         """True when the server (or one service of it) answers requests, False while it starts or drains.

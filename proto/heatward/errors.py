@@ -9,14 +9,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TypeVar
 
 import grpc
 from google.protobuf.message import DecodeError
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 
-__all__ = ["DetectionError", "Violation", "error_from_rpc", "raised_as_detection_error", "status_parts"]
+__all__ = ["DetectionError", "Violation", "arrived", "error_from_rpc", "raised_as_detection_error", "status_parts"]
 
 DETAILS_KEY = "grpc-status-details-bin"
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -87,6 +90,17 @@ def error_from_rpc(error: grpc.RpcError) -> DetectionError:
             break  # a proxy's idea of details; code and message still stand
         return DetectionError(name, message, violations, retry_after_s)
     return DetectionError(name, message)
+
+
+def arrived(response: T | None) -> T:
+    """The message of a call that ended well; gRPC may have none where the deadline passes as it arrives.
+
+    Raises:
+        DetectionError: There is none.
+    """
+    if response is None:
+        raise DetectionError("DEADLINE_EXCEEDED", "the deadline passed while the answer arrived")
+    return response
 
 
 @contextmanager

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import fake_servicer
 import grpc
@@ -201,3 +202,14 @@ def test_garbled_details_do_not_hide_the_error() -> None:
     from heatward.errors import error_from_rpc
 
     assert str(error_from_rpc(Garbled())) == "INTERNAL: broken"
+
+
+@pytest.mark.parametrize("call", [lambda c: c.detect(b""), lambda c: c.detect_batch([b""]), lambda c: c.describe()])
+def test_ok_without_a_message_is_an_error_of_ours(
+    server: FakeServer, monkeypatch: pytest.MonkeyPatch, call: Callable[[heatward.Client], Any]
+) -> None:
+    with heatward.Client(server.address) as client:
+        for method in ("Detect", "DetectBatch", "GetDetector"):
+            monkeypatch.setattr(client._stub, method, lambda request, **arguments: None)
+        with pytest.raises(heatward.DetectionError, match="while the answer arrived"):
+            call(client)
