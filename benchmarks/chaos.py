@@ -198,7 +198,9 @@ async def calm(chaos: Chaos, start: Numbers, third: Numbers, files: Counter[str]
         await shape(8, f"after the chaos, {shape.__name__}", 20.0, allowed=frozenset({"OK"}))
     found += clean.violations
     await asyncio.sleep(QUIET_S)
-    end = server.numbers()
+    until_s = time.monotonic() + CALM_S
+    while (end := server.numbers()).files > start.files and time.monotonic() < until_s:  # what stays is a leak
+        await asyncio.sleep(1)
     print(f"end: {end}; at a third: {third}", flush=True)
     if end.rss_mib > third.rss_mib * (1 + GROWTH) + SLACK_MIB:
         found.append(f"memory grew from {third.rss_mib:.0f} to {end.rss_mib:.0f} MiB after the first third")
