@@ -31,7 +31,7 @@ from benchmarks.chaos_server import Bundles, Numbers, Server
 from benchmarks.chaos_wire import TROUBLES, Wire
 from benchmarks.flood import encode, photographs, spoiled
 
-CALM_S, QUIET_S = 20.0, 5.0
+CALM_S, QUIET_S = 40.0, 5.0  # longer than it takes to find a connection dead: keepalive-s and 20 s more
 GROWTH = 0.15
 """Of memory, from the end of the first third to the calm at the end. Floods lift it at first: what the allocator has
 had from the system it keeps, and later floods are no larger. A leak goes on."""
@@ -51,6 +51,7 @@ SETTINGS = {
     "default-deadline-s": 10,
     "max-message-bytes": 2**22,
     "watch-s": 0.5,
+    "keepalive-s": 10,
 }
 TOKENS = {"steady": "steady-token-0123456789", "flood": "flood-token-0123456789", "slow": "slow-token-0123456789"}
 QUOTA = {"slow": " 50"}
