@@ -35,9 +35,6 @@ RENAMED = {
     "Internal error from Core": "OVER",
 }
 
-NOTHING = "NOTHING"
-"""OK without a message: gRPC's own, now and then, where a deadline passes as the answer arrives."""
-
 Answer = tuple[str, str, int]  # request id, code, label
 
 
@@ -79,7 +76,7 @@ class Ledger:
             if ended not in allowed:
                 self.violations[f"{kind}: {ended}: {error.details()}"[:300]] += 1
         except NoMessage:
-            ended = NOTHING
+            ended = "NO MESSAGE"  # with OK, seen once; nowhere allowed
         except asyncio.CancelledError:  # only calls are cancelled here, never the tasks that wait for them
             ended = "CANCELLED"
         except TimeoutError:

@@ -26,6 +26,7 @@ from benchmarks.serving_processes import drive, serving
 from detector.bundle import EMBEDDED
 from detector.detector import Detector
 from detector.images import decode
+from server.config import ServerConfig
 from server.pace import Pace
 from server.warm import warm_up
 
@@ -34,7 +35,8 @@ __all__ = ["PARTS", "Row"]
 CPU = Cost(0.005, 0.008)  # batches save little, as on a CPU
 GPU = Cost(0.150, 0.002)  # a batch takes hardly longer than an image, as on an accelerator
 FREE = Cost(0.0, 0.0)
-MAX_BATCH, BATCH_GOAL_S = 32, 0.25  # the server's defaults
+MAX_BATCH: int = ServerConfig.model_fields["max_batch"].default
+BATCH_GOAL_S: float = ServerConfig.model_fields["batch_goal_ms"].default / 1e3
 DEADLINE_S = 0.25
 MANY = 64  # calls at once
 LAX_MS = 60_000  # a goal for a batch that never binds

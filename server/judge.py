@@ -2,7 +2,7 @@
 
 DetectRequest ─▶ validate ─▶ a place in the queue ─▶ decode (thread pool) ─▶ batcher ⇄ engine ─▶ Verdict
 
-Images of one call walk side by side in one task, so that many cost hardly more than their own work.
+Images of one call walk side by side in one task, so that a call of many costs less than as many calls.
 """
 
 from __future__ import annotations

@@ -78,8 +78,8 @@ class AsyncClient(BaseClient):
         template = detect_template(false_positive_rate, heatmap, top_k, effort)
         batch = pb.DetectBatchRequest(requests=[detect_request(image, template) for image in images])
         with self._guarded():
-            response = await self._stub.DetectBatch(batch, **self._arguments(timeout_s))
-        return [result(item) for item in arrived(response).results]
+            response = arrived(await self._stub.DetectBatch(batch, **self._arguments(timeout_s)))
+        return [result(item) for item in response.results]
 
     def detect_stream(
         self,

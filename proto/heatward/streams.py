@@ -152,10 +152,12 @@ async def _status(
         again = call(_each(()))
         try:
             await asyncio.wait_for(again.read(), timeout_s)
-        except TimeoutError:
-            again.cancel()
         except grpc.aio.AioRpcError as told:
             return told
+        except TimeoutError:
+            pass
+        finally:
+            again.cancel()
     return error
 
 

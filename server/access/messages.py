@@ -39,7 +39,8 @@ class Messages(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc ships 
     def __init__(self, max_bytes: int, calls: Calls) -> None:
         self._max_bytes = max_bytes
         self._calls = calls
-        self._made: dict[str, tuple[grpc.RpcMethodHandler, grpc.RpcMethodHandler]] = {}  # by method: what of what
+        # By path: a handler, and the one that reads for it.
+        self._made: dict[str, tuple[grpc.RpcMethodHandler, grpc.RpcMethodHandler]] = {}
 
     async def intercept_service(
         self,

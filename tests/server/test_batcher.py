@@ -293,7 +293,7 @@ async def test_expired_work_alone_does_not_end_the_engine():
 
 @pytest.mark.parametrize("priority", [NORMAL, HIGH])
 async def test_a_nearly_late_work_is_passed_over_for_a_full_batch_but_not_for_a_lower_priority(priority: int):
-    queue = Queue(Warm(FakeDetector(), Pace({1: 1.0, 2: 1.3, 4: 1.6})))
+    queue = Queue(Warm((FakeDetector(),), Pace({1: 1.0, 2: 1.3, 4: 1.6})))
     late, full = queue.put(2.3, priority=priority), [queue.put(3.0) for _ in range(4)]
     queue.now_s = 1.2  # in time alone, or the four together
     assert queue.take() == (full if priority == NORMAL else [late])

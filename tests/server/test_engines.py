@@ -75,7 +75,7 @@ def test_a_device_that_is_not_there_is_named_with_those_that_are(monkeypatch: py
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     assert devices_of(("auto",)) == ["cuda:0", "cuda:1"]
     assert devices_of(("cuda:1", "cpu")) == ["cuda:1", "cpu"]
-    with pytest.raises(ConfigError, match="device = 'cuda:2': this machine has cpu, cuda:0, cuda:1"):
+    with pytest.raises(ConfigError, match="device = 'cuda:2': this machine has cpu, cuda:0, cuda:1; name one of those"):
         devices_of(("cuda:2",))
     monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
     assert devices_of(("auto",)) == ["cpu"]
