@@ -2,20 +2,19 @@
 
 DetectRequest ─▶ validate ─▶ a place in the queue ─▶ decode (thread pool) ─▶ batcher ⇄ engine ─▶ Verdict
 
-Images of one call walk side by side in one task, so that a call of many costs less than as many calls.
+An image on its way is a `Trip`, moved on by callbacks: a task for each would cost more than all that is done here.
 """
 
 from __future__ import annotations
 
 import asyncio
-import functools
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
-from dataclasses import dataclass
-from itertools import chain, groupby
-from typing import ParamSpec, TypeVar
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import chain
+from typing import Any
 
 import torch
 from heatward.v1 import detection_pb2 as pb
@@ -31,33 +30,38 @@ from server.errors import ExpiredError
 from server.overlay import overlay_png
 from server.requests import Ask, parse, prepare
 from server.telemetry.metrics import Metrics
-from server.work import Work
+from server.work import Answer, Work
 
-__all__ = ["Judge"]
+__all__ = ["Judge", "Outcome", "Trip"]
 
 SMALL_BYTES = 2**16  # raw pixels of the right size: quicker used here than sent to another thread
 
-P = ParamSpec("P")
-T = TypeVar("T")
+Outcome = pb.Verdict | Exception
+"""What comes of an image."""
 
 
 @dataclass(eq=False, slots=True)
-class _Trip:
-    """One image that has a place in the queue."""
+class Trip:
+    """One image that has a place in the queue, until its outcome is told."""
 
     place: int
-    """Among those that it walks with."""
+    """Among those that it was sent on its way with."""
     request: pb.DetectRequest
+    call: Call
     ask: Ask
     loaded: Loaded
     work: Work
     arrived_s: float
+    on_end: Callable[[int, Outcome], None]
+    unseen: bool
+    """For the shadow: not counted."""
+    timer: asyncio.TimerHandle = field(init=False)
     decode_s: float = 0.0
-    png: asyncio.Future[bytes] | None = None
+    ended: bool = False
 
 
 class Judge:
-    """Gives verdicts.
+    """Gives verdicts. Call it on the event loop.
 
     Args:
         config: Limits and defaults.
@@ -118,38 +122,65 @@ class Judge:
     async def _together(
         self, requests: Sequence[tuple[str, pb.DetectRequest]], call: Call
     ) -> list[pb.Verdict | Exception]:
-        started_s = time.monotonic()
-        outcomes: dict[int, pb.Verdict | Exception] = {}
-        trips: list[_Trip] = []
+        outcomes: list[Any] = [None] * len(requests)
+        left = len(requests)
+        all_ended = asyncio.get_running_loop().create_future()
 
-        def failed(error: BaseException) -> None:
-            code = error.code if isinstance(error, HeatwardError) else "INTERNAL"
-            if isinstance(error, asyncio.CancelledError):
-                code = "CANCELLED"
-            self._metrics.failed_image(code, error)
-            call.trace.failed_image(time.monotonic() - started_s, code)
+        def ended(place: int, outcome: Outcome) -> None:
+            nonlocal left
+            outcomes[place] = outcome
+            left -= 1
+            if not left and not all_ended.done():
+                all_ended.set_result(None)
 
+        trips = self.begin(requests, call, ended)
+        try:
+            await all_ended
+        except asyncio.CancelledError:
+            self.give_up(trips)
+            raise
+        return outcomes
+
+    def begin(
+        self, requests: Sequence[tuple[str, pb.DetectRequest]], call: Call, on_end: Callable[[int, Outcome], None]
+    ) -> list[Trip]:
+        """Sends images on their way, and returns those that are.
+
+        Args:
+            requests: With their paths.
+            call: That they came in.
+            on_end: Told the place and the outcome of each image, once; of some before this returns.
+        """
+        trips = []
         for place, (path, request) in enumerate(requests):
+            arrived_s = time.monotonic()
             try:
                 call.quota.take()
-                trips.append(self._begin(place, request, path, call, self._versions.choose(request.detector_version)))
+                loaded = self._versions.choose(request.detector_version)
+                trips.append(self._admit(place, request, path, call, loaded, on_end))
             except Exception as error:
-                outcomes[place] = error
-                failed(error)
-        try:
-            async for trip, outcome in self._walk(trips):
-                outcomes[trip.place] = outcome
-                if isinstance(outcome, Exception):
-                    failed(outcome)
-                else:
-                    self._judged(trip, outcome, call)
-        except asyncio.CancelledError as error:
-            for _ in range(len(requests) - len(outcomes)):
-                failed(error)
-            raise
-        return [outcomes[place] for place in range(len(requests))]
+                on_end(place, error)
+                self._failed(call, error, arrived_s)
+        self._decode(trips)
+        return trips
 
-    def _begin(self, place: int, request: pb.DetectRequest, path: str, call: Call, loaded: Loaded) -> _Trip:
+    def give_up(self, trips: Iterable[Trip]) -> None:
+        """Ends those that are still on their way, because nobody waits for them any more; tells nobody."""
+        for trip in trips:
+            if self._leave(trip) and not trip.unseen:
+                self._failed(trip.call, asyncio.CancelledError(), trip.arrived_s)
+
+    def _admit(
+        self,
+        place: int,
+        request: pb.DetectRequest,
+        path: str,
+        call: Call,
+        loaded: Loaded,
+        on_end: Callable[[int, Outcome], None],
+        *,
+        unseen: bool = False,
+    ) -> Trip:
         """Takes a place in the queue."""
         arrived_s = time.monotonic()
         ask = parse(
@@ -168,24 +199,12 @@ class Judge:
             size_bytes=ask.image_bytes + loaded.image_bytes,
             request_id=ask.request_id or call.request_id,
         )
-        return _Trip(place, request, ask, loaded, work, arrived_s)
+        trip = Trip(place, request, call, ask, loaded, work, arrived_s, on_end, unseen)
+        trip.timer = work.answer.get_loop().call_later(work.expires_s - arrived_s, self._expire, trip)
+        work.answer.add_done_callback(partial(self._answered, trip))
+        return trip
 
-    async def _walk(self, trips: Sequence[_Trip]) -> AsyncIterator[tuple[_Trip, pb.Verdict | Exception]]:
-        """The road from the queue on: verdicts and errors as they come, those of the soonest deadline first."""
-        try:
-            self._decode(trips)
-            for expires_s, group in groupby(sorted(trips, key=_expires_s), _expires_s):
-                together = list(group)
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(expires_s - time.monotonic()):
-                        await self._answers(together)
-                for trip in together:
-                    yield trip, _outcome(trip)
-        finally:
-            for trip in trips:
-                self._batcher.leave(trip.work)
-
-    def _decode(self, trips: Sequence[_Trip]) -> None:
+    def _decode(self, trips: Sequence[Trip]) -> None:
         """Has the images decoded and queued: small raw ones here, others on the pool."""
         small = []
         for trip in trips:
@@ -195,7 +214,7 @@ class Judge:
                 self._pool.submit(self._enqueue, [trip])
         self._enqueue(small)
 
-    def _enqueue(self, trips: Sequence[_Trip]) -> None:
+    def _enqueue(self, trips: Sequence[Trip]) -> None:
         works = []
         for trip in trips:
             if not trip.work.holds_place:  # nobody waits for it any more
@@ -207,54 +226,81 @@ class Judge:
                 self._batcher.fail(trip.work, error)
         self._batcher.enqueue(works)
 
-    async def _answers(self, trips: Sequence[_Trip]) -> None:
-        """Waits until each has its answer, and its picture where one was asked for."""
-        for trip in trips:
-            with suppress(Exception):
-                answer = await trip.work.answer
-                if trip.ask.heatmap == pb.HEATMAP_FORMAT_PNG_OVERLAY:
-                    trip.png = self._in_pool(overlay_png, trip.work.image, answer.verdict.heatmap)
-        for trip in trips:
-            if trip.png is not None:
-                with suppress(Exception):
-                    await trip.png
+    def _answered(self, trip: Trip, answered: asyncio.Future[Answer]) -> None:
+        """The engine has answered, or there is a reason why it will not."""
+        if trip.ended:
+            return
+        try:
+            answer = answered.result()
+            if trip.ask.heatmap == pb.HEATMAP_FORMAT_PNG_OVERLAY:
+                image, heatmap = trip.work.image, answer.verdict.heatmap
+                drawing = answered.get_loop().run_in_executor(self._pool, overlay_png, image, heatmap)
+                drawing.add_done_callback(lambda drawn: self._judged(trip, answer, drawn.result))
+            else:
+                self._judged(trip, answer)
+        except Exception as error:
+            self._end(trip, error)
 
-    def _judged(self, trip: _Trip, verdict: pb.Verdict, call: Call) -> None:
-        self._metrics.image(verdict, trip.ask.effort)
-        call.trace.image(verdict)
+    def _judged(self, trip: Trip, answer: Answer, png: Callable[[], bytes] = bytes) -> None:
+        """All is there that the verdict is written from."""
+        try:
+            total_s = time.monotonic() - trip.arrived_s
+            self._end(trip, to_verdict(trip.ask, answer, trip.loaded, trip.decode_s, total_s, png()))
+        except Exception as error:
+            self._end(trip, error)
+
+    def _expire(self, trip: Trip) -> None:
+        self._end(trip, ExpiredError("the deadline passed before the answer was there"))
+
+    def _end(self, trip: Trip, outcome: Outcome) -> None:
+        """Tells and counts the outcome; does nothing where there has been one."""
+        if not self._leave(trip):
+            return
+        trip.on_end(trip.place, outcome)
+        if trip.unseen:
+            return
+        if isinstance(outcome, Exception):
+            self._failed(trip.call, outcome, trip.arrived_s)
+            return
+        self._metrics.image(outcome, trip.ask.effort)
+        trip.call.trace.image(outcome)
         shadow = self._versions.get(Role.SHADOW)
         if shadow is not None and shadow is not trip.loaded:
-            self._shadow.compare(verdict, lambda: self._again(trip.request, verdict, call, shadow))
+            self._shadow.compare(outcome, partial(self._again, trip.request, outcome, trip.call, shadow))
+
+    def _leave(self, trip: Trip) -> bool:
+        """Whether it was still on its way."""
+        if trip.ended:
+            return False
+        trip.ended = True
+        trip.timer.cancel()
+        self._batcher.leave(trip.work)
+        return True
+
+    def _failed(self, call: Call, error: BaseException, arrived_s: float) -> None:
+        code = error.code if isinstance(error, HeatwardError) else "INTERNAL"
+        if isinstance(error, asyncio.CancelledError):
+            code = "CANCELLED"
+        self._metrics.failed_image(code, error)
+        call.trace.failed_image(time.monotonic() - arrived_s, code)
 
     async def _again(self, request: pb.DetectRequest, answered: pb.Verdict, call: Call, shadow: Loaded) -> pb.Verdict:
         """The same image, judged by the shadow."""
         rate = max(answered.false_positive_rate, shadow.smallest_rate)
-        unseen = pb.DetectRequest(
+        request = pb.DetectRequest(
             image=request.image,
             options=pb.Options(false_positive_rate=rate),
             effort=pb.EFFORT_FAST,
             priority=pb.PRIORITY_LOW,
         )
-        trip = self._begin(0, unseen, "", Call(call.request_id, None, self._config.default_deadline_s), shadow)
-        ((_, outcome),) = [each async for each in self._walk([trip])]
+        call = Call(call.request_id, None, self._config.default_deadline_s)
+        ended: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        trip = self._admit(0, request, "", call, shadow, lambda _, outcome: ended.set_result(outcome), unseen=True)
+        self._decode([trip])
+        try:
+            outcome = await ended
+        finally:
+            self.give_up([trip])
         if isinstance(outcome, Exception):
             raise outcome
         return outcome
-
-    def _in_pool(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> asyncio.Future[T]:
-        return asyncio.get_running_loop().run_in_executor(self._pool, functools.partial(function, *args, **kwargs))
-
-
-def _expires_s(trip: _Trip) -> float:
-    return trip.work.expires_s
-
-
-def _outcome(trip: _Trip) -> pb.Verdict | Exception:
-    """What has come of it, now that it is done or its time is over."""
-    try:
-        answer, png = trip.work.answer.result(), trip.png.result() if trip.png else b""
-        return to_verdict(trip.ask, answer, trip.loaded, trip.decode_s, time.monotonic() - trip.arrived_s, png)
-    except (asyncio.InvalidStateError, asyncio.CancelledError):
-        return ExpiredError("the deadline passed before the answer was there")
-    except Exception as error:
-        return error

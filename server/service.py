@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator
+from functools import partial
 
 import grpc
 from heatward.v1 import detection_pb2 as pb
@@ -17,7 +18,7 @@ from server.bundles.versions import Versions
 from server.calls import Call, Calls
 from server.config import ServerConfig
 from server.errors import NotReadyError, RequestError
-from server.judge import Judge
+from server.judge import Judge, Outcome, Trip
 from server.status import code_name, to_status
 
 __all__ = ["DetectionService"]
@@ -66,41 +67,55 @@ class DetectionService(pb_grpc.DetectionServiceServicer):
                 raise RequestError("requests", f"between 1 and {self._config.images_per_call} images, but came {count}")
             items = [(f"requests[{index}].", item) for index, item in enumerate(request.requests)]
             results = await self._judge.verdicts(items, call)
-            response.results.extend(self._result(*each, call) for each in zip(request.requests, results, strict=True))
+            response.results.extend(
+                self._result(item.request_id, result, call)
+                for item, result in zip(request.requests, results, strict=True)
+            )
         return response
 
     async def DetectStream(self, requests: AsyncIterator[pb.DetectRequest], context: grpc.aio.ServicerContext) -> None:
         async with self._calls.call("DetectStream", context) as call:
             _ = self._versions.current
-            window = asyncio.Semaphore(self._config.in_flight_per_call)  # a full one stops the reading
-            writing = asyncio.Lock()
+            most = self._config.in_flight_per_call
+            window = asyncio.Semaphore(most)  # a full one stops the reading
+            results: asyncio.Queue[tuple[pb.DetectResult, str] | None] = asyncio.Queue()  # each with the id it frees
             open_ids: set[str] = set()
-
-            async def one(request: pb.DetectRequest, fault: RequestError | None) -> None:
-                request_id = request.request_id
-                try:
-                    outcome = fault or (await self._judge.verdicts([("", request)], call))[0]
-                    result = self._result(request, outcome, call)
-                    del request  # whoever does not read the answer must not have us keep the image
-                    async with writing:
-                        await context.write(result)
-                finally:
-                    if fault is None:
-                        open_ids.discard(request_id)
-                    window.release()
+            trips: dict[str, Trip] = {}
 
             async def read() -> None:
                 async for request in requests:
                     await window.acquire()
-                    fault = _id_fault(request.request_id, open_ids)
-                    if fault is None:
-                        open_ids.add(request.request_id)
-                    group.create_task(one(request, fault))
+                    request_id = request.request_id
+                    if fault := _id_fault(request_id, open_ids):
+                        results.put_nowait((self._result(request_id, fault, call), ""))
+                        continue
+                    open_ids.add(request_id)
+                    for trip in self._judge.begin([("", request)], call, partial(ended, request_id)):
+                        trips[request_id] = trip
 
-            async with asyncio.TaskGroup() as group:
-                reader = group.create_task(read())
-                self._readers.add(reader)
-                reader.add_done_callback(self._readers.discard)
+            def ended(request_id: str, place: int, outcome: Outcome) -> None:
+                trips.pop(request_id, None)
+                results.put_nowait((self._result(request_id, outcome, call), request_id))
+
+            async def write() -> None:
+                while answer := await results.get():
+                    result, freed = answer
+                    await context.write(result)
+                    open_ids.discard(freed)
+                    window.release()
+
+            try:
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(write())
+                    reader = group.create_task(read())
+                    self._readers.add(reader)
+                    reader.add_done_callback(self._readers.discard)
+                    await asyncio.wait([reader])
+                    for _ in range(most):  # until all is written
+                        await window.acquire()
+                    results.put_nowait(None)
+            finally:
+                self._judge.give_up(list(trips.values()))
             if self._draining:
                 raise NotReadyError("the server is draining: send what has no answer yet to another server")
 
@@ -110,14 +125,15 @@ class DetectionService(pb_grpc.DetectionServiceServicer):
             info = self._versions.named(request.version).info
         return info
 
-    def _result(self, request: pb.DetectRequest, outcome: pb.Verdict | Exception, call: Call) -> pb.DetectResult:
+    def _result(self, request_id: str, outcome: Outcome, call: Call) -> pb.DetectResult:
         """One item of a batch or a stream: its verdict, or why it has none."""
         if isinstance(outcome, pb.Verdict):
-            return pb.DetectResult(request_id=request.request_id, verdict=outcome)
-        request_id = request.request_id or call.request_id
-        status = to_status(outcome, request_id)
-        log.info("an image was not answered", extra={"request_id": request_id, "code": code_name(status)})
-        return pb.DetectResult(request_id=request.request_id, status=status)
+            return pb.DetectResult(request_id=request_id, verdict=outcome)
+        status = to_status(outcome, request_id or call.request_id)
+        log.info(
+            "an image was not answered", extra={"request_id": request_id or call.request_id, "code": code_name(status)}
+        )
+        return pb.DetectResult(request_id=request_id, status=status)
 
 
 def _id_fault(request_id: str, open_ids: set[str]) -> RequestError | None:

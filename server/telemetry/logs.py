@@ -16,6 +16,7 @@ from types import MappingProxyType
 
 __all__ = ["JsonFormatter", "about", "log_to_stderr"]
 
+ENCODER = json.JSONEncoder(default=str, ensure_ascii=False)
 STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
 
 about: ContextVar[Mapping[str, str]] = ContextVar("about", default=MappingProxyType({}))
@@ -36,7 +37,7 @@ class JsonFormatter(logging.Formatter):
         line |= {key: value for key, value in record.__dict__.items() if key not in STANDARD}
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(line, default=str, ensure_ascii=False)
+        return ENCODER.encode(line)
 
 
 def log_to_stderr(level: str) -> None:

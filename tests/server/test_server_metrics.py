@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import threading
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -159,6 +160,39 @@ async def test_a_server_counts_its_verdicts_and_knows_its_calibration(serving):
     assert seen["heatward_images_failed_total[reason=request]"] == 1
     assert served.app.metrics.drift.calibration_size == 199
     assert seen["process_resident_memory_bytes"] > 0
+
+
+@pytest.mark.parametrize("images", [1, 63, 64, 65, 200])
+def test_whoever_looks_sees_every_image_counted(images: int):
+    metrics = Metrics()
+    metrics.detector("new", "tiny", "f" * 64, 199)
+    for _ in range(images):
+        metrics.image(verdict(0.5, "new"), "fast")
+    asked = metrics.registry.restricted_registry(["heatward_images_total"])
+    assert next(s.value for m in asked.collect() for s in m.samples if s.labels == {"verdict": "clean"}) == images
+    seen = values(metrics.registry)
+    assert seen["heatward_p_value_count"] == seen["heatward_queue_duration_seconds_count"] == images
+    assert seen["heatward_version_images_total[verdict=clean][version=new]"] == images
+
+
+def test_images_are_counted_once_while_others_look():
+    metrics = Metrics()
+    metrics.detector("new", "tiny", "f" * 64, 199)
+    done = threading.Event()
+
+    def look() -> None:
+        while not done.is_set():
+            values(metrics.registry)
+
+    lookers = [threading.Thread(target=look) for _ in range(2)]
+    for each in lookers:
+        each.start()
+    for _ in range(20_000):
+        metrics.image(verdict(0.5, "new"), "fast")
+    done.set()
+    for each in lookers:
+        each.join()
+    assert values(metrics.registry)["heatward_images_total[verdict=clean]"] == 20_000
 
 
 # ---- what is written about it ---------------------------------------------------------------------------------------

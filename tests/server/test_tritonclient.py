@@ -5,22 +5,16 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
+from other_programs import clean_and_attacked, install
 
 from detector.bundle import EMBEDDED
 from detector.detector import Detector
-from detector.images import decode
 from server.app import App
 from server.config import ServerConfig
-from training.attack import predict
-from training.attacks import attack_images
-from training.demo.images import ATTACKS
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("tritonclient[grpc]", "googleapis-common-protos", "pillow")
@@ -29,21 +23,13 @@ PACKAGES = ("tritonclient[grpc]", "googleapis-common-protos", "pillow")
 @pytest.fixture(scope="module")
 def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The Python of an environment that has tritonclient and what the heatward client needs."""
-    home = tmp_path_factory.mktemp("triton")
-    subprocess.run([sys.executable, "-m", "venv", home], check=True)
-    subprocess.run([home / "bin/pip", "install", "--quiet", *PACKAGES], check=True)
-    return home / "bin/python"
+    return install(tmp_path_factory.mktemp("triton"), *PACKAGES) / "python"
 
 
 @pytest.mark.slow
 async def test_tritonclient_and_heatward_in_one_process_hear_the_same(python: Path, tmp_path: Path):
     detector = Detector.from_bundle(EMBEDDED)
-    sample = min((EMBEDDED.parent / "samples/cat").iterdir())
-    clean = (detector.classifier.prepare(decode(sample.read_bytes()))[None] * 255).round().byte()
-    origin = predict(detector.classifier, clean, 1)
-    attacked = attack_images(ATTACKS["PGD 8/255"], detector.classifier, clean, origin, seed=0, batch_size=1)
-    images = torch.cat([clean, attacked]).permute(0, 2, 3, 1).contiguous().numpy()
-    np.save(tmp_path / "images.npy", images)
+    np.save(tmp_path / "images.npy", clean_and_attacked(detector))
     app = App(ServerConfig(port=0, metrics_port=None, threads=1, device="cpu"), lambda path, device: detector)
     try:
         await app.listen()

@@ -1,0 +1,41 @@
+"""Runs where MLServer and `tritonclient[grpc]` are installed: sends images to a guarded model, prints what it hears.
+
+Arguments: the guard's address, an .npy file of (N, H, W, 3) uint8.
+"""
+
+import json
+import sys
+
+import numpy as np
+import tritonclient.grpc as triton
+from tritonclient.utils import InferenceServerException
+
+address, file = sys.argv[1:]
+images = np.load(file)
+
+with triton.InferenceServerClient(address) as server:
+    said = {"ready": server.is_server_ready(), "models": [server.is_model_ready(name) for name in ("cats", "heatward")]}
+    said["server"] = server.get_server_metadata().name
+    for name, kind, sent in (
+        ("pixels", "UINT8", images),
+        ("floats", "FP32", (images / 255).astype(np.float32)),
+        ("numbers", "INT32", np.zeros((1, 4), np.int32)),
+    ):
+        tensor = triton.InferInput("image", sent.shape, kind)
+        tensor.set_data_from_numpy(sent)
+        try:
+            result = server.infer("cats", [tensor], request_id=name)
+        except InferenceServerException as error:
+            said[name] = error.status()
+            continue
+        response = result.get_response()
+        said[name] = {
+            key: getattr(value, value.WhichOneof("parameter_choice")) for key, value in response.parameters.items()
+        }
+        said[name] |= {"id": response.id, "labels": result.as_numpy("labels").ravel().tolist()}
+    try:
+        server.infer("dogs", [tensor])
+    except InferenceServerException as error:
+        said["unknown"] = error.status()
+
+print(json.dumps(said))
