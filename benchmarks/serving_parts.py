@@ -22,9 +22,10 @@ from heatward.v1 import detection_pb2_grpc
 
 from benchmarks.serving_load import Report, photographs
 from benchmarks.serving_measures import Cost, goodput, percentile, poisson, sojourns, tail
-from benchmarks.serving_processes import drive, serving
+from benchmarks.serving_processes import ENVIRONMENT, drive, serving
 from detector.bundle import EMBEDDED
 from detector.detector import Detector
+from detector.heap import keep_freed_memory
 from detector.images import decode
 from server.config import ServerConfig
 from server.pace import Pace
@@ -39,7 +40,8 @@ MAX_BATCH: int = ServerConfig.model_fields["max_batch"].default
 BATCH_GOAL_S: float = ServerConfig.model_fields["batch_goal_ms"].default / 1e3
 DEADLINE_S = 0.25
 MANY = 64  # calls at once
-LAX_MS = 60_000  # a goal for a batch that never binds
+LAX_MS, LAX = 60_000, "batch_goal_ms never binding"
+GIVEN_BACK = ENVIRONMENT | {"MALLOC_ARENA_MAX": "16"}  # any setting: the server then leaves the C library alone
 TOKENS = {"flood": "flood-flood-flood-flood", "small": "small-small-small-small"}
 
 
@@ -107,12 +109,16 @@ def overload(options: Options) -> Iterator[Row]:
 
 def throughput(options: Options) -> Iterator[Row]:
     """(b) The embedded detector at 64 calls at once, in CPU time."""
+    keep_freed_memory()
     detector, pace = embedded(math.inf)
     pixels = torch.stack([detector.classifier.prepare(decode(each.encoded)) for each in photographs()])
     images = pixels.repeat(pace.limit, 1, 1, 1)[: pace.limit]
     with ExitStack() as stack:
         servers = {
-            "batch_goal_ms never binding": stack.enter_context(serving("embedded", batch_goal_ms=LAX_MS)),
+            LAX: stack.enter_context(serving("embedded", batch_goal_ms=LAX_MS)),
+            "the same, but freed memory given back": stack.enter_context(
+                serving("embedded", batch_goal_ms=LAX_MS, environment=GIVEN_BACK)
+            ),
             "default settings": stack.enter_context(serving("embedded")),
         }
         served: dict[str, list[Report]] = {name: [] for name in servers}
@@ -129,7 +135,7 @@ def throughput(options: Options) -> Iterator[Row]:
         yield share(
             f"throughput, {name} (batches of {median(sizes):.0f}; in process {pace.limit})",
             median(alone_ms) / took_ms,
-            0.95 if name != "default settings" else None,
+            0.95 if name == LAX else None,
             **raw,
         )
 

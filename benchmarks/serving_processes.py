@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,7 +16,7 @@ from benchmarks.serving_load import Load, Report
 from benchmarks.serving_measures import Cost
 from detector.errors import HeatwardError
 
-__all__ = ["Server", "drive", "serving"]
+__all__ = ["ENVIRONMENT", "Server", "drive", "serving"]
 
 ROOT = Path(__file__).parents[1]
 DEFAULTS: dict[str, object] = {"port": 0, "metrics_port": "null", "threads": 1}
@@ -36,12 +36,15 @@ class Server:
 
 
 @contextmanager
-def serving(kind: str, cost: Cost | None = None, **settings: object) -> Iterator[Server]:
+def serving(
+    kind: str, cost: Cost | None = None, *, environment: Mapping[str, str] = ENVIRONMENT, **settings: object
+) -> Iterator[Server]:
     """Starts a server of `serving_server.py` and ends it.
 
     Args:
         kind: As `serving_server.py` says.
         cost: Of a stand-in's batches.
+        environment: Of the process.
         settings: Of `heatward serve`, beside its defaults.
 
     Raises:
@@ -52,7 +55,7 @@ def serving(kind: str, cost: Cost | None = None, **settings: object) -> Iterator
     for name, value in (DEFAULTS | settings).items() if kind != "bare" else ():
         command += [str(value)] if name == "bundle" else [f"--{name.replace('_', '-')}", str(value)]
     process = subprocess.Popen(
-        command, cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     )
     try:
         line = process.stdout.readline() if process.stdout else ""

@@ -32,6 +32,7 @@ import server.app
 from benchmarks.serving_measures import Cost
 from detector.calibration import Calibration
 from detector.detector import Verdict
+from detector.heap import keep_freed_memory
 from server.admission import Admission
 from server.batcher import Batcher
 from server.load import load_config
@@ -165,6 +166,7 @@ async def serve_bare() -> None:
 
 def main() -> int:
     kind, *arguments = sys.argv[1:]
+    keep_freed_memory()
     torch.set_num_threads(1)
     if kind == "bare":
         uvloop.run(serve_bare())

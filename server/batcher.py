@@ -99,11 +99,8 @@ class Batcher:
                 raise EngineStoppedError(STOPPED)
             free_s, ahead = min(self._busy_until_s), self._turns.ahead(work)
             self._admission.check(work, self._clock(), free_s=free_s, ahead=ahead, held=self._held)
-            while self._held >= self._capacity or (self._held and self._bytes + size_bytes > self._capacity_bytes):
-                self._displace(work)
-            self._turns.reserve(work)
-            self._held += 1
-            self._bytes += size_bytes
+            self._make_room(work)
+            self._hold(work)
         return work
 
     def enqueue(self, works: Sequence[Work]) -> None:
@@ -160,12 +157,21 @@ class Batcher:
             self._closed = True
             self._changed.notify_all()
 
-    def _displace(self, newcomer: Work) -> None:
-        """Takes a place from the client that holds the most; raises where that is the newcomer's own."""
-        victim = self._turns.displaced_by(newcomer)
-        if victim is None:
-            raise self._full(newcomer)
-        self._remove(victim, "displaced", self._full(victim))
+    def _make_room(self, newcomer: Work) -> None:
+        """Takes places from the client that holds the most; raises, taking none, where that is the newcomer's own."""
+        victims: list[Work] = []
+        while self._held >= self._capacity or (self._held and self._bytes + newcomer.size_bytes > self._capacity_bytes):
+            victim = self._turns.displaced_by(newcomer)
+            if victim is None:
+                for each in victims:
+                    self._hold(each)
+                    self._turns.add(each)
+                raise self._full(newcomer)
+            self._turns.remove(victim)
+            self._free(victim)
+            victims.append(victim)
+        for victim in victims:
+            self._drop(victim, "displaced", self._full(victim))
 
     def _full(self, work: Work) -> QueueFullError:
         return QueueFullError(
@@ -202,9 +208,18 @@ class Batcher:
         self._turns.remove(work, served=not reason)
         self._free(work)
         if reason:
-            self._on_drop(reason)
+            self._drop(work, reason, error)
+
+    def _drop(self, work: Work, reason: str, error: HeatwardError | None) -> None:
+        self._on_drop(reason)
         if error is not None:
             work.answer.get_loop().call_soon_threadsafe(_fail, work, error)
+
+    def _hold(self, work: Work) -> None:
+        work.holds_place = True
+        self._turns.reserve(work)
+        self._held += 1
+        self._bytes += work.size_bytes
 
     def _free(self, work: Work) -> None:
         if work.holds_place:

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from detector.errors import ConfigError
+from detector.heap import keep_freed_memory
 from server.load import load_config
 
 __all__ = ["serve"]
@@ -18,6 +19,7 @@ def serve(argv: Sequence[str]) -> int:
     except ConfigError as error:
         print(f"heatward serve: {error}", file=sys.stderr)
         return 2
+    keep_freed_memory()
     from server import app  # torch takes seconds to import: not before the settings are known to be good
 
     return app.run(config)

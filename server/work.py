@@ -45,7 +45,7 @@ class Work:
     request_id: str = ""
     image: Tensor = EMPTY  # (3, H, W), once decoded
     queued_s: float = 0.0
-    holds_place: bool = True
+    holds_place: bool = False
     probe: bool = False  # computed though it should be late, to learn whether the engine is still that slow
     number: int = field(default_factory=lambda: next(_number))  # in order of arrival
 

@@ -6,6 +6,9 @@ import pytest
 import tiny
 
 from detector.classifier import Classifier
+from detector.heap import keep_freed_memory
+
+keep_freed_memory()
 
 
 @pytest.fixture(scope="session")

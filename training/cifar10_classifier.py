@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from detector.architectures import CIFAR10_MEAN, CIFAR10_STD, CifarNet, cifar10_net, whitening_filters
+from detector.heap import keep_freed_memory
 
 LOSS_SUM = 1000  # the learning rates below belong to a loss summed over so many images
 MUON_LR, MUON_MOMENTUM = 0.17, 0.6
@@ -206,6 +207,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
+    keep_freed_memory()
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(arguments.seed)
     images, labels = load_folder(arguments.data / "train", last=-arguments.held_out)

@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from detector.errors import ConfigError, HeatwardError
+from detector.heap import keep_freed_memory
 from training.config import STAGES, TrainingConfig
 from training.load import load_config
 from training.progress import make_progress
@@ -86,6 +87,7 @@ def demo(argv: Sequence[str] | None = None) -> int:
 
 def _train(arguments: argparse.Namespace) -> int:
     config = _config(arguments)
+    keep_freed_memory()
     # torch and torchattacks: only once the command line is right
     from training import pipeline
     from training.job import open_job
@@ -103,6 +105,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     if arguments.leave_out and arguments.bundle is not None:
         raise ConfigError("--leave-out fits networks of its own, so it says nothing about a --bundle: give one of them")
     config = _config(arguments)
+    keep_freed_memory()
     from training import pipeline
     from training.job import open_job
 

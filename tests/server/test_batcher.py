@@ -222,6 +222,18 @@ async def test_where_places_run_out_the_flood_gives_one_up():
     assert queue.dropped == ["displaced"]
 
 
+async def test_nobody_gives_up_a_place_for_one_that_is_refused_nevertheless():
+    queue = Queue(warm(limit=9), capacity_bytes=100)
+    flood = [queue.put(client="flood", size_bytes=25) for _ in range(4)]
+    with pytest.raises(QueueFullError):
+        queue.put(client="small", size_bytes=90)  # the flood's last image is as dear as this one
+    assert queue.pending == 4
+    fits = queue.put(client="small", size_bytes=50)
+    assert queue.take() == [flood[0], fits, flood[1]]
+    assert queue.dropped == ["displaced", "displaced"]
+    assert queue.pending == 0
+
+
 async def test_where_places_run_out_low_priority_gives_one_up():
     queue = Queue(capacity=2)
     low = [queue.put(priority=LOW) for _ in range(2)]
