@@ -19,7 +19,7 @@ from statistics import median
 __all__ = ["Pace"]
 
 RECENT = 64  # batches that a size remembers
-CHEAP = 1.05  # a size costs "about" the least an image within this factor
+CHEAP = 1.02  # a size costs "about" the least an image within this factor
 UP, DOWN = 0.0025, 0.75  # of the limit, for a batch in time and for one over the goal
 
 
