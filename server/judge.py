@@ -135,7 +135,8 @@ class Judge:
 
         trips = self.begin(requests, call, ended)
         try:
-            await all_ended
+            if left:
+                await all_ended
         except asyncio.CancelledError:
             self.give_up(trips)
             raise
@@ -295,7 +296,12 @@ class Judge:
         )
         call = Call(call.request_id, None, self._config.default_deadline_s)
         ended: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-        trip = self._admit(0, request, "", call, shadow, lambda _, outcome: ended.set_result(outcome), unseen=True)
+
+        def end(place: int, outcome: Outcome) -> None:
+            if not ended.done():
+                ended.set_result(outcome)
+
+        trip = self._admit(0, request, "", call, shadow, end, unseen=True)
         self._decode([trip])
         try:
             outcome = await ended

@@ -95,6 +95,8 @@ def error_from_rpc(error: grpc.RpcError) -> DetectionError:
 def arrived(response: T | None) -> T:
     """The message of a call that ended well; gRPC may have none where the deadline passes as it arrives.
 
+    A race that is known (https://github.com/grpc/grpc/issues/23559).
+
     Raises:
         DetectionError: There is none.
     """
