@@ -14,7 +14,7 @@ from server.work import Work
 __all__ = ["Admission", "best_batch", "soon"]
 
 PROBE_S = 1.0  # how often an idle engine tries what it should be too slow for
-MARGIN_S, MARGIN = 0.01, 0.04  # of the time left, for the way back to the caller
+MARGIN_S, MARGIN = 0.03, 0.1  # of the time left, for the way back to the caller
 ARRIVALS_S = 1.0  # the memory of the rate of arrivals
 
 
