@@ -75,6 +75,7 @@ def run(config: ServerConfig, load: Load | None = None) -> int:
     log_to_stderr(config.log_level)
     torch.set_num_threads(config.threads)
     torch.set_num_interop_threads(1)
+    torch.backends.cudnn.allow_tf32 = False  # p-values are ranks among scores of float32
     try:
         with asyncio.Runner(loop_factory=new_event_loop) as runner:
             return runner.run(serve(config, load or partial(load_detector, config)))

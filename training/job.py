@@ -189,6 +189,7 @@ def open_job(config: TrainingConfig, progress: Progress) -> Job:
     torch.set_num_threads(config.thread_count)
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.deterministic = True
+    torch.backends.cudnn.allow_tf32 = False  # as where the detector serves: p-values are ranks among such scores
     for attack in config.attacks:
         check_attack(attack)
     splits, classes = open_splits(config.images, config.classifier.class_names(), config.seed)

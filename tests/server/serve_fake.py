@@ -6,6 +6,7 @@ import sys
 import time
 from pathlib import Path
 
+import torch
 from fake_detector import FakeDetector
 from torch import Tensor
 
@@ -24,6 +25,7 @@ class Gated(FakeDetector):
 
     def __init__(self, gate: Path) -> None:
         super().__init__()
+        assert not torch.backends.cudnn.allow_tf32  # whatever is loaded computes as it was calibrated
         self._file = gate
 
     def detect(self, images: Tensor) -> list[Verdict]:

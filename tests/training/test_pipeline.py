@@ -206,6 +206,12 @@ def test_a_damaged_shard_is_made_again(source: Path, tmp_path: Path) -> None:
     assert path.read_bytes() == whole
 
 
+def test_scores_are_computed_in_float32(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)  # as PyTorch has it
+    open_job(configure(source, tmp_path), SilentProgress())
+    assert not torch.backends.cudnn.allow_tf32
+
+
 @pytest.mark.parametrize("stage", ["attribute", "fit", "calibrate", "evaluate", "bundle"])
 def test_a_stage_alone_says_what_must_run_first(source: Path, tmp_path: Path, stage: pipeline.Stage) -> None:
     job = open_job(configure(source, tmp_path), SilentProgress())
