@@ -47,15 +47,15 @@ def run(how: str, **environment: str) -> tuple[str, int, int]:
 
 
 def test_freed_memory_is_used_again_by_any_thread():
-    said, faults, heaps = run("keep")
+    said, kept, heaps = run("keep")
     assert (said, heaps) == ("True", 1)
-    assert faults < 20_000  # a tensor has 10,000 pages
-    _, faults, heaps = run("leave")
-    assert faults > 100_000  # else there is nothing to be kept, and this file can go
+    _, given_back, heaps = run("leave")
+    assert kept < 0.2 * given_back  # how many there are depends on the size of a page
     assert heaps > 1
 
 
 def test_settings_of_the_environment_stand():
-    said, faults, _ = run("keep", MALLOC_MMAP_THRESHOLD_="131072")
+    said, faults, heaps = run("keep", MALLOC_MMAP_THRESHOLD_="131072")
     assert said == "False"
-    assert faults > 100_000
+    assert heaps > 1
+    assert faults > 5 * run("keep")[1]
