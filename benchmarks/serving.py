@@ -14,9 +14,11 @@ of n sleeps a + b·n and computes nothing (a = 5 ms, b = 8 ms, as on a CPU, wher
     b  throughput the embedded detector, 64 calls at once: CPU time an image in process, in batches of the size that
                   pays, / CPU time of the server an image. Once with `batch_goal_ms` so large that it never binds, once
                   with default settings, where it trades throughput for latency
-    c  overhead   CPU time an image of a bare grpc.aio server (parses the same messages, makes a tensor of the raw
-                  pixels, answers a constant verdict; no queue, deadline, validation, batch, metric or log) / that of
-                  ours with a detector that computes nothing. Raw images of 32 px. 1 would be: costs nothing
+    c  overhead   with a near-free model, the embedded witness (a fifth of the embedded classifier): CPU time an image in
+                  process, in full batches, / CPU time of the server an image. Raw images of 32 px. 1 would be: serving
+                  costs nothing. And where the rest goes: CPU time of a bare grpc.aio server (parses the same messages,
+                  makes a tensor of the pixels, answers a constant verdict; no queue, deadline, validation, batch,
+                  metric or log) / that of ours with a detector that computes nothing
     d  latency    the embedded detector, one call at a time, less the same file decoded and judged in process
     e  tail       p99 / p50 from due time to answer at 70 % of capacity (open loop, Poisson). The floor: what the same
                   batches would give without any overhead, and the queue M/D/1

@@ -2,6 +2,7 @@
 
     embedded    `heatward serve` as it is, with the embedded detector
     stand-in    the same server, with a detector that sleeps FIXED_S + n x IMAGE_S for a batch of n and computes nothing
+    small       the same server, with the embedded witness as the only model and a constant verdict: near-free, not free
     fifo        as stand-in, with a queue that neither predicts nor drops: unbounded, first come, first served
     bare        no server of ours: the least that a Python gRPC server of the same contract can do with an image
 
@@ -30,8 +31,10 @@ from torch import Tensor
 
 import server.app
 from benchmarks.serving_measures import Cost
+from detector.bundle import EMBEDDED
 from detector.calibration import Calibration
-from detector.detector import Verdict
+from detector.detector import Detector, Verdict
+from detector.errors import HeatwardError
 from detector.heap import keep_freed_memory
 from server.admission import Admission
 from server.batcher import Batcher
@@ -52,8 +55,8 @@ class FreeClassifier:
     def __init__(self) -> None:
         self.fingerprint = f"{next(_loads):016x}" * 4  # another version with each reload
 
-    def prepare(self, pixels: NDArray[np.uint8]) -> Tensor:
-        return to_tensor(pixels)
+    def fit(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        return pixels
 
 
 class StandIn:
@@ -79,6 +82,22 @@ class StandIn:
 
     def undecided(self, verdict: Verdict) -> bool:
         return False
+
+
+class Small(StandIn):
+    """The smallest network at hand, computed for every image, and a constant verdict."""
+
+    def __init__(self) -> None:
+        super().__init__(Cost(0.0, 0.0))
+        witness = Detector.from_bundle(EMBEDDED).extractor.witness
+        if witness is None:
+            raise HeatwardError(f"{EMBEDDED} has no witness: name a bundle that has one")
+        self._net = witness
+
+    def detect(self, images: Tensor) -> list[Verdict]:
+        with torch.no_grad():
+            self._net(images)
+        return super().detect(images)
 
 
 class Everyone(Admission):
@@ -175,6 +194,8 @@ def main() -> int:
         return server.app.run(load_config(arguments))
     if kind == "fifo":
         server.app.Batcher = Fifo  # type: ignore[attr-defined]
+    if kind == "small":
+        return server.app.run(load_config(arguments), lambda path, device: Small())  # type: ignore[arg-type,return-value]
     cost = Cost(*map(float, arguments[:2]))
     return server.app.run(load_config(arguments[2:]), lambda path, device: StandIn(cost))  # type: ignore[arg-type,return-value]
 

@@ -2,7 +2,7 @@
 
 Loading probes the model once with two images: does it answer one logit per class, does a gradient reach the images,
 which layers have spatial maps. Hooks live for one call and parameters never change. Not for several threads at once:
-one thread (the server's engine) owns a classifier; only `prepare` may be called from any thread.
+one thread (the server's engine) owns a classifier; only `fit` and `prepare` may be called from any thread.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from detector.errors import ClassifierSpecError, LayerNotFoundError, NonFiniteLogitsError
 from detector.layers import Layer, hooked, observed, spread
-from detector.preprocessing import Normalized, Preprocessing, fit_to
+from detector.preprocessing import Normalized, Preprocessing, fit_to, to_images
 from detector.sources import TRUSTED_MODULES, Net, build_net
 from detector.spec import ClassifierSpec
 
@@ -98,13 +98,16 @@ class Classifier:
             )
         return logits
 
-    def prepare(self, pixels: NDArray[np.uint8]) -> Tensor:
-        """Bring (H, W, 3) uint8 RGB pixels to the input size: (3, H, W) float32 in [0, 1] on the CPU, 8-bit values.
+    def fit(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Bring (H, W, 3) uint8 RGB pixels to the input size; `preprocessing.to_images` makes images of a batch.
 
         Pixels that already have the input size are untouched, so a prepared (or attacked) image survives.
         """
-        fitted = np.ascontiguousarray(fit_to(pixels, self.input_size, self.spec.preprocessing))
-        return torch.tensor(fitted).permute(2, 0, 1).contiguous().float() / 255
+        return fit_to(pixels, self.input_size, self.spec.preprocessing)
+
+    def prepare(self, pixels: NDArray[np.uint8]) -> Tensor:
+        """Bring (H, W, 3) uint8 RGB pixels to the input size: (3, H, W) float32 in [0, 1] on the CPU, 8-bit values."""
+        return to_images(torch.tensor(np.ascontiguousarray(self.fit(pixels)))[None])[0].contiguous()
 
     def activations(self, images: Tensor, layers: Sequence[str]) -> tuple[Tensor, dict[str, Tensor]]:
         """Classify and keep what the named layers answered.

@@ -16,7 +16,7 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, field_validator
 from torch import Tensor, nn
 
-__all__ = ["Normalized", "Preprocessing", "fit_to"]
+__all__ = ["Normalized", "Preprocessing", "fit_to", "to_images"]
 
 _RESAMPLING = {
     "nearest": Image.Resampling.NEAREST,
@@ -85,6 +85,11 @@ def fit_to(pixels: NDArray[np.uint8], size: tuple[int, int], preprocessing: Prep
     row, column = image.height / tall, image.width / wide  # source pixels per resized pixel
     right, bottom = min((left + width) * column, image.width), min((top + height) * row, image.height)
     return np.array(image.resize((width, height), resampling, (left * column, top * row, right, bottom)))
+
+
+def to_images(pixels: Tensor) -> Tensor:
+    """(B, H, W, 3) uint8 → (B, 3, H, W) float32 in [0, 1], on the same device, in memory still channels last."""
+    return pixels.permute(0, 3, 1, 2) / 255
 
 
 def _resized(height: int, width: int, size: tuple[int, int], resize: int | tuple[int, int] | None) -> tuple[int, int]:

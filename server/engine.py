@@ -19,7 +19,9 @@ import time
 from collections.abc import Callable, Sequence
 from weakref import WeakKeyDictionary
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from detector.detector import Detector, Verdict
@@ -83,6 +85,7 @@ class Engine(threading.Thread):
             warm.detectors[self._number],
             self._deliver,
             lambda: self._batcher.queued,
+            self._staging.batch,
             batch=self._thorough_batch,
             capacity=self._thorough_queue,
             on_group=self._on_second_look,
@@ -150,14 +153,14 @@ class Engine(threading.Thread):
 def detect_each(
     detector: Detector,
     works: Sequence[Work],
-    batch: Callable[[Sequence[Tensor]], Tensor],
+    batch: Callable[[Sequence[NDArray[np.uint8]]], Tensor],
     on_out_of_memory: Callable[[int], None],
 ) -> list[Verdict | HeatwardError]:
     """Detects a batch; whatever fails is halved until the image at fault stands alone.
 
     Args:
         detector: Judges (B, 3, H, W).
-        works: B of them, with images (3, H, W).
+        works: B of them, with images (H, W, 3).
         batch: Makes one batch of images.
         on_out_of_memory: Told how many images were too many for the accelerator's memory.
 

@@ -11,7 +11,6 @@ import io
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
 
 __all__ = ["colours", "overlay_png"]
 
@@ -27,17 +26,17 @@ def colours(heatmap: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.stack([np.interp(position, grid, STOPS[:, c]) for c in range(3)], axis=-1).astype(np.float32)
 
 
-def overlay_png(image: Tensor, heatmap: NDArray[np.float32]) -> bytes:
+def overlay_png(image: NDArray[np.uint8], heatmap: NDArray[np.float32]) -> bytes:
     """Lays a heatmap over an image.
 
     Args:
-        image: (3, H, W) in [0, 1], as the classifier saw it.
+        image: (H, W, 3), as the classifier saw it.
         heatmap: (g, g), signed, in any unit.
 
     Returns:
         A PNG file of H × W.
     """
-    picture = image.permute(1, 2, 0).numpy() * 255  # (H, W, 3)
+    picture = image.astype(np.float32)
     finite = np.nan_to_num(heatmap.astype(np.float32), posinf=0.0, neginf=0.0)
     scaled = finite / max(float(np.abs(finite).max()), 1e-12)
     size = (picture.shape[1], picture.shape[0])

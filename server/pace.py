@@ -16,6 +16,8 @@ from collections import deque
 from collections.abc import Mapping
 from statistics import median
 
+import numpy as np
+
 __all__ = ["Pace"]
 
 RECENT = 64  # batches that a size remembers
@@ -33,8 +35,10 @@ class Pace:
 
     def __init__(self, profile: Mapping[int, float], goal_s: float = math.inf) -> None:
         self._sizes = sorted(profile)
-        self._profile = [profile[size] for size in self._sizes]
         self._goal_s = goal_s
+        images = range(self._sizes[-1] + 1)  # tables, for each image asks several times
+        self._size_of = [self._sizes[bisect_left(self._sizes, count)] for count in images]
+        self._profile: list[float] = np.interp(images, self._sizes, [profile[size] for size in self._sizes]).tolist()
         self._recent: dict[int, deque[float]] = {size: deque([1.0], RECENT) for size in self._sizes}
         self._usual = dict.fromkeys(self._sizes, 1.0)
         self._slow = dict.fromkeys(self._sizes, 1.0)
@@ -84,13 +88,7 @@ class Pace:
         return before * self.usual_s(self.limit) + self.slow_s(min(last + 1 + more, self.limit))
 
     def _size(self, images: int) -> int:
-        return self._sizes[min(bisect_left(self._sizes, images), len(self._sizes) - 1)]
+        return self._size_of[images] if images < len(self._size_of) else self._sizes[-1]
 
     def _profiled_s(self, images: int) -> float:
-        place = bisect_left(self._sizes, images)
-        if place == len(self._sizes):
-            return self._profile[-1] * images / self._sizes[-1]
-        if self._sizes[place] == images or place == 0:
-            return self._profile[place]
-        (left, right), (low, high) = self._sizes[place - 1 : place + 1], self._profile[place - 1 : place + 1]
-        return low + (high - low) * (images - left) / (right - left)
+        return self._profile[images] if images < len(self._profile) else self._profile[-1] * images / self._sizes[-1]

@@ -1,4 +1,4 @@
-"""A `DetectRequest` from outside → field by field validation → **an `Ask`** → decoding → **(3, H, W) in [0, 1]**.
+"""A `DetectRequest` from outside → field by field validation → **an `Ask`** → decoding → **(H, W, 3) pixels**.
 
 Everything wrong with a request becomes a `RequestError` that names the field by its path from the top of the message.
 """
@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import numpy as np
 from heatward.v1 import detection_pb2 as pb
 from numpy.typing import NDArray
-from torch import Tensor
 
 from detector.classifier import Classifier
 from detector.errors import ImageError
@@ -101,18 +100,18 @@ def parse(
     )
 
 
-def prepare(ask: Ask, classifier: Classifier, limits: ImageLimits) -> tuple[Tensor, float]:
+def prepare(ask: Ask, classifier: Classifier, limits: ImageLimits) -> tuple[NDArray[np.uint8], float]:
     """Decodes and resizes; runs on a decode thread.
 
     Returns:
-        (3, H, W) in [0, 1] of the classifier's input size, and the seconds it took.
+        (H, W, 3) of the classifier's input size, and the seconds it took.
 
     Raises:
         RequestError: The image cannot be used.
     """
     started_s = time.monotonic()
     try:
-        image = classifier.prepare(ask.read(limits))
+        image = classifier.fit(ask.read(limits))
     except ImageError as error:
         raise RequestError(ask.field, str(error)) from error
     return image, time.monotonic() - started_s

@@ -15,7 +15,10 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
 from detector.detector import Detector, Verdict
 from server.errors import DetectionError
@@ -45,6 +48,7 @@ class SecondLooks:
         detector: Reconsiders; only the calling thread may use it meanwhile.
         deliver: Sends answers to those who wait for them.
         queued: How many fast works wait now.
+        images: Makes one batch of the works' images.
         batch: Most images in a group.
         capacity: Most works waiting; one more is answered at once. 0: no second looks.
         on_group: Told the seconds of each group.
@@ -56,6 +60,7 @@ class SecondLooks:
         detector: Detector,
         deliver: Callable[[Sequence[Work], Sequence[Answer]], None],
         queued: Callable[[], int],
+        images: Callable[[Sequence[NDArray[np.uint8]]], Tensor],
         *,
         batch: int,
         capacity: int,
@@ -65,6 +70,7 @@ class SecondLooks:
         self._detector = detector
         self._deliver = deliver
         self._queued = queued
+        self._images = images
         self._batch = batch
         self._capacity = capacity if detector.thorough else 0
         self._on_group = on_group
@@ -178,7 +184,7 @@ class SecondLooks:
 
     def _verdicts(self, group: list[_Waiting]) -> list[Verdict] | None:
         """None where the detector failed: the fast answers stand."""
-        images = torch.stack([waiting.work.image for waiting in group])
+        images = self._images([waiting.work.image for waiting in group])
         try:
             verdicts = self._detector.reconsider(images, [waiting.answer.verdict for waiting in group])
             if len(verdicts) != len(group):

@@ -9,6 +9,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from functools import partial
+from typing import Any
 
 import grpc
 from heatward.v1 import detection_pb2 as pb
@@ -67,10 +68,8 @@ class DetectionService(pb_grpc.DetectionServiceServicer):
                 raise RequestError("requests", f"between 1 and {self._config.images_per_call} images, but came {count}")
             items = [(f"requests[{index}].", item) for index, item in enumerate(request.requests)]
             results = await self._judge.verdicts(items, call)
-            response.results.extend(
-                self._result(item.request_id, result, call)
-                for item, result in zip(request.requests, results, strict=True)
-            )
+            for item, outcome in zip(request.requests, results, strict=True):
+                response.results.add(**self._parts(item.request_id, outcome, call))
         return response
 
     async def DetectStream(self, requests: AsyncIterator[pb.DetectRequest], context: grpc.aio.ServicerContext) -> None:
@@ -126,14 +125,17 @@ class DetectionService(pb_grpc.DetectionServiceServicer):
         return info
 
     def _result(self, request_id: str, outcome: Outcome, call: Call) -> pb.DetectResult:
-        """One item of a batch or a stream: its verdict, or why it has none."""
+        return pb.DetectResult(**self._parts(request_id, outcome, call))
+
+    def _parts(self, request_id: str, outcome: Outcome, call: Call) -> dict[str, Any]:
+        """Of the `DetectResult` of one item of a batch or a stream: its verdict, or why it has none."""
         if isinstance(outcome, pb.Verdict):
-            return pb.DetectResult(request_id=request_id, verdict=outcome)
+            return {"request_id": request_id, "verdict": outcome}
         status = to_status(outcome, request_id or call.request_id)
         log.info(
             "an image was not answered", extra={"request_id": request_id or call.request_id, "code": code_name(status)}
         )
-        return pb.DetectResult(request_id=request_id, status=status)
+        return {"request_id": request_id, "status": status}
 
 
 def _id_fault(request_id: str, open_ids: set[str]) -> RequestError | None:

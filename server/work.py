@@ -6,16 +6,14 @@ import asyncio
 import itertools
 from dataclasses import dataclass, field
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
 from detector.detector import Verdict
 from server.turns import NORMAL
 from server.warm import Warm
 
 __all__ = ["Answer", "Work"]
-
-EMPTY = torch.empty(0)
 
 _number = itertools.count()
 
@@ -43,11 +41,11 @@ class Work:
     priority: int = NORMAL
     size_bytes: int = 0
     request_id: str = ""
-    image: Tensor = EMPTY  # (3, H, W), once decoded
+    image: NDArray[np.uint8] = field(init=False)  # (H, W, 3), once decoded
     queued_s: float = 0.0
     holds_place: bool = False
     probe: bool = False  # computed though it should be late, to learn whether the engine is still that slow
-    number: int = field(default_factory=lambda: next(_number))  # in order of arrival
+    number: int = field(default_factory=_number.__next__)  # in order of arrival
 
     @property
     def turn(self) -> tuple[float, int]:

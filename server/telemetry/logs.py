@@ -42,6 +42,9 @@ class JsonFormatter(logging.Formatter):
 
 def log_to_stderr(level: str) -> None:
     """Sends everything of `level` and above to stderr, other libraries' warnings included."""
+    # No line shows a thread, a process or a place in the code ("Optimization" in Python's logging HOWTO).
+    logging.logThreads = logging.logMultiprocessing = logging.logProcesses = False
+    logging._srcfile = None
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter())
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)

@@ -23,6 +23,7 @@ from detector.calibration import FEWEST_SCORES
 from detector.errors import HeatwardError
 from server.config import Effort
 from server.telemetry.drift import RATES, Drift
+from server.telemetry.histogram import BulkHistogram
 
 __all__ = ["Metrics"]
 
@@ -63,6 +64,9 @@ class Metrics:
         def histogram(name: str, text: str, *labels: str, buckets: Sequence[float] = SECONDS) -> Histogram:
             return Histogram(f"heatward_{name}", text, labels, buckets=buckets, registry=self.registry)
 
+        def bulk(name: str, text: str, buckets: Sequence[float] = SECONDS) -> BulkHistogram:
+            return BulkHistogram(f"heatward_{name}", text, buckets, self.registry)
+
         def counter(name: str, text: str, *labels: str) -> Counter:
             return Counter(f"heatward_{name}", text, labels, registry=self.registry)
 
@@ -75,7 +79,7 @@ class Metrics:
             "images_total", "Images answered, by verdict: attacked, clean, or the gRPC status code", "verdict"
         )
         self._failed = counter("images_failed_total", "Images not answered, by the kind of error", "reason")
-        self._p_value = histogram("p_value", "p-values of verdicts; uniform on clean traffic", buckets=P_VALUES)
+        self._p_value = bulk("p_value", "p-values of verdicts; uniform on clean traffic", P_VALUES)
         self._verdicts = counter(
             "verdicts_total", "Verdicts, by the effort asked for and the one they got: fast, thorough", "asked", "got"
         )
@@ -86,8 +90,8 @@ class Metrics:
             "outcome",
         )
         self._dropped = counter("images_dropped_total", "Images that left the queue before compute", "reason")
-        self._queue_s = histogram("queue_duration_seconds", "An image's wait for the engine")
-        self._decode_s = histogram("decode_duration_seconds", "Reading, checking and resizing an image")
+        self._queue_s = bulk("queue_duration_seconds", "An image's wait for the engine")
+        self._decode_s = bulk("decode_duration_seconds", "Reading, checking and resizing an image")
         self._compute_s = histogram("compute_duration_seconds", "The detector's work on one batch")
         self._second_look_s = histogram("second_look_duration_seconds", "The detector's second look at one group")
         self._batch_size = histogram("batch_size", "Images in one batch", buckets=SIZES)
@@ -153,10 +157,12 @@ class Metrics:
                 self._image(outcome).inc(images)
                 self._served_by(version, outcome).inc(images)
                 self._verdict(asked, got).inc(images)
-            for (_, version, _, _), queue_s, decode_s, p_value in answered:
-                self._queue_s.observe(queue_s)
-                self._decode_s.observe(decode_s)
-                self._p_value.observe(p_value)
+            if not answered:
+                return
+            _, queue_s, decode_s, p_values = zip(*answered, strict=True)
+            for histogram, values in ((self._queue_s, queue_s), (self._decode_s, decode_s), (self._p_value, p_values)):
+                histogram.observe(values)
+            for (_, version, _, _), _, _, p_value in answered:
                 if version == self._version:  # a canary's p-values are ranks among others
                     self.drift.observe(p_value)
 

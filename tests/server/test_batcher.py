@@ -7,8 +7,8 @@ import contextlib
 import threading
 from typing import Any
 
+import numpy as np
 import pytest
-import torch
 from fake_detector import FakeDetector
 
 from server.batcher import Batcher
@@ -18,7 +18,7 @@ from server.turns import HIGH, LOW, NORMAL
 from server.warm import Warm
 from server.work import Work
 
-IMAGE = torch.zeros(3, 2, 2)
+IMAGE = np.zeros((2, 2, 3), np.uint8)
 
 
 def warm(*, limit: int = 4, batch_s: float = 1e-6) -> Warm:

@@ -6,14 +6,15 @@ import asyncio
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import pytest
-import torch
 from fake_detector import SIZE, FakeDetector
 from torch import Tensor
 
 from detector.detector import Verdict
 from server.pace import Pace
 from server.second_look import SecondLooks
+from server.staging import Staging
 from server.warm import Warm
 from server.work import Answer, Work
 
@@ -26,7 +27,13 @@ class Bench(FakeDetector):
         self.now_s, self.look_s, self.fast_queued = 0.0, look_s, 0
         self.given: dict[int, str] = {}  # label: effort, in the order of the answers
         self.looks = SecondLooks(
-            self, self._given, lambda: self.fast_queued, batch=batch, capacity=capacity, clock=lambda: self.now_s
+            self,
+            self._given,
+            lambda: self.fast_queued,
+            Staging("cpu").batch,
+            batch=batch,
+            capacity=capacity,
+            clock=lambda: self.now_s,
         )
         self.looks.warm_up()
         self.forget()
@@ -42,10 +49,11 @@ class Bench(FakeDetector):
         return super().reconsider(images, verdicts)
 
     def admit(self, label: int, expires_s: float) -> Answer | None:
-        image = torch.full((3, SIZE, SIZE), label / 255)
+        image = np.full((SIZE, SIZE, 3), label, np.uint8)
         answer_to = asyncio.get_running_loop().create_future()
-        work = Work(Warm((self,), Pace({1: 0.0})), expires_s, answer_to, True, image=image)
-        answer = self.looks.admit(work, Answer(self.detect(image[None])[0], 0.0, 0.1, 1))
+        work = Work(Warm((self,), Pace({1: 0.0})), expires_s, answer_to, True)
+        work.image = image
+        answer = self.looks.admit(work, Answer(self.detect(Staging("cpu").batch([image]))[0], 0.0, 0.1, 1))
         if answer is None:
             self.last = work
         return answer

@@ -65,8 +65,11 @@ async def test_a_stream_that_is_not_read_stops_and_others_are_answered(serving):
 
 
 async def test_a_stream_that_is_not_read_is_given_up_when_its_caller_goes(serving):
-    async with serving(Wordy(), in_flight_per_call=WINDOW) as served:
-        call = served.stub.DetectStream(
+    async with (
+        serving(Wordy(), in_flight_per_call=WINDOW) as served,
+        grpc.aio.insecure_channel(served.app.address, SMALL_WINDOW) as channel,
+    ):
+        call = detection_pb2_grpc.DetectionServiceStub(channel).DetectStream(
             iter([raw(picture(SLOW), str(i), heatmap=pb.HEATMAP_FORMAT_FLOAT) for i in range(IMAGES)])
         )
         await settle(lambda: sum(map(len, served.detector.batches)) > WINDOW)
