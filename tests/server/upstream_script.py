@@ -1,26 +1,29 @@
-"""Runs where MLServer and `tritonclient[grpc]` are installed: sends images to a guarded model, prints what it hears.
+"""Runs where `tritonclient[grpc]` is installed: sends images to a guarded model, prints what it hears.
 
-Arguments: the guard's address, an .npy file of (N, H, W, 3) uint8.
+Arguments: the guard's address, an .npy file of (N, H, W, 3) uint8, names of the inputs to send.
 """
 
 import json
+import queue
 import sys
 
 import numpy as np
 import tritonclient.grpc as triton
 from tritonclient.utils import InferenceServerException
 
-address, file = sys.argv[1:]
+address, file, *inputs = sys.argv[1:]
 images = np.load(file)
 
 with triton.InferenceServerClient(address) as server:
     said = {"ready": server.is_server_ready(), "models": [server.is_model_ready(name) for name in ("cats", "heatward")]}
     said["server"] = server.get_server_metadata().name
-    for name, kind, sent in (
-        ("pixels", "UINT8", images),
-        ("floats", "FP32", (images / 255).astype(np.float32)),
-        ("numbers", "INT32", np.zeros((1, 4), np.int32)),
-    ):
+    known = {
+        "pixels": ("UINT8", images),
+        "floats": ("FP32", (images / 255).astype(np.float32)),
+        "numbers": ("INT32", np.zeros((1, 4), np.int32)),
+    }
+    for name in inputs:
+        kind, sent = known[name]
         tensor = triton.InferInput("image", sent.shape, kind)
         tensor.set_data_from_numpy(sent)
         try:
@@ -37,5 +40,12 @@ with triton.InferenceServerClient(address) as server:
         server.infer("dogs", [tensor])
     except InferenceServerException as error:
         said["unknown"] = error.status()
+    try:
+        said["statistics"] = server.get_inference_statistics("cats").model_stats[0].inference_stats.success.count
+    except InferenceServerException as error:
+        said["statistics"] = error.status()
+    answers = queue.Queue()
+    server.start_stream(lambda result, error: answers.put(error))
+    said["stream"] = answers.get(timeout=20).status()
 
 print(json.dumps(said))
