@@ -14,7 +14,7 @@ of n sleeps a + b·n and computes nothing (a = 5 ms, b = 8 ms, as on a CPU, wher
     b  throughput the embedded detector, 64 calls at once: CPU time an image in process, in batches of the size that
                   pays, / CPU time of the server an image. Once with `batch_goal_ms` so large that it never binds, once
                   with default settings, where it trades throughput for latency
-    c  overhead   with a near-free model, the embedded witness (a fifth of the embedded classifier): CPU time an image in
+    c  overhead   a near-free model, the embedded witness (a fifth of the embedded classifier): CPU time an image in
                   process, in full batches, / CPU time of the server an image. Raw images of 32 px. 1 would be: serving
                   costs nothing. And where the rest goes: CPU time of a bare grpc.aio server (parses the same messages,
                   makes a tensor of the pixels, answers a constant verdict; no queue, deadline, validation, batch,
