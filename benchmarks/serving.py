@@ -19,7 +19,8 @@ of n sleeps a + b·n and computes nothing (a = 5 ms, b = 8 ms, as on a CPU, wher
                   costs nothing. And where the rest goes: CPU time of a bare grpc.aio server (parses the same messages,
                   makes a tensor of the pixels, answers a constant verdict; no queue, deadline, validation, batch,
                   metric or log) / that of ours with a detector that computes nothing
-    d  latency    the embedded detector, one call at a time, less the same file decoded and judged in process
+    d  latency    the embedded detector, one call at a time, less the same file decoded and judged in process; beside it
+                  a bare server's call as seldom, which finds as cold a machine
     e  tail       p99 / p50 from due time to answer at 70 % of capacity (open loop, Poisson). The floor: what the same
                   batches would give without any overhead, and the queue M/D/1
     f  flatness   an hour's mixed load in `--minutes`: see serving_soak.py. Not among the default parts

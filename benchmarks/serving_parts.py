@@ -20,7 +20,7 @@ import torch
 from heatward.v1 import detection_pb2 as pb
 from heatward.v1 import detection_pb2_grpc
 
-from benchmarks.serving_load import SIDE, Report, photographs
+from benchmarks.serving_load import SIDE, Report, photographs, raw_image
 from benchmarks.serving_measures import Cost, goodput, percentile, poisson, sojourns, tail
 from benchmarks.serving_processes import ENVIRONMENT, Server, drive, serving
 from benchmarks.serving_server import Small
@@ -181,21 +181,29 @@ def overhead(options: Options) -> Iterator[Row]:
 
 
 def latency(options: Options) -> Iterator[Row]:
-    """(d) One call at a time, beside the same file decoded and judged in this process, alternately."""
+    """(d) One call at a time, to us and to a bare server, each after a file was judged in this process."""
     detector, _ = embedded(BATCH_GOAL_S)
     alone_s: list[float] = []
     served_s: list[float] = []
     around_s: list[float] = []
-    with serving("embedded") as server, grpc.insecure_channel(server.address) as channel:
-        stub = detection_pb2_grpc.DetectionServiceStub(channel)  # type: ignore[no-untyped-call]
+    bare_s: list[float] = []
+    with ExitStack() as stack:
+        stub, bare = [
+            detection_pb2_grpc.DetectionServiceStub(  # type: ignore[no-untyped-call]
+                stack.enter_context(grpc.insecure_channel(stack.enter_context(serving(kind)).address))
+            )
+            for kind in ("embedded", "bare")
+        ]
         ends_s = time.monotonic() + 4 * options.seconds
         photos = photographs()
         while time.monotonic() < ends_s or len(served_s) < 20:
             photo = photos[len(served_s) % len(photos)]
+            request, pixels = pb.DetectRequest(image=photo), pb.DetectRequest(image=raw_image(0))
+            alone_s.append(in_process_s(detector, photo))
             started_s = time.monotonic()
-            detector.detect(detector.classifier.prepare(decode(photo.encoded))[None])
-            alone_s.append(time.monotonic() - started_s)
-            request = pb.DetectRequest(image=photo)
+            bare.Detect(pixels)
+            bare_s.append(time.monotonic() - started_s)
+            alone_s.append(in_process_s(detector, photo))
             started_s = time.monotonic()
             verdict = stub.Detect(request)
             served_s.append(time.monotonic() - started_s)
@@ -204,6 +212,7 @@ def latency(options: Options) -> Iterator[Row]:
     yield ms(f"p50 in process ({len(alone_s)} calls)", median(alone_s))
     yield ms("p50 served, one call at a time, less p50 in process", median(served_s) - median(alone_s), 1.5, **raw)
     yield ms("p50 of a call's time outside the detector", median(around_s), None, around=around_s)
+    yield ms("p50 of a call to a bare server, at such intervals", median(bare_s), None, bare=bare_s)
 
 
 def tails(options: Options) -> Iterator[Row]:
@@ -247,6 +256,13 @@ def fairness(options: Options) -> Iterator[Row]:
 def embedded(goal_s: float) -> tuple[Detector, Pace]:
     detector = Detector.from_bundle(EMBEDDED)
     return detector, warm_up(detector, MAX_BATCH, goal_s)
+
+
+def in_process_s(detector: Detector, photo: pb.Image) -> float:
+    """Seconds to decode and judge one file."""
+    started_s = time.monotonic()
+    detector.detect(detector.classifier.prepare(decode(photo.encoded))[None])
+    return time.monotonic() - started_s
 
 
 def in_process_cpu_ms(detector: Detector | Small, images: torch.Tensor, seconds: float) -> float:

@@ -9,6 +9,7 @@ import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 
 import grpc
 from heatward.inference import grpc_service_pb2
@@ -111,10 +112,9 @@ class Calls:
             self.in_flight -= 1
             seconds = time.monotonic() - started_s
             self._metrics.call(method, code, seconds)
-            log.info(
-                "call", extra={"method": method, "client": call.client, "code": code, "ms": round(seconds * 1e3, 3)}
-            )
             trace.end(code)
+            told = {"method": method, "client": call.client, "code": code, "ms": round(seconds * 1e3, 3)}
+            asyncio.get_running_loop().call_soon(partial(log.info, "call", extra=told))  # once the answer is sent
 
 
 def _left(call: Call) -> str:

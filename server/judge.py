@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import chain
 from typing import Any
 
 import torch
@@ -95,33 +94,51 @@ class Judge:
         Raises:
             HeatwardError: There is no verdict; its `code` says why.
         """
-        (outcome,) = await self.verdicts([(path, request)], call)
+        (outcome,) = await self._together([(path, request)], call, all_or_nothing=False)
         if isinstance(outcome, Exception):
             raise outcome
         return outcome
 
     async def verdicts(
-        self, requests: Sequence[tuple[str, pb.DetectRequest]], call: Call
-    ) -> list[pb.Verdict | Exception]:
-        """`verdict` for images of one call, as many at once as it may have; each has a verdict or an error."""
+        self,
+        count: int,
+        at: Callable[[int], tuple[str, pb.DetectRequest]],
+        call: Call,
+        *,
+        all_or_nothing: bool = False,
+    ) -> list[Outcome]:
+        """`verdict` for the images of one call, as many at once as it may have; each has a verdict or an error.
+
+        Args:
+            count: How many images.
+            at: Gives the path and the request of each, when its turn comes: so few are held twice.
+            call: That they came in.
+            all_or_nothing: The first error ends the others, and is raised.
+        """
         most = self._config.in_flight_per_call
-        if len(requests) <= most:
-            return await self._together(requests, call)
-        size = max(1, most // 2)
-        parts = [requests[start : start + size] for start in range(0, len(requests), size)]
-        outcomes: list[list[pb.Verdict | Exception]] = [[] for _ in parts]
-        places = iter(range(len(parts)))
+        size = count if count <= most else max(1, most // 2)
+        outcomes: list[Any] = [None] * count
+        starts = iter(range(0, count, size))
 
         async def walk() -> None:
-            for place in places:
-                outcomes[place] = await self._together(parts[place], call)
+            for start in starts:
+                part = [at(place) for place in range(start, min(start + size, count))]
+                outcomes[start : start + size] = await self._together(part, call, all_or_nothing)
 
-        await asyncio.gather(*(walk() for _ in range(min(2, most))))  # one part is decoded while another is computed
-        return list(chain.from_iterable(outcomes))
+        if count <= most:
+            await walk()
+            return outcomes
+        try:
+            async with asyncio.TaskGroup() as group:  # one part is decoded while another is computed
+                for _ in range(min(2, most)):
+                    group.create_task(walk())
+        except ExceptionGroup as failed:
+            raise failed.exceptions[0] from None
+        return outcomes
 
     async def _together(
-        self, requests: Sequence[tuple[str, pb.DetectRequest]], call: Call
-    ) -> list[pb.Verdict | Exception]:
+        self, requests: Sequence[tuple[str, pb.DetectRequest]], call: Call, all_or_nothing: bool
+    ) -> list[Outcome]:
         outcomes: list[Any] = [None] * len(requests)
         left = len(requests)
         all_ended = asyncio.get_running_loop().create_future()
@@ -130,16 +147,17 @@ class Judge:
             nonlocal left
             outcomes[place] = outcome
             left -= 1
-            if not left and not all_ended.done():
+            if all_or_nothing and isinstance(outcome, Exception):
+                if not all_ended.done():
+                    all_ended.set_exception(outcome)
+            elif not left and not all_ended.done():
                 all_ended.set_result(None)
 
         trips = self.begin(requests, call, ended)
         try:
-            if left:
-                await all_ended
-        except asyncio.CancelledError:
+            await all_ended
+        finally:
             self.give_up(trips)
-            raise
         return outcomes
 
     def begin(

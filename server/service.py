@@ -66,9 +66,9 @@ class DetectionService(pb_grpc.DetectionServiceServicer):
             count = len(request.requests)
             if not 1 <= count <= self._config.images_per_call:
                 raise RequestError("requests", f"between 1 and {self._config.images_per_call} images, but came {count}")
-            items = [(f"requests[{index}].", item) for index, item in enumerate(request.requests)]
-            results = await self._judge.verdicts(items, call)
-            for item, outcome in zip(request.requests, results, strict=True):
+            items = request.requests
+            outcomes = await self._judge.verdicts(count, lambda place: (f"requests[{place}].", items[place]), call)
+            for item, outcome in zip(items, outcomes, strict=True):
                 response.results.add(**self._parts(item.request_id, outcome, call))
         return response
 

@@ -11,6 +11,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from typing import cast
 
 import grpc
 from heatward.inference import grpc_service_pb2 as pb
@@ -22,7 +23,7 @@ from server.calls import Call, Calls
 from server.config import ServerConfig
 from server.errors import ModelNotFoundError, NotReadyError, RequestError, UnknownVersionError
 from server.judge import Judge
-from server.kserve.inputs import Images, ask, images
+from server.kserve.inputs import ask, images
 from server.kserve.model import EXTENSIONS, NAME, configuration, metadata
 from server.kserve.outputs import respond, wanted
 from server.kserve.statistics import Statistics
@@ -151,34 +152,28 @@ class InferenceService(pb_grpc.GRPCInferenceServiceServicer):
         asked.detector_version = self._versions.choose(request.model_version).info.version  # one for all images
         found = images(request, self._config.images_per_call)
         call = replace(call, deadline_s=call.expires_s(time.monotonic(), asked.timeout_ms))  # of all images together
-        window = asyncio.Semaphore(self._config.in_flight_per_call)
 
-        async def one(index: int) -> v1.Verdict:
-            async with window:
-                return await self._verdict(asked, found, index, call)
+        def at(place: int) -> tuple[str, v1.DetectRequest]:
+            one = v1.DetectRequest(image=found.at(place))
+            one.MergeFrom(asked)
+            return f"{place}.", one
 
+        if found.slow:
+            every = await asyncio.to_thread(lambda: [at(place) for place in range(found.count)])
         try:
-            async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(one(index)) for index in range(found.count)]
-        except ExceptionGroup as failed:
-            error = failed.exceptions[0]
-            if isinstance(error, UnknownVersionError):
-                raise NotReadyError("the detector was exchanged during the call: send it again") from None
-            raise error from None
-        return [task.result() for task in tasks], names
-
-    async def _verdict(self, asked: v1.DetectRequest, found: Images, index: int, call: Call) -> v1.Verdict:
-        """Judges one image, and names the fields at fault as this protocol calls them."""
-        image = await asyncio.to_thread(found.at, index) if found.slow else found.at(index)
-        request = v1.DetectRequest(image=image)
-        request.MergeFrom(asked)
-        try:
-            return await self._judge.verdict(request, "", call)
+            verdicts = await self._judge.verdicts(
+                found.count, every.__getitem__ if found.slow else at, call, all_or_nothing=True
+            )
         except RequestError as error:
-            if error.field == "request_id":
-                field = "id"
-            elif error.field.startswith("image"):
-                field = f"inputs[0] image {index}"
-            else:
-                field = f"parameters[{error.field.removeprefix('options.')}]"
-            raise RequestError(field, error.description) from error
+            raise RequestError(_field(error.field), error.description) from error
+        except UnknownVersionError:
+            raise NotReadyError("the detector was exchanged during the call: send it again") from None
+        return cast(list[v1.Verdict], verdicts), names  # an error would have been raised
+
+
+def _field(path: str) -> str:
+    """PLACE.FIELD of a `DetectRequest`, as this protocol calls it."""
+    place, _, field = path.partition(".")
+    if field == "request_id":
+        return "id"
+    return f"inputs[0] image {place}" if field.startswith("image") else f"parameters[{field.removeprefix('options.')}]"

@@ -21,6 +21,7 @@ from heatward.v1 import detection_pb2
 from hypothesis import given
 from hypothesis import strategies as st
 from sample_requests import fields_at_fault, picture, png, raw, status_of
+from test_service import settle
 
 from server.app import App
 from server.config import ServerConfig
@@ -200,6 +201,22 @@ async def test_timeout_in_microseconds_covers_all_images(serving):
     async with serving(fake, in_flight_per_call=1) as served:
         fake.gate.clear()
         await refused(stub_of(served).ModelInfer(request, timeout=30), grpc.StatusCode.DEADLINE_EXCEEDED)
+
+
+@pytest.mark.parametrize("in_flight", [64, 2])
+async def test_the_first_image_that_fails_ends_the_others_at_once(serving, in_flight: int):
+    fake = FakeDetector()
+    async with serving(fake, in_flight_per_call=in_flight) as served:
+        fake.gate.clear()
+        stub = stub_of(served)
+        holding = asyncio.ensure_future(stub.ModelInfer(pixels(9)))
+        await asyncio.to_thread(fake.entered.wait)
+        error = await refused(stub.ModelInfer(files(png(picture(1)), b"no image", png(picture(2)))))
+        assert fields_at_fault(status_of(error)) == ["inputs[0] image 1"]
+        await settle(lambda: not served.app.batcher.pending)
+        fake.gate.set()
+        await holding
+    assert fake.batches == [[9]]
 
 
 async def test_priority_one_goes_before_three(serving):
