@@ -33,7 +33,7 @@ from server.work import Answer, Work
 
 __all__ = ["Judge", "Outcome", "Trip"]
 
-SMALL_BYTES = 2**16  # raw pixels of the right size: quicker used here than sent to another thread
+SMALL_BYTES = 2**18  # raw pixels of the right size: sooner copied here than sent to another thread
 
 Outcome = pb.Verdict | Exception
 """What comes of an image."""

@@ -184,8 +184,8 @@ class SecondLooks:
 
     def _verdicts(self, group: list[_Waiting]) -> list[Verdict] | None:
         """None where the detector failed: the fast answers stand."""
-        images = self._images([waiting.work.image for waiting in group])
         try:
+            images = self._images([waiting.work.image for waiting in group])
             verdicts = self._detector.reconsider(images, [waiting.answer.verdict for waiting in group])
             if len(verdicts) != len(group):
                 raise DetectionError(f"the detector gave {len(verdicts)} second looks for {len(group)} images")

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
+import torch
 from fake_detector import SIZE, FakeDetector
 from torch import Tensor
 
@@ -150,6 +151,17 @@ async def test_the_list_is_bounded_and_the_abandoned_make_room():
     assert bench.admit(153, 100.0) is None
     bench.looks.turn()
     assert bench.second_looks == [[151, 153]]
+
+
+async def test_images_that_do_not_fit_into_memory_have_their_fast_answers(monkeypatch: pytest.MonkeyPatch):
+    def full(images: object) -> Tensor:
+        raise torch.OutOfMemoryError("no room")
+
+    bench = Bench()
+    monkeypatch.setattr(bench.looks, "_images", full)
+    assert bench.admit(150, expires_s=100.0) is None
+    bench.looks.turn()
+    assert bench.given == {150: "fast"} and not bench.looks
 
 
 async def test_giving_up_answers_all_that_wait():
