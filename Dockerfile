@@ -22,8 +22,8 @@ LABEL org.opencontainers.image.title="heatward" \
       org.opencontainers.image.description="Adversarial-input detection for image classifiers, over gRPC" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.licenses="Apache-2.0"
-RUN groupadd --system --gid 10001 heatward \
- && useradd --system --uid 10001 --gid heatward --no-create-home --shell /usr/sbin/nologin heatward
+RUN groupadd --gid 10001 heatward \
+ && useradd --uid 10001 --gid heatward --no-create-home --shell /usr/sbin/nologin heatward
 COPY --from=build /opt/heatward /opt/heatward
 WORKDIR /app
 COPY detector ./detector
