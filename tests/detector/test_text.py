@@ -1,0 +1,39 @@
+"""Words from outside in messages: cut, escaped, and beside the known word they resemble."""
+
+from __future__ import annotations
+
+import pytest
+
+from detector.text import LONGEST, nearest, printable
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("cat.jpg", "cat.jpg"),
+        ("Überraschung 猫.jpg", "Überraschung 猫.jpg"),
+        ("a\n\x1b[2Kb", "a\\n\\x1b[2Kb"),
+        ("b\udce9.png", "b\\xe9.png"),  # a file name that is no UTF-8
+        ("left\u202eright", "left\\u202eright"),  # turns what follows around
+        ("next\u2028line\x85\x9b", "next\\u2028line\\x85\\x9b"),
+        ("\ud800", "\\ud800"),
+    ],
+)
+def test_what_steers_a_terminal_is_shown_and_not_sent(text: str, shown: str) -> None:
+    assert printable(text) == shown
+    printable(text).encode()  # always text
+
+
+def test_a_long_word_is_cut() -> None:
+    assert printable("x" * 10**6) == "x" * LONGEST + "…"
+    assert printable("x" * 500, longest=None) == "x" * 500
+
+
+def test_nearest_names_the_word_that_was_meant() -> None:
+    assert nearest("batchsize", ["batch_size", "seed"]) == "; did you mean 'batch_size'?"
+    assert nearest("PDG", ["PGD", "FGSM"]) == "; did you mean 'PGD'?"
+    assert nearest("zzz", ["batch_size"]) == ""
+
+
+def test_nearest_compares_no_long_word() -> None:
+    assert nearest("images" * 10**6, ["images"], cutoff=0.0) == ""
