@@ -13,7 +13,7 @@ keep_freed_memory()
 
 @pytest.fixture(scope="session")
 def tiny_classifier() -> Classifier:
-    """A trained classifier of four textures on 16×16 images (see tests/tiny.py). Frozen: share it freely."""
+    """A trained classifier of four textures on 16×16 images (see tests/support/tiny.py). Frozen: share it freely."""
     return tiny.classifier()
 
 

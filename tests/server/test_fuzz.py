@@ -1,6 +1,6 @@
 """Whatever comes, the answer is a verdict or the caller's fault, within a short time, and the next caller is served.
 
-`benchmarks/fuzz.py` sends many more cases.
+`benchmarks/serving/fuzz.py` sends many more cases.
 """
 
 from __future__ import annotations

@@ -154,10 +154,10 @@ async def test_a_dead_engine_ends_the_server_with_1(capsys: pytest.CaptureFixtur
 
 
 async def start(*arguments: str, port: int = 0) -> asyncio.subprocess.Process:
-    paths = os.pathsep.join([str(ROOT / "proto"), str(ROOT), str(Path(__file__).parent)])
+    paths = os.pathsep.join([str(ROOT / "proto"), str(ROOT)])
     return await asyncio.create_subprocess_exec(
         sys.executable,
-        str(Path(__file__).parent / "serve_fake.py"),
+        str(ROOT / "tests" / "support" / "serve_fake.py"),
         *arguments,
         *("--port", str(port), "--metrics-port", "0", "--threads", "1"),
         stdout=asyncio.subprocess.PIPE,

@@ -138,7 +138,7 @@ def test_a_real_server_answers_every_case_and_stops_cleanly(
 ) -> None:
     bundle = tmp_path / "tiny.heatward"
     save_bundle(bundle, tiny_bundle(tiny_classifier))
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(str(ROOT / part) for part in ("", "proto", "tests")))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(str(ROOT / part) for part in ("", "proto", "tests/support")))
     command = program("import sys; from server.cli import serve; sys.exit(serve(sys.argv[1:]))")
     options = ("--trusted", "tiny", "--threads", "1")
     with ServerProcess(bundle, tmp_path / "log", command=command, options=options) as server:

@@ -1,0 +1,1 @@
+"""Verdicts: heatward beside other detectors, what each part of the evidence is worth, and in which precision."""

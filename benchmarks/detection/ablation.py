@@ -1,0 +1,210 @@
+"""What each part of the evidence is worth: one network fitted without it, and what its heatmaps cost.
+
+    heatward train attribute --config configs/cifar10.toml       # once: makes the shards
+    python -m benchmarks.detection.ablation --config configs/cifar10.toml --threads 2 --json work/ablation.json
+
+A part is removed by zeros, in fitting, calibrating and testing alike. Every row has the same seed, epochs and images.
+Positives are attacks that changed the prediction, negatives rightly classified clean images.
+Costs are floating-point operations an image in forward passes of the classifier ("forward-equivalents"), counted, and
+images a second of the whole extraction, timed beside the classifier's own forward pass in the same run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.table import Table
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from detector import network as heatmap_network
+from detector.evidence import Evidence, EvidenceExtractor, EvidenceShape
+from detector.heatmaps.channels import attribute_classes
+from training import fit
+from training.config import CLEAN, TrainingConfig
+from training.evaluation.measures import Thresholds
+from training.evaluation.metrics import auroc
+from training.evaluation.scores import Scored, by_network, from_evidence
+from training.evaluation.tables import render
+from training.job import Job, open_job
+from training.load import load_config
+from training.progress import make_progress
+from training.shards import list_shards, write_json
+
+RATE = 0.05
+BATCH, PASSES = 32, 3
+
+
+def without_views(evidence: Evidence) -> Evidence:
+    shape = EvidenceShape.of(evidence)
+    features, channels = evidence.class_features.clone(), evidence.channels.clone()
+    for start in (1, shape.views + 2):  # the change of the centred logit, of the log-probability
+        features[..., start : start + shape.views] = 0
+    channels[:, -shape.stability :] = 0
+    return replaced(evidence, class_features=features, channels=channels)
+
+
+def without_witness(evidence: Evidence) -> Evidence:
+    shape = EvidenceShape.of(evidence)
+    maps, features, channels = evidence.maps.clone(), evidence.class_features.clone(), evidence.channels.clone()
+    maps[:, :, 1:] = 0
+    features[..., shape.own_features :] = 0
+    channels[:, shape.disagreement] = 0
+    return replaced(evidence, maps=maps, class_features=features, channels=channels)
+
+
+def without_channels(evidence: Evidence) -> Evidence:
+    shape = EvidenceShape.of(evidence)
+    channels = evidence.channels.clone()
+    channels[:, : shape.disagreement.start] = 0
+    return replaced(evidence, channels=channels)
+
+
+def without_margin_maps(evidence: Evidence) -> Evidence:
+    return replaced(evidence, margin_maps=torch.zeros_like(evidence.margin_maps))
+
+
+def without_class_maps(evidence: Evidence) -> Evidence:
+    return replaced(evidence, maps=torch.zeros_like(evidence.maps))
+
+
+def replaced(evidence: Evidence, **tensors: Tensor) -> Evidence:
+    return Evidence(**(evidence.tensors() | tensors))
+
+
+PARTS: dict[str, Callable[[Evidence], Evidence]] = {
+    "nothing": lambda evidence: evidence,
+    "surprise": lambda evidence: evidence,
+    "views": without_views,
+    "witness": without_witness,
+    "channel attribution": without_channels,
+    "maps of the margin": without_margin_maps,
+    "maps of the classes": without_class_maps,
+}
+
+
+def measured(job: Job, config: TrainingConfig, part: str) -> dict[str, Any]:
+    """Fit without a part; AUROC, TPR and recovery of every test attack."""
+    see = PARTS[part]
+    weight = heatmap_network.SURPRISE_WEIGHT
+    try:
+        heatmap_network.SURPRISE_WEIGHT = 0.0 if part == "surprise" else weight
+        with tempfile.TemporaryDirectory() as folder:
+            fit.run(config, job.work, job.progress, Path(folder), see)
+            answer = by_network(fit.load_networks(Path(folder)), job.classifier.device)
+
+        def scored(split: str, label: str) -> Scored:
+            answers = {"": lambda evidence: answer(see(evidence.float()))}
+            return from_evidence(list_shards(job.work, "attribute", split, label), answers)[""]
+
+        cut = Thresholds.of(scored("calibrate", CLEAN)).served[RATE]
+        clean = scored("test", CLEAN)
+        clean = clean[clean.correct]
+        rows = {}
+        for attack in config.attacks:
+            found = scored("test", attack.label)
+            rows[attack.label] = {
+                "auroc": float(auroc(found.score, clean.score)),
+                "tpr": float((found.score > cut).mean()),
+                "recovered": float((found.recovered[:, 0] == found.origin).mean()),
+            }
+        return rows
+    finally:
+        heatmap_network.SURPRISE_WEIGHT = weight
+
+
+def costs(job: Job) -> dict[str, float]:
+    """Forward-equivalents of the whole extraction with each part removed, and its speed."""
+    classifier, settings = job.classifier, job.config.evidence
+    images = job.splits["test"].read(0, BATCH, classifier.prepare).pixels.to(classifier.device).float() / 255
+    whole = EvidenceExtractor(classifier, settings, job.witness)
+    with torch.no_grad():
+        forward = flops(lambda: classifier(images))
+    every = flops(lambda: whole(images)) / forward
+    alone = flops(lambda: EvidenceExtractor(classifier, settings)._extract(images)) / forward
+    with torch.enable_grad():
+        logits, activations = classifier.activations(images, whole.layers)
+        candidates = logits.topk(whole.candidates).indices
+    maps = flops(lambda: attribute_classes(logits, activations[whole.class_layer], candidates)) / forward
+    with torch.no_grad():
+        seconds_forward = seconds(lambda: classifier(images))
+    seconds_whole = seconds(lambda: whole(images))
+    return {
+        "nothing": every,
+        "surprise": every,
+        "views": every - len(whole.views),
+        "witness": alone,
+        "channel attribution": every,
+        "maps of the margin": every,
+        "maps of the classes": every - maps,
+        "images_per_second": BATCH / seconds_whole,
+        "forward_images_per_second": BATCH / seconds_forward,
+    }
+
+
+def flops(work: Callable[[], object]) -> float:
+    with FlopCounterMode(display=False) as counter:
+        work()
+    return float(counter.get_total_flops())
+
+
+def seconds(work: Callable[[], object]) -> float:
+    work()
+    times = []
+    for _ in range(PASSES):
+        start = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+def table(config: TrainingConfig, rows: dict[str, dict[str, Any]], cost: dict[str, float]) -> Table:
+    seen = [attack.label for attack in config.attacks if attack.train]
+    shown = Table(title="AUROC without a part", title_justify="left")
+    for column in ("without", *seen, "mean", f"mean TPR at {RATE:.0%}", "label recovered", "forward-equivalents"):
+        shown.add_column(column, justify="left" if column == "without" else "right")
+
+    def mean(part: str, what: str) -> float:
+        return float(np.mean([rows[part][label][what] for label in seen]))
+
+    for part in rows:
+        each = [f"{rows[part][label]['auroc']:.3f}" for label in seen]
+        averages = [f"{mean(part, 'auroc'):.4f}", f"{mean(part, 'tpr'):.1%}", f"{mean(part, 'recovered'):.1%}"]
+        shown.add_row(part, *each, *averages, f"{cost[part]:.1f}")
+    return shown
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", type=Path, required=True, help="of a job whose attribute stage is finished")
+    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--json", type=Path, help="write the result here, too")
+    options = parser.parse_args(arguments)
+
+    torch.set_num_threads(options.threads)
+    config = load_config(options.config)
+    with make_progress() as progress:
+        job = open_job(config, progress)
+        job.require("attribute")
+        fewer = config.model_copy(update={"fit": {**config.fit, "ensemble": 1, "epochs": options.epochs}})
+        cost = costs(job)
+        rows = {part: measured(job, fewer, part) for part in PARTS}
+    print(render([table(config, rows, cost)]))
+    print(
+        f"extraction {cost['images_per_second']:.1f} images/s, the classifier alone "
+        f"{cost['forward_images_per_second']:.1f} images/s, {options.threads} threads, batches of {BATCH}"
+    )
+    if options.json:
+        write_json(options.json, {"rows": rows, "costs": cost, "epochs": options.epochs, "threads": options.threads})
+
+
+if __name__ == "__main__":
+    main()

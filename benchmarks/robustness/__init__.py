@@ -1,0 +1,1 @@
+"""The attacks that everything is measured with, beside those of other libraries."""
