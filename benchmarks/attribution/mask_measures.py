@@ -20,6 +20,7 @@ from torch.utils._pytree import tree_leaves
 
 from benchmarks.attribution.images import AREA, Photographs
 from benchmarks.attribution.published_recipe import Pyramid, Recipe, learn
+from benchmarks.clock import cpu_seconds
 from detector.classifier import Classifier
 from detector.heatmaps import extremal, input_gradients
 from detector.heatmaps.masks import blend
@@ -122,8 +123,8 @@ def speed(
     ours(classifier, photographs[:batch], steps=1)  # the first use pays for set-up
     found = Times([], [], [])
     for place in range(timed + 1):
-        found.ours.append(spent(lambda: ours(classifier, photographs[:batch])) / len(photographs[:batch]))
-        found.ours_for_blurs.append(spent(lambda: ours(classifier, photographs[:batch], **FOR_BLURS)) / batch)
+        found.ours.append(cpu_seconds(lambda: ours(classifier, photographs[:batch])) / len(photographs[:batch]))
+        found.ours_for_blurs.append(cpu_seconds(lambda: ours(classifier, photographs[:batch], **FOR_BLURS)) / batch)
         if place < timed:
             found.recipe.append(stored.make(photographs[place : place + 1])[1])
             advance(1)
@@ -139,20 +140,19 @@ def step_cost(classifier: Classifier, photographs: Photographs, repeats: int, ad
     found = []
     classes = photographs.classes[:, None]
     input_gradients(classifier, photographs.pixels, classes)  # the first use pays for set-up
+
+    def gradient_s() -> float:
+        return cpu_seconds(lambda: input_gradients(classifier, photographs.pixels, classes))
+
     for _ in range(repeats):
-        short = spent(lambda: ours(classifier, photographs, steps=few, patience=NEVER))
-        gradients = [spent(lambda: input_gradients(classifier, photographs.pixels, classes)) for _ in range(many - few)]
-        long = spent(lambda: ours(classifier, photographs, steps=many, patience=NEVER))
+        short = cpu_seconds(lambda: ours(classifier, photographs, steps=few, patience=NEVER))
+        gradients = [
+            cpu_seconds(lambda: input_gradients(classifier, photographs.pixels, classes)) for _ in range(many - few)
+        ]
+        long = cpu_seconds(lambda: ours(classifier, photographs, steps=many, patience=NEVER))
         found.append((long - short) / sum(gradients))
         advance(1)
     return found
-
-
-def spent(work: Callable[[], object]) -> float:
-    """CPU seconds of this process."""
-    start = time.process_time()
-    work()
-    return time.process_time() - start
 
 
 def seen_through(

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.attribution import metrics as metrics
+from benchmarks.attribution import metrics
 from benchmarks.attribution.images import AREA, Photographs, mask_maps
 from detector.classifier import Classifier
 from detector.heatmaps import Method, input_gradients

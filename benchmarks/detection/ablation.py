@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +24,13 @@ from rich.table import Table
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from detector import network as heatmap_network
+from benchmarks.clock import seconds
 from detector.evidence import Evidence, EvidenceExtractor, EvidenceShape
 from detector.heatmaps.channels import attribute_classes
+from detector.network import SURPRISE_WEIGHT
 from training import fit
-from training.config import CLEAN, TrainingConfig
+from training.config import CLEAN, Split, TrainingConfig
+from training.evaluation.baselines import Answers
 from training.evaluation.measures import Thresholds
 from training.evaluation.metrics import auroc
 from training.evaluation.scores import Scored, by_network, from_evidence
@@ -40,6 +42,7 @@ from training.shards import list_shards, write_json
 
 RATE = 0.05
 BATCH, PASSES = 32, 3
+SURPRISE = "surprise"
 
 
 def without_views(evidence: Evidence) -> Evidence:
@@ -81,7 +84,7 @@ def replaced(evidence: Evidence, **tensors: Tensor) -> Evidence:
 
 PARTS: dict[str, Callable[[Evidence], Evidence]] = {
     "nothing": lambda evidence: evidence,
-    "surprise": lambda evidence: evidence,
+    SURPRISE: lambda evidence: evidence,  # no network reads it: it is added to the score
     "views": without_views,
     "witness": without_witness,
     "channel attribution": without_channels,
@@ -93,31 +96,34 @@ PARTS: dict[str, Callable[[Evidence], Evidence]] = {
 def measured(job: Job, config: TrainingConfig, part: str) -> dict[str, Any]:
     """Fit without a part; AUROC, TPR and recovery of every test attack."""
     see = PARTS[part]
-    weight = heatmap_network.SURPRISE_WEIGHT
-    try:
-        heatmap_network.SURPRISE_WEIGHT = 0.0 if part == "surprise" else weight
-        with tempfile.TemporaryDirectory() as folder:
-            fit.run(config, job.work, job.progress, Path(folder), see)
-            answer = by_network(fit.load_networks(Path(folder)), job.classifier.device)
+    with tempfile.TemporaryDirectory() as folder:
+        fit.run(config, job.work, job.progress, Path(folder), see)
+        networks = fit.load_networks(Path(folder))
+    device = job.classifier.device
+    answer = by_network(networks, device)
 
-        def scored(split: str, label: str) -> Scored:
-            answers = {"": lambda evidence: answer(see(evidence.float()))}
-            return from_evidence(list_shards(job.work, "attribute", split, label), answers)[""]
+    def judged(evidence: Evidence) -> Answers:
+        seen = see(evidence.float())
+        found = answer(seen)
+        if part != SURPRISE:
+            return found
+        return replace(found, score=found.score - SURPRISE_WEIGHT * networks[0].surprise(seen.to(device)).cpu())
 
-        cut = Thresholds.of(scored("calibrate", CLEAN)).served[RATE]
-        clean = scored("test", CLEAN)
-        clean = clean[clean.correct]
-        rows = {}
-        for attack in config.attacks:
-            found = scored("test", attack.label)
-            rows[attack.label] = {
-                "auroc": float(auroc(found.score, clean.score)),
-                "tpr": float((found.score > cut).mean()),
-                "recovered": float((found.recovered[:, 0] == found.origin).mean()),
-            }
-        return rows
-    finally:
-        heatmap_network.SURPRISE_WEIGHT = weight
+    def scored(split: Split, label: str) -> Scored:
+        return from_evidence(list_shards(job.work, "attribute", split, label), {"": judged})[""]
+
+    cut = Thresholds.of(scored("calibrate", CLEAN)).served[RATE]
+    clean = scored("test", CLEAN)
+    clean = clean[clean.correct]
+    rows = {}
+    for attack in config.attacks:
+        found = scored("test", attack.label)
+        rows[attack.label] = {
+            "auroc": float(auroc(found.score, clean.score)),
+            "tpr": float((found.score > cut).mean()),
+            "recovered": float((found.recovered[:, 0] == found.origin).mean()),
+        }
+    return rows
 
 
 def costs(job: Job) -> dict[str, float]:
@@ -134,11 +140,11 @@ def costs(job: Job) -> dict[str, float]:
         candidates = logits.topk(whole.candidates).indices
     maps = flops(lambda: attribute_classes(logits, activations[whole.class_layer], candidates)) / forward
     with torch.no_grad():
-        seconds_forward = seconds(lambda: classifier(images))
-    seconds_whole = seconds(lambda: whole(images))
+        seconds_forward = fastest(lambda: classifier(images), classifier.device)
+    seconds_whole = fastest(lambda: whole(images), classifier.device)
     return {
         "nothing": every,
-        "surprise": every,
+        SURPRISE: every,
         "views": every - len(whole.views),
         "witness": alone,
         "channel attribution": every,
@@ -155,14 +161,9 @@ def flops(work: Callable[[], object]) -> float:
     return float(counter.get_total_flops())
 
 
-def seconds(work: Callable[[], object]) -> float:
+def fastest(work: Callable[[], object], device: torch.device) -> float:
     work()
-    times = []
-    for _ in range(PASSES):
-        start = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - start)
-    return min(times)
+    return min(seconds(work, device) for _ in range(PASSES))
 
 
 def table(config: TrainingConfig, rows: dict[str, dict[str, Any]], cost: dict[str, float]) -> Table:

@@ -10,7 +10,6 @@ gradients (as a freshly built model does: each backward then computes those of t
 from __future__ import annotations
 
 import argparse
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ import torch
 import torchattacks
 from torch import Tensor
 
+from benchmarks.clock import seconds
 from detector.bundle import EMBEDDED, load_bundle
 from detector.classifier import Classifier, load_classifier
 from detector.images import decode
@@ -48,22 +48,12 @@ def read_images(folder: Path, count: int, classifier: Classifier) -> Tensor:
 
 def measure(attack: Any, classifier: Classifier, images: Tensor, labels: Tensor, repeats: int) -> Result:
     attack(images[:2], labels[:2])  # first use pays for set-up
-    seconds = []
-    for _ in range(repeats):
-        synchronize(images.device)
-        start = time.perf_counter()
-        adversarial = attack(images, labels).detach()
-        synchronize(images.device)
-        seconds.append(time.perf_counter() - start)
+    taken = min(seconds(lambda: attack(images, labels), images.device) for _ in range(repeats))
+    adversarial = attack(images, labels).detach()
     with torch.no_grad():
         crossed = classifier(adversarial).argmax(1) != labels
     l2 = (adversarial - images).flatten(1).norm(dim=1)
-    return Result(min(seconds), float(crossed.float().mean()), float(l2.mean()))
-
-
-def synchronize(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize()
+    return Result(taken, float(crossed.float().mean()), float(l2.mean()))
 
 
 def main() -> None:

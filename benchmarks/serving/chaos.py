@@ -24,13 +24,15 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-import numpy as np
+from sample_requests import picture, png, spoiled
 
-from benchmarks.serving.chaos_calls import Caller, Ledger
+from benchmarks.serving.chaos_calls import Caller
 from benchmarks.serving.chaos_server import Bundles, Numbers, Server
 from benchmarks.serving.chaos_wire import TROUBLES, Wire
-from benchmarks.serving.flood import encode, photographs, spoiled
+from benchmarks.serving.ledger import Ledger
 from benchmarks.serving.measures import flatness
+from benchmarks.serving.send import photographs
+from benchmarks.serving.start import command
 
 CALM_S, QUIET_S = 40.0, 5.0  # longer than it takes to find a connection dead: keepalive-s and 20 s more
 GROWTH = 0.10
@@ -39,19 +41,19 @@ allocator has had from the system it keeps, and later floods are no larger. A le
 MORE_THREADS = 8
 """gRPC and asyncio keep idle threads of their pools, which grow with the first floods and are bounded."""
 METHODS = [f"heatward.v1.DetectionService/{name}" for name in ("Detect", "DetectBatch", "None")]
-SETTINGS = {
+SETTINGS: dict[str, object] = {
     "host": "127.0.0.1",
     "port": 0,
-    "metrics-port": 0,
+    "metrics_port": 0,
     "threads": 1,
-    "decode-workers": 2,
-    "max-batch": 16,
-    "queue-items": 128,
-    "in-flight-per-call": 32,
-    "default-deadline-s": 10,
-    "max-message-bytes": 2**22,
-    "watch-s": 0.5,
-    "keepalive-s": 10,
+    "decode_workers": 2,
+    "max_batch": 16,
+    "queue_items": 128,
+    "in_flight_per_call": 32,
+    "default_deadline_s": 10,
+    "max_message_bytes": 2**22,
+    "watch_s": 0.5,
+    "keepalive_s": 10,
 }
 TOKENS = {"steady": "steady-token-0123456789", "flood": "flood-token-0123456789", "slow": "slow-token-0123456789"}
 QUOTA = {"slow": " 50"}
@@ -136,10 +138,8 @@ async def run(arguments: argparse.Namespace, folder: Path) -> list[str]:
     bundles.put(fine=True)
     tokens = folder / "tokens"
     tokens.write_text("".join(f"{name} {token}{QUOTA.get(name, '')}\n" for name, token in TOKENS.items()))
-    script = ["heatward", "serve"] if arguments.real else ["benchmarks.serving.chaos_fake"]
-    settings = [word for key, value in SETTINGS.items() for word in (f"--{key}", str(value))]
-    command = [sys.executable, "-m", *script, str(bundles.folder), "--token-file", str(tokens), *settings]
-    server = Server.start(command, folder / "log")
+    kind = "embedded" if arguments.real else "labelling"
+    server = Server.start(command(kind, bundle=bundles.folder, token_file=tokens, **SETTINGS), folder / "log")
     try:
         return await observe(arguments, server, bundles)
     finally:
@@ -148,8 +148,9 @@ async def run(arguments: argparse.Namespace, folder: Path) -> list[str]:
 
 async def observe(arguments: argparse.Namespace, server: Server, bundles: Bundles) -> list[str]:
     ledger = Ledger()
-    fake_images = [encode(np.full((8, 8, 3), label, np.uint8), "PNG") for label in range(20, 120)]
-    chaos = Chaos(server, ledger, bundles, photographs() if arguments.real else fake_images, arguments.seed)
+    fake_images = [png(picture(label)) for label in range(20, 120)]
+    images = [each.encoded for each in photographs()] if arguments.real else fake_images
+    chaos = Chaos(server, ledger, bundles, images, arguments.seed)
     truth = await chaos.steady.learn()
     for caller in chaos.callers:
         caller.truth = truth
@@ -216,13 +217,10 @@ async def watch(chaos: Chaos, started_s: float, memory_mib: list[float]) -> None
     while True:
         await asyncio.sleep(5)
         memory_mib.append(chaos.server.numbers().rss_mib)
-        codes: Counter[str] = Counter()
-        for (_, code), count in chaos.ledger.codes.items():
-            codes[code] += count
         found = sum(chaos.ledger.violations.values())
         print(
-            f"{time.monotonic() - started_s:4.0f} s  {chaos.server.numbers()}, {chaos.ledger.open} calls open, "
-            f"{found} violations, {dict(codes.most_common())}",
+            f"{time.monotonic() - started_s:4.0f} s  {chaos.server.numbers()}, {chaos.ledger.calls} calls open, "
+            f"{found} violations, {dict(chaos.ledger.by_code.most_common())}",
             flush=True,
         )
 

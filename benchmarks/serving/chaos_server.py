@@ -24,10 +24,10 @@ from pathlib import Path
 
 import psutil
 
+from benchmarks.serving.start import ENVIRONMENT, ROOT
 from detector.bundle import EMBEDDED
 
 MIB = 2**20
-ROOT = Path(__file__).parents[2]
 EXPLAINED = {
     "the new bundle is refused, the old one stays": "bad bundles are put there; a traceback would not be explained",
 }
@@ -60,9 +60,8 @@ class Server:
 
     @classmethod
     def start(cls, command: Sequence[str], log: Path) -> Server:
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT / "proto"), str(ROOT)])}
         with log.open("ab") as stderr:
-            return cls(subprocess.Popen(command, stdout=-1, stderr=stderr, text=True, env=environment), log)
+            return cls(subprocess.Popen(command, stdout=-1, stderr=stderr, text=True, env=ENVIRONMENT, cwd=ROOT), log)
 
     def open_files(self) -> Counter[str]:
         """Kinds of open files: "socket", "anon_inode", the path of a regular one."""

@@ -23,10 +23,10 @@ import time
 import warnings
 from collections.abc import Callable
 
-import fake_detector
 import grpc
 import numpy as np
 import psutil
+from fake_detector import FakeDetector
 from google.rpc import code_pb2
 from heatward.v1 import detection_pb2 as pb
 from heatward.v1 import detection_pb2_grpc
@@ -217,8 +217,7 @@ async def run(arguments: argparse.Namespace) -> dict[str, object]:
         max_image_bytes=LIMITS.max_bytes,
         max_image_pixels=LIMITS.max_pixels,
     )
-    fake_detector.CURSED = -1  # no image that makes it fail
-    app = App(config, lambda path, device: fake_detector.FakeDetector())  # type: ignore[arg-type,return-value]
+    app = App(config, lambda path, device: FakeDetector(cursed=None))  # type: ignore[arg-type,return-value]
     await app.listen()
     await app.begin()
     process, done, resident = psutil.Process(), 0, []

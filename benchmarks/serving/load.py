@@ -9,8 +9,8 @@ Server, load generators and this program are processes of their own; speeds are 
 of n sleeps a + b·n and computes nothing (a = 5 ms, b = 8 ms, as on a CPU, where not said otherwise).
 
     a  goodput    answers within 250 ms a second, as a share of capacity (verdicts a second of 64 calls at once), when
-                  0.5, 1, 2, 5 times that arrive (open loop, Poisson); beside it the same server with a queue without
-                  bound that neither predicts nor drops
+                  0.5, 1, 2, 5 times that arrive (open loop, Poisson); beside it "FIFO": the same server, told of no
+                  deadline and with room for all, so that it neither predicts nor drops
     b  throughput the embedded detector, 64 calls at once: CPU time an image in process, in batches of the size that
                   pays, / CPU time of the server an image. Once with `batch_goal_ms` so large that it never binds, once
                   with default settings, where it trades throughput for latency

@@ -14,7 +14,6 @@ import time
 from collections.abc import AsyncIterator
 from dataclasses import asdict, dataclass, field
 from itertools import count
-from pathlib import Path
 from typing import Literal
 
 import grpc
@@ -23,13 +22,15 @@ import psutil
 import uvloop
 from heatward.v1 import detection_pb2 as pb
 from heatward.v1 import detection_pb2_grpc
+from stand_in import SIDE
 
 from benchmarks.serving.measures import poisson
+from detector.bundle import EMBEDDED
 
-__all__ = ["SIDE", "Load", "Report", "cpu_s", "photographs", "raw_image"]
+__all__ = ["Load", "Report", "cpu_s", "photographs", "raw_image"]
 
-SIDE = 32
 PATIENCE_S = 60.0
+GIVEN_UP_S = 1.0  # after the counted time, calls without a deadline
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,8 @@ class Load:
     calls: Literal["unary", "batch", "stream"] = "unary"
     images: int = 1
     """In a batch; in a stream, sent and not yet answered."""
-    deadline_s: float = PATIENCE_S
+    deadline_s: float | None = PATIENCE_S
+    """None: the server is told of none."""
     encoded: bool = False
     """JPEG files instead of raw pixels."""
     token: str = ""
@@ -116,7 +118,12 @@ class Generator:
             if due_s >= self._began_s:
                 self._report.late_s.append(time.monotonic() - due_s)
             tasks.append(asyncio.create_task(self._unary(due_s)))
-        await asyncio.gather(*tasks)
+        _, late = await asyncio.wait(tasks, timeout=PATIENCE_S if self._load.deadline_s else GIVEN_UP_S)
+        for task in late:
+            task.cancel()
+        for ended in await asyncio.gather(*tasks, return_exceptions=True):  # closing a channel hangs on cancelled calls
+            if isinstance(ended, Exception):
+                raise ended
 
     async def _closed(self) -> None:
         async def one() -> None:
@@ -180,8 +187,8 @@ def cpu_s(pid: int) -> float:
 
 def photographs() -> list[pb.Image]:
     """The embedded samples, as files."""
-    folder = Path(__file__).parents[2] / "detector" / "embedded" / "samples"
-    return [pb.Image(encoded=path.read_bytes()) for path in sorted(folder.rglob("*.jpg"))]
+    paths = sorted((EMBEDDED.parent / "samples").rglob("*.jpg"))
+    return [pb.Image(encoded=path.read_bytes()) for path in paths]
 
 
 def raw_image(seed: int) -> pb.Image:

@@ -1,9 +1,9 @@
-"""A process that serves for `load.py`: `serve.py KIND [FIXED_S IMAGE_S] [settings of heatward serve]`.
+"""A process that serves for `load.py` and `chaos.py`: `serve.py KIND [FIXED_S IMAGE_S] [settings of heatward serve]`.
 
     embedded    `heatward serve` as it is, with the embedded detector
     stand-in    the same server, with a detector that sleeps FIXED_S + n x IMAGE_S for a batch of n and computes nothing
     small       the same server, with the embedded witness as the only model and a constant verdict: near-free, not free
-    fifo        as stand-in, with a queue that neither predicts nor drops: unbounded, first come, first served
+    labelling   the same server, with a detector whose answer one knows from the image; its bundles are letters
     bare        no server of ours: the least that a Python gRPC server of the same contract can do with an image
 
 Prints one JSON line once it serves: {"address": …}.
@@ -15,10 +15,9 @@ import asyncio
 import json
 import signal
 import sys
-import time
-from collections.abc import AsyncIterator
-from itertools import count
-from typing import Any
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import cast
 
 import grpc
 import numpy as np
@@ -27,61 +26,17 @@ import uvloop
 from heatward.v1 import detection_pb2 as pb
 from heatward.v1 import detection_pb2_grpc
 from numpy.typing import NDArray
+from stand_in import StandIn, load_letter
 from torch import Tensor
 
-import server.app
 from benchmarks.serving.measures import Cost
 from detector.bundle import EMBEDDED
-from detector.calibration import Calibration
 from detector.detector import Detector, Verdict
 from detector.errors import HeatwardError
 from detector.heap import keep_freed_memory
-from server.admission import Admission
-from server.batcher import Batcher
+from server.app import run
+from server.bundles.reload import Load
 from server.load import load_config
-from server.work import Work
-
-SIDE = 32
-_loads = count()
-
-
-class FreeClassifier:
-    """Ten classes of nothing."""
-
-    classes = tuple(f"class {index}" for index in range(10))
-    num_classes = 10
-    input_size = (SIDE, SIDE)
-
-    def __init__(self) -> None:
-        self.fingerprint = f"{next(_loads):016x}" * 4  # another version with each reload
-
-    def fit(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        return pixels
-
-
-class StandIn:
-    """A detector with one answer, which takes a batch the time that `cost` says and no CPU."""
-
-    manifest = None
-    thorough = False
-
-    def __init__(self, cost: Cost) -> None:
-        self.classifier = FreeClassifier()
-        self.calibration = Calibration.fit(torch.arange(199.0))
-        self._cost = cost
-        labels = tuple((index, 0.9 / (index + 1)) for index in range(5))
-        self._verdict = Verdict(0, 0.9, labels, 0.1, 0.5, labels, np.zeros((4, 4), np.float32))
-
-    def warm_up(self, sizes: list[int]) -> None:
-        pass
-
-    def detect(self, images: Tensor) -> list[Verdict]:
-        if (seconds := self._cost(len(images))) > 0:
-            time.sleep(seconds)
-        return [self._verdict] * len(images)
-
-    def undecided(self, verdict: Verdict) -> bool:
-        return False
 
 
 class Small(StandIn):
@@ -98,31 +53,6 @@ class Small(StandIn):
         with torch.no_grad():
             self._net(images)
         return super().detect(images)
-
-
-class Everyone(Admission):
-    """Lets everyone in."""
-
-    def check(self, work: Work, now_s: float, *, free_s: float, ahead: int, held: int) -> None:
-        pass
-
-
-class Fifo(Batcher):
-    """Takes everything and computes everything, in the order of arrival, late or not."""
-
-    def __init__(self, **settings: Any) -> None:
-        super().__init__(**settings)
-        self._admission = Everyone(1, 0.0)
-
-    def _pop(self, now_s: float) -> list[Work]:
-        waiting = sorted(self._turns, key=lambda work: work.number)
-        batch = waiting[: waiting[0].warm.pace.limit] if waiting else []
-        for work in batch:
-            self._remove(work)
-        return batch
-
-    def leave(self, work: Work) -> None:
-        pass
 
 
 class Bare(detection_pb2_grpc.DetectionServiceServicer):
@@ -190,14 +120,12 @@ def main() -> int:
     if kind == "bare":
         uvloop.run(serve_bare())
         return 0
-    if kind == "embedded":
-        return server.app.run(load_config(arguments))
-    if kind == "fifo":
-        server.app.Batcher = Fifo  # type: ignore[attr-defined]
-    if kind == "small":
-        return server.app.run(load_config(arguments), lambda path, device: Small())  # type: ignore[arg-type,return-value]
-    cost = Cost(*map(float, arguments[:2]))
-    return server.app.run(load_config(arguments[2:]), lambda path, device: StandIn(cost))  # type: ignore[arg-type,return-value]
+    loads: dict[str, Callable[[Path, str], object]] = {"small": lambda path, device: Small(), "labelling": load_letter}
+    if kind == "stand-in":
+        cost = Cost(*map(float, arguments[:2]))
+        loads[kind] = lambda path, device: StandIn(cost)
+        arguments = arguments[2:]
+    return run(load_config(arguments), cast("Load | None", loads.get(kind)))
 
 
 if __name__ == "__main__":

@@ -13,9 +13,7 @@ import re
 import signal
 import time
 import urllib.request
-from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
-from itertools import count
 from pathlib import Path
 from random import Random
 from tempfile import TemporaryDirectory
@@ -25,14 +23,15 @@ import psutil
 import uvloop
 from heatward.v1 import detection_pb2 as pb
 from heatward.v1 import detection_pb2_grpc
+from sample_requests import spoiled
 
-from benchmarks.serving.flood import outcome, spoiled
+from benchmarks.serving.ledger import Ledger, item
 from benchmarks.serving.measures import Cost, flatness
 from benchmarks.serving.parts import Row
 from benchmarks.serving.send import photographs, raw_image
 from benchmarks.serving.start import Server, serving
 
-__all__ = ["Ledger", "soak"]
+__all__ = ["soak"]
 
 MIB = 2**20
 NEAR_FREE = Cost(0.001, 0.0)
@@ -40,38 +39,8 @@ CALLS_AT_ONCE = 12
 RELOAD_S, SAMPLE_S = 5.0, 0.5
 GROWTH = 0.02
 BAD_EVERY = 8
-LATE = {"DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED"}
-
-
-class Ledger:
-    """Which images were sent, and what came back for each."""
-
-    def __init__(self) -> None:
-        self.expected: dict[str, set[str]] = {}
-        self.answers: Counter[str] = Counter()
-        self.codes: Counter[str] = Counter()
-        self.wrong: list[str] = []
-        self._numbers = count()
-
-    def name(self, expected: set[str]) -> str:
-        """A new id, whose answer may have any of these codes."""
-        name = str(next(self._numbers))
-        self.expected[name] = expected
-        return name
-
-    def note(self, name: str, code: str) -> None:
-        self.answers[name] += 1
-        self.codes[code] += 1
-        if code not in self.expected.get(name, ()):
-            self.wrong.append(f"{name}: {code}")
-
-    @property
-    def lost(self) -> int:
-        return len(self.expected.keys() - self.answers.keys())
-
-    @property
-    def doubled(self) -> int:
-        return sum(times > 1 for times in self.answers.values())
+GOOD, BAD = frozenset({"OK"}), frozenset({"INVALID_ARGUMENT"})
+LATE = GOOD | {"DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED"}
 
 
 class Mix:
@@ -96,16 +65,19 @@ class Mix:
 
     def _request(self) -> pb.DetectRequest:
         if self._random.randrange(BAD_EVERY):
-            return pb.DetectRequest(request_id=self._ledger.name({"OK"}), image=self._random.choice(self._good))
-        return pb.DetectRequest(
-            request_id=self._ledger.name({"INVALID_ARGUMENT"}), image=self._random.choice(self._bad)
-        )
+            return self._good_request("good", GOOD)
+        return pb.DetectRequest(request_id=self._ledger.expect("bad", BAD), image=self._random.choice(self._bad))
+
+    def _good_request(self, kind: str, allowed: frozenset[str]) -> pb.DetectRequest:
+        return pb.DetectRequest(request_id=self._ledger.expect(kind, allowed), image=self._random.choice(self._good))
 
     async def one(self) -> None:
-        request = self._request()
+        await self._unary(self._request())
+
+    async def _unary(self, request: pb.DetectRequest, timeout_s: float | None = None) -> None:
         try:
-            verdict = await self._stub.Detect(request)
-            self._ledger.note(verdict.request_id, "OK")
+            verdict = await self._stub.Detect(request, timeout=timeout_s)
+            self._ledger.note((verdict or request).request_id, "OK")  # late, it may be none: see ledger.NoMessage
         except grpc.aio.AioRpcError as error:
             self._ledger.note(request.request_id, error.code().name)
 
@@ -113,32 +85,26 @@ class Mix:
         requests = [self._request() for _ in range(self._random.randint(1, 32))]
         response = await self._stub.DetectBatch(pb.DetectBatchRequest(requests=requests))
         for result in response.results:
-            self._ledger.note(result.request_id, outcome(result))
+            self._ledger.note(*item(result))
 
     async def stream(self) -> None:
         requests = [self._request() for _ in range(self._random.randint(1, 64))]
         async for result in self._stub.DetectStream(iter(requests)):
-            self._ledger.note(result.request_id, outcome(result))
+            self._ledger.note(*item(result))
 
     async def cancelled(self) -> None:
-        name = self._ledger.name({"OK", "CANCELLED"})
-        call = self._stub.Detect(pb.DetectRequest(request_id=name, image=self._random.choice(self._good)))
+        request = self._good_request("cancelled", GOOD | {"CANCELLED"})
+        call = self._stub.Detect(request)
         await asyncio.sleep(self._random.uniform(0, 0.01))
         call.cancel()
         try:
             await call
-            self._ledger.note(name, "OK")
+            self._ledger.note(request.request_id, "OK")
         except asyncio.CancelledError:
-            self._ledger.note(name, "CANCELLED")
+            self._ledger.note(request.request_id, "CANCELLED")
 
     async def hurried(self) -> None:
-        name = self._ledger.name({"OK"} | LATE)
-        request = pb.DetectRequest(request_id=name, image=self._random.choice(self._good))
-        try:
-            await self._stub.Detect(request, timeout=self._random.uniform(0, 0.01))
-            self._ledger.note(name, "OK")
-        except grpc.aio.AioRpcError as error:
-            self._ledger.note(name, error.code().name)
+        await self._unary(self._good_request("hurried", LATE), self._random.uniform(0, 0.01))
 
 
 def soak(minutes: float) -> Iterator[Row]:
@@ -151,16 +117,16 @@ def soak(minutes: float) -> Iterator[Row]:
             text = urllib.request.urlopen(f"http://{server.metrics_address}/metrics").read().decode()
         left = sum(_metric(text, name) for name in ("heatward_pending_images", "heatward_in_flight_requests"))
         reloads = _metric(text, 'heatward_reloads_total{outcome="loaded",what="detector"}')
-    raw = {"codes": dict(ledger.codes), "wrong": ledger.wrong[:9], "reloads": reloads, "samples": samples}
+    wrong = dict(ledger.violations.most_common(9))
+    raw = {"codes": dict(ledger.by_code), "wrong": wrong, "reloads": reloads, "samples": samples}
     memory, threads, files = (flatness(each) for each in zip(*samples, strict=True))
     shown = f"{memory.growth:+.1%}"
     what = f"memory, second fifth to last ({memory.low / MIB:.0f}–{memory.high / MIB:.0f} MiB, {reloads:.0f} reloads)"
     yield Row(what, memory.growth, shown, GROWTH, False, f"≤ {GROWTH:.0%}", raw)
     for what, each in (("threads", threads), ("file descriptors", files)):
         yield none(f"growth of {what} ({each.low:.0f}–{each.high:.0f})", round(each.growth * each.low))
-    sent = len(ledger.expected)
-    yield none(f"images lost or answered twice, of {sent:,}", ledger.lost + ledger.doubled)
-    yield none("answers with a code that they should not have", len(ledger.wrong))
+    yield none(f"images lost or answered twice, of {ledger.asked:,}", ledger.lost + ledger.doubled)
+    yield none("answers with a code that they should not have", ledger.wrong)
     yield none("images and calls left in the server afterwards", left)
     yield none("exit status", server.process.returncode)
 

@@ -1,4 +1,4 @@
-"""Servers and load generators for `load.py`, each in a process of its own."""
+"""Servers and load generators, each in a process of its own."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from benchmarks.serving.measures import Cost
 from benchmarks.serving.send import Load, Report
 from detector.errors import HeatwardError
 
-__all__ = ["ENVIRONMENT", "Server", "drive", "serving"]
+__all__ = ["ENVIRONMENT", "ROOT", "Server", "command", "drive", "serving"]
 
 ROOT = Path(__file__).parents[2]
 DEFAULTS: dict[str, object] = {"port": 0, "metrics_port": "null", "threads": 1}
@@ -35,32 +35,44 @@ class Server:
         return Load(address=self.address, pid=self.process.pid, **what)
 
 
-@contextmanager
-def serving(
-    kind: str, cost: Cost | None = None, *, environment: Mapping[str, str] = ENVIRONMENT, **settings: object
-) -> Iterator[Server]:
-    """Starts a server of `serve.py` and ends it.
+def command(kind: str, cost: Cost | None = None, **settings: object) -> list[str]:
+    """What starts a server of `serve.py`.
 
     Args:
         kind: As `serve.py` says.
         cost: Of a stand-in's batches.
+        settings: Of `heatward serve`, beside our defaults.
+    """
+    words = [sys.executable, "-m", "benchmarks.serving.serve", kind]
+    words += [str(cost.fixed_s), str(cost.image_s)] if cost else []
+    for name, value in (DEFAULTS | settings).items() if kind != "bare" else ():
+        words += [str(value)] if name == "bundle" else [f"--{name.replace('_', '-')}", str(value)]
+    return words
+
+
+@contextmanager
+def serving(
+    kind: str, cost: Cost | None = None, *, environment: Mapping[str, str] = ENVIRONMENT, **settings: object
+) -> Iterator[Server]:
+    """Starts a server and ends it.
+
+    Args:
+        kind: As `command` says, like `cost` and `settings`.
+        cost: Of a stand-in's batches.
         environment: Of the process.
-        settings: Of `heatward serve`, beside its defaults.
+        settings: Of `heatward serve`.
 
     Raises:
         HeatwardError: It does not start.
     """
-    command = [sys.executable, "-m", "benchmarks.serving.serve", kind]
-    command += [str(cost.fixed_s), str(cost.image_s)] if cost else []
-    for name, value in (DEFAULTS | settings).items() if kind != "bare" else ():
-        command += [str(value)] if name == "bundle" else [f"--{name.replace('_', '-')}", str(value)]
+    started = command(kind, cost, **settings)
     process = subprocess.Popen(
-        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        started, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     )
     try:
         line = process.stdout.readline() if process.stdout else ""
         if not line:
-            raise HeatwardError(f"the server did not start; see why: {' '.join(command)}")
+            raise HeatwardError(f"the server did not start; see why: {' '.join(started)}")
         ready = json.loads(line)
         yield Server(process, ready["address"], ready.get("metrics_address", ""))
     finally:

@@ -8,10 +8,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator
 
-import fake_detector
 import grpc
 import numpy as np
 import pytest
+from fake_detector import FakeDetector
 from google.rpc import code_pb2
 from heatward.v1 import detection_pb2 as pb
 from hypothesis import HealthCheck, given, settings
@@ -37,15 +37,14 @@ pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL")
 @pytest.fixture(scope="module")
 def call() -> Iterator[Call]:
     """Calls a method of a server with bytes; gives its answer, or raises `AioRpcError`."""
-    with asyncio.Runner() as runner, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fake_detector, "CURSED", -1)  # no image that makes it fail
+    with asyncio.Runner() as runner:
         config = ServerConfig(port=0, metrics_port=None, threads=1, max_image_pixels=100_000)
         app: App | None = None
         channel: grpc.aio.Channel | None = None
 
         async def start() -> None:
             nonlocal app, channel
-            app = App(config, lambda path, device: fake_detector.FakeDetector())
+            app = App(config, lambda path, device: FakeDetector(cursed=None))
             await app.listen()
             await app.begin()
             channel = grpc.aio.insecure_channel(app.address)

@@ -1,6 +1,7 @@
 """A detector whose answers can be told in advance from the image, so that the service can be tested without a model.
 
-The label is the red value of the first pixel; an image whose first pixel is (13, 13, 13) makes detection fail. Labels
+The label is the red value of the first pixel; an image whose first pixel is (13, 13, 13) makes detection fail
+(`cursed=None`: none does). Labels
 from 150 to 169 are undecided; a second look finds them attacked, but fails on 166.
 """
 
@@ -38,11 +39,12 @@ class FakeClassifier:
 
 
 class FakeDetector:
-    def __init__(self, *, thorough: bool = False, name: str = "f") -> None:
+    def __init__(self, *, thorough: bool = False, name: str = "f", cursed: int | None = CURSED) -> None:
         self.classifier = FakeClassifier()
         self.classifier.fingerprint = name * 64  # its first 16 characters are the version
         self.calibration = Calibration.fit(torch.arange(199.0))
         self.manifest = None
+        self.cursed = cursed
         self.gate = threading.Event()
         self.gate.set()
         self.entered = threading.Event()
@@ -69,7 +71,7 @@ class FakeDetector:
         self.gate.wait(10)
         if self.lethal:
             raise SystemExit("the engine is told to die")
-        if CURSED in labels:
+        if self.cursed in labels:
             raise ValueError("unlucky")
         scores = torch.tensor([float(label) for label in labels])
         return [

@@ -24,6 +24,24 @@ def png(pixels: np.ndarray | Image.Image, **options: Any) -> bytes:
     return buffer.getvalue()
 
 
+def spoiled() -> list[pb.Image]:
+    """Images that cannot be answered, one of each kind."""
+    photo = png(np.random.default_rng(0).integers(0, 255, (64, 64, 3)).astype(np.uint8), format="JPEG")
+    bomb = bytearray(png(picture(0)))
+    bomb[16:24] = (20_000).to_bytes(4, "big") * 2
+    return [
+        pb.Image(encoded=b"GET / HTTP/1.1"),
+        pb.Image(encoded=b""),
+        pb.Image(encoded=photo[: len(photo) // 2]),
+        pb.Image(encoded=bytes(bomb)),
+        pb.Image(encoded=png(picture(0), format="GIF")),
+        pb.Image(),
+        pb.Image(raw=pb.RawImage(data=b"x" * 11, height=2, width=2, channels=3)),
+        pb.Image(raw=pb.RawImage(data=b"x", height=20_000, width=20_000, channels=3)),
+        pb.Image(raw=pb.RawImage(channels=3)),
+    ]
+
+
 def thorough(label: int, request_id: str = "", **fields: Any) -> pb.DetectRequest:
     """A request for an image of this label, with effort THOROUGH unless it names another."""
     request = raw(picture(label), request_id)

@@ -8,7 +8,6 @@ import pytest
 
 from benchmarks.serving.measures import Cost, flatness, goodput, percentile, poisson, sojourns, tail
 from benchmarks.serving.parts import Row
-from benchmarks.serving.soak import Ledger
 
 
 def test_one_at_a_time_images_wait_for_those_before_them() -> None:
@@ -52,14 +51,3 @@ def test_a_goal_is_met_on_its_own_side() -> None:
     assert Row("goodput", 0.95, "", 0.95).met and not Row("goodput", 0.94, "", 0.95).met
     assert Row("ms", 1.5, "", 1.5, False).met and not Row("ms", 1.6, "", 1.5, False).met
     assert Row("capacity", 1.0, "").met is None
-
-
-def test_the_ledger_finds_lost_doubled_and_wrong_answers() -> None:
-    ledger = Ledger()
-    fine, doubled, wrong, lost = (ledger.name({"OK"}) for _ in range(4))
-    for name in (fine, doubled, doubled):
-        ledger.note(name, "OK")
-    ledger.note(wrong, "INTERNAL")
-    assert (ledger.lost, ledger.doubled, ledger.wrong) == (1, 1, [f"{wrong}: INTERNAL"])
-    ledger.note(lost, "OK")
-    assert ledger.lost == 0
