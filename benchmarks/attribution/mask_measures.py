@@ -1,6 +1,6 @@
 """What `masks.py` measures of our masks and the recipe's: photographs in; seconds, logits and bytes out.
 
-The recipe's masks are kept, one file an image, under a digest of all that decides them: a killed run goes on.
+The recipe's masks are kept, one file per image, under a digest of all that decides them: a killed run goes on.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class StoredMasks:
 
     Args:
         classifier: The classifier.
-        folder: Where they lie, in a folder a classifier.
+        folder: Where they lie, in one folder per classifier.
         recipe: Its settings.
     """
 
@@ -109,7 +109,7 @@ def ours(classifier: Classifier, photographs: Photographs, **settings: Any) -> T
 
 @dataclass(frozen=True)
 class Times:
-    """CPU seconds an image, measurement by measurement."""
+    """CPU seconds per image, measurement by measurement."""
 
     recipe: list[float]
     ours: list[float]
@@ -203,7 +203,7 @@ class PeakMemory(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def peaks(work: Callable[[Photographs], object], photographs: Photographs, batches: Sequence[int]) -> list[int]:
-    """Peak bytes of `work` on the first photographs, a batch size at a time."""
+    """Peak bytes of `work` on the first photographs, one batch size at a time."""
     found = []
     for batch in batches:
         counter = PeakMemory()
@@ -214,7 +214,7 @@ def peaks(work: Callable[[Photographs], object], photographs: Photographs, batch
 
 
 def line_through(batches: Sequence[int], held: Sequence[int]) -> tuple[float, float, float]:
-    """Least squares: bytes a row, bytes whatever the batch, and the largest deviation as a share of the value."""
+    """Least squares: bytes per row, bytes whatever the batch, and the largest deviation as a share of the value."""
     rows, values = (torch.tensor(each, dtype=torch.float64) for each in (batches, held))
     slope, fixed = torch.linalg.lstsq(torch.stack([rows, torch.ones_like(rows)], 1), values).solution.tolist()
     return slope, fixed, float(((slope * rows + fixed - values) / values).abs().max())

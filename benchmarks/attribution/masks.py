@@ -4,11 +4,11 @@
         --json work/masks-cifar10.json
     python -m benchmarks.attribution.masks --config configs/imagenet.toml --json work/masks-imagenet.json
 
-One thread, and ratios within one run. The recipe (`published_recipe.py`: 800 steps, one image a call) and
+One thread, and ratios within one run. The recipe (`published_recipe.py`: 800 steps, one image per call) and
 `detector.heatmaps.extremal` at its defaults look for the tenth of a photograph that keeps most of the logit of its
 class; all photographs are rightly classified.
 
-    speed      CPU seconds an image: the recipe on `--timed` photographs, ours on a batch before, between and after
+    speed      CPU seconds per image: the recipe on `--timed` photographs, ours on a batch before, between and after
                them; medians
     quality    the logit of the class through either mask, the rest of the photograph under our blur (σ an eighth of
                the side; ours was made for it) and under the recipe's blurs (the recipe's were made for those)
@@ -16,7 +16,7 @@ class; all photographs are rightly classified.
                and input gradient of the same batch; median
     memory     most bytes that tensors held at once, by batch size, and a straight line through them
 
-The recipe takes about 15 s an image of 32 px and 80 s of 224 px, so its masks are kept under `work/masks` and a killed
+The recipe takes about 15 s per image of 32 px and 80 s of 224 px, so its masks are kept under `work/masks` and a killed
 run goes on. `--stored` makes no more of them: quality is then that of the photographs whose masks are there.
 """
 
@@ -107,7 +107,7 @@ def goals(found: Json, large: bool) -> Table:
     for name, cover in MADE_FOR.items():
         ratio, each = found["speed"]["ratios"][name], found["quality"][cover][name]["above the recipe"]
         text = f"{each['value']:+.2f} [{each['low']:+.2f}, {each['high']:+.2f}]"
-        shown.add_row(f"CPU time an image, recipe / {name}", f"{ratio:.0f}×", f"≥ {goal}×", met(ratio >= goal))
+        shown.add_row(f"CPU time per image, recipe / {name}", f"{ratio:.0f}×", f"≥ {goal}×", met(ratio >= goal))
         shown.add_row(f"kept logit under {cover}, {name} - recipe", text, "> 0", met(each["value"] > 0))
     cost = found["step"]["median"]
     shown.add_row("CPU time, step / input gradient", f"{cost:.2f}", f"≤ {STEP_GOAL}", met(cost <= STEP_GOAL))
@@ -135,7 +135,7 @@ def quality_table(quality: Json) -> Table:
 
 
 def cost_table(found: Json) -> Table:
-    shown = a_table("Cost", "", "CPU seconds an image", "measured", "MB a row", "MB whatever the batch")
+    shown = a_table("Cost", "", "CPU seconds per image", "measured", "MB per row", "MB whatever the batch")
     for name in (RECIPE, *MADE_FOR):
         seconds, held = found["speed"]["seconds"][name], found["memory"].get(name)
         shown.add_row(

@@ -1,4 +1,4 @@
-"""Extremal masks by the recipe of the paper, one image a call: what our batched masks are measured against.
+"""Extremal masks by the recipe of the paper, one image per call: what our batched masks are measured against.
 
 Fong, Patrick & Vedaldi, "Understanding Deep Networks via Extremal Perturbations and Smooth Masks" (2019), section 3,
 as we know it: the numbers below were not checked against the text again. An auxiliary mask on a lattice ─▶ smooth

@@ -20,7 +20,7 @@ Pixels that are equal in a map come in random order.
                     al. 2018); near 0 is better. absolute: of absolute values. another image: of absolute values, with
                     the map under random weights of another image: the part of "absolute" that is place alone
     flip            Spearman correlation with the map of the mirrored image, mirrored back; higher is better
-    CPU ms          an image; and as a multiple of one forward and input gradient, timed beside it
+    CPU ms          per image; and as a multiple of one forward and input gradient, timed beside it
 
 Two rows are no methods: random smooth maps, and a blob at the centre of every image, where photographers put things.
 A method that optimises a mask covers the rest with something of its own (printed): where that is a blur, insertion and

@@ -73,7 +73,7 @@ class Row:
 
     @property
     def cost(self) -> dict[str, float]:
-        """Milliseconds an image, and the time as a multiple of an input gradient's; empty where nothing was timed."""
+        """Milliseconds per image, and the time as a multiple of an input gradient's; empty where nothing was timed."""
         if not self.seconds:
             return {}
         own, gradient = (sum(each) for each in zip(*self.seconds, strict=True))

@@ -6,7 +6,7 @@
 
 Repeats Fong & Vedaldi 2017, section 5.5 and figure 12 (there AlexNet on heatmaps of ImageNet photographs; learned masks
 93.6 %), with other networks and attacks: compare the order, not the digits. n training images are n clean maps and the
-n maps of their attacked versions; maps are divided by one constant a method and keep their size; every method gets
+n maps of their attacked versions; maps are divided by one constant per method and keep their size; every method gets
 the same network, steps and seeds. Recovery: the mask is applied to the attacked image, which is classified again; a
 map that is no mask stands for the part of the image where it is largest. Maps are kept in `maps` of the work folder.
 """

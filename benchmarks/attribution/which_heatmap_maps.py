@@ -1,4 +1,4 @@
-"""Maps for which_heatmap.py: attack shards in; one map an image out, resampled to 32 × 32 and kept on disk.
+"""Maps for which_heatmap.py: attack shards in; one map per image out, resampled to 32 × 32 and kept on disk.
 
 A map is of the PREDICTED class, never of the truth. Shards of maps lie at `work/<config>/maps/<method>/<split>/<label>`
 and carry the digest of images, classifier and settings (the method's defaults included): a killed run goes on, changed

@@ -1,6 +1,6 @@
 """Learning curves for which_heatmap.py: maps of clean and attacked images in; accuracy and AUROC out.
 
-One small network for all methods, with the same steps and seeds. It sees a map twice: signed, over one constant a
+One small network for all methods, with the same steps and seeds. It sees a map twice: signed, over one constant per
 method (the mean size of its training maps), and the logarithm of its size; never a map over its own size, save where
 "shape alone" is asked for.
 """

@@ -32,13 +32,13 @@ Json = dict[str, Any]
 
 
 def tables(result: Json) -> list[Table]:
-    """Detection, one row a method, one table an attack; recovery likewise."""
+    """Detection, one row per method, one table per attack; recovery likewise."""
     shown = []
     sizes, largest = result["sizes"], result["sizes"][-1]
     for attack in result["attacks"]:
         table = _table(
             f"Detection of {attack} from one map: accuracy by training images (the rest at {largest})",
-            ["heatmap", *map(str, sizes), "AUROC", "AUROC, shape alone", "noise twins flagged", "CPU-ms a map"],
+            ["heatmap", *map(str, sizes), "AUROC", "AUROC, shape alone", "noise twins flagged", "CPU ms per map"],
         )
         for row in result["methods"].values():
             found = row["attacks"][attack]
@@ -82,7 +82,7 @@ def _table(title: str, columns: Sequence[str]) -> Table:
 
 
 def plot(result: Json) -> Figure:
-    """Accuracy and AUROC against the number of training images: a column an attack, a line a method."""
+    """Accuracy and AUROC against the number of training images: one column per attack, one line per method."""
     attacks, sizes = result["attacks"], result["sizes"]
     figure = Figure(figsize=(2.6 + 3.0 * len(attacks), 5.8), layout="constrained")
     grid = figure.subplots(2, len(attacks), sharex=True, sharey="row", squeeze=False)

@@ -5,8 +5,8 @@
 
 A part is removed by zeros, in fitting, calibrating and testing alike. Every row has the same seed, epochs and images.
 Positives are attacks that changed the prediction, negatives rightly classified clean images.
-Costs are floating-point operations an image in forward passes of the classifier ("forward-equivalents"), counted, and
-images a second of the whole extraction, timed beside the classifier's own forward pass in the same run.
+Costs are floating-point operations per image in forward passes of the classifier ("forward-equivalents"), counted, and
+images per second of the whole extraction, timed beside the classifier's own forward pass in the same run.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +24,11 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.clock import seconds
+from detector import network as heatmap_network
 from detector.evidence import Evidence, EvidenceExtractor, EvidenceShape
 from detector.heatmaps.channels import attribute_classes
-from detector.network import SURPRISE_WEIGHT
 from training import fit
-from training.config import CLEAN, Split, TrainingConfig
-from training.evaluation.baselines import Answers
+from training.config import CLEAN, TrainingConfig
 from training.evaluation.measures import Thresholds
 from training.evaluation.metrics import auroc
 from training.evaluation.scores import Scored, by_network, from_evidence
@@ -42,7 +40,6 @@ from training.shards import list_shards, write_json
 
 RATE = 0.05
 BATCH, PASSES = 32, 3
-SURPRISE = "surprise"
 
 
 def without_views(evidence: Evidence) -> Evidence:
@@ -84,7 +81,7 @@ def replaced(evidence: Evidence, **tensors: Tensor) -> Evidence:
 
 PARTS: dict[str, Callable[[Evidence], Evidence]] = {
     "nothing": lambda evidence: evidence,
-    SURPRISE: lambda evidence: evidence,  # no network reads it: it is added to the score
+    "surprise": lambda evidence: evidence,
     "views": without_views,
     "witness": without_witness,
     "channel attribution": without_channels,
@@ -96,34 +93,31 @@ PARTS: dict[str, Callable[[Evidence], Evidence]] = {
 def measured(job: Job, config: TrainingConfig, part: str) -> dict[str, Any]:
     """Fit without a part; AUROC, TPR and recovery of every test attack."""
     see = PARTS[part]
-    with tempfile.TemporaryDirectory() as folder:
-        fit.run(config, job.work, job.progress, Path(folder), see)
-        networks = fit.load_networks(Path(folder))
-    device = job.classifier.device
-    answer = by_network(networks, device)
+    weight = heatmap_network.SURPRISE_WEIGHT
+    try:
+        heatmap_network.SURPRISE_WEIGHT = 0.0 if part == "surprise" else weight
+        with tempfile.TemporaryDirectory() as folder:
+            fit.run(config, job.work, job.progress, Path(folder), see)
+            answer = by_network(fit.load_networks(Path(folder)), job.classifier.device)
 
-    def judged(evidence: Evidence) -> Answers:
-        seen = see(evidence.float())
-        found = answer(seen)
-        if part != SURPRISE:
-            return found
-        return replace(found, score=found.score - SURPRISE_WEIGHT * networks[0].surprise(seen.to(device)).cpu())
+        def scored(split: str, label: str) -> Scored:
+            answers = {"": lambda evidence: answer(see(evidence.float()))}
+            return from_evidence(list_shards(job.work, "attribute", split, label), answers)[""]
 
-    def scored(split: Split, label: str) -> Scored:
-        return from_evidence(list_shards(job.work, "attribute", split, label), {"": judged})[""]
-
-    cut = Thresholds.of(scored("calibrate", CLEAN)).served[RATE]
-    clean = scored("test", CLEAN)
-    clean = clean[clean.correct]
-    rows = {}
-    for attack in config.attacks:
-        found = scored("test", attack.label)
-        rows[attack.label] = {
-            "auroc": float(auroc(found.score, clean.score)),
-            "tpr": float((found.score > cut).mean()),
-            "recovered": float((found.recovered[:, 0] == found.origin).mean()),
-        }
-    return rows
+        cut = Thresholds.of(scored("calibrate", CLEAN)).served[RATE]
+        clean = scored("test", CLEAN)
+        clean = clean[clean.correct]
+        rows = {}
+        for attack in config.attacks:
+            found = scored("test", attack.label)
+            rows[attack.label] = {
+                "auroc": float(auroc(found.score, clean.score)),
+                "tpr": float((found.score > cut).mean()),
+                "recovered": float((found.recovered[:, 0] == found.origin).mean()),
+            }
+        return rows
+    finally:
+        heatmap_network.SURPRISE_WEIGHT = weight
 
 
 def costs(job: Job) -> dict[str, float]:
@@ -144,7 +138,7 @@ def costs(job: Job) -> dict[str, float]:
     seconds_whole = fastest(lambda: whole(images), classifier.device)
     return {
         "nothing": every,
-        SURPRISE: every,
+        "surprise": every,
         "views": every - len(whole.views),
         "witness": alone,
         "channel attribution": every,

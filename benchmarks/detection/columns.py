@@ -43,7 +43,7 @@ class Column:
 
 
 def markdown(columns: Sequence[Column]) -> str:
-    """One table for each kind of column, a row a detector."""
+    """One table for each kind of column, one row per detector."""
     parts = []
     for table in dict.fromkeys(column.table for column in columns):
         chosen = [column for column in columns if column.table == table]

@@ -143,7 +143,7 @@ def compare(config: TrainingConfig, scored: Mapping[str, Mapping[str, Scored]]) 
 
 
 def costs(judges: Mapping[str, Judge], classifier: Classifier, images: Tensor) -> list[Column]:
-    """Milliseconds an image: the fastest of a few passes over one batch, taken in turns."""
+    """Milliseconds per image: the fastest of a few passes over one batch, taken in turns."""
     works: dict[str, Callable[[Tensor], object]] = {"forward": classifier, **judges}
     with torch.no_grad():
         passes = [

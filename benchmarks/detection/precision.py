@@ -3,7 +3,7 @@
     python -m benchmarks.detection.precision data/test                 # bfloat16 on the CPU (slow where it has none)
     python -m benchmarks.detection.precision data/test --device cuda   # also TF32
 
-Judges photographs (a folder, one subfolder a class), and the same ones attacked by PGD, in float32 and in less. A
+Judges photographs (a folder, one subfolder per class), and the same ones attacked by PGD, in float32 and in less. A
 p-value is a rank among scores computed in float32: it keeps its promise where the shares flagged are the same.
 """
 

@@ -41,19 +41,19 @@ allocator has had from the system it keeps, and later floods are no larger. A le
 MORE_THREADS = 8
 """gRPC and asyncio keep idle threads of their pools, which grow with the first floods and are bounded."""
 METHODS = [f"heatward.v1.DetectionService/{name}" for name in ("Detect", "DetectBatch", "None")]
-SETTINGS: dict[str, object] = {
+SETTINGS = {
     "host": "127.0.0.1",
     "port": 0,
-    "metrics_port": 0,
+    "metrics-port": 0,
     "threads": 1,
-    "decode_workers": 2,
-    "max_batch": 16,
-    "queue_items": 128,
-    "in_flight_per_call": 32,
-    "default_deadline_s": 10,
-    "max_message_bytes": 2**22,
-    "watch_s": 0.5,
-    "keepalive_s": 10,
+    "decode-workers": 2,
+    "max-batch": 16,
+    "queue-items": 128,
+    "in-flight-per-call": 32,
+    "default-deadline-s": 10,
+    "max-message-bytes": 2**22,
+    "watch-s": 0.5,
+    "keepalive-s": 10,
 }
 TOKENS = {"steady": "steady-token-0123456789", "flood": "flood-token-0123456789", "slow": "slow-token-0123456789"}
 QUOTA = {"slow": " 50"}

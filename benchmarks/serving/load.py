@@ -8,14 +8,14 @@ Server, load generators and this program are processes of their own; speeds are 
 `--repeats`. Where the machine's noise must not decide, a stand-in detector takes the place of the embedded one: a batch
 of n sleeps a + b·n and computes nothing (a = 5 ms, b = 8 ms, as on a CPU, where not said otherwise).
 
-    a  goodput    answers within 250 ms a second, as a share of capacity (verdicts a second of 64 calls at once), when
-                  0.5, 1, 2, 5 times that arrive (open loop, Poisson); beside it "FIFO": the same server, told of no
-                  deadline and with room for all, so that it neither predicts nor drops
-    b  throughput the embedded detector, 64 calls at once: CPU time an image in process, in batches of the size that
-                  pays, / CPU time of the server an image. Once with `batch_goal_ms` so large that it never binds, once
+    a  goodput    answers within 250 ms, per second, as a share of capacity (verdicts per second of 64 calls at once),
+                  when 0.5, 1, 2, 5 times that arrive (open loop, Poisson). Beside it "FIFO": the same server, told of
+                  no deadline and with room for all, so that it neither predicts nor drops
+    b  throughput the embedded detector, 64 calls at once: CPU time per image in process, in batches of the size that
+                  pays, / CPU time of the server per image. Once with `batch_goal_ms` so large that it never binds, once
                   with default settings, where it trades throughput for latency
-    c  overhead   a near-free model, the embedded witness (a fifth of the embedded classifier): CPU time an image in
-                  process, in full batches, / CPU time of the server an image. Raw images of 32 px. 1 would be: serving
+    c  overhead   a near-free model, the embedded witness (a fifth of the embedded classifier): CPU time per image in
+                  process, in full batches, / CPU time of the server per image. Raw images of 32 px. 1 would be: serving
                   costs nothing. And where the rest goes: CPU time of a bare grpc.aio server (parses the same messages,
                   makes a tensor of the pixels, answers a constant verdict; no queue, deadline, validation, batch,
                   metric or log) / that of ours with a detector that computes nothing

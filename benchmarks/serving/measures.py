@@ -31,7 +31,7 @@ class Cost:
 
 
 def poisson(rate: float, seconds: float, seed: int = 0) -> NDArray[np.float64]:
-    """Arrival times in [0, `seconds`) of a Poisson process of `rate` a second."""
+    """Arrival times in [0, `seconds`) of a Poisson process of `rate` per second."""
     generator = np.random.default_rng(seed)
     count = generator.poisson(rate * seconds)
     return np.sort(generator.uniform(0, seconds, count))
@@ -61,7 +61,7 @@ def tail(latencies_s: Sequence[float]) -> float:
 
 
 def goodput(latencies_s: Sequence[float | None], deadline_s: float, seconds: float, capacity: float) -> float:
-    """Answers in time a second as a share of `capacity`; None stands for a request without a verdict."""
+    """Answers in time per second as a share of `capacity`; None stands for a request without a verdict."""
     return sum(each is not None and each <= deadline_s for each in latencies_s) / seconds / capacity
 
 

@@ -155,8 +155,8 @@ def overhead(options: Options) -> Iterator[Row]:
     """(c) CPU time of a small model in process / served; of a bare server / of ours where the model is free."""
     shapes: dict[str, tuple[dict[str, Any], float]] = {
         "unary": ({"concurrency": MANY}, 0.40),
-        "8 images a call": ({"calls": "batch", "images": 8, "concurrency": 16}, 0.60),
-        "32 images a call": ({"calls": "batch", "images": 32, "concurrency": 4}, 0.80),
+        "8 images per call": ({"calls": "batch", "images": 8, "concurrency": 16}, 0.60),
+        "32 images per call": ({"calls": "batch", "images": 32, "concurrency": 4}, 0.80),
         "streamed": ({"calls": "stream", "images": 64, "concurrency": 2}, 0.80),
     }
     seconds = options.seconds / 2
@@ -178,7 +178,7 @@ def overhead(options: Options) -> Iterator[Row]:
     ):
         for shape, (_, goal) in shapes.items():
             least, spent = took_ms[shape][above], took_ms[shape][below]
-            name = f"CPU, {what}, {shape} ({1e3 * least:.0f} / {1e3 * spent:.0f} µs an image)"
+            name = f"CPU, {what}, {shape} ({1e3 * least:.0f} / {1e3 * spent:.0f} µs per image)"
             yield Row(name, least / spent, f"{least / spent:.2f}", *((goal, True, f"≥ {goal:.2f}") if judged else ()))
 
 
@@ -268,7 +268,7 @@ def in_process_s(detector: Detector, photo: pb.Image) -> float:
 
 
 def in_process_cpu_ms(detector: Detector | Small, images: torch.Tensor, seconds: float) -> float:
-    """CPU milliseconds an image, batch after batch for so long."""
+    """CPU milliseconds per image, batch after batch for so long."""
     began_s, cpu_before_s, count = time.monotonic(), time.process_time(), 0
     while not count or time.monotonic() - began_s < seconds:
         detector.detect(images)

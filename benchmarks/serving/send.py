@@ -44,7 +44,7 @@ class Load:
     settle_s: float = 1.0
     """Before that, not counted."""
     rate: float = 0.0
-    """Calls a second, open loop; 0: closed loop."""
+    """Calls per second, open loop; 0: closed loop."""
     concurrency: int = 1
     calls: Literal["unary", "batch", "stream"] = "unary"
     images: int = 1
@@ -76,12 +76,12 @@ class Report:
 
     @property
     def rate(self) -> float:
-        """Verdicts a second."""
+        """Verdicts per second."""
         return len(self.verdicts) / self.seconds
 
     @property
     def cpu_ms(self) -> float:
-        """CPU time of the server, an image."""
+        """CPU time of the server, per image."""
         return 1e3 * self.server_cpu_s / max(1, len(self.verdicts))
 
 

@@ -19,7 +19,7 @@ from detector.errors import HeatwardError
 __all__ = ["ENVIRONMENT", "ROOT", "Server", "command", "drive", "serving"]
 
 ROOT = Path(__file__).parents[2]
-DEFAULTS: dict[str, object] = {"port": 0, "metrics_port": "null", "threads": 1}
+DEFAULTS: dict[str, object] = {"port": 0, "metrics-port": "null", "threads": 1}
 ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "proto")]), "OMP_NUM_THREADS": "1"}
 
 
@@ -45,9 +45,11 @@ def command(kind: str, cost: Cost | None = None, **settings: object) -> list[str
     """
     words = [sys.executable, "-m", "benchmarks.serving.serve", kind]
     words += [str(cost.fixed_s), str(cost.image_s)] if cost else []
-    for name, value in (DEFAULTS | settings).items() if kind != "bare" else ():
-        words += [str(value)] if name == "bundle" else [f"--{name.replace('_', '-')}", str(value)]
-    return words
+    if kind == "bare":
+        return words
+    flags = DEFAULTS | {name.replace("_", "-"): value for name, value in settings.items()}
+    bundle = [str(flags.pop("bundle"))] if "bundle" in flags else []
+    return [*words, *bundle, *(word for name, value in flags.items() for word in (f"--{name}", str(value)))]
 
 
 @contextmanager
