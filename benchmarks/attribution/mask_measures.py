@@ -172,11 +172,11 @@ def seen_through(
     return found
 
 
-class PeakMemory(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class PeakMemory(TorchDispatchMode):
     """The most bytes that tensors made inside of it held at once; what one operator needs for itself is not seen."""
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.peak = self._held = 0
         self._known: weakref.WeakSet[torch.UntypedStorage] = weakref.WeakSet()
 

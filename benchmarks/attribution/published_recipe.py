@@ -109,7 +109,7 @@ def learn(classify: Classify, image: Tensor, label: int, area: float, settings: 
         wanted = ideal if step else area
         area_term = (masks.flatten().sort().values - wanted).square().mean()
         optimizer.zero_grad()
-        (weight * area_term - logit).backward()  # type: ignore[no-untyped-call]
+        (weight * area_term - logit).backward()
         optimizer.step()
         with torch.no_grad():
             lattice.clamp_(0, 1)

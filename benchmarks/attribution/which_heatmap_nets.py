@@ -70,7 +70,7 @@ def train(inputs: Tensor, attacked: Tensor, seed: int) -> MapNet:
         batch = inputs[rows] if torch.rand(()) < 0.5 else inputs[rows].flip(3)
         loss = functional.binary_cross_entropy_with_logits(net(batch), attacked[rows])
         optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         optimiser.step()
         schedule.step()
     return net.eval()

@@ -22,7 +22,9 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from sample_requests import picture, png, spoiled
 
@@ -41,7 +43,7 @@ allocator has had from the system it keeps, and later floods are no larger. A le
 MORE_THREADS = 8
 """gRPC and asyncio keep idle threads of their pools, which grow with the first floods and are bounded."""
 METHODS = [f"heatward.v1.DetectionService/{name}" for name in ("Detect", "DetectBatch", "None")]
-SETTINGS = {
+SETTINGS: dict[str, Any] = {
     "host": "127.0.0.1",
     "port": 0,
     "metrics-port": 0,
@@ -90,9 +92,9 @@ class Chaos:
     def wire(self, request: bytes) -> None:
         wire = Wire(self.server.address, TOKENS["flood"], request)
         for name, trouble in TROUBLES.items():
-            self.troubles[name] = lambda trouble=trouble: trouble(wire, self.rng)
+            self.troubles[name] = partial(trouble, wire, self.rng)
 
-    async def many(self, caller: Caller, count: int, kind: str, **how: object) -> None:
+    async def many(self, caller: Caller, count: int, kind: str, **how: Any) -> None:
         await asyncio.gather(*(caller.any(kind, **how) for _ in range(count)))
 
     async def cancel(self) -> None:

@@ -59,41 +59,42 @@ class Caller:
             request_id = self.ledger.new_id()
             expected[request_id] = self.truth[which]
             request = pb.DetectRequest(request_id=request_id, image=pb.Image(encoded=self.images[which]))
-            request.priority = self.rng.choice((0, 0, 0, 1, 3))
-            request.options.heatmap = self.rng.choice((0, 0, 1, 2))
+            request.priority = self.rng.choice((0, 0, 0, 1, 3))  # type: ignore[assignment]
+            request.options.heatmap = self.rng.choice((0, 0, 1, 2))  # type: ignore[assignment]
             requests.append(request)
         return requests, expected
 
-    async def any(self, kind: str = "", timeout_s: float | None = 5.0, **how: object) -> None:
+    async def any(self, kind: str = "", timeout_s: float | None = 5.0, **how: Any) -> None:
         """A call of a random shape."""
         shape, count = self.rng.choice(
             ((self.unary, 1), (self.unary, 1), (self.batch, 8), (self.stream, 24), (self.infer, 4))
         )
         await shape(count, kind or shape.__name__, timeout_s, **how)
 
-    async def unary(self, count: int, kind: str, timeout_s: float | None, **how: object) -> None:
+    async def unary(self, count: int, kind: str, timeout_s: float | None, **how: Any) -> None:
         requests, expected = self.requests(1)
         call = self.stub.Detect(requests[0], metadata=self.metadata, timeout=timeout_s)
 
         async def answers() -> AsyncIterator[Answer]:
-            verdict = await _message(call)
+            verdict: pb.Verdict = await _message(call)
             yield verdict.request_id, "OK", verdict.predicted.index
 
         await self._follow(kind, expected, call, answers(), timeout_s, **how)
 
-    async def batch(self, count: int, kind: str, timeout_s: float | None, **how: object) -> None:
+    async def batch(self, count: int, kind: str, timeout_s: float | None, **how: Any) -> None:
         requests, expected = self.requests(count)
         call = self.stub.DetectBatch(
             pb.DetectBatchRequest(requests=requests), metadata=self.metadata, timeout=timeout_s
         )
 
         async def answers() -> AsyncIterator[Answer]:
-            for result in (await _message(call)).results:
+            response: pb.DetectBatchResponse = await _message(call)
+            for result in response.results:
                 yield item(result)
 
         await self._follow(kind, expected, call, answers(), timeout_s, **how)
 
-    async def stream(self, count: int, kind: str, timeout_s: float | None, pause_s: float = 0.0, **how: object) -> None:
+    async def stream(self, count: int, kind: str, timeout_s: float | None, pause_s: float = 0.0, **how: Any) -> None:
         requests, expected = self.requests(count)
         call = self.stub.DetectStream(iter(requests), metadata=self.metadata, timeout=timeout_s)
 
@@ -104,7 +105,7 @@ class Caller:
 
         await self._follow(kind, expected, call, answers(), timeout_s, also=frozenset({"OVER"}), **how)
 
-    async def infer(self, count: int, kind: str, timeout_s: float | None, **how: object) -> None:
+    async def infer(self, count: int, kind: str, timeout_s: float | None, **how: Any) -> None:
         """The same by the KServe v2 protocol."""
         request = v2.ModelInferRequest(model_name="heatward", id=self.ledger.new_id())
         image = request.inputs.add(name="image_bytes", datatype="BYTES", shape=[count])
@@ -114,7 +115,7 @@ class Caller:
         call = self.infer_stub.ModelInfer(request, metadata=self.metadata, timeout=timeout_s)
 
         async def answers() -> AsyncIterator[Answer]:
-            response = await _message(call)
+            response: v2.ModelInferResponse = await _message(call)
             (labels,) = (output.contents.int_contents for output in response.outputs if output.name == "label")
             for place, label in enumerate(labels):
                 yield f"{response.id}.{place}", "OK", label

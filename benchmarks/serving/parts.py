@@ -191,7 +191,7 @@ def latency(options: Options) -> Iterator[Row]:
     bare_s: list[float] = []
     with ExitStack() as stack:
         stub, bare = [
-            detection_pb2_grpc.DetectionServiceStub(  # type: ignore[no-untyped-call]
+            detection_pb2_grpc.DetectionServiceStub(
                 stack.enter_context(grpc.insecure_channel(stack.enter_context(serving(kind)).address))
             )
             for kind in ("embedded", "bare")

@@ -200,7 +200,7 @@ def raw_image(seed: int) -> pb.Image:
 async def send(load: Load) -> Report:
     async with grpc.aio.insecure_channel(load.address) as channel:
         await channel.channel_ready()
-        stub = detection_pb2_grpc.DetectionServiceStub(channel)  # type: ignore[no-untyped-call]
+        stub = detection_pb2_grpc.DetectionServiceStub(channel)
         return await Generator(load, stub).run()
 
 

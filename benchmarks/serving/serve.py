@@ -105,7 +105,7 @@ async def serve_bare() -> None:
     ended = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, ended.set)
     bare = grpc.aio.server()
-    detection_pb2_grpc.add_DetectionServiceServicer_to_server(Bare(), bare)  # type: ignore[no-untyped-call]
+    detection_pb2_grpc.add_DetectionServiceServicer_to_server(Bare(), bare)
     port = bare.add_insecure_port("127.0.0.1:0")
     await bare.start()
     print(json.dumps({"address": f"127.0.0.1:{port}"}), flush=True)

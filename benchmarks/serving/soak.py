@@ -154,7 +154,7 @@ async def _soak(server: Server, bundle: Path, seconds: float) -> tuple[Ledger, l
         process.send_signal(signal.SIGHUP)
 
     async with grpc.aio.insecure_channel(server.address) as channel:
-        stub = detection_pb2_grpc.DetectionServiceStub(channel)  # type: ignore[no-untyped-call]
+        stub = detection_pb2_grpc.DetectionServiceStub(channel)
         mix = Mix(stub, ledger)
         await asyncio.gather(
             every(SAMPLE_S, sample), every(RELOAD_S, reload), *(mix.run(ends_s) for _ in range(CALLS_AT_ONCE))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from fake_detector import FakeDetector
@@ -36,4 +37,5 @@ class Gated(FakeDetector):
 
 if __name__ == "__main__":
     what, *arguments = sys.argv[1:]
-    sys.exit(run(load_config(arguments), broken if what == "broken" else lambda path, device: Gated(Path(what))))
+    load: Any = broken if what == "broken" else lambda path, device: Gated(Path(what))
+    sys.exit(run(load_config(arguments), load))
