@@ -14,46 +14,25 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from pydantic import ConfigDict, Field, ValidationError
 from safetensors.torch import load_file, save
 from torch import Tensor
 from torch.nn import functional
 
-from detector.errors import ConfigError, DataError
+from detector.errors import DataError
 from detector.evidence import Evidence
 from detector.network import EvidenceShape, HeatmapNetwork, NetworkSettings, ensemble_weights
 from training import shards
 from training.config import CLEAN, TrainingConfig
-from training.job import Job
+from training.job import Job, device_of
 from training.progress import Progress
+from training.settings import FitSettings
 
-__all__ = ["FILES", "FitSettings", "fit_digest", "fit_settings", "load_networks", "run"]
+__all__ = ["FILES", "fit_digest", "load_networks", "run"]
 
 FILES = ("network.safetensors", "network.json")
 Sight = Callable[[Evidence], Evidence]
 IGNORE = -100
 UNHARMED_SHARDS = 16  # a label, for what is usual
-
-
-class FitSettings(NetworkSettings):
-    """The network's size and how it is trained."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    epochs: int = Field(default=25, ge=1)
-    batch_size: int = Field(default=256, ge=2)
-    learning_rate: float = Field(default=1e-3, gt=0)
-    weight_decay: float = Field(default=0.05, ge=0)
-    clean_share: float = Field(default=0.4, gt=0, lt=1)
-    """Weight of clean images and noise twins together."""
-    origin_weight: float = Field(default=0.5, ge=0)
-    """Weight of the origin loss beside the family loss."""
-    buffer_shards: int = Field(default=64, ge=1)
-    """Shards mixed in memory at once."""
-
-    def network(self) -> NetworkSettings:
-        """The part a bundle needs to build the network again."""
-        return NetworkSettings(**self.model_dump(include=set(NetworkSettings.model_fields)))
 
 
 @dataclass(frozen=True)
@@ -66,26 +45,9 @@ class Rows:
     weight: Tensor  # (B,)
 
 
-def fit_settings(config: TrainingConfig) -> FitSettings:
-    """The `[fit]` table.
-
-    Raises:
-        ConfigError: A key is unknown or a value out of range.
-    """
-    try:
-        return FitSettings.model_validate(config.fit)
-    except ValidationError as error:
-        problems = "; ".join(f"fit.{'.'.join(map(str, p['loc']))}: {p['msg']}" for p in error.errors())
-        raise ConfigError(f"{problems} (known: {', '.join(FitSettings.model_fields)})") from error
-
-
 def fit_digest(job: Job) -> str:
-    """Of everything that decides the networks.
-
-    Raises:
-        ConfigError: `[fit]` is wrong.
-    """
-    config, settings = job.config, fit_settings(job.config).model_dump(mode="json")
+    """Of everything that decides the networks."""
+    config, settings = job.config, job.config.fit.model_dump(mode="json")
     families = {label: config.family_of(label) for label in config.labels("fit")}
     return shards.digest([job.digests("attribute", "fit"), settings, families, config.families, config.seed])
 
@@ -107,11 +69,10 @@ def run(
         see: What of the evidence the networks get to see, in the same shapes.
 
     Raises:
-        ConfigError: `[fit]` is wrong.
         DataError: A label has no attribution shards.
     """
-    settings = fit_settings(config)
-    device = "cuda" if config.device == "auto" and torch.cuda.is_available() else config.device.replace("auto", "cpu")
+    settings = config.fit
+    device = device_of(config)
     reader = ShardReader(config, work, settings, see)
     sample, clean = reader.sample(), reader.sample(UNHARMED_SHARDS, (CLEAN,))
     unharmed = reader.sample(UNHARMED_SHARDS, (CLEAN, *config.twins.labels))

@@ -127,7 +127,6 @@ def evaluate_bundle(job: Job, path: Path) -> None:
 
 
 def _fit(job: Job) -> None:
-    fit.fit_settings(job.config)
     made_from = fit.fit_digest(job)
     if not _finished(job, "fit", made_from):
         job.require("attribute")
@@ -202,7 +201,7 @@ def _assemble(job: Job, measured: dict[str, Any]) -> Bundle:
             "images_sha256": digest([job.splits[split].digest(0, len(job.splits[split])) for split in SPLITS]),
             "attacks": [each.model_dump(mode="json") for each in config.attacks],
             "twins": [round(size, 8) for size in config.twins.sizes],
-            "fit": fit.fit_settings(config).model_dump(mode="json"),
+            "fit": config.fit.model_dump(mode="json"),
         },
     )
     return Bundle(

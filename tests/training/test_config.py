@@ -8,8 +8,9 @@ import pytest
 
 from detector.errors import ConfigError
 from training import cli
-from training.config import AttackSpec, fraction
+from training.config import AttackSpec
 from training.load import load_config
+from training.settings import fraction
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 MINIMAL = """
@@ -42,12 +43,10 @@ def minimal(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.toml")), ids=lambda path: path.name)
 def test_shipped_configurations_are_valid(path: Path) -> None:
     from training.attacks import check_attack
-    from training.fit import fit_settings
 
     config = load_config(path)
     for attack in config.attacks:
         check_attack(attack)
-    fit_settings(config)
     assert {attack.family for attack in config.attacks if attack.train} >= {"one-step", "iterative", "minimum-norm"}
     assert any(not attack.train for attack in config.attacks)
 
@@ -59,6 +58,7 @@ def test_shipped_configurations_are_valid(path: Path) -> None:
         ({"images": {"sorce": "x"}}, "'images.sorce'; did you mean 'source'?"),
         ({"classifier": {"preprocessing": {"means": [0]}}}, "did you mean 'mean'?"),
         ({"evidence": {"grids": 3}}, "did you mean 'grid'?"),
+        ({"fit": {"epoch": 3}}, "'fit.epoch'; did you mean 'epochs'?"),
     ],
 )
 def test_unknown_key_names_its_nearest(minimal: Path, overrides: dict[str, object], expected: str) -> None:
@@ -74,7 +74,7 @@ def test_unknown_key_of_an_attack(minimal: Path) -> None:
 
 
 def test_flags_win_over_environment_over_file(minimal: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert load_config(minimal).fit == {"epochs": 3}
+    assert load_config(minimal).fit.epochs == 3
     monkeypatch.setenv("HEATWARD_IMAGES__LIMIT", "20")
     monkeypatch.setenv("HEATWARD_SEED", "5")
     monkeypatch.setenv("HEATWARD_PORT", "8500")  # the server's; none of our business

@@ -16,7 +16,8 @@ from detector.views import ViewSettings
 from training.attacks import Distance, attack_images, noise_twin
 from training.config import TrainingConfig
 from training.evaluation import evaluate
-from training.evaluation.baselines import BaselineSettings, runner_up
+from training.evaluation.baselines import runner_up
+from training.settings import BaselineSettings
 from training.shards import shard_path, write_shard
 
 ROWS = {"fit": 24, "calibrate": 40, "test": 32}

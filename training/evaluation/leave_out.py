@@ -77,7 +77,7 @@ def run(job: Job) -> dict[str, Any]:
         "classifier": {"source": job.classifier.spec.source, "fingerprint": job.classifier.fingerprint},
         "rates": list(RATES),
         "resamples": config.evaluate.resamples,
-        "fit": fit.fit_settings(_only(config, config.attacks_of("fit"))).model_dump(mode="json"),
+        "fit": _only(config, config.attacks_of("fit")).fit.model_dump(mode="json"),
         "groups": [
             {
                 "group": name,
@@ -185,7 +185,7 @@ def _only(config: TrainingConfig, attacks: Sequence[AttackSpec]) -> TrainingConf
     changed = config.evaluate.leave_out.model_dump(include={"ensemble", "epochs"}, exclude_none=True)
     if not attacks:
         changed["epochs"] = 1  # the network has nothing to tell apart; surprise is all there is
-    return config.model_copy(update={"attacks": tuple(attacks), "fit": {**config.fit, **changed}})
+    return config.model_copy(update={"attacks": tuple(attacks), "fit": config.fit.model_copy(update=changed)})
 
 
 def _refit(job: Job, folder: Path, attacks: Sequence[AttackSpec], tested: Sequence[AttackSpec]) -> Scores:
