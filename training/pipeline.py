@@ -32,7 +32,7 @@ from training.progress import Progress
 from training.shards import digest
 from training.stamps import finished, once
 
-__all__ = ["evaluate_bundle", "load_detector", "run", "run_stage"]
+__all__ = ["evaluate_detector", "load_detector", "open_detector", "run", "run_stage"]
 
 RESULTS = {"fit": fit.FILES, "evaluate": ("evaluation.json", "report.html")}
 
@@ -81,17 +81,14 @@ def load_detector(job: Job) -> Detector:
     )
 
 
-def evaluate_bundle(job: Job, path: Path) -> None:
-    """Evaluate a bundle on this job's attack and attribution shards, which must be finished.
+def open_detector(job: Job, path: Path) -> Detector:
+    """The detector of a bundle, to evaluate it on this job's shards.
 
     Raises:
         BundleError: The bundle cannot be used.
         FingerprintMismatchError: It guards another classifier than the shards were made with.
         ConfigError: It looks at other evidence than the shards hold.
     """
-    from training.evaluation import evaluate
-
-    job.require("attribute")
     bundle = load_bundle(path)
     if bundle.manifest.fingerprint != job.classifier.fingerprint:
         raise FingerprintMismatchError(
@@ -112,13 +109,20 @@ def evaluate_bundle(job: Job, path: Path) -> None:
         NetworkSettings.model_validate(bundle.manifest.network["settings"]),
         bundle.network_weights,
     )
-    detector = Detector(
+    return Detector(
         job.classifier,
         EvidenceExtractor(job.classifier, job.config.evidence, job.witness),
         [network.to(job.classifier.device) for network in networks],
         Calibration.fit(bundle.calibration_scores),
         bundle.manifest,
     )
+
+
+def evaluate_detector(job: Job, detector: Detector) -> None:
+    """Evaluate a detector from elsewhere on this job's attack and attribution shards, which must be finished."""
+    from training.evaluation import evaluate
+
+    job.require("attribute")
     # what `evaluate` writes no longer belongs to the job's own detector
     (job.work / "evaluate" / "settings.json").unlink(missing_ok=True)
     settings = job.config.evaluate

@@ -17,13 +17,15 @@ from rich.progress import Progress as Bars
 from rich.progress import Task as BarTask
 from rich.text import Text
 
+from detector.text import printable
+
 __all__ = ["Advance", "PlainProgress", "Progress", "RichProgress", "SilentProgress", "make_progress"]
 
 Advance = Callable[[int], None]
 
 
 class Progress(Protocol):
-    """What stages report to."""
+    """What stages report to. Names of files may stand in titles and notes: they are escaped here."""
 
     def task(self, title: str, total: int, done: int = 0, unit: str = "images") -> AbstractContextManager[Advance]:
         """Open a task; calling what it yields with n counts n more `unit`."""
@@ -72,7 +74,7 @@ class PlainProgress:
         self.note(f"{line()}, {duration(time.monotonic() - started)}")
 
     def note(self, text: str) -> None:
-        print(text, file=self.stream, flush=True)
+        print(printable(text, None), file=self.stream, flush=True)
 
 
 class _RateColumn(ProgressColumn):
@@ -89,7 +91,7 @@ class RichProgress:
 
     def __init__(self, console: Console | None = None) -> None:
         self.bars = Bars(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             _RateColumn(),
@@ -106,11 +108,11 @@ class RichProgress:
 
     @contextmanager
     def task(self, title: str, total: int, done: int = 0, unit: str = "images") -> Iterator[Advance]:
-        identity = self.bars.add_task(title, total=total, completed=done, unit=unit, already=done)
+        identity = self.bars.add_task(printable(title, None), total=total, completed=done, unit=unit, already=done)
         yield lambda count: self.bars.advance(identity, count)
 
     def note(self, text: str) -> None:
-        self.bars.console.print(text, highlight=False, markup=False)
+        self.bars.console.print(printable(text, None), highlight=False, markup=False, emoji=False)
 
 
 def duration(seconds: float) -> str:

@@ -34,7 +34,7 @@ from training.job import Job
 from training.shards import digest, digest_of, list_shards, read_shard, write_file, write_json, write_shard
 from training.stamps import finished, once
 
-__all__ = ["run", "tables"]
+__all__ = ["check", "run", "tables"]
 
 CALIBRATE: tuple[Split, str] = ("calibrate", CLEAN)
 NEGATIVES: tuple[Split, str] = ("test", CLEAN)
@@ -110,6 +110,16 @@ def run(job: Job) -> dict[str, Any]:
     write_json(folder / "leave_out.json", result)
     write_file(folder / "leave_out.md", render(tables(result)).encode())
     return result
+
+
+def check(config: TrainingConfig) -> None:
+    """Say what is wrong with the groups before hours are spent.
+
+    Raises:
+        ConfigError: A group leaves no attack to learn from.
+    """
+    for name, families in _groups(config).items():
+        _kept(config, name, families)
 
 
 def tables(result: Mapping[str, Any]) -> list[Table]:

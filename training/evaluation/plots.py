@@ -6,10 +6,7 @@ import io
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import matplotlib as mpl
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-
+from training.drawing import Axes, Figure, mpl
 from training.evaluation.pictures import PALETTE
 
 __all__ = ["auroc_plot", "false_positive_plot", "recovery_plot", "roc_plot", "svg"]
