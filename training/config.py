@@ -114,6 +114,9 @@ class ImagesConfig(Settings):
     limit: int | None = Field(default=None, ge=1)
     """Use at most so many images of `source`, classes in turn."""
     splits: Splits = Splits()
+    near_copies: int = Field(default=0, ge=0, le=32)
+    """Copies of one photograph stay in one split. 0: images of the same pixels are copies. More: also those whose
+    difference hashes (64 bits) differ in at most so many bits; 4 finds most that were saved again or scaled."""
     skip_unreadable: bool = False
     """True: leave out images that cannot be read, and count them. False: stop with an error that names the file."""
 

@@ -193,13 +193,18 @@ def open_job(config: TrainingConfig, progress: Progress) -> Job:
     for attack in config.attacks:
         check_attack(attack)
     device = device_of(config)
-    splits, classes = open_splits(config.images, config.classifier.class_names(), config.seed)
+    try:
+        config.work.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"work: folder {config.work} cannot be made: {error.strerror}") from error
+    remove_temporary(config.work)
+    splits, classes = open_splits(
+        config.images, config.classifier.class_names(), config.seed, progress, config.work / "images.json"
+    )
     classifier = load_classifier(config.classifier.spec(classes), device=device)
     witness = load_classifier(config.witness.spec(classes), device=device) if config.witness else None
     for attack in config.attacks:
         check_attack(attack, classifier)
-    config.work.mkdir(parents=True, exist_ok=True)
-    remove_temporary(config.work)
     return Job(config, classifier, splits, progress, witness)
 
 

@@ -5,6 +5,7 @@ The rate counts only what this run did, so a resumed job tells the truth about i
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -19,7 +20,7 @@ from rich.text import Text
 
 from detector.text import printable
 
-__all__ = ["Advance", "PlainProgress", "Progress", "RichProgress", "SilentProgress", "make_progress"]
+__all__ = ["Advance", "LogProgress", "PlainProgress", "Progress", "RichProgress", "SilentProgress", "make_progress"]
 
 Advance = Callable[[int], None]
 
@@ -43,6 +44,13 @@ class SilentProgress:
 
     def note(self, text: str) -> None:
         return None
+
+
+class LogProgress(SilentProgress):
+    """Notes go to the log: for use as a library."""
+
+    def note(self, text: str) -> None:
+        logging.getLogger("heatward").warning("%s", printable(text, None))
 
 
 class PlainProgress:

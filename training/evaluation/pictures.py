@@ -104,17 +104,8 @@ def png(figure: Figure, dpi: int = 110) -> bytes:
 def _show(axes: Axes, image: NDArray[np.uint8], caption: str = "", color: str = PALETTE["muted"]) -> None:
     axes.imshow(image, interpolation="nearest", aspect="equal")
     if caption:
-        axes.text(
-            0.5,
-            -0.045,
-            printable(caption),
-            parse_math=False,
-            transform=axes.transAxes,
-            ha="center",
-            va="top",
-            size=10,
-            color=color,
-        )
+        place = {"transform": axes.transAxes, "ha": "center", "va": "top"}
+        axes.text(0.5, -0.045, printable(caption), parse_math=False, size=10, color=color, **place)
 
 
 def _photograph(axes: Axes, image: NDArray[np.uint8], label: str, probability: float, *, fooled: bool) -> None:
