@@ -170,6 +170,12 @@ def _parser(command: str, description: str, epilog: str) -> argparse.ArgumentPar
     for name, (_, text) in SHORT.items():
         parser.add_argument(f"--{name}", help=text)
     parser.add_argument(
+        "--allow-inaccurate",
+        action="store_const",
+        const=True,
+        help="go on with a classifier that is hardly better than chance",
+    )
+    parser.add_argument(
         "--set",
         action="append",
         default=[],
@@ -183,6 +189,7 @@ def _config(arguments: argparse.Namespace) -> TrainingConfig:
     overrides: dict[str, Any] = {}
     for name in FLAGS:
         _put(overrides, name.replace("-", "_"), getattr(arguments, name.replace("-", "_")))
+    _put(overrides, "allow_inaccurate", arguments.allow_inaccurate)
     for name, (key, _) in SHORT.items():
         _put(overrides, key, getattr(arguments, name.replace("-", "_")))
     for setting in arguments.set:

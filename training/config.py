@@ -187,6 +187,8 @@ class TrainingConfig(BaseSettings):
     classifier: ClassifierConfig
     witness: ClassifierConfig | None = None
     """A second, differently trained classifier of the same classes whose heatmaps are compared with the first one's."""
+    allow_inaccurate: bool = False
+    """True: go on with a classifier that is hardly better than chance on the images."""
     images: ImagesConfig
     attacks: tuple[AttackSpec, ...]
     twins: TwinsConfig = TwinsConfig()

@@ -140,13 +140,14 @@ class ShardReader:
             for path in shards.list_shards(work, "attribute", "fit", label):
                 self.family[path] = config.families.index(config.family_of(label))
                 self.label[path] = label
-                counts[label] = counts.get(label, 0) + len(shards.read_shard(path)["origin"])
+                counts[label] = counts.get(label, 0) + shards.rows_of(path)
         self.rows = sum(counts.values())
         present = {label: count for label, count in counts.items() if count}
         families = {config.family_of(label) for label in present}
         wanted = {"clean"} | {config.family_of(attack.label) for attack in config.attacks_of("fit")}
         if "clean" not in families or (len(wanted) > 1 and len(families) == 1):
-            raise DataError("fit: there are no clean images or no successful attacks to learn from; use more images")
+            found = ", ".join(f"{label} {count}" for label, count in counts.items())
+            raise DataError(f"fit: nothing to tell apart, rows of each label: {found}; run `heatward train attack`")
         # one share a family; inside a family one share a label
         self.weight = {}
         for label, count in present.items():
@@ -185,7 +186,7 @@ class ShardReader:
                 chosen.append(path)
         rows = self._load(chosen)
         if rows is None:
-            raise DataError("fit: every attribution shard is empty; use more images")
+            raise DataError("fit: every attribution shard is empty; run `heatward train attribute`")
         return rows.evidence.float()
 
     def _load(self, paths: list[Path]) -> Rows | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +26,11 @@ from detector.evidence import EvidenceExtractor, EvidenceSettings
 from detector.network import EvidenceShape, HeatmapNetwork, NetworkSettings, ensemble_weights
 from detector.weights import halve_where_lossless
 from training import attack, attribute, calibrate, fit, second_look
+from training.checks import check_attacks, check_classifier, check_images
 from training.config import SPLITS, STAGES, Stage, TrainingConfig
 from training.evaluation import SCHEMA_VERSION
 from training.job import Job, open_job
-from training.progress import Progress
+from training.progress import Progress, SilentProgress
 from training.shards import digest
 from training.stamps import finished, once
 
@@ -56,7 +58,7 @@ def run_stage(job: Job, stage: Stage) -> None:
         HeatwardError: Something the message explains.
     """
     steps: dict[Stage, Callable[[Job], None]] = {
-        "attack": attack.run,
+        "attack": _attack,
         "attribute": attribute.run,
         "fit": _fit,
         "calibrate": _calibrate,
@@ -130,6 +132,11 @@ def evaluate_detector(job: Job, detector: Detector) -> None:
     evaluate.run(job.config, detector, baselines=baselines, resamples=settings.resamples, progress=job.progress)
 
 
+def _attack(job: Job) -> None:
+    check_images(job)
+    attack.run(job)
+
+
 def _fit(job: Job) -> None:
     made_from = fit.fit_digest(job)
     if not _finished(job, "fit", made_from):
@@ -170,6 +177,10 @@ def _evaluate(job: Job) -> None:
 
 
 def _bundle(job: Job) -> None:
+    job.require("attack")
+    quiet = replace(job, progress=SilentProgress())  # `attack` has said it
+    check_classifier(quiet)
+    check_attacks(quiet)
     _second_look(job)
     measured = {}
     if _finished(job, "evaluate", _evaluate_digest(job)):
@@ -202,6 +213,7 @@ def _assemble(job: Job, measured: dict[str, Any]) -> Bundle:
             "seed": config.seed,
             "torch": torch.__version__,
             "images": {split: len(images) for split, images in job.splits.items()},
+            "copies": {split: images.copies for split, images in job.splits.items()},
             "images_sha256": digest([job.splits[split].digest(0, len(job.splits[split])) for split in SPLITS]),
             "attacks": [each.model_dump(mode="json") for each in config.attacks],
             "twins": [round(size, 8) for size in config.twins.sizes],

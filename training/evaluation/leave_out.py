@@ -29,7 +29,7 @@ from training.evaluation import measures
 from training.evaluation.measures import RATES, Thresholds
 from training.evaluation.metrics import Bootstrap, lowest, mean_of
 from training.evaluation.scores import Scored, by_network, from_evidence
-from training.evaluation.tables import percent, render, share, share_only
+from training.evaluation.tables import few, percent, render, share, share_only
 from training.job import Job
 from training.shards import digest, digest_of, list_shards, read_shard, write_file, write_json, write_shard
 from training.stamps import finished, once
@@ -133,7 +133,9 @@ def tables(result: Mapping[str, Any]) -> list[Table]:
 
     def row(group: str, attack: str, found: Mapping[str, Any]) -> None:
         recovered = found["recovery"]["all"]["top1"]
-        left_out.add_row(group, attack, share(found["auroc"]), percent(found["tpr"][rate]), percent(recovered))
+        left_out.add_row(
+            few(group, found["auroc"]), attack, share(found["auroc"]), percent(found["tpr"][rate]), percent(recovered)
+        )
 
     for group in result["groups"]:
         for found in group["attacks"]:
@@ -157,7 +159,9 @@ def _clean_only(result: Mapping[str, Any]) -> Table:
         table.add_column(rate, justify="right")
     rows = [(each["label"], each) for each in result["attacks"]]
     for label, row in [*rows, *((name, result[name]) for name in ("mean", "worst"))]:
-        table.add_row(label, share(row["auroc"]), *(percent(row["tpr"][str(rate)]) for rate in RATES))
+        table.add_row(
+            few(label, row["auroc"]), share(row["auroc"]), *(percent(row["tpr"][str(rate)]) for rate in RATES)
+        )
     return table
 
 
