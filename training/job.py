@@ -66,6 +66,11 @@ class Job:
     def work(self) -> Path:
         return self.config.work
 
+    @property
+    def copies(self) -> dict[str, int]:
+        """Split → images that are copies of another one in it."""
+        return {split: images.copies for split, images in self.splits.items()}
+
     def plan(self, stage: str, split: Split, label: str) -> list[ShardPlan]:
         """The shards of one label of stage `attack` or `attribute`."""
         size = self.config.shard_size

@@ -129,7 +129,14 @@ def evaluate_detector(job: Job, detector: Detector) -> None:
     (job.work / "evaluate" / "settings.json").unlink(missing_ok=True)
     settings = job.config.evaluate
     baselines = settings.baselines if settings.baselines.names else None
-    evaluate.run(job.config, detector, baselines=baselines, resamples=settings.resamples, progress=job.progress)
+    evaluate.run(
+        job.config,
+        detector,
+        baselines=baselines,
+        resamples=settings.resamples,
+        copies=job.copies,
+        progress=job.progress,
+    )
 
 
 def _attack(job: Job) -> None:
@@ -171,7 +178,12 @@ def _evaluate(job: Job) -> None:
             "evaluate",
             made_from,
             lambda: evaluate.run(
-                job.config, detector, baselines=baselines, resamples=settings.resamples, progress=job.progress
+                job.config,
+                detector,
+                baselines=baselines,
+                resamples=settings.resamples,
+                copies=job.copies,
+                progress=job.progress,
             ),
         )
 
@@ -213,7 +225,7 @@ def _assemble(job: Job, measured: dict[str, Any]) -> Bundle:
             "seed": config.seed,
             "torch": torch.__version__,
             "images": {split: len(images) for split, images in job.splits.items()},
-            "copies": {split: images.copies for split, images in job.splits.items()},
+            "copies": job.copies,
             "images_sha256": digest([job.splits[split].digest(0, len(job.splits[split])) for split in SPLITS]),
             "attacks": [each.model_dump(mode="json") for each in config.attacks],
             "twins": [round(size, 8) for size in config.twins.sizes],

@@ -51,6 +51,7 @@ def run(
     *,
     baselines: BaselineSettings | None = None,
     resamples: int = 1000,
+    copies: Mapping[str, int] | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Evaluate a detector on the test split.
@@ -60,6 +61,7 @@ def run(
         detector: the detector; its evidence settings are those that made the attribute shards.
         baselines: how to train the CNN baselines; None leaves them out (no fit split is needed then).
         resamples: bootstrap draws.
+        copies: split to images that are copies of another one in it.
         progress: told of shards read.
 
     Returns:
@@ -117,6 +119,7 @@ def run(
             "accuracy": bootstrap.rate(known.correct, known.source),
         },
         "images": {"calibrate": len(calibration), "test": len(clean)},
+        "copies": dict(copies or {}),
         "rates": list(RATES),
         "resamples": resamples,
         "detectors": {name: title for name, title in DETECTORS.items() if name in scores[CLEAN]},

@@ -57,7 +57,8 @@ def write_report(path: Path, evaluation: Json, rows: Sequence[Row], worst: Seque
         "<h1>Does the heatmap give the attack away?</h1>",
         f"<p>Classifier <code>{escape(classifier['source'])}</code> with {classifier['classes']} classes, "
         f"{percent(classifier['accuracy'])} right on {images['test']} test images. Thresholds come from "
-        f"{images['calibrate']} other clean images. Brackets are 95&nbsp;% bootstrap intervals over source images.</p>",
+        f"{images['calibrate']} other clean images. Brackets are 95&nbsp;% bootstrap intervals over source images, "
+        f"n is what a figure was counted on.{_copies(evaluation.get('copies', {}))}</p>",
         _cards(evaluation, rate),
     ]
     if rows:
@@ -93,6 +94,11 @@ def write_report(path: Path, evaluation: Json, rows: Sequence[Row], worst: Seque
         "</footer>",
     ]
     write_file(path, page("heatward evaluation", "\n".join(parts)).encode())
+
+
+def _copies(copies: Mapping[str, int]) -> str:
+    counted = ", ".join(f"{count} in {split}" for split, count in copies.items() if count)
+    return f" Images that are copies of another one, always in the same split: {escape(counted)}." if counted else ""
 
 
 def page(title: str, body: str) -> str:
