@@ -140,6 +140,7 @@ def evaluate_detector(job: Job, detector: Detector) -> None:
 
 
 def _attack(job: Job) -> None:
+    EvidenceExtractor(job.classifier, job.config.evidence, job.witness)  # what cannot be looked at is said now
     check_images(job)
     attack.run(job)
 
