@@ -118,6 +118,13 @@ def at_import_time(node: ast.AST) -> Iterator[ast.AST]:
         yield from at_import_time(child)
 
 
+def test_matplotlib_is_imported_in_one_place() -> None:
+    """Elsewhere it would read the backend that a notebook names."""
+    for path in [*sources("training"), *(ROOT / "benchmarks").glob("*.py")]:
+        if path != ROOT / "training/drawing.py":
+            assert "matplotlib" not in {top(name) for name in imports(path)}, path
+
+
 def test_the_server_knows_only_the_contracts_of_the_client() -> None:
     for path in sources("server"):
         wrong = {name for name in imports(path) if top(name) == "heatward" and not within(name, CONTRACTS)}

@@ -166,7 +166,7 @@ def test_evaluate_says_what_it_cannot_do_before_the_first_attack(
 
 def test_a_device_that_is_not_there(source: Path, tmp_path: Path) -> None:
     for device in ("cuda:99", "tpu", "cpu;"):
-        with pytest.raises(ConfigError, match="device: .* cannot be used"):
+        with pytest.raises(ConfigError, match=r"device: .* cannot be used"):
             open_job(configure(source, tmp_path, device=device), SilentProgress())
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass
 from typing import Literal
 
@@ -84,5 +85,11 @@ CAPTIONS: dict[str, Caption] = {
 
 
 def caption(method: str) -> Caption:
-    """How to present a method of `detector.heatmaps.METHODS`."""
-    return CAPTIONS[method]
+    """How to present a method of `detector.heatmaps.METHODS`; out of its own docstring where it has no entry here."""
+    known = CAPTIONS.get(method)
+    if known is not None:
+        return known
+    from detector.heatmaps import METHODS
+
+    first_line = (inspect.getdoc(METHODS[method]) or "").partition("\n")[0]
+    return Caption(method.replace("_", " ").capitalize(), first_line, "")
