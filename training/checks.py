@@ -105,7 +105,7 @@ def chance_of(truth: Tensor, prediction: Tensor, classes: int) -> float:
     where most images are of one class. Images of one class alone cannot tell: one in `classes` then.
     """
     share = [torch.bincount(each, minlength=classes) / len(truth) for each in (truth, prediction)]
-    return 1 / classes if len(truth.unique()) == 1 else max(1 / classes, float((share[0] * share[1]).sum()))
+    return 1 / classes if bool((truth == truth[0]).all()) else max(1 / classes, float((share[0] * share[1]).sum()))
 
 
 def near_chance(right: int, count: int, chance: float) -> bool:
@@ -154,7 +154,7 @@ def _successes(job: Job, split: Split, label: str) -> tuple[int, int]:
 def _mistaken(truth: Tensor, prediction: Tensor, classes: tuple[str, ...]) -> str:
     """Classes most of whose images are called otherwise, all alike: a sign of another order."""
     said = []
-    for label in truth.unique().tolist():
+    for label in sorted(set(truth.tolist())):
         answers = prediction[truth == label]
         mode = int(answers.mode().values)
         if mode != label and int((answers == mode).sum()) * 2 > len(answers):

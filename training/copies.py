@@ -42,7 +42,7 @@ def sign(source: Source, position: int) -> Signature:
     except DataError:
         return UNREADABLE
     digest = hashlib.blake2b(repr(pixels.shape).encode(), digest_size=16)
-    digest.update(np.ascontiguousarray(pixels))
+    digest.update(np.ascontiguousarray(pixels).data)
     grey = np.asarray(Image.fromarray(pixels).convert("L").resize((9, 8), Image.Resampling.BOX), dtype=np.int16)
     bits = np.packbits(grey[:, :-1] > grey[:, 1:])
     red, green, blue = pixels.reshape(-1, 3).mean(0).round().astype(int).tolist()

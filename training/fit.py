@@ -113,7 +113,7 @@ def run(
     )
 
 
-def loss_of(network: HeatmapNetwork, rows: Rows, origin_weight: float, device: str) -> Tensor:
+def loss_of(network: HeatmapNetwork, rows: Rows, origin_weight: float, device: torch.device | str) -> Tensor:
     """Weighted cross-entropy of the family, plus that of the origin label where it is a candidate."""
     evidence = rows.evidence.to(device).float()
     weight = rows.weight.to(device)

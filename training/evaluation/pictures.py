@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -104,7 +105,7 @@ def png(figure: Figure, dpi: int = 110) -> bytes:
 def _show(axes: Axes, image: NDArray[np.uint8], caption: str = "", color: str = PALETTE["muted"]) -> None:
     axes.imshow(image, interpolation="nearest", aspect="equal")
     if caption:
-        place = {"transform": axes.transAxes, "ha": "center", "va": "top"}
+        place: dict[str, Any] = {"transform": axes.transAxes, "ha": "center", "va": "top"}
         axes.text(0.5, -0.045, printable(caption), parse_math=False, size=10, color=color, **place)
 
 

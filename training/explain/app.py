@@ -84,7 +84,7 @@ def run(argv: Sequence[str] | None = None) -> int:
                     detector, image, name=name, methods=methods, label=label, layer=arguments.layer, advance=advance
                 )
             explanations.append(found)
-    source = f"{classifier.spec.source} · {classifier.num_classes} classes · judged by {bundle.name}"
+    source = f"{classifier.spec.source} · {classifier.num_classes} classes · judged by {printable(bundle.name)}"
     drawn = out.suffix.lower() == ".png"
     content = render_png(explanations, source=source) if drawn else render_page(explanations, source=source).encode()
     try:
