@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import tomllib
 from collections.abc import Callable, Sequence
@@ -88,6 +89,7 @@ def demo(argv: Sequence[str] | None = None) -> int:
 
 def _train(arguments: argparse.Namespace) -> int:
     config = _config(arguments)
+    _check_out(config.out)
     keep_freed_memory()
     # torch and torchattacks: only once the command line is right
     from training import pipeline
@@ -101,6 +103,20 @@ def _train(arguments: argparse.Namespace) -> int:
     if arguments.stage in (None, "evaluate"):
         _show(config)
     return 0
+
+
+def _check_out(out: Path) -> None:
+    """Say that the bundle could not be written, before it is made."""
+    try:
+        if out.is_dir() and (
+            out.suffix == ".heatward" or (any(out.iterdir()) and not (out / "manifest.json").exists())
+        ):
+            raise ConfigError(f"out: {out} is a folder that holds no bundle: give a FILE.heatward, or another folder")
+        out.parent.mkdir(parents=True, exist_ok=True)
+        if not os.access(out.parent, os.W_OK):
+            raise ConfigError(f"out: nothing can be written into {out.parent}")
+    except OSError as error:
+        raise ConfigError(f"out: {out} cannot be written: {error.strerror}") from error
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:

@@ -154,7 +154,11 @@ def open_splits(
     items["test"] += tested
     for split in SPLITS:
         if not items[split]:
-            raise DataError(f"split {split!r} gets no image: {len(pool)} images in {config.source}, splits {counts}")
+            different = len({copies.group[item.index] for item in pool})
+            raise DataError(
+                f"split {split!r} gets no image: {len(pool)} images in {config.source}, splits {counts}"
+                + (f"; they show {different} photographs, and copies stay in the same split" * (different < len(pool)))
+            )
     splits = {
         split: SplitImages(
             split,

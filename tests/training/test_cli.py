@@ -46,6 +46,11 @@ def run(*words: str) -> tuple[int, list[str], str]:
         (("train", "--config", "{folder}/config.toml", "--set", "fit.epoch=1"), "did you mean 'epochs'"),
         (("train", "--config", "{folder}/config.toml", "--set", "fit.epochs=0"), "fit.epochs"),
         (("train", "--config", "{folder}/config.toml", "--classifier", "resnet18"), "classifier.source"),
+        (("train", "--config", "{folder}/config.toml", "--out", "{folder}"), "holds no bundle"),
+        (
+            ("train", "--config", "{folder}/config.toml", "--out", "{folder}/config.toml/a.heatward"),
+            "cannot be written",
+        ),
         (("evaluate", "--typo"), "--typo"),
         (("evaluate", "--config", "{folder}/config.toml", "--batch-size", "0"), "batch_size"),
         (("evaluate", "--config", "{folder}/config.toml", "--bundle", "{folder}/none"), "none"),

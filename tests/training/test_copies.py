@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from detector.errors import DataError
 from training.config import ImagesConfig, Split
 from training.copies import Memory, divide, groups_of, sign
 from training.data import SplitImages, open_splits
@@ -97,6 +98,34 @@ def test_divide_never_tears_a_group_and_loses_no_image(seed: int) -> None:
     )
     counts = Counter(splits)
     assert sum(counts.values()) == 100 and counts["calibrate"] <= 30 and counts["test"] <= 20
+
+
+def test_copies_in_a_torchvision_data_set_stay_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    from torchvision import datasets
+
+    class Fake:
+        classes = ("cat", "dog")
+
+        def __init__(self, root: str, train: bool = True) -> None:
+            self.targets = [0, 1] * 30
+
+        def __len__(self) -> int:
+            return 60
+
+        def __getitem__(self, position: int) -> tuple[Image.Image, int]:
+            return Image.new("L", (4, 4), position // 2 % 10), self.targets[position]
+
+    monkeypatch.setattr(datasets, "CIFAR10", Fake)
+    splits, _ = open_splits(ImagesConfig(source="torchvision:CIFAR10"), None, 0, SilentProgress())
+    shown = {name: {item.position // 2 % 10 for item in split.items} for name, split in splits.items()}
+    assert sum(map(len, shown.values())) == 10 and sum(map(len, splits.values())) == 60
+
+
+def test_too_few_photographs_for_the_splits(tmp_path: Path) -> None:
+    for number in range(60):
+        photograph(tmp_path / "cat" / f"{number:02d}.png", number % 2)
+    with pytest.raises(DataError, match="they show 2 photographs, and copies stay in the same split"):
+        opened(tmp_path)
 
 
 def test_a_photograph_under_two_classes_is_named(folder: Path) -> None:
