@@ -180,9 +180,8 @@ def _near_pairs(signatures: Sequence[Signature], chosen: Sequence[int], near: in
     colours = np.array([signatures[at][2] for at in chosen])
     pairs = []
     for start in range(0, len(places), ROWS_AT_ONCE):
-        differing = (64 - signs[start : start + ROWS_AT_ONCE] @ signs.T) / 2
-        rows, columns = np.nonzero(differing <= near)
-        rows += start
+        agreeing = signs[start : start + ROWS_AT_ONCE] @ signs[start:].T  # equal bits less differing ones
+        rows, columns = (found + start for found in np.nonzero(agreeing >= 64 - 2 * near))
         alike = (np.abs(colours[rows] - colours[columns]).max(1) <= MOST_COLOUR) & (rows < columns)
         pairs += list(zip(places[rows[alike]].tolist(), places[columns[alike]].tolist(), strict=True))
     return pairs

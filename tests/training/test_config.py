@@ -9,6 +9,7 @@ import pytest
 from detector.errors import ConfigError
 from training import cli
 from training.config import AttackSpec
+from training.explain import app
 from training.load import load_config
 from training.settings import fraction
 
@@ -122,6 +123,14 @@ def test_unseen_attacks_are_made_for_the_test_split_only(minimal: Path) -> None:
     assert config.families == ("clean", "one-step")
     assert config.family_of("twin-2") == "clean"
     assert config.family_of("square") == "score-based"
+
+
+def test_threads_follow_what_the_container_may_use(minimal: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("training.config", "training.explain.app"):
+        monkeypatch.setattr(f"{module}.available_cpus", lambda: 3)
+    assert load_config(minimal).thread_count == 3
+    assert load_config(minimal, {"threads": 5}).thread_count == 5
+    assert app._parse(["a.png"]).threads == 3
 
 
 def test_limits_may_differ_by_split() -> None:

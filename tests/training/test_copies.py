@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import random
 import shutil
@@ -16,7 +17,7 @@ from detector.errors import DataError
 from training.config import ImagesConfig, Split
 from training.copies import Memory, divide, groups_of, sign
 from training.data import SplitImages, open_splits
-from training.progress import SilentProgress
+from training.progress import PlainProgress, SilentProgress
 from training.sources import FolderSource
 
 
@@ -177,6 +178,19 @@ def test_unreadable_images_are_nobodys_copies(folder: Path) -> None:
     assert sum(split.copies for split in splits.values()) == 0
     assert sorted(Path(name).stem for split in splits.values() for name in split.unreadable) == ["00", "02", "04"]
     assert sum(split.usable for split in splits.values()) == 37
+
+
+def test_names_may_be_anything(folder: Path, tmp_path: Path) -> None:
+    for at, name in enumerate((b"caf\xe9.png", b"[red]\x1b[2K\n.png", b":smile:.png")):
+        photograph(folder / "cat" / "new.png", 100 + at).rename(folder / "cat" / os.fsdecode(name))
+    shutil.copy(folder / "cat" / os.fsdecode(b"caf\xe9.png"), folder / "dog")
+    config = ImagesConfig(source=str(folder))
+    stream = io.StringIO()
+    for _ in range(2):  # at first decoded, then remembered
+        splits, _ = open_splits(config, None, 0, PlainProgress(stream), tmp_path / "images.json")
+        assert sum(split.copies for split in splits.values()) == 1
+    assert "caf\\xe9.png" in stream.getvalue()
+    stream.getvalue().encode()  # no bytes that are no UTF-8
 
 
 def test_what_was_decoded_is_remembered_until_it_changes(

@@ -11,9 +11,9 @@ from detector.text import printable
 from training.explain.captions import CAPTIONS
 from training.load import nearest
 
-LONGEST_COMPARED = 64
-
 __all__ = ["choose_class", "choose_methods"]
+
+LONGEST_COMPARED = 64
 
 
 def choose_methods(text: str | None) -> tuple[str, ...]:
