@@ -19,14 +19,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 from torch.nn import functional
 
 from detector.classifier import Classifier
 from detector.errors import ConfigError, LayerNotFoundError, NoGradientError
 from detector.heatmaps.channels import LayerAttribution, attribute_classes, attribute_margin
-from detector.views import ViewSettings, make_views
+from detector.settings import EvidenceSettings
+from detector.views import make_views
 
 __all__ = ["ALL_CLASSES_UP_TO", "DIVERGENCE", "Evidence", "EvidenceExtractor", "EvidenceSettings", "EvidenceShape"]
 
@@ -35,26 +36,6 @@ EPSILON = 1e-8
 TESTIMONY = 5  # class features of the witness: log P, log P of the mirror image, …
 DISAGREEMENT, DIVERGENCE = 6, 4  # image features of the witness; where KL(witness ‖ classifier) is among them
 MOVES = 3  # numbers that say how far one depth's channel heatmap moved under one view
-
-
-class EvidenceSettings(BaseModel):
-    """What is looked at. Part of the bundle: training and serving must look at the same things."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    layers: tuple[str, ...] = ()
-    """Depths of channel attribution; empty: four, spread evenly."""
-    class_layer: str = ""
-    """Layer of the maps per class; empty: the deepest one of side 6 or more."""
-    candidates: int = Field(default=10, ge=2)
-    """Classes looked at when there are more than 16: the prediction and those that witness and views propose."""
-    witness_noise: float = Field(default=8.0, ge=0)
-    """Gaussian noise on the mirrored image that the witness sees, sigma in 1/255."""
-    grid: int = Field(default=8, ge=2)
-    """Side of every map, in cells."""
-    views: ViewSettings = ViewSettings()
-    forward_batch: int = Field(default=256, ge=1)
-    """Images of one forward pass; bounds memory."""
 
 
 @dataclass(frozen=True)

@@ -18,11 +18,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from detector.errors import BundleDamagedError
 from detector.evidence import ALL_CLASSES_UP_TO, Evidence, EvidenceShape
+from detector.settings import NetworkSettings
 from detector.standardise import Standardise
 from detector.surprise import Surprise
 
@@ -30,21 +30,6 @@ __all__ = ["EvidenceShape", "HeatmapNetwork", "NetworkOutput", "NetworkSettings"
 
 
 SURPRISE_WEIGHT = 0.1  # chosen on left-out families (docs/experiments.md)
-
-
-class NetworkSettings(BaseModel):
-    """Size of the heatmap classifier."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    width: int = Field(default=256, ge=8)
-    """Hidden width of the image token."""
-    token: int = Field(default=64, ge=8)
-    """Width of a class token; a multiple of `heads`."""
-    heads: int = Field(default=4, ge=1)
-    dropout: float = Field(default=0.3, ge=0, lt=1)
-    ensemble: int = Field(default=3, ge=1)
-    """Networks trained from different seeds and averaged."""
 
 
 @dataclass(frozen=True)

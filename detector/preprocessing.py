@@ -7,14 +7,13 @@ outside the net sees RGB images in [0, 1].
 
 from __future__ import annotations
 
-from typing import Literal
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, field_validator
 from torch import Tensor, nn
+
+from detector.settings import Preprocessing
 
 __all__ = ["Normalized", "Preprocessing", "fit_to", "to_images"]
 
@@ -25,45 +24,6 @@ _RESAMPLING = {
 }
 
 _EXTREME = 16  # a resized image of more than this many times the input's area is never made
-
-
-class Preprocessing(BaseModel):
-    """How a photograph becomes the net's input.
-
-    Attributes:
-        resize: The shorter side in pixels, or (height, width); None resizes to the input size exactly.
-        crop: Centre crop after resizing; it must be the input size. None means the input size.
-        interpolation: Of the resize, antialiased (except "nearest").
-        mean: Subtracted per channel, in [0, 1] units, in `channel_order`.
-        std: Divided by per channel, likewise.
-        channel_order: What the net was trained on.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    resize: int | tuple[int, int] | None = None
-    crop: int | tuple[int, int] | None = None
-    interpolation: Literal["nearest", "bilinear", "bicubic"] = "bilinear"
-    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    std: tuple[float, float, float] = (1.0, 1.0, 1.0)
-    channel_order: Literal["RGB", "BGR"] = "RGB"
-
-    @field_validator("std")
-    @classmethod
-    def _positive(cls, std: tuple[float, float, float]) -> tuple[float, float, float]:
-        if min(std) <= 0:
-            raise ValueError(f"every std must be above 0, got {std}")
-        return std
-
-    def misfit(self, input_size: tuple[int, int]) -> str | None:
-        """What is wrong with these settings for a net of `input_size` (height, width); None when they fit."""
-        crop = (self.crop, self.crop) if isinstance(self.crop, int) else self.crop
-        if crop is not None and crop != input_size:
-            return f"crop {crop} must equal input_size {input_size}"
-        resize = (self.resize, self.resize) if isinstance(self.resize, int) else self.resize
-        if resize is not None and (resize[0] < input_size[0] or resize[1] < input_size[1]):
-            return f"resize {self.resize} leaves less than input_size {input_size}"
-        return None
 
 
 def fit_to(pixels: NDArray[np.uint8], size: tuple[int, int], preprocessing: Preprocessing) -> NDArray[np.uint8]:

@@ -5,13 +5,15 @@ torchvision:resnet18 · timm:NAME · export:model.pt2 · torchscript:model.pt ·
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Self
 
 from pydantic import BaseModel, ConfigDict, JsonValue, PositiveInt, field_validator, model_validator
 
-from detector.preprocessing import Preprocessing
+from detector.settings import Preprocessing
+from detector.text import printable
 
-__all__ = ["KINDS", "ClassifierSpec"]
+__all__ = ["KINDS", "ClassifierSource", "ClassifierSpec", "check_classes"]
 
 KINDS = ("torchvision", "timm", "export", "torchscript", "python")
 
@@ -21,15 +23,14 @@ _RESERVED = frozenset(
 )
 
 
-class ClassifierSpec(BaseModel):
-    """The model under guard, as its owner describes it.
+class ClassifierSource(BaseModel):
+    """All of a classifier but the names of its classes.
 
     Attributes:
         source: "kind:name", see the module's docstring.
         weights: A torchvision weights name ("IMAGENET1K_V1") or a file *.safetensors, *.pt, *.pth.
         arguments: Keyword arguments of the torchvision or timm model, or of the python factory.
         input_size: (height, width) of the net's input.
-        classes: Names, in the order of the logits.
         preprocessing: From photograph to net input.
     """
 
@@ -39,7 +40,6 @@ class ClassifierSpec(BaseModel):
     weights: str | None = None
     arguments: dict[str, JsonValue] = {}
     input_size: tuple[PositiveInt, PositiveInt]
-    classes: tuple[str, ...]
     preprocessing: Preprocessing = Preprocessing()
 
     @field_validator("source")
@@ -58,13 +58,6 @@ class ClassifierSpec(BaseModel):
             raise ValueError(f"arguments {reserved} are not allowed: weights are given as `weights`")
         return arguments
 
-    @field_validator("classes")
-    @classmethod
-    def _distinct(cls, classes: tuple[str, ...]) -> tuple[str, ...]:
-        if len(classes) < 2 or len(set(classes)) < len(classes):
-            raise ValueError("classes must be at least two different names")
-        return classes
-
     @model_validator(mode="after")
     def _geometry(self) -> Self:
         misfit = self.preprocessing.misfit(self.input_size)
@@ -79,3 +72,32 @@ class ClassifierSpec(BaseModel):
     @property
     def name(self) -> str:
         return self.source.partition(":")[2]
+
+
+class ClassifierSpec(ClassifierSource):
+    """The model under guard, as its owner describes it.
+
+    Attributes:
+        classes: Names, in the order of the logits.
+    """
+
+    classes: tuple[str, ...]
+
+    @field_validator("classes")
+    @classmethod
+    def _distinct(cls, classes: tuple[str, ...]) -> tuple[str, ...]:
+        return check_classes(classes)
+
+
+def check_classes(classes: tuple[str, ...]) -> tuple[str, ...]:
+    """The names, if they are at least two and all different.
+
+    Raises:
+        ValueError: They are not; names one that stands twice.
+    """
+    twice = [name for name, count in Counter(classes).items() if count > 1]
+    if twice:
+        raise ValueError(f"classes must be different names, {printable(twice[0])!r} stands twice")
+    if len(classes) < 2:
+        raise ValueError(f"classes must be at least two different names, got {len(classes)}")
+    return classes

@@ -12,32 +12,14 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 from torch.nn import functional
+
+from detector.settings import ViewSettings
 
 __all__ = ["View", "ViewSettings", "make_views"]
 
 View = Callable[[Tensor], Tensor]
-
-
-class ViewSettings(BaseModel):
-    """Which views are taken; each costs one forward pass an image."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    noise: tuple[float, ...] = (2.0, 4.0, 8.0, 16.0)
-    """Gaussian noise, sigma in 1/255."""
-    noise_draws: int = Field(default=2, ge=1)
-    """Noise patterns of every sigma."""
-    flip: bool = True
-    """Mirror left to right."""
-    shifts: tuple[tuple[int, int], ...] = ((0, 1), (1, 0), (0, -1), (-1, 0))
-    """(down, right) in steps of 1/32 of the side; edges are repeated."""
-    blur: bool = True
-    """3×3 binomial blur."""
-    rescale: tuple[float, ...] = (0.875,)
-    """Shrink by this factor and enlarge again."""
 
 
 def make_views(settings: ViewSettings, size: tuple[int, int], device: torch.device | str = "cpu") -> dict[str, View]:

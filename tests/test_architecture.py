@@ -14,7 +14,8 @@ PACKAGES = {"heatward": ROOT / "proto/heatward", **{name: ROOT / name for name i
 
 # A module of detector/ may import what stands on its own line or above it.
 DETECTOR = (
-    {"errors", "text", "cpus", "heap", "images", "image_parts", "architectures", "preprocessing", "standardise"},
+    {"errors", "text", "cpus", "settings"},
+    {"heap", "images", "image_parts", "architectures", "preprocessing", "standardise"},
     {"spec", "weights"},
     {"sources", "layers"},
     {"classifier", "black_box"},
@@ -115,6 +116,13 @@ def at_import_time(node: ast.AST) -> Iterator[ast.AST]:
             continue
         yield child
         yield from at_import_time(child)
+
+
+def test_matplotlib_is_imported_in_one_place() -> None:
+    """Elsewhere it would read the backend that a notebook names."""
+    for path in [*sources("training"), *(ROOT / "benchmarks").glob("*.py")]:
+        if path != ROOT / "training/drawing.py":
+            assert "matplotlib" not in {top(name) for name in imports(path)}, path
 
 
 def test_the_server_knows_only_the_contracts_of_the_client() -> None:

@@ -7,27 +7,41 @@ where prediction ≠ origin. One shard of images is in memory at a time.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from detector.classifier import Classifier
 from training.attacks import Distance, attack_images, noise_twin
-from training.config import CLEAN
+from training.checks import check_attacks, check_classifier
+from training.config import CLEAN, Split
 from training.corruptions import corrupt
 from training.job import Job, ShardPlan
 from training.shards import derived_seed, read_shard, shard_path, write_shard
 
 __all__ = ["predict", "run"]
 
+NAMED = 10
+
 
 def run(job: Job) -> None:
     """Make what is missing.
 
     Raises:
-        DataError: An image cannot be read, or an attack broke its epsilon.
+        DataError: An image cannot be read, the classifier is hardly better than chance, an attack broke its epsilon,
+            or none changed a prediction.
         ConfigError: An attack fails.
     """
-    for split, label, plans in job.plans("attack"):
+    plans = list(job.plans("attack"))
+    _make(job, [each for each in plans if each[1] == CLEAN])
+    check_classifier(job)
+    _make(job, [each for each in plans if each[1] != CLEAN])
+    check_attacks(job)
+
+
+def _make(job: Job, wanted: Sequence[tuple[Split, str, list[ShardPlan]]]) -> None:
+    for split, label, plans in wanted:
         missing = job.todo(plans)
         if not missing:
             continue
@@ -58,9 +72,8 @@ def _clean(job: Job, plan: ShardPlan) -> dict[str, Tensor]:
         plan.start, plan.stop, job.classifier.prepare, skip_unreadable=job.config.images.skip_unreadable
     )
     if images.skipped:
-        job.progress.note(
-            f"{plan.split}: left out {len(images.skipped)} unreadable images: {', '.join(images.skipped)}"
-        )
+        named = ", ".join(images.skipped[:NAMED]) + (", …" if len(images.skipped) > NAMED else "")
+        job.progress.note(f"{plan.split}: left out {len(images.skipped)} unreadable images: {named}")
     origin = predict(job.classifier, images.pixels, job.config.batch_size)
     return _tensors(images.pixels, images.pixels, images.index, images.truth, origin, origin)
 

@@ -22,9 +22,10 @@ from torchattacks.attack import Attack
 
 from detector.classifier import Classifier
 from detector.errors import ConfigError, DataError, NoGradientError
-from training.config import AttackSpec, fraction
+from training.config import AttackSpec
 from training.deepfool import DeepFool
 from training.load import nearest
+from training.settings import fraction
 from training.shards import derived_seed, seed_everything
 
 __all__ = ["ATTACKS", "attack_images", "check_attack", "draw_parameters", "linf_bound", "make_attack", "noise_twin"]

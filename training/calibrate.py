@@ -21,8 +21,6 @@ from training.shards import digest, digest_of, list_shards, read_shard, write_sh
 
 __all__ = ["load_scores", "run", "scores_path"]
 
-FEWEST_FOR_1_PERCENT = 99
-
 
 def scores_path(work: Path) -> Path:
     """Where the scores lie."""
@@ -58,13 +56,8 @@ def run(job: Job, fit_digest: str) -> None:
                     columns[name].append(tensors[name])
             advance(len(evidence))
     result = {name: torch.cat(parts) if parts else torch.zeros(0) for name, parts in columns.items()}
-    count = len(Calibration.fit(result["scores"]).scores)  # raises if these scores cannot calibrate
+    Calibration.fit(result["scores"])  # raises if these scores cannot calibrate
     write_shard(path, result, made_from)
-    if count < FEWEST_FOR_1_PERCENT:
-        job.progress.note(
-            f"calibrate: with {count} clean images nothing can be flagged at less than {1 / (count + 1):.1%}; "
-            f"flagging at 1 % needs {FEWEST_FOR_1_PERCENT}: raise images.splits.calibrate"
-        )
 
 
 def load_scores(work: Path) -> Tensor:

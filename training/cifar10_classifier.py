@@ -30,6 +30,7 @@ from torch.nn import functional
 
 from detector.architectures import CIFAR10_MEAN, CIFAR10_STD, CifarNet, cifar10_net, whitening_filters
 from detector.heap import keep_freed_memory
+from training.folders import class_folders, find_images
 
 LOSS_SUM = 1000  # the learning rates below belong to a loss summed over so many images
 MUON_LR, MUON_MOMENTUM = 0.17, 0.6
@@ -42,8 +43,9 @@ WITNESS_NOISE = 16 / 255  # largest sigma
 def load_folder(folder: Path, first: int = 0, last: int | None = None) -> tuple[Tensor, Tensor]:
     """Images `first:last` of every class: (N, 3, 32, 32) uint8 and (N,) labels."""
     images, labels = [], []
-    for label, directory in enumerate(sorted(p for p in folder.iterdir() if p.is_dir())):
-        for path in sorted(directory.glob("*.jpg"))[first:last]:
+    folders, _ = class_folders(folder)
+    for label, files in enumerate(find_images(folders).files):
+        for path in files[first:last]:
             images.append(np.asarray(Image.open(path).convert("RGB")))
             labels.append(label)
     return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous(), torch.tensor(labels)

@@ -7,20 +7,22 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import tomllib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.table import Table
-
-from detector.errors import ConfigError, HeatwardError
+from detector.errors import ClassifierSpecError, ConfigError, HeatwardError, LayerNotFoundError
 from detector.heap import keep_freed_memory
+from detector.text import printable
 from training.config import STAGES, TrainingConfig
 from training.load import load_config
-from training.progress import make_progress
+from training.parser import Parser
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 __all__ = ["demo", "evaluate", "train"]
 
@@ -87,10 +89,12 @@ def demo(argv: Sequence[str] | None = None) -> int:
 
 def _train(arguments: argparse.Namespace) -> int:
     config = _config(arguments)
+    _check_out(config.out)
     keep_freed_memory()
     # torch and torchattacks: only once the command line is right
     from training import pipeline
     from training.job import open_job
+    from training.progress import make_progress
 
     with make_progress() as progress:
         job = open_job(config, progress)
@@ -101,26 +105,46 @@ def _train(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _check_out(out: Path) -> None:
+    """Say that the bundle could not be written, before it is made."""
+    try:
+        if out.is_dir() and (
+            out.suffix == ".heatward" or (any(out.iterdir()) and not (out / "manifest.json").exists())
+        ):
+            raise ConfigError(f"out: {out} is a folder that holds no bundle: give a FILE.heatward, or another folder")
+        out.parent.mkdir(parents=True, exist_ok=True)
+        if not os.access(out.parent, os.W_OK):
+            raise ConfigError(f"out: nothing can be written into {out.parent}")
+    except OSError as error:
+        raise ConfigError(f"out: {out} cannot be written: {error.strerror}") from error
+
+
 def _evaluate(arguments: argparse.Namespace) -> int:
     if arguments.leave_out and arguments.bundle is not None:
         raise ConfigError("--leave-out fits networks of its own, so it says nothing about a --bundle: give one of them")
     config = _config(arguments)
+    if arguments.bundle is not None and not arguments.bundle.exists():
+        raise ConfigError(f"--bundle {arguments.bundle}: there is no such file or folder")
     keep_freed_memory()
     from training import pipeline
+    from training.evaluation import leave_out
     from training.job import open_job
+    from training.progress import make_progress
 
     with make_progress() as progress:
         job = open_job(config, progress)
+        # what can be known is said before hours are spent
+        detector = pipeline.open_detector(job, arguments.bundle) if arguments.bundle else None
+        if arguments.leave_out:
+            leave_out.check(config)
         pipeline.run_stage(job, "attack")
         pipeline.run_stage(job, "attribute")
         if arguments.leave_out:
-            from training.evaluation import leave_out
-
             leave_out.run(job)
-        elif arguments.bundle is None:
+        elif detector is None:
             pipeline.run_stage(job, "evaluate")
         else:
-            pipeline.evaluate_bundle(job, arguments.bundle)
+            pipeline.evaluate_detector(job, detector)
     if arguments.leave_out:
         _show_leave_out(config)
     else:
@@ -145,20 +169,28 @@ def _show_leave_out(config: TrainingConfig) -> None:
 
 
 def _print(tables: Sequence[Table], note: str) -> None:
+    from rich.console import Console
+
     # a log has no width: do not break lines for it
     console = Console(width=None if sys.stdout.isatty() else 200)
     for table in tables:
         console.print(table)
-    console.print(note, highlight=False, soft_wrap=True)
+    console.print(printable(note, None), highlight=False, markup=False, emoji=False, soft_wrap=True)
 
 
 def _parser(command: str, description: str, epilog: str) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(f"heatward {command}", description=description, epilog=epilog)
+    parser = Parser(f"heatward {command}", description=description, epilog=epilog)
     parser.add_argument("--config", type=Path, metavar="FILE", help="TOML file; configs/ has examples")
     for name, text in FLAGS.items():
         parser.add_argument(f"--{name}", help=text)
     for name, (_, text) in SHORT.items():
         parser.add_argument(f"--{name}", help=text)
+    parser.add_argument(
+        "--allow-inaccurate",
+        action="store_const",
+        const=True,
+        help="go on with a classifier that is hardly better than chance",
+    )
     parser.add_argument(
         "--set",
         action="append",
@@ -173,6 +205,7 @@ def _config(arguments: argparse.Namespace) -> TrainingConfig:
     overrides: dict[str, Any] = {}
     for name in FLAGS:
         _put(overrides, name.replace("-", "_"), getattr(arguments, name.replace("-", "_")))
+    _put(overrides, "allow_inaccurate", arguments.allow_inaccurate)
     for name, (key, _) in SHORT.items():
         _put(overrides, key, getattr(arguments, name.replace("-", "_")))
     for setting in arguments.set:
@@ -203,12 +236,15 @@ def _parsed(value: str) -> Any:
 def _guarded(command: Callable[[], int]) -> int:
     try:
         return command()
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    except (ConfigError, ClassifierSpecError, LayerNotFoundError) as error:
+        return _failed(error, 2)
     except HeatwardError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+        return _failed(error, 1)
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from here", file=sys.stderr)
         return 130
+
+
+def _failed(error: HeatwardError, code: int) -> int:
+    print(f"error: {printable(str(error), None)}", file=sys.stderr)
+    return code

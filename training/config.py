@@ -6,20 +6,17 @@ written as fractions: `"8/255"`.
 
 from __future__ import annotations
 
-import os
-import re
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Literal, get_args
 
-import torch
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, model_validator
+from pydantic import Field, JsonValue, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
-from detector.classifier import ClassifierSpec, Preprocessing
+from detector.cpus import available_cpus
 from detector.errors import ConfigError
-from detector.evidence import EvidenceSettings
-from training.corruptions import CorruptionSettings
-from training.evaluation.baselines import BaselineSettings
+from detector.settings import EvidenceSettings
+from detector.spec import ClassifierSource, ClassifierSpec, check_classes
+from training.settings import CorruptionSettings, EvaluateSettings, FitSettings, Name, Settings, TwinsConfig
 
 __all__ = [
     "CLEAN",
@@ -27,15 +24,11 @@ __all__ = [
     "STAGES",
     "AttackSpec",
     "ClassifierConfig",
-    "EvaluateSettings",
     "ImagesConfig",
-    "LeaveOutSettings",
     "Split",
     "Splits",
     "Stage",
     "TrainingConfig",
-    "TwinsConfig",
-    "fraction",
 ]
 
 Split = Literal["fit", "calibrate", "test", "tune"]
@@ -43,72 +36,54 @@ SPLITS: tuple[Split, ...] = ("fit", "calibrate", "test")  # those that have shar
 CLEAN = "clean"
 Stage = Literal["attack", "attribute", "fit", "calibrate", "second-look", "evaluate", "bundle"]
 STAGES: tuple[Stage, ...] = get_args(Stage)
-_FRACTION = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*(?:/\s*(\d+(?:\.\d*)?))?\s*")
 
 
-def fraction(value: Any) -> Any:
-    """`"8/255"` or `"0.03"` as a float; anything else as it is."""
-    if isinstance(value, str) and (match := _FRACTION.fullmatch(value)):
-        numerator, denominator = float(match[1]), float(match[2] or 1)
-        if denominator == 0:
-            raise ValueError(f"{value!r} divides by zero")
-        return numerator / denominator
-    return value
+class ClassifierConfig(ClassifierSource):
+    """The classifier to guard: as `ClassifierSpec`, but the class names may come from elsewhere."""
 
-
-Fraction = Annotated[float, BeforeValidator(fraction)]
-Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")]
-
-
-class _Settings(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class ClassifierConfig(_Settings):
-    """The classifier to guard. As `ClassifierSpec`, but the class names may come from elsewhere."""
-
-    source: str
-    """`torchvision:NAME`, `timm:NAME`, `export:FILE.pt2`, `torchscript:FILE.pt` or `python:package.module:factory`."""
-    weights: str | None = None
-    """A safetensors or checkpoint file, or the name of torchvision weights."""
-    arguments: dict[str, JsonValue] = {}
-    """Arguments of the model's constructor."""
-    input_size: tuple[int, int]
     classes: tuple[str, ...] | None = None
     """Class names in the order of the logits. Default: `labels`, or else the class folders of the images, sorted."""
     labels: Path | None = None
     """A text file with one class name a line."""
-    preprocessing: Preprocessing = Preprocessing()
+
+    @field_validator("classes")
+    @classmethod
+    def _distinct(cls, classes: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        return None if classes is None else check_classes(classes)
 
     def spec(self, classes: tuple[str, ...]) -> ClassifierSpec:
-        """The spec with class names filled in from `classes` unless they are given here."""
-        return ClassifierSpec(
-            source=self.source,
-            weights=self.weights,
-            arguments=self.arguments,
-            input_size=self.input_size,
-            classes=self.class_names() or classes,
-            preprocessing=self.preprocessing,
-        )
+        """The spec with class names filled in from `classes` unless they are given here.
+
+        Raises:
+            ConfigError: The names are not at least two different ones.
+        """
+        try:
+            return ClassifierSpec(
+                **self.model_dump(exclude={"classes", "labels"}), classes=self.class_names() or check_classes(classes)
+            )
+        except ValueError as error:
+            raise ConfigError(f"classifier: {error}") from error
 
     def class_names(self) -> tuple[str, ...] | None:
         """The class names given here or in the labels file.
 
         Raises:
-            ConfigError: The labels file cannot be read or is empty.
+            ConfigError: The labels file cannot be read, is empty or names a class twice.
         """
         if self.classes is not None or self.labels is None:
             return self.classes
         try:
-            names = tuple(line.strip() for line in self.labels.read_text(encoding="utf-8").splitlines() if line.strip())
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"classifier.labels: {self.labels} cannot be read: {error}") from error
-        if not names:
-            raise ConfigError(f"classifier.labels: {self.labels} names no class; expected one class a line")
-        return names
+            text = self.labels.read_text(encoding="utf-8-sig")
+            return check_classes(tuple(line.strip() for line in text.splitlines() if line.strip()))
+        except UnicodeDecodeError as error:
+            raise ConfigError(f"classifier.labels: {self.labels} is not UTF-8 text: {error}") from error
+        except (OSError, ValueError) as error:
+            raise ConfigError(
+                f"classifier.labels: {self.labels} cannot be used: {error}; expected one class name a line"
+            ) from error
 
 
-class Splits(_Settings):
+class Splits(Settings):
     """How many source images each split gets: an integer counts images, a float is a share of the source."""
 
     fit: int | float | None = None
@@ -121,7 +96,7 @@ class Splits(_Settings):
     """For the second look at undecided images (effort THOROUGH), from what the others leave. 0: train none."""
 
 
-class ImagesConfig(_Settings):
+class ImagesConfig(Settings):
     """Where images come from."""
 
     source: str
@@ -139,6 +114,9 @@ class ImagesConfig(_Settings):
     limit: int | None = Field(default=None, ge=1)
     """Use at most so many images of `source`, classes in turn."""
     splits: Splits = Splits()
+    near_copies: int = Field(default=0, ge=0, le=32)
+    """Copies of one photograph stay in one split. 0: images of the same pixels are copies. More: also those whose
+    difference hashes (64 bits) differ in at most so many bits; 4 finds most that were saved again or scaled."""
     skip_unreadable: bool = False
     """True: leave out images that cannot be read, and count them. False: stop with an error that names the file."""
 
@@ -149,7 +127,7 @@ class ImagesConfig(_Settings):
         return self
 
 
-class AttackSpec(_Settings):
+class AttackSpec(Settings):
     """One attack."""
 
     name: str
@@ -158,7 +136,7 @@ class AttackSpec(_Settings):
     """A unique name for this attack with these parameters, e.g. `pgd-8`."""
     family: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
     """What the heatmap network learns to tell apart: one-step, iterative, small-step, minimum-norm, score-based, …"""
-    parameters: dict[str, JsonValue] = {}
+    parameters: dict[str, JsonValue] = Field(default={})
     """Arguments of the attack. A number may be a fraction `"8/255"`, a share of epsilon `"eps/4"`, a range
     `[low, high]` drawn from uniformly for each batch, or a list of three or more numbers to choose from."""
     train: bool = True
@@ -186,42 +164,6 @@ class AttackSpec(_Settings):
         return self.limit
 
 
-class TwinsConfig(_Settings):
-    """Noise twins: clean images plus random-sign noise. Not attacks, and must not be flagged."""
-
-    sizes: tuple[Fraction, ...] = (2 / 255, 8 / 255)
-
-    @property
-    def labels(self) -> dict[str, float]:
-        """`{"twin-2": 2/255, …}`."""
-        return {f"twin-{round(size * 255, 3):g}": size for size in self.sizes}
-
-
-class LeaveOutSettings(_Settings):
-    """Refits without some attacks: `heatward evaluate --leave-out`."""
-
-    groups: dict[Name, tuple[str, ...]] = {}
-    """Families left out together, by a name for them. Default: each family alone."""
-    ensemble: int = Field(default=1, ge=1)
-    """Networks a refit."""
-    epochs: int | None = Field(default=None, ge=1)
-    """Default: those of `[fit]`."""
-    matrix: bool = False
-    """True: also fit on clean images and one attack at a time, and measure on every attack."""
-    clean_only: bool = False
-    """True: also fit on clean images and noise twins alone, and measure on every attack."""
-
-
-class EvaluateSettings(_Settings):
-    """The evaluation."""
-
-    resamples: int = Field(default=1000, ge=10)
-    """Bootstrap resamples for the 95 % intervals."""
-    baselines: BaselineSettings = BaselineSettings()
-    """What the detector is measured against; `names = []` for none."""
-    leave_out: LeaveOutSettings = LeaveOutSettings()
-
-
 class TrainingConfig(BaseSettings):
     """Everything that decides a training job."""
 
@@ -235,7 +177,7 @@ class TrainingConfig(BaseSettings):
     """The bundle: a file if the name ends in `.heatward`, a folder otherwise."""
     seed: int = 0
     threads: Annotated[int, Field(ge=1)] | None = None
-    """CPU threads of torch. Default: every core this process may use."""
+    """CPU threads of torch. Default: as many as this process may use, by its affinity and its container's quota."""
     device: str = "auto"
     """`cpu`, `cuda`, `cuda:1`, …; `auto` takes a GPU when there is one."""
     shard_size: int = Field(default=256, ge=1)
@@ -245,13 +187,14 @@ class TrainingConfig(BaseSettings):
     classifier: ClassifierConfig
     witness: ClassifierConfig | None = None
     """A second, differently trained classifier of the same classes whose heatmaps are compared with the first one's."""
+    allow_inaccurate: bool = False
+    """True: go on with a classifier that is hardly better than chance on the images."""
     images: ImagesConfig
     attacks: tuple[AttackSpec, ...]
     twins: TwinsConfig = TwinsConfig()
     corruptions: CorruptionSettings = CorruptionSettings()
     evidence: EvidenceSettings = EvidenceSettings()
-    fit: dict[str, JsonValue] = {}
-    """See `training.fit.FitSettings`."""
+    fit: FitSettings = FitSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
 
     @classmethod
@@ -284,14 +227,7 @@ class TrainingConfig(BaseSettings):
     @property
     def thread_count(self) -> int:
         """CPU threads of torch."""
-        return self.threads or len(os.sched_getaffinity(0))
-
-    @property
-    def torch_device(self) -> str:
-        """`device`, with `auto` decided."""
-        if self.device != "auto":
-            return self.device
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        return self.threads or available_cpus()
 
     def attacks_of(self, split: Split) -> tuple[AttackSpec, ...]:
         """The attacks made for a split, in the order they were written."""

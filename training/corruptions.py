@@ -16,17 +16,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Annotated, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 from torch.nn import functional
 from torchvision.transforms.v2 import functional as transforms
 
-__all__ = ["STRENGTHS", "Corruption", "CorruptionSettings", "corrupt"]
+from training.settings import Corruption
 
-Corruption = Literal["gaussian-noise", "gaussian-blur", "jpeg", "brightness", "contrast", "rotation"]
+__all__ = ["STRENGTHS", "corrupt"]
+
 STRENGTHS: dict[Corruption, tuple[float, ...]] = {
     "gaussian-noise": (0.02, 0.04, 0.06, 0.08, 0.10),
     "gaussian-blur": (0.40, 0.55, 0.70, 0.85, 1.00),
@@ -36,22 +35,6 @@ STRENGTHS: dict[Corruption, tuple[float, ...]] = {
     "rotation": (2.5, 5.0, 7.5, 10.0, 15.0),
 }
 REFERENCE_SIDE = 32
-
-
-class CorruptionSettings(BaseModel):
-    """Which corruptions are made, for the test split only: nothing is fitted or calibrated on them."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    kinds: tuple[Corruption, ...] = ()
-    severities: tuple[Annotated[int, Field(ge=1, le=5)], ...] = (1, 2, 3, 4, 5)
-    limit: int = Field(default=200, ge=1)
-    """At most so many test images of each."""
-
-    @property
-    def labels(self) -> dict[str, tuple[Corruption, int]]:
-        """`{"jpeg-3": ("jpeg", 3), …}`."""
-        return {f"{kind}-{severity}": (kind, severity) for kind in self.kinds for severity in self.severities}
 
 
 def corrupt(pixels: Tensor, kind: Corruption, severity: int, seed: int) -> Tensor:

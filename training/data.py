@@ -1,13 +1,15 @@
 """Images for training: a source in, its images divided into splits out, read a shard at a time.
 
-A source image has one id for life; it and everything made from it stay in one split. Within a split, classes take
-turns, so that the first n images of a split are balanced, whatever n is.
+A source image has one id for life; it, its copies and everything made from it stay in one split. Within a split,
+classes take turns, so that the first n images of a split are balanced, whatever n is.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import torch
@@ -16,26 +18,13 @@ from torch import Tensor
 
 from detector.errors import ConfigError, DataError
 from training.config import SPLITS, ImagesConfig, Split, Splits
+from training.copies import Copies, divide
 from training.load import nearest
+from training.progress import LogProgress, Progress
 from training.shards import derived_seed, digest
-from training.sources import UNKNOWN, Source, open_source
+from training.sources import UNKNOWN, Item, Source, open_source
 
-__all__ = ["Images", "Item", "SplitImages", "open_splits"]
-
-
-@dataclass(frozen=True)
-class Item:
-    """One source image."""
-
-    index: int
-    """Its id, unique over all splits."""
-    position: int
-    """Where it is in its source."""
-    name: str
-    truth: int
-    """Class index, or -1 when unknown."""
-    fingerprint: str
-    """Its name within its source and its size."""
+__all__ = ["Images", "SplitImages", "open_splits"]
 
 
 @dataclass(frozen=True)
@@ -55,10 +44,19 @@ class SplitImages:
     name: Split
     source: Source
     items: tuple[Item, ...]
+    copies: int = 0
+    """Items that are copies of an earlier one."""
+    unreadable: tuple[str, ...] = ()
+    """Names of items that cannot be decoded."""
     _digests: dict[tuple[int, int], str] = field(default_factory=dict, repr=False, compare=False)
 
     def __len__(self) -> int:
         return len(self.items)
+
+    @property
+    def usable(self) -> int:
+        """Different photographs that can be read: what a statistic rests on."""
+        return len(self.items) - self.copies - len(self.unreadable)
 
     def digest(self, start: int, stop: int) -> str:
         """Of the names, sizes and truths of items `start:stop`."""
@@ -102,14 +100,20 @@ class SplitImages:
 
 
 def open_splits(
-    config: ImagesConfig, classes: tuple[str, ...] | None, seed: int
+    config: ImagesConfig,
+    classes: tuple[str, ...] | None,
+    seed: int,
+    progress: Progress | None = None,
+    memory: Path | None = None,
 ) -> tuple[dict[Split, SplitImages], tuple[str, ...]]:
-    """Open the images and divide them.
+    """Open the images and divide them; copies of one photograph go to one split.
 
     Args:
         config: Where the images are and how many each split gets.
         classes: Class names in the order of the logits; None takes the class folders, sorted.
         seed: Decides who goes where.
+        progress: Told of images looked at, of what was left out and of copies. Default: the log.
+        memory: A file that remembers which images are copies, so that they are decoded once.
 
     Returns:
         The splits and the class names.
@@ -118,33 +122,62 @@ def open_splits(
         DataError: A source is empty, has a class folder that is not in `classes`, or is too small for the splits.
         ConfigError: No class names are known.
     """
+    progress = progress or LogProgress()
     source = open_source(config.source, config, train=True)
+    _say(progress, config.source, source.notes)
     classes = classes or source.class_names
     if not classes:
         raise ConfigError("class names are unknown: give classifier.classes or classifier.labels")
     pool = _items(source, classes, offset=0, what=config.source)
     pool = _in_turns(_ends(pool, config), derived_seed(seed, "images"))[: config.limit]
-    if config.test_source is None:
-        counts = _counts(config.splits, len(pool), own_test=False)
-        test_source, test_pool = source, pool[len(pool) - counts["test"] :]
-    else:
+    test_source, tested = source, []
+    if config.test_source is not None:
         test_source = open_source(config.test_source, config, train=False)
-        test_pool = _items(test_source, classes, offset=len(source), what=config.test_source)
-        test_pool = _in_turns(test_pool, derived_seed(seed, "test images"))
-        counts = _counts(config.splits, len(pool), own_test=True)
-        test_pool = test_pool[: _count("test", config.splits.test, len(test_pool), default=len(test_pool))]
-    calibrate, fit = counts["calibrate"], counts["fit"]
-    items: dict[Split, Sequence[Item]] = {
-        "calibrate": pool[:calibrate],
-        "fit": pool[calibrate : calibrate + fit],
-        "test": test_pool,
-        "tune": pool[calibrate + fit : calibrate + fit + counts["tune"]],
+        _say(progress, config.test_source, test_source.notes)
+        tested = _items(test_source, classes, offset=len(source), what=config.test_source)
+        tested = _in_turns(tested, derived_seed(seed, "test images"))
+        tested = tested[: _count("test", config.splits.test, len(tested), default=len(tested))]
+    copies = Copies.among(((test_source, tested), (source, pool)), config.near_copies, progress, memory)
+    known = {copies.group[item.index] for item in tested}
+    leaked = [item for item in pool if copies.group[item.index] in known]
+    if leaked:
+        pool = [item for item in pool if copies.group[item.index] not in known]
+        progress.note(
+            f"images: {len(leaked)} of {config.source} are copies of images in {config.test_source}, such as "
+            f"{leaked[0].name}: left out, for a detector is not tested on what it has learnt"
+        )
+    counts = _counts(config.splits, len(pool), own_test=config.test_source is not None)
+    homes = divide([copies.group[item.index] for item in pool], counts)
+    items: dict[Split, list[Item]] = {
+        split: [item for item, home in zip(pool, homes, strict=True) if home == split] for split in get_args(Split)
     }
+    items["test"] += tested
     for split in SPLITS:
         if not items[split]:
-            raise DataError(f"split {split!r} gets no image: {len(pool)} images in {config.source}, splits {counts}")
-    sources: dict[Split, Source] = {"calibrate": source, "fit": source, "test": test_source, "tune": source}
-    return {split: SplitImages(split, sources[split], tuple(items[split])) for split in items}, classes
+            different = len({copies.group[item.index] for item in pool})
+            raise DataError(
+                f"split {split!r} gets no image: {len(pool)} images in {config.source}, splits {counts}"
+                + (f"; they show {different} photographs, and copies stay in the same split" * (different < len(pool)))
+            )
+    splits = {
+        split: SplitImages(
+            split,
+            test_source if split == "test" else source,
+            tuple(each),
+            copies.count(each),
+            tuple(item.name for item in each if item.index in copies.unreadable),
+        )
+        for split, each in items.items()
+    }
+    if any(each.copies for each in splits.values()):
+        counted = ", ".join(f"{each.copies} of {len(each)} in {name}" for name, each in splits.items() if each.copies)
+        progress.note(f"images: copies of another image, which stay in one split with it: {counted}")
+    return splits, classes
+
+
+def _say(progress: Progress, what: str, notes: Sequence[str]) -> None:
+    for note in notes:
+        progress.note(f"{what}: {note}")
 
 
 def _items(source: Source, classes: tuple[str, ...], offset: int, what: str) -> list[Item]:
@@ -216,4 +249,5 @@ def _counts(splits: Splits, available: int, own_test: bool) -> dict[str, int]:
             f"images.splits want {fit} + {calibrate} + {tune} + {test} images (fit, calibrate, tune, test), "
             f"{available} there"
         )
-    return {"fit": fit, "calibrate": calibrate, "test": test, "tune": tune}
+    unused = available - fit - calibrate - tune - test
+    return {"calibrate": calibrate, "fit": fit, "tune": tune, "unused": unused, "test": test}

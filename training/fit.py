@@ -14,46 +14,25 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from pydantic import ConfigDict, Field, ValidationError
 from safetensors.torch import load_file, save
 from torch import Tensor
 from torch.nn import functional
 
-from detector.errors import ConfigError, DataError
+from detector.errors import DataError
 from detector.evidence import Evidence
 from detector.network import EvidenceShape, HeatmapNetwork, NetworkSettings, ensemble_weights
 from training import shards
 from training.config import CLEAN, TrainingConfig
-from training.job import Job
+from training.job import Job, device_of
 from training.progress import Progress
+from training.settings import FitSettings
 
-__all__ = ["FILES", "FitSettings", "fit_digest", "fit_settings", "load_networks", "run"]
+__all__ = ["FILES", "fit_digest", "load_networks", "run"]
 
 FILES = ("network.safetensors", "network.json")
 Sight = Callable[[Evidence], Evidence]
 IGNORE = -100
 UNHARMED_SHARDS = 16  # a label, for what is usual
-
-
-class FitSettings(NetworkSettings):
-    """The network's size and how it is trained."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    epochs: int = Field(default=25, ge=1)
-    batch_size: int = Field(default=256, ge=2)
-    learning_rate: float = Field(default=1e-3, gt=0)
-    weight_decay: float = Field(default=0.05, ge=0)
-    clean_share: float = Field(default=0.4, gt=0, lt=1)
-    """Weight of clean images and noise twins together."""
-    origin_weight: float = Field(default=0.5, ge=0)
-    """Weight of the origin loss beside the family loss."""
-    buffer_shards: int = Field(default=64, ge=1)
-    """Shards mixed in memory at once."""
-
-    def network(self) -> NetworkSettings:
-        """The part a bundle needs to build the network again."""
-        return NetworkSettings(**self.model_dump(include=set(NetworkSettings.model_fields)))
 
 
 @dataclass(frozen=True)
@@ -66,26 +45,9 @@ class Rows:
     weight: Tensor  # (B,)
 
 
-def fit_settings(config: TrainingConfig) -> FitSettings:
-    """The `[fit]` table.
-
-    Raises:
-        ConfigError: A key is unknown or a value out of range.
-    """
-    try:
-        return FitSettings.model_validate(config.fit)
-    except ValidationError as error:
-        problems = "; ".join(f"fit.{'.'.join(map(str, p['loc']))}: {p['msg']}" for p in error.errors())
-        raise ConfigError(f"{problems} (known: {', '.join(FitSettings.model_fields)})") from error
-
-
 def fit_digest(job: Job) -> str:
-    """Of everything that decides the networks.
-
-    Raises:
-        ConfigError: `[fit]` is wrong.
-    """
-    config, settings = job.config, fit_settings(job.config).model_dump(mode="json")
+    """Of everything that decides the networks."""
+    config, settings = job.config, job.config.fit.model_dump(mode="json")
     families = {label: config.family_of(label) for label in config.labels("fit")}
     return shards.digest([job.digests("attribute", "fit"), settings, families, config.families, config.seed])
 
@@ -107,11 +69,10 @@ def run(
         see: What of the evidence the networks get to see, in the same shapes.
 
     Raises:
-        ConfigError: `[fit]` is wrong.
         DataError: A label has no attribution shards.
     """
-    settings = fit_settings(config)
-    device = "cuda" if config.device == "auto" and torch.cuda.is_available() else config.device.replace("auto", "cpu")
+    settings = config.fit
+    device = device_of(config)
     reader = ShardReader(config, work, settings, see)
     sample, clean = reader.sample(), reader.sample(UNHARMED_SHARDS, (CLEAN,))
     unharmed = reader.sample(UNHARMED_SHARDS, (CLEAN, *config.twins.labels))
@@ -152,7 +113,7 @@ def run(
     )
 
 
-def loss_of(network: HeatmapNetwork, rows: Rows, origin_weight: float, device: str) -> Tensor:
+def loss_of(network: HeatmapNetwork, rows: Rows, origin_weight: float, device: torch.device | str) -> Tensor:
     """Weighted cross-entropy of the family, plus that of the origin label where it is a candidate."""
     evidence = rows.evidence.to(device).float()
     weight = rows.weight.to(device)
@@ -179,13 +140,14 @@ class ShardReader:
             for path in shards.list_shards(work, "attribute", "fit", label):
                 self.family[path] = config.families.index(config.family_of(label))
                 self.label[path] = label
-                counts[label] = counts.get(label, 0) + len(shards.read_shard(path)["origin"])
+                counts[label] = counts.get(label, 0) + shards.rows_of(path)
         self.rows = sum(counts.values())
         present = {label: count for label, count in counts.items() if count}
         families = {config.family_of(label) for label in present}
         wanted = {"clean"} | {config.family_of(attack.label) for attack in config.attacks_of("fit")}
         if "clean" not in families or (len(wanted) > 1 and len(families) == 1):
-            raise DataError("fit: there are no clean images or no successful attacks to learn from; use more images")
+            found = ", ".join(f"{label} {count}" for label, count in counts.items())
+            raise DataError(f"fit: nothing to tell apart, rows of each label: {found}; run `heatward train attack`")
         # one share a family; inside a family one share a label
         self.weight = {}
         for label, count in present.items():
@@ -224,7 +186,7 @@ class ShardReader:
                 chosen.append(path)
         rows = self._load(chosen)
         if rows is None:
-            raise DataError("fit: every attribution shard is empty; use more images")
+            raise DataError("fit: every attribution shard is empty; run `heatward train attribute`")
         return rows.evidence.float()
 
     def _load(self, paths: list[Path]) -> Rows | None:

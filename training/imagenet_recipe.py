@@ -28,7 +28,7 @@ from detector.errors import ConfigError, DataError
 
 __all__ = ["renamed", "unpack"]
 
-PHOTOGRAPH = re.compile(r"(\d{4})_(n\d{8})/([^/\\]+\.jpe?g)", re.IGNORECASE)
+PHOTOGRAPH = re.compile(r"(\d{4})_(n\d{8})/([^/\\.][^/\\]*\.(?:jpe?g|jfif))", re.IGNORECASE)
 SIZES = (0, 1)
 MEND = 'pip install -c constraints.txt -e ".[train,imagenet]" brings versions that fit'
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from detector.classifier import Classifier, load_classifier
-from detector.errors import DataError
+from detector.errors import ConfigError, DataError
 from training.attacks import check_attack
 from training.config import CLEAN, SPLITS, AttackSpec, Split, TrainingConfig
 from training.corruptions import STRENGTHS
@@ -23,7 +23,7 @@ from training.data import SplitImages, open_splits
 from training.progress import Progress
 from training.shards import digest, digest_of, folder, remove_temporary, shard_path, write_json
 
-__all__ = ["Job", "ShardPlan", "open_job"]
+__all__ = ["Job", "ShardPlan", "device_of", "open_job"]
 
 FORMAT = 1
 """Raise this when the meaning of shards changes: all are made again."""
@@ -65,6 +65,11 @@ class Job:
     @property
     def work(self) -> Path:
         return self.config.work
+
+    @property
+    def copies(self) -> dict[str, int]:
+        """Split → images that are copies of another one in it."""
+        return {split: images.copies for split, images in self.splits.items()}
 
     def plan(self, stage: str, split: Split, label: str) -> list[ShardPlan]:
         """The shards of one label of stage `attack` or `attribute`."""
@@ -192,14 +197,38 @@ def open_job(config: TrainingConfig, progress: Progress) -> Job:
     torch.backends.cudnn.allow_tf32 = False  # as where the detector serves: p-values are ranks among such scores
     for attack in config.attacks:
         check_attack(attack)
-    splits, classes = open_splits(config.images, config.classifier.class_names(), config.seed)
-    classifier = load_classifier(config.classifier.spec(classes), device=config.torch_device)
-    witness = load_classifier(config.witness.spec(classes), device=config.torch_device) if config.witness else None
+    device = device_of(config)
+    try:
+        config.work.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"work: folder {config.work} cannot be made: {error.strerror}") from error
+    remove_temporary(config.work)
+    splits, classes = open_splits(
+        config.images, config.classifier.class_names(), config.seed, progress, config.work / "images.json"
+    )
+    classifier = load_classifier(config.classifier.spec(classes), device=device)
+    witness = load_classifier(config.witness.spec(classes), device=device) if config.witness else None
     for attack in config.attacks:
         check_attack(attack, classifier)
-    config.work.mkdir(parents=True, exist_ok=True)
-    remove_temporary(config.work)
     return Job(config, classifier, splits, progress, witness)
+
+
+def device_of(config: TrainingConfig) -> torch.device:
+    """`device`, with `auto` decided.
+
+    Raises:
+        ConfigError: There is no such device here.
+    """
+    if config.device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.zeros(1, device=config.device)
+    except (RuntimeError, AssertionError) as error:  # AssertionError: a torch without CUDA
+        said = str(error).splitlines()[0]
+        raise ConfigError(
+            f"device: {config.device!r} cannot be used ({said}); expected cpu, cuda, cuda:1 or auto"
+        ) from error
+    return torch.device(config.device)
 
 
 def _difference(note: Path, settings: dict[str, Any]) -> str:

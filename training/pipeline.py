@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +26,15 @@ from detector.evidence import EvidenceExtractor, EvidenceSettings
 from detector.network import EvidenceShape, HeatmapNetwork, NetworkSettings, ensemble_weights
 from detector.weights import halve_where_lossless
 from training import attack, attribute, calibrate, fit, second_look
+from training.checks import check_attacks, check_classifier, check_images
 from training.config import SPLITS, STAGES, Stage, TrainingConfig
 from training.evaluation import SCHEMA_VERSION
 from training.job import Job, open_job
-from training.progress import Progress
+from training.progress import Progress, SilentProgress
 from training.shards import digest
 from training.stamps import finished, once
 
-__all__ = ["evaluate_bundle", "load_detector", "run", "run_stage"]
+__all__ = ["evaluate_detector", "load_detector", "open_detector", "run", "run_stage"]
 
 RESULTS = {"fit": fit.FILES, "evaluate": ("evaluation.json", "report.html")}
 
@@ -56,7 +58,7 @@ def run_stage(job: Job, stage: Stage) -> None:
         HeatwardError: Something the message explains.
     """
     steps: dict[Stage, Callable[[Job], None]] = {
-        "attack": attack.run,
+        "attack": _attack,
         "attribute": attribute.run,
         "fit": _fit,
         "calibrate": _calibrate,
@@ -81,17 +83,14 @@ def load_detector(job: Job) -> Detector:
     )
 
 
-def evaluate_bundle(job: Job, path: Path) -> None:
-    """Evaluate a bundle on this job's attack and attribution shards, which must be finished.
+def open_detector(job: Job, path: Path) -> Detector:
+    """The detector of a bundle, to evaluate it on this job's shards.
 
     Raises:
         BundleError: The bundle cannot be used.
         FingerprintMismatchError: It guards another classifier than the shards were made with.
         ConfigError: It looks at other evidence than the shards hold.
     """
-    from training.evaluation import evaluate
-
-    job.require("attribute")
     bundle = load_bundle(path)
     if bundle.manifest.fingerprint != job.classifier.fingerprint:
         raise FingerprintMismatchError(
@@ -112,22 +111,41 @@ def evaluate_bundle(job: Job, path: Path) -> None:
         NetworkSettings.model_validate(bundle.manifest.network["settings"]),
         bundle.network_weights,
     )
-    detector = Detector(
+    return Detector(
         job.classifier,
         EvidenceExtractor(job.classifier, job.config.evidence, job.witness),
         [network.to(job.classifier.device) for network in networks],
         Calibration.fit(bundle.calibration_scores),
         bundle.manifest,
     )
+
+
+def evaluate_detector(job: Job, detector: Detector) -> None:
+    """Evaluate a detector from elsewhere on this job's attack and attribution shards, which must be finished."""
+    from training.evaluation import evaluate
+
+    job.require("attribute")
     # what `evaluate` writes no longer belongs to the job's own detector
     (job.work / "evaluate" / "settings.json").unlink(missing_ok=True)
     settings = job.config.evaluate
     baselines = settings.baselines if settings.baselines.names else None
-    evaluate.run(job.config, detector, baselines=baselines, resamples=settings.resamples, progress=job.progress)
+    evaluate.run(
+        job.config,
+        detector,
+        baselines=baselines,
+        resamples=settings.resamples,
+        copies=job.copies,
+        progress=job.progress,
+    )
+
+
+def _attack(job: Job) -> None:
+    EvidenceExtractor(job.classifier, job.config.evidence, job.witness)  # what cannot be looked at is said now
+    check_images(job)
+    attack.run(job)
 
 
 def _fit(job: Job) -> None:
-    fit.fit_settings(job.config)
     made_from = fit.fit_digest(job)
     if not _finished(job, "fit", made_from):
         job.require("attribute")
@@ -161,12 +179,21 @@ def _evaluate(job: Job) -> None:
             "evaluate",
             made_from,
             lambda: evaluate.run(
-                job.config, detector, baselines=baselines, resamples=settings.resamples, progress=job.progress
+                job.config,
+                detector,
+                baselines=baselines,
+                resamples=settings.resamples,
+                copies=job.copies,
+                progress=job.progress,
             ),
         )
 
 
 def _bundle(job: Job) -> None:
+    job.require("attack")
+    quiet = replace(job, progress=SilentProgress())  # `attack` has said it
+    check_classifier(quiet)
+    check_attacks(quiet)
     _second_look(job)
     measured = {}
     if _finished(job, "evaluate", _evaluate_digest(job)):
@@ -199,10 +226,11 @@ def _assemble(job: Job, measured: dict[str, Any]) -> Bundle:
             "seed": config.seed,
             "torch": torch.__version__,
             "images": {split: len(images) for split, images in job.splits.items()},
+            "copies": job.copies,
             "images_sha256": digest([job.splits[split].digest(0, len(job.splits[split])) for split in SPLITS]),
             "attacks": [each.model_dump(mode="json") for each in config.attacks],
             "twins": [round(size, 8) for size in config.twins.sizes],
-            "fit": fit.fit_settings(config).model_dump(mode="json"),
+            "fit": config.fit.model_dump(mode="json"),
         },
     )
     return Bundle(

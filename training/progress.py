@@ -5,6 +5,7 @@ The rate counts only what this run did, so a resumed job tells the truth about i
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -17,13 +18,15 @@ from rich.progress import Progress as Bars
 from rich.progress import Task as BarTask
 from rich.text import Text
 
-__all__ = ["Advance", "PlainProgress", "Progress", "RichProgress", "SilentProgress", "make_progress"]
+from detector.text import printable
+
+__all__ = ["Advance", "LogProgress", "PlainProgress", "Progress", "RichProgress", "SilentProgress", "make_progress"]
 
 Advance = Callable[[int], None]
 
 
 class Progress(Protocol):
-    """What stages report to."""
+    """What stages report to. Names of files may stand in titles and notes: they are escaped here."""
 
     def task(self, title: str, total: int, done: int = 0, unit: str = "images") -> AbstractContextManager[Advance]:
         """Open a task; calling what it yields with n counts n more `unit`."""
@@ -41,6 +44,13 @@ class SilentProgress:
 
     def note(self, text: str) -> None:
         return None
+
+
+class LogProgress(SilentProgress):
+    """Notes go to the log: for use as a library."""
+
+    def note(self, text: str) -> None:
+        logging.getLogger("heatward").warning("%s", printable(text, None))
 
 
 class PlainProgress:
@@ -72,7 +82,7 @@ class PlainProgress:
         self.note(f"{line()}, {duration(time.monotonic() - started)}")
 
     def note(self, text: str) -> None:
-        print(text, file=self.stream, flush=True)
+        print(printable(text, None), file=self.stream, flush=True)
 
 
 class _RateColumn(ProgressColumn):
@@ -89,7 +99,7 @@ class RichProgress:
 
     def __init__(self, console: Console | None = None) -> None:
         self.bars = Bars(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             _RateColumn(),
@@ -106,11 +116,11 @@ class RichProgress:
 
     @contextmanager
     def task(self, title: str, total: int, done: int = 0, unit: str = "images") -> Iterator[Advance]:
-        identity = self.bars.add_task(title, total=total, completed=done, unit=unit, already=done)
+        identity = self.bars.add_task(printable(title, None), total=total, completed=done, unit=unit, already=done)
         yield lambda count: self.bars.advance(identity, count)
 
     def note(self, text: str) -> None:
-        self.bars.console.print(text, highlight=False, markup=False)
+        self.bars.console.print(printable(text, None), highlight=False, markup=False, emoji=False)
 
 
 def duration(seconds: float) -> str:

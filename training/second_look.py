@@ -65,7 +65,9 @@ def run(job: Job, detector: Detector, fit_digest: str) -> None:
                     )
                 elif label != CLEAN:
                     changed = noise_twin(changed, job.config.twins.labels[label], seed)
-                counts = origin == clean.truth if attack is not None else torch.ones_like(origin, dtype=torch.bool)
+                counts = torch.ones_like(origin, dtype=torch.bool)
+                if attack is not None:
+                    counts = (origin == clean.truth) | (clean.truth < 0)
                 found = _shard(detector, changed, origin, counts, attacked=attack is not None)
                 write_shard(place, found, label_from)
             seen[label] = read_shard(place)["features"]

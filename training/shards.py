@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +30,10 @@ __all__ = [
     "digest_of",
     "folder",
     "list_shards",
+    "read_columns",
     "read_shard",
     "remove_temporary",
+    "rows_of",
     "seed_everything",
     "shard_path",
     "write_file",
@@ -112,8 +114,38 @@ def read_shard(path: Path) -> dict[str, Tensor]:
     try:
         tensors: dict[str, Tensor] = load_file(str(path))
     except (OSError, SafetensorError) as error:
-        raise DataError(f"{path}: cannot be read as a shard ({error}); delete it and run its stage again") from error
+        raise _unreadable(path, error) from error
     return tensors
+
+
+def read_columns(path: Path, names: Sequence[str]) -> dict[str, Tensor]:
+    """Some tensors of a shard; the others stay on disk.
+
+    Raises:
+        DataError: The file is missing, is not a safetensors file or has no such tensor.
+    """
+    try:
+        with safe_open(str(path), "pt") as shard:
+            return {name: shard.get_tensor(name) for name in names}
+    except (OSError, SafetensorError) as error:
+        raise _unreadable(path, error) from error
+
+
+def rows_of(path: Path) -> int:
+    """How many rows a shard has: its header knows.
+
+    Raises:
+        DataError: The file is missing or is no shard of images.
+    """
+    try:
+        with safe_open(str(path), "pt") as shard:
+            return int(shard.get_slice("origin").get_shape()[0])
+    except (OSError, SafetensorError) as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> DataError:
+    return DataError(f"{path}: cannot be read as a shard ({error}); delete it and run its stage again")
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from benchmarks.attribution.metrics import resized
+from training.drawing import Figure, colormaps
 
 __all__ = ["draw"]
 
@@ -35,14 +35,10 @@ def draw(
         maps: By method, (n, h, w).
         masks: The methods whose maps are masks in [0, 1].
     """
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
     size = (images.shape[2], images.shape[3])
     columns = len(maps) + 1
-    figure, axes = pyplot.subplots(
-        len(images), columns, figsize=(INCHES * columns, INCHES * len(images)), squeeze=False, layout="constrained"
-    )
+    figure = Figure(figsize=(INCHES * columns, INCHES * len(images)), layout="constrained")
+    axes = figure.subplots(len(images), columns, squeeze=False)
     for axis in axes.flat:
         axis.set(xticks=[], yticks=[])
         axis.spines[:].set_visible(False)
@@ -56,7 +52,6 @@ def draw(
             seen = through(image, each) if method in masks else over_grey(image, each, bool((of_images < 0).any()))
             axes[row, column].imshow(_pixels(seen))
     figure.savefig(path, dpi=150)
-    pyplot.close(figure)
 
 
 def through(image: Tensor, mask: Tensor, ground: float = 0.85) -> Tensor:
@@ -69,7 +64,7 @@ def over_grey(image: Tensor, values: Tensor, signed: bool) -> Tensor:
     """(3, H, W): a map (H, W) laid over the image in grey, thicker where it is larger."""
     values = values if signed else values - values.min()
     strength = (values / values.abs().flatten().quantile(PERCENTILE).clamp(min=1e-12)).clamp(-1, 1)
-    colours = matplotlib.colormaps["seismic" if signed else "inferno"]
+    colours = colormaps["seismic" if signed else "inferno"]
     colour = torch.from_numpy(colours(((strength + 1) / 2 if signed else strength).numpy())[..., :3]).permute(2, 0, 1)
     grey = 0.3 + 0.6 * image.mean(0)
     opacity = 0.9 * strength.abs() ** 0.7

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from rich.table import Table
 
 from benchmarks.attribution.which_heatmap_maps import NO_MAP, is_mask
+from training.drawing import Axes, Figure
 from training.evaluation.pictures import PALETTE
 from training.evaluation.plots import RAMP
 from training.evaluation.tables import percent, percent_only, share, share_only

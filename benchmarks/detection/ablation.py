@@ -189,7 +189,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with make_progress() as progress:
         job = open_job(config, progress)
         job.require("attribute")
-        fewer = config.model_copy(update={"fit": {**config.fit, "ensemble": 1, "epochs": options.epochs}})
+        fewer = config.model_copy(
+            update={"fit": config.fit.model_copy(update={"ensemble": 1, "epochs": options.epochs})}
+        )
         cost = costs(job)
         rows = {part: measured(job, fewer, part) for part in PARTS}
     print(render([table(config, rows, cost)]))

@@ -8,8 +8,10 @@ import pytest
 
 from detector.errors import ConfigError
 from training import cli
-from training.config import AttackSpec, fraction
+from training.config import AttackSpec
+from training.explain import app
 from training.load import load_config
+from training.settings import fraction
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 MINIMAL = """
@@ -42,12 +44,10 @@ def minimal(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.toml")), ids=lambda path: path.name)
 def test_shipped_configurations_are_valid(path: Path) -> None:
     from training.attacks import check_attack
-    from training.fit import fit_settings
 
     config = load_config(path)
     for attack in config.attacks:
         check_attack(attack)
-    fit_settings(config)
     assert {attack.family for attack in config.attacks if attack.train} >= {"one-step", "iterative", "minimum-norm"}
     assert any(not attack.train for attack in config.attacks)
 
@@ -59,6 +59,7 @@ def test_shipped_configurations_are_valid(path: Path) -> None:
         ({"images": {"sorce": "x"}}, "'images.sorce'; did you mean 'source'?"),
         ({"classifier": {"preprocessing": {"means": [0]}}}, "did you mean 'mean'?"),
         ({"evidence": {"grids": 3}}, "did you mean 'grid'?"),
+        ({"fit": {"epoch": 3}}, "'fit.epoch'; did you mean 'epochs'?"),
     ],
 )
 def test_unknown_key_names_its_nearest(minimal: Path, overrides: dict[str, object], expected: str) -> None:
@@ -74,7 +75,7 @@ def test_unknown_key_of_an_attack(minimal: Path) -> None:
 
 
 def test_flags_win_over_environment_over_file(minimal: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert load_config(minimal).fit == {"epochs": 3}
+    assert load_config(minimal).fit.epochs == 3
     monkeypatch.setenv("HEATWARD_IMAGES__LIMIT", "20")
     monkeypatch.setenv("HEATWARD_SEED", "5")
     monkeypatch.setenv("HEATWARD_PORT", "8500")  # the server's; none of our business
@@ -122,6 +123,14 @@ def test_unseen_attacks_are_made_for_the_test_split_only(minimal: Path) -> None:
     assert config.families == ("clean", "one-step")
     assert config.family_of("twin-2") == "clean"
     assert config.family_of("square") == "score-based"
+
+
+def test_threads_follow_what_the_container_may_use(minimal: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("training.config", "training.explain.app"):
+        monkeypatch.setattr(f"{module}.available_cpus", lambda: 3)
+    assert load_config(minimal).thread_count == 3
+    assert load_config(minimal, {"threads": 5}).thread_count == 5
+    assert app._parse(["a.png"]).threads == 3
 
 
 def test_limits_may_differ_by_split() -> None:

@@ -6,7 +6,8 @@ import torch
 from torch.nn import functional
 
 from training.config import TrainingConfig
-from training.corruptions import STRENGTHS, Corruption, corrupt
+from training.corruptions import STRENGTHS, corrupt
+from training.settings import Corruption
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,7 @@
+import dataclasses
 import os
 import sys
+from html import escape
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ from detector.classifier import Classifier
 from detector.errors import DataError
 from detector.evidence import EvidenceExtractor, EvidenceSettings
 from detector.network import EvidenceShape, HeatmapNetwork, NetworkSettings, ensemble_weights, score
+from detector.text import printable
 from detector.views import ViewSettings
 from training.demo.app import ask, run
 from training.demo.images import ATTACKS, CLEAN, TWIN, Case, Photograph, load_photographs, make_cases
@@ -102,6 +105,21 @@ def test_the_table_fits_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     printed = capsys.readouterr().out
     assert "vertical 90%" in printed and "vertical ✓" in printed and "p50 12 ms" in printed
     assert "…" not in printed
+
+
+@pytest.mark.parametrize("name", ["[red]x", "[/]", "[/red]", "a\x1b[2K\nb", ":smile:", "caf\udce9"])
+def test_names_are_neither_markup_nor_commands(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shown = dataclasses.replace(ANSWERS[1].case.photograph, name=f"{name}.png", truth=name)
+    verdict = dataclasses.replace(ANSWERS[1].verdict, predicted=Label(0, name, 0.8), recovered=(Label(1, name, 0.7),))
+    changed = [
+        dataclasses.replace(each, case=dataclasses.replace(each.case, photograph=shown), verdict=verdict)
+        for each in ANSWERS
+    ]
+    show(changed, Console(width=200), rate=0.05, photographs=4)
+    printed = capsys.readouterr().out
+    assert "\x1b" not in printed and printable(name) in printed
+    write_report(tmp_path, changed, rate=0.05)
+    assert f"{escape(printable(name))}.png" in (tmp_path / "demo.html").read_text(encoding="utf-8")
 
 
 def test_a_server_that_dies_is_reported_with_its_last_words(tmp_path: Path) -> None:

@@ -16,7 +16,9 @@ from detector.views import ViewSettings
 from training.attacks import Distance, attack_images, noise_twin
 from training.config import TrainingConfig
 from training.evaluation import evaluate
-from training.evaluation.baselines import BaselineSettings, runner_up
+from training.evaluation.baselines import runner_up
+from training.evaluation.tables import all_tables
+from training.settings import BaselineSettings
 from training.shards import shard_path, write_shard
 
 ROWS = {"fit": 24, "calibrate": 40, "test": 32}
@@ -168,6 +170,24 @@ def test_tables_name_every_attack(evaluation: dict, capsys: pytest.CaptureFixtur
     evaluate.show(evaluation)
     printed = capsys.readouterr().out
     assert "fgsm" in printed and "twin-8" in printed
+
+
+def test_every_row_of_every_table_says_how_many_images_it_rests_on(evaluation: dict) -> None:
+    for table in all_tables(evaluation):
+        for cells in zip(*(column.cells for column in table.columns), strict=True):
+            figures = [cell for cell in cells[1:] if any(map(str.isdigit, cell)) and "–." not in cell]
+            assert figures and all(", n " in cell for cell in figures), cells
+            doubtful = [cell for cell in figures if cell.startswith("(")]
+            assert doubtful if "means little" in cells[0] else len(doubtful) < len(figures), cells
+
+
+def test_the_report_counts_copies(job: tuple[TrainingConfig, Detector], evaluation: dict) -> None:
+    settings, detector = job
+    report = settings.work / "evaluate" / "report.html"
+    assert "copies" not in report.read_text()
+    found = evaluate.run(settings, detector, copies={"fit": 0, "calibrate": 3, "test": 2}, resamples=10)
+    assert found["copies"]["calibrate"] == 3
+    assert "copies of another one, always in the same split: 3 in calibrate, 2 in test." in report.read_text()
 
 
 def test_missing_shards_say_which_stage_makes_them(job: tuple[TrainingConfig, Detector], tmp_path: Path) -> None:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import os
 import re
+import subprocess
+import sys
 from html import escape
 from html.parser import HTMLParser
 from pathlib import Path
@@ -237,7 +240,7 @@ def test_a_class_is_named_or_numbered() -> None:
 def test_methods_keep_their_order_and_come_once() -> None:
     assert choose_methods("cam, gradient,cam") == ("cam", "gradient")
     assert choose_methods("Grad-CAM,smoothgrad") == ("cam", "smoothgrad")
-    assert choose_methods(None) == tuple(METHODS)
+    assert choose_methods(None) == tuple(METHODS)  # each has a caption
     with pytest.raises(ConfigError, match="did you mean 'smoothgrad'"):
         choose_methods("smothgrad")
 
@@ -288,6 +291,35 @@ def test_mistakes_end_with_2_and_one_line(
     errors = capsys.readouterr().err
     assert errors.startswith("heatward explain: ") and said in errors and errors.count("\n") == 1
     assert not (tmp_path / "a.html").exists()
+
+
+@pytest.mark.parametrize("backend", ["module://matplotlib_inline.backend_inline", "no such backend", "TkAgg"])
+def test_a_picture_needs_no_backend(tmp_path: Path, photograph: Path, bundle: Path, backend: str) -> None:
+    """Nor does it follow what somebody else has set; a process of its own, for this one has imported matplotlib."""
+    (tmp_path / "matplotlibrc").write_text("text.usetex: True\nfigure.dpi: 7\n")
+    words_ = ["explain", str(photograph), "--bundle", str(bundle), "--trusted", "tiny", "--methods", "cam"]
+    environment = {**os.environ, "MPLBACKEND": backend, "PYTHONPATH": os.pathsep.join(sys.path)}
+    run = [sys.executable, "-m", "heatward", *words_, "--out", "a.png"]
+    done = subprocess.run(run, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    with Image.open(tmp_path / "a.png") as image:
+        assert image.width == int(WIDTH * DPI)
+
+
+def test_any_file_name_is_shown_on_one_line(
+    tmp_path: Path, photograph: Path, bundle: Path, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    for suffix in ("html", "png"):
+        name = os.fsdecode(b"[red]\x1b[2K$x$\n" + b"caf\xe9.png")
+        (tmp_path / name).write_bytes(photograph.read_bytes())
+        out = tmp_path / f"{name}.{suffix}"
+        given = [str(tmp_path / name), "--bundle", str(bundle), "--trusted", "tiny", "--threads", "1"]
+        assert main([*given, "--methods", "cam", "--out", str(out)]) == 0
+        printed = capfdbinary.readouterr().out
+        assert b"\x1b" not in printed and printed.count(b"\n") == 1 and b"caf\\xe9.png" in printed
+        assert out.exists()
+    html = (tmp_path / f"{name}.html").read_text(encoding="utf-8")
+    assert "<h2>[red]\\x1b[2K$x$\\ncaf\\xe9.png</h2>" in html
 
 
 def test_images_of_one_name_are_told_apart_by_their_folders(tmp_path: Path, photograph: Path, bundle: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 import tiny
 import torch
 
-from detector.errors import ConfigError, DataError
+from detector.errors import DataError
 from detector.evidence import Evidence
 from detector.network import NetworkOutput, score
 from training import fit, shards
@@ -80,7 +80,7 @@ def test_the_same_seed_gives_the_same_bytes(work: Path) -> None:
 
 def test_families_weigh_alike_however_many_images_they_have(work: Path) -> None:
     config = config_for(work)
-    reader = fit.ShardReader(config, work, fit.fit_settings(config))
+    reader = fit.ShardReader(config, work, config.fit)
     weights = {0: 0.0, 1: 0.0}
     for rows in reader.epoch(random.Random(0)):
         for family in weights:
@@ -90,7 +90,7 @@ def test_families_weigh_alike_however_many_images_they_have(work: Path) -> None:
 
 def test_an_epoch_sees_every_row_once_whatever_the_buffer(work: Path) -> None:
     config = config_for(work, buffer_shards=1)
-    reader = fit.ShardReader(config, work, fit.fit_settings(config))
+    reader = fit.ShardReader(config, work, config.fit)
     seen = torch.cat([rows.evidence.logits[:, 0] for rows in reader.epoch(random.Random(0))])
     assert len(seen) == reader.rows == 176
     assert len(seen.unique()) == 176
@@ -111,8 +111,6 @@ def test_an_origin_outside_the_candidates_is_not_learnt() -> None:
 
 
 def test_errors_name_what_to_mend(work: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"fit\.epoch.*known: .*epochs"):
-        fit.fit_settings(config_for(work, epoch=3))
     with pytest.raises(DataError, match="heatward train attribute"):
         fit.run(config_for(tmp_path / "empty"), tmp_path / "empty", SilentProgress())
     with pytest.raises(DataError, match="heatward train fit"):

@@ -25,8 +25,8 @@ from training.shards import digest_of, read_shard
 
 # in each stage: a file that is written but not yet in its place when the process dies
 DEATHS = (
-    "attack/fit/pgd/00001.safetensors",
     "attack/test/clean/00001.safetensors",
+    "attack/fit/pgd/00001.safetensors",
     "attribute/fit/fgsm/00000.safetensors",
     "fit/network.json",
     "calibrate/scores.safetensors",

@@ -10,36 +10,23 @@ from __future__ import annotations
 
 import argparse
 import io
-import os
-import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import heatward
-import torch
-from PIL import Image
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from detector.cpus import available_cpus
+from detector.errors import ConfigError, HeatwardError
+from detector.text import printable
+from training.parser import Parser
 
-from detector.bundle import EMBEDDED, load_bundle
-from detector.classifier import load_classifier
-from detector.errors import HeatwardError
-from training.demo.images import ATTACKS, SAMPLES, Case, load_photographs, make_cases
-from training.demo.report import Answer, show, write_report
-from training.demo.server import ServerProcess
-from training.evaluation.examples import pixels
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
-__all__ = ["main", "run"]
+    from training.demo.images import Case
+    from training.demo.report import Answer
 
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """`run`, with errors said on stderr."""
-    try:
-        return run(argv)
-    except HeatwardError as error:
-        print(f"heatward demo: {error}", file=sys.stderr)
-        return 1
+__all__ = ["ask", "run"]
 
 
 def run(argv: Sequence[str] | None = None) -> int:
@@ -51,13 +38,29 @@ def run(argv: Sequence[str] | None = None) -> int:
     arguments = _parse(argv)
     started = time.monotonic()
     out: Path = arguments.out
-    out.mkdir(parents=True, exist_ok=True)
+    for option, place in (("--images", arguments.images), ("--bundle", arguments.bundle)):
+        if place is not None and not place.exists():
+            raise ConfigError(f"{option} {place}: there is no such file or folder")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"--out {out}: cannot be made: {error.strerror}") from error
+    # torch takes seconds to import: only once the command line is known to be good
+    import torch
+    from rich.console import Console
+
+    from detector.bundle import EMBEDDED, load_bundle
+    from detector.classifier import load_classifier
+    from training.demo.images import ATTACKS, SAMPLES, load_photographs, make_cases
+    from training.demo.report import show, write_report
+    from training.demo.server import ServerProcess
+
     bundle = load_bundle(arguments.bundle or EMBEDDED)
     console = Console()
     with ServerProcess(arguments.bundle, out / "server.log") as server, _progress() as progress:
-        torch.set_num_threads(max(1, (os.cpu_count() or 2) - 1))  # the server is warming up on the other core
+        torch.set_num_threads(max(1, available_cpus() - 1))  # the server is warming up on the other core
         classifier = load_classifier(bundle.manifest.classifier, state_dict=bundle.classifier_weights, allow=())
-        photographs = load_photographs(arguments.images, classifier, arguments.count)
+        photographs = load_photographs(arguments.images or SAMPLES, classifier, arguments.count)
         bar = progress.add_task(f"attacking {len(photographs)} photographs", total=len(ATTACKS))
         cases = make_cases(photographs, classifier, seed=arguments.seed, advance=lambda kind: progress.advance(bar))
         bar = progress.add_task("waiting for the server", total=1)
@@ -71,8 +74,9 @@ def run(argv: Sequence[str] | None = None) -> int:
     console.print(
         f"The server on {address} stopped cleanly; {time.monotonic() - started:.0f} s in all.", highlight=False
     )
-    console.print(f"Picture: {out / 'demo.png'}", highlight=False, soft_wrap=True)
-    console.print(f"Report:  {out / 'demo.html'}", highlight=False, soft_wrap=True)
+    for what, name in (("Picture: ", "demo.png"), ("Report:  ", "demo.html")):
+        written = printable(f"{what}{out / name}", None)
+        console.print(written, highlight=False, markup=False, emoji=False, soft_wrap=True)
     return 0
 
 
@@ -82,6 +86,10 @@ def ask(address: str, cases: Sequence[Case], rate: float, advance: Callable[[], 
     Raises:
         HeatwardError: the server refused one.
     """
+    import heatward
+
+    from training.demo.report import Answer
+
     answers = []
     try:
         with heatward.Client(address, timeout_s=60, wait_for_ready=True) as client:
@@ -98,23 +106,34 @@ def ask(address: str, cases: Sequence[Case], rate: float, advance: Callable[[], 
 
 def encode_png(case: Case) -> bytes:
     """Lossless: the server sees the very pixels that the attack made."""
+    from PIL import Image
+
+    from training.evaluation.examples import pixels
+
     buffer = io.BytesIO()
     Image.fromarray(pixels(case.pixels)).save(buffer, "PNG")
     return buffer.getvalue()
 
 
 def _progress() -> Progress:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     return Progress(*columns, console=Console(stderr=True))
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         "heatward demo",
         description="Start a server, attack photographs live with PGD, CW and Square, and watch it flag them.",
     )
     parser.add_argument("--out", type=Path, default=Path("work/demo"), help="where demo.png and demo.html go")
-    parser.add_argument("--images", type=Path, default=SAMPLES, help="photographs, in folders named after classes")
+    parser.add_argument(
+        "--images",
+        type=Path,
+        help="photographs, in folders named after classes; default: ours",
+    )
     parser.add_argument("--bundle", type=Path, help="a detector; default: the embedded CIFAR-10 one")
     parser.add_argument("--count", type=_positive, default=24, help="photographs to attack (default: 24)")
     parser.add_argument("--rows", type=_positive, default=4, help="photographs shown in the table (default: 4)")

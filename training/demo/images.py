@@ -11,16 +11,16 @@ import torch
 from torch import Tensor
 
 from detector.classifier import Classifier
-from detector.errors import DataError
+from detector.errors import DataError, ImageError
 from detector.images import decode
 from training.attack import predict
 from training.attacks import attack_images, noise_twin
 from training.config import AttackSpec
+from training.folders import SUFFIXES, find_images
 
 __all__ = ["ATTACKS", "CLEAN", "SAMPLES", "TWIN", "Case", "Photograph", "load_photographs", "make_cases"]
 
 SAMPLES = Path(__file__).parents[2] / "detector" / "embedded" / "samples"
-SUFFIXES = {".png", ".jpg", ".jpeg", ".webp"}
 CLEAN, TWIN = "clean", "random noise"
 ATTACKS = {
     "PGD 8/255": AttackSpec(
@@ -60,19 +60,20 @@ def load_photographs(folder: Path, classifier: Classifier, count: int) -> list[P
     """The first `count` photographs, classes in turn; folders named after a class tell the truth.
 
     Raises:
-        DataError: the folder holds no images.
-        ImageError: one of them cannot be read.
+        DataError: the folder holds no images, or one of them cannot be read.
     """
     files: dict[Path, list[Path]] = {}
-    for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() in SUFFIXES:
-            files.setdefault(path.parent, []).append(path)
+    for path in find_images([folder]).files[0] if folder.is_dir() else ():
+        files.setdefault(path.parent, []).append(path)
     in_turn = [path for row in zip_longest(*files.values()) for path in row if path is not None]
     if not in_turn:
-        raise DataError(f"no photographs in {folder}: expected {', '.join(sorted(SUFFIXES))} files, in class folders")
+        raise DataError(f"no photographs in {folder}: expected {', '.join(SUFFIXES)} files, in class folders")
     photographs = []
     for path in in_turn[:count]:
-        pixels = (classifier.prepare(decode(path.read_bytes())) * 255).round().to(torch.uint8)
+        try:
+            pixels = (classifier.prepare(decode(path.read_bytes())) * 255).round().to(torch.uint8)
+        except (OSError, ImageError) as error:
+            raise DataError(f"{path} cannot be read: {error}") from error
         truth = path.parent.name if path.parent.name in classifier.classes else ""
         photographs.append(Photograph(path.relative_to(folder).as_posix(), truth, pixels))
     return photographs

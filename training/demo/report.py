@@ -12,7 +12,9 @@ from heatward import Verdict
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
+from detector.text import printable
 from training.demo.images import CLEAN, Case
 from training.evaluation.examples import pixels
 from training.evaluation.pictures import Row, draw_rows, png
@@ -81,9 +83,9 @@ def show(answers: Sequence[Answer], console: Console, *, rate: float, photograph
     for number, name in enumerate(names[:photographs], 1):
         for answer in (answer for answer in answers if answer.case.photograph.name == name):
             style = {"ATTACKED": "bold red", "no attack": "green"}.get(_verdict(answer), "yellow")
-            _, *row = _cells(answer)
-            shown = f"{number}" if answer.case.kind == CLEAN else ""
-            table.add_row(shown, *row[:3], f"[{style}]{row[3]}[/]", *row[4:])
+            _, *row = map(Text, _cells(answer))  # names are no markup
+            row[3].style = style
+            table.add_row(f"{number}" if answer.case.kind == CLEAN else "", *row)
         table.add_section()
     console.print(table)
 
@@ -181,7 +183,8 @@ def _cells(answer: Answer) -> list[str]:
         recovered = f"{answer.recovered} {'✓' if answer.recovered == case.origin else '✗'}"
     seen = f"{verdict.predicted.name} {verdict.predicted.probability:.0%}"
     photo = case.photograph
-    return [photo.name, case.kind, photo.truth or "?", seen, _verdict(answer), f"{verdict.p_value:.4f}", recovered]
+    said = [photo.name, case.kind, photo.truth or "?", seen, _verdict(answer), f"{verdict.p_value:.4f}", recovered]
+    return [printable(text) for text in said]
 
 
 def _row(clean: Answer, sent: Answer) -> Row:

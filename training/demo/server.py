@@ -93,4 +93,4 @@ class ServerProcess:
     def _end(self) -> str:
         """The last lines of the log, for an error message."""
         lines = self.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-5:]
-        return f"the end of {self.log}:\n" + "\n".join(lines) if lines else f"{self.log} is empty"
+        return f"the end of {self.log}: {' | '.join(lines)}" if lines else f"{self.log} is empty"

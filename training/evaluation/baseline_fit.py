@@ -17,8 +17,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from detector.errors import DataError
-from training.evaluation.baselines import Baseline, BaselineSettings, Cnn, Sight, look
+from training.evaluation.baselines import Baseline, Cnn, Sight, look
 from training.progress import Progress, SilentProgress
+from training.settings import BaselineSettings
 from training.shards import digest, digest_of, read_shard, write_shard
 
 __all__ = ["train_baseline"]

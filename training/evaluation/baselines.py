@@ -13,10 +13,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -27,7 +25,6 @@ __all__ = [
     "RECOVERED",
     "Answers",
     "Baseline",
-    "BaselineSettings",
     "Cnn",
     "Sight",
     "gradient_maps",
@@ -38,22 +35,6 @@ __all__ = [
 
 RECOVERED = 5  # origin labels named, where there are as many candidates
 MAX_MAP_SIDE = 64  # gradient maps of larger images are averaged down to this side
-
-
-class BaselineSettings(BaseModel):
-    """How the two CNNs are trained."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    names: tuple[Literal["image", "gradients"], ...] = Field(
-        ("image", "gradients"), description="CNN baselines to train"
-    )
-    epochs: int = Field(6, ge=1)
-    batch_size: int = Field(128, ge=1)
-    learning_rate: float = Field(2e-3, gt=0)
-    fit_images: int = Field(3000, ge=1, description="at most so many images of each label to learn from")
-    test_images: int = Field(1000, ge=1, description="at most so many of each label to test gradient maps on (slow)")
-    candidates: int = Field(10, ge=2, description="classes, best first, whose gradient maps are looked at")
 
 
 @dataclass(frozen=True)

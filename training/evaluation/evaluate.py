@@ -22,7 +22,7 @@ from detector.detector import Detector
 from training.config import CLEAN, TrainingConfig
 from training.evaluation import SCHEMA_VERSION, measures
 from training.evaluation.baseline_fit import train_baseline
-from training.evaluation.baselines import Answers, BaselineSettings, gradient_maps, image_only
+from training.evaluation.baselines import Answers, gradient_maps, image_only
 from training.evaluation.examples import examples, worst_examples
 from training.evaluation.measures import RATES, Thresholds
 from training.evaluation.metrics import Bootstrap
@@ -30,6 +30,7 @@ from training.evaluation.report import write_report
 from training.evaluation.scores import Scored, by_network, by_runner_up, from_evidence, from_images, read_attempts
 from training.evaluation.tables import all_tables, markdown
 from training.progress import Progress, SilentProgress
+from training.settings import BaselineSettings
 from training.shards import list_shards, write_file, write_json
 
 __all__ = ["DETECTORS", "run", "show"]
@@ -50,6 +51,7 @@ def run(
     *,
     baselines: BaselineSettings | None = None,
     resamples: int = 1000,
+    copies: Mapping[str, int] | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Evaluate a detector on the test split.
@@ -59,6 +61,7 @@ def run(
         detector: the detector; its evidence settings are those that made the attribute shards.
         baselines: how to train the CNN baselines; None leaves them out (no fit split is needed then).
         resamples: bootstrap draws.
+        copies: split to images that are copies of another one in it.
         progress: told of shards read.
 
     Returns:
@@ -116,6 +119,7 @@ def run(
             "accuracy": bootstrap.rate(known.correct, known.source),
         },
         "images": {"calibrate": len(calibration), "test": len(clean)},
+        "copies": dict(copies or {}),
         "rates": list(RATES),
         "resamples": resamples,
         "detectors": {name: title for name, title in DETECTORS.items() if name in scores[CLEAN]},

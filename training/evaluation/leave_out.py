@@ -29,12 +29,12 @@ from training.evaluation import measures
 from training.evaluation.measures import RATES, Thresholds
 from training.evaluation.metrics import Bootstrap, lowest, mean_of
 from training.evaluation.scores import Scored, by_network, from_evidence
-from training.evaluation.tables import percent, render, share, share_only
+from training.evaluation.tables import few, percent, render, share, share_only
 from training.job import Job
 from training.shards import digest, digest_of, list_shards, read_shard, write_file, write_json, write_shard
 from training.stamps import finished, once
 
-__all__ = ["run", "tables"]
+__all__ = ["check", "run", "tables"]
 
 CALIBRATE: tuple[Split, str] = ("calibrate", CLEAN)
 NEGATIVES: tuple[Split, str] = ("test", CLEAN)
@@ -77,7 +77,7 @@ def run(job: Job) -> dict[str, Any]:
         "classifier": {"source": job.classifier.spec.source, "fingerprint": job.classifier.fingerprint},
         "rates": list(RATES),
         "resamples": config.evaluate.resamples,
-        "fit": fit.fit_settings(_only(config, config.attacks_of("fit"))).model_dump(mode="json"),
+        "fit": _only(config, config.attacks_of("fit")).fit.model_dump(mode="json"),
         "groups": [
             {
                 "group": name,
@@ -112,6 +112,16 @@ def run(job: Job) -> dict[str, Any]:
     return result
 
 
+def check(config: TrainingConfig) -> None:
+    """Say what is wrong with the groups before hours are spent.
+
+    Raises:
+        ConfigError: A group leaves no attack to learn from.
+    """
+    for name, families in _groups(config).items():
+        _kept(config, name, families)
+
+
 def tables(result: Mapping[str, Any]) -> list[Table]:
     """The result of `run` as tables: one row an attack left out; the matrix, if there is one."""
     rate = str(RATES[-1])
@@ -123,7 +133,9 @@ def tables(result: Mapping[str, Any]) -> list[Table]:
 
     def row(group: str, attack: str, found: Mapping[str, Any]) -> None:
         recovered = found["recovery"]["all"]["top1"]
-        left_out.add_row(group, attack, share(found["auroc"]), percent(found["tpr"][rate]), percent(recovered))
+        left_out.add_row(
+            few(group, found["auroc"]), attack, share(found["auroc"]), percent(found["tpr"][rate]), percent(recovered)
+        )
 
     for group in result["groups"]:
         for found in group["attacks"]:
@@ -147,7 +159,9 @@ def _clean_only(result: Mapping[str, Any]) -> Table:
         table.add_column(rate, justify="right")
     rows = [(each["label"], each) for each in result["attacks"]]
     for label, row in [*rows, *((name, result[name]) for name in ("mean", "worst"))]:
-        table.add_row(label, share(row["auroc"]), *(percent(row["tpr"][str(rate)]) for rate in RATES))
+        table.add_row(
+            few(label, row["auroc"]), share(row["auroc"]), *(percent(row["tpr"][str(rate)]) for rate in RATES)
+        )
     return table
 
 
@@ -185,7 +199,7 @@ def _only(config: TrainingConfig, attacks: Sequence[AttackSpec]) -> TrainingConf
     changed = config.evaluate.leave_out.model_dump(include={"ensemble", "epochs"}, exclude_none=True)
     if not attacks:
         changed["epochs"] = 1  # the network has nothing to tell apart; surprise is all there is
-    return config.model_copy(update={"attacks": tuple(attacks), "fit": {**config.fit, **changed}})
+    return config.model_copy(update={"attacks": tuple(attacks), "fit": config.fit.model_copy(update=changed)})
 
 
 def _refit(job: Job, folder: Path, attacks: Sequence[AttackSpec], tested: Sequence[AttackSpec]) -> Scores:

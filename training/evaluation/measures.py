@@ -68,10 +68,11 @@ class Thresholds:
             served: (n,) the clean scores that it flags by, where they are others.
 
         Raises:
-            DataError: no image, or none rightly classified.
+            DataError: no image.
         """
         every = calibrate.score if served is None else served
-        return cls(_cuts(every), _cuts(calibrate.score[calibrate.correct]))
+        correct = calibrate.score[calibrate.correct]
+        return cls(_cuts(every), _cuts(correct) if len(correct) else dict.fromkeys(RATES, math.inf))
 
 
 def attempted(attempts: Attempts, bootstrap: Bootstrap) -> dict[str, Any]:

@@ -16,12 +16,14 @@ from numpy.typing import NDArray
 
 from detector.errors import DataError
 
-__all__ = ["Bootstrap", "Estimate", "auroc", "flagged", "lowest", "mean_of", "roc_curve", "threshold_at"]
+__all__ = ["FEW", "Bootstrap", "Estimate", "auroc", "flagged", "lowest", "mean_of", "roc_curve", "threshold_at"]
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
+FEW = 30
+"""A share of fewer images means little: its 95 % interval may be wider than ±18 %."""
 BLOCK = 64  # resamples worked on at once: bounds memory at BLOCK x rows
 
 
@@ -33,7 +35,7 @@ class Estimate:
     low: float
     high: float
     count: int
-    """Rows that the number rests on (of the positives, for an AUROC)."""
+    """Rows that the number rests on (for an AUROC: positives or negatives, whichever are fewer)."""
     draws: Floats = field(default_factory=lambda: np.zeros(0), repr=False, compare=False)
     """(R,) the number in every resample."""
 
@@ -156,7 +158,7 @@ class Bootstrap:
     def auroc(self, positive: Floats, positive_sources: Ints, negative: Floats, negative_sources: Ints) -> Estimate:
         """AUROC of positives (P,) against negatives (N,), each row with its source image."""
         if positive.size == 0 or negative.size == 0:
-            return Estimate(math.nan, math.nan, math.nan, int(positive.size))
+            return NOTHING
         order = np.argsort(negative, kind="stable")
         below, up_to = _ranks(positive, negative[order])
         pos_at, neg_at = self._positions(positive_sources), self._positions(negative_sources)[order]
@@ -167,7 +169,7 @@ class Bootstrap:
             won = (weights * (mass[:, below] + mass[:, up_to])).sum(axis=1)
             with np.errstate(invalid="ignore"):
                 drawn.append(won / (2 * weights.sum(axis=1) * mass[:, -1]))
-        return _interval(auroc(positive, negative), np.concatenate(drawn), positive.size)
+        return _interval(auroc(positive, negative), np.concatenate(drawn), min(positive.size, negative.size))
 
     def _blocks(self) -> Iterator[Floats]:
         for start in range(0, len(self.counts), BLOCK):

@@ -9,14 +9,14 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from matplotlib import colormaps
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.patches import FancyBboxPatch
 from numpy.typing import NDArray
 from PIL import Image
+
+from detector.text import printable
+from training.drawing import Axes, FancyBboxPatch, Figure, colormaps
 
 __all__ = ["PALETTE", "Row", "draw_rows", "png"]
 
@@ -105,7 +105,8 @@ def png(figure: Figure, dpi: int = 110) -> bytes:
 def _show(axes: Axes, image: NDArray[np.uint8], caption: str = "", color: str = PALETTE["muted"]) -> None:
     axes.imshow(image, interpolation="nearest", aspect="equal")
     if caption:
-        axes.text(0.5, -0.045, caption, transform=axes.transAxes, ha="center", va="top", size=10, color=color)
+        place: dict[str, Any] = {"transform": axes.transAxes, "ha": "center", "va": "top"}
+        axes.text(0.5, -0.045, printable(caption), parse_math=False, size=10, color=color, **place)
 
 
 def _photograph(axes: Axes, image: NDArray[np.uint8], label: str, probability: float, *, fooled: bool) -> None:
@@ -152,5 +153,5 @@ def _verdict(axes: Axes, row: Row) -> None:
         hit = row.recovered == row.label_before
         color = PALETTE["calm"] if hit else PALETTE["alarm"]
         axes.text(0.71, 0.31, "before the attack:", ha="center", va="center", size=10, color=PALETTE["muted"])
-        said = f"{row.recovered} {'✓' if hit else '✗'}"
-        axes.text(0.71, 0.15, said, ha="center", va="center", size=13, weight="bold", color=color)
+        said = f"{printable(row.recovered)} {'✓' if hit else '✗'}"
+        axes.text(0.71, 0.15, said, parse_math=False, ha="center", va="center", size=13, weight="bold", color=color)

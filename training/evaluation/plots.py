@@ -6,10 +6,7 @@ import io
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import matplotlib as mpl
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-
+from training.drawing import Axes, Figure, mpl
 from training.evaluation.pictures import PALETTE
 
 __all__ = ["auroc_plot", "false_positive_plot", "recovery_plot", "roc_plot", "svg"]
@@ -96,9 +93,7 @@ def _compare(evaluation: Json, find: Find, label: str, chance: float | None = No
         estimates = [find(attack["detectors"][name]) for attack in attacks]
         places = [place + 0.14 * (at - (len(names) - 1) / 2) for place in range(len(attacks))]
         _dots(axes, estimates, places, color, mark, evaluation["detectors"][name])
-    axes.set_yticks(
-        range(len(attacks)), [attack["label"] + ("" if attack["seen"] else " (unseen)") for attack in attacks]
-    )
+    axes.set_yticks(range(len(attacks)), [_named(attack, find(attack["detectors"]["heatward"])) for attack in attacks])
     axes.invert_yaxis()
     axes.set_xlabel(label)
     axes.set_xlim(0, 1.01)
@@ -107,6 +102,10 @@ def _compare(evaluation: Json, find: Find, label: str, chance: float | None = No
     _tidy(axes)
     figure.legend(loc="outside upper left", ncols=len(names), frameon=False, fontsize=9)
     return figure
+
+
+def _named(attack: Json, estimate: Json) -> str:
+    return f"{attack['label']}{'' if attack['seen'] else ' (unseen)'}, n {estimate['count']}"
 
 
 def _dots(axes: Axes, estimates: Sequence[Json], places: Sequence[float], color: str, mark: str, label: str) -> None:

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from training.evaluation import plots
 from training.evaluation.pictures import Row, draw_rows, png
-from training.evaluation.tables import corruption_tables, percent, row_name, share, size, use_table
+from training.evaluation.tables import corruption_tables, few, percent, row_name, share, size, use_table
 from training.shards import write_file
 
 __all__ = ["cards", "html_table", "page", "picture", "write_report"]
@@ -57,7 +57,8 @@ def write_report(path: Path, evaluation: Json, rows: Sequence[Row], worst: Seque
         "<h1>Does the heatmap give the attack away?</h1>",
         f"<p>Classifier <code>{escape(classifier['source'])}</code> with {classifier['classes']} classes, "
         f"{percent(classifier['accuracy'])} right on {images['test']} test images. Thresholds come from "
-        f"{images['calibrate']} other clean images. Brackets are 95&nbsp;% bootstrap intervals over source images.</p>",
+        f"{images['calibrate']} other clean images. Brackets are 95&nbsp;% bootstrap intervals over source images, "
+        f"n is what a figure was counted on.{_copies(evaluation.get('copies', {}))}</p>",
         _cards(evaluation, rate),
     ]
     if rows:
@@ -93,6 +94,11 @@ def write_report(path: Path, evaluation: Json, rows: Sequence[Row], worst: Seque
         "</footer>",
     ]
     write_file(path, page("heatward evaluation", "\n".join(parts)).encode())
+
+
+def _copies(copies: Mapping[str, int]) -> str:
+    counted = ", ".join(f"{count} in {split}" for split, count in copies.items() if count)
+    return f" Images that are copies of another one, always in the same split: {escape(counted)}." if counted else ""
 
 
 def page(title: str, body: str) -> str:
@@ -131,13 +137,16 @@ def _cards(evaluation: Json, rate: float) -> str:
     shown = []
     for seen, word in ((True, "attacks trained on"), (False, "unseen attacks")):
         if seen in means and means[seen]["auroc"]["value"] is not None:
-            auroc, tpr = means[seen]["auroc"]["value"], means[seen]["tpr"][str(rate)]["value"]
-            shown += [(f"{auroc:.3f}", f"mean AUROC, {word}"), (f"{tpr:.0%}", f"flagged, {word}")]
-    if True in means and (recovered := means[True]["recovery"]["all"]["top1"]["value"]) is not None:
-        shown.append((f"{recovered:.0%}", "labels recovered, attacks trained on"))
-    alarms = evaluation["false_positives"]["heatward"]["clean"][str(rate)]["value"]
-    if alarms is not None:
-        shown.append((f"{alarms:.1%}", f"of clean images flagged ({rate:.0%} asked for)"))
+            auroc, tpr = means[seen]["auroc"], means[seen]["tpr"][str(rate)]
+            shown.append((f"{auroc['value']:.3f}", few(f"mean AUROC, {word}, n {auroc['count']}", auroc)))
+            shown.append((f"{tpr['value']:.0%}", few(f"flagged, {word}, n {tpr['count']}", tpr)))
+    if True in means and (recovered := means[True]["recovery"]["all"]["top1"])["value"] is not None:
+        said = few(f"labels recovered, attacks trained on, n {recovered['count']}", recovered)
+        shown.append((f"{recovered['value']:.0%}", said))
+    alarms = evaluation["false_positives"]["heatward"]["clean"][str(rate)]
+    if alarms["value"] is not None:
+        said = few(f"of clean images flagged ({rate:.0%} asked for), n {alarms['count']}", alarms)
+        shown.append((f"{alarms['value']:.1%}", said))
     return cards(shown)
 
 
@@ -149,7 +158,7 @@ def _attack_table(evaluation: Json) -> str:
         head += [f"at {float(rate):.0%} of correct" for rate in rates]
     rows = []
     for attack in (*evaluation["attacks"], *evaluation["macro"]):
-        row = [row_name(attack)]
+        row = [few(row_name(attack), attack["detectors"]["heatward"]["auroc"])]
         if "family" in attack:
             row += [attack["family"] + ("" if attack["seen"] else ", unseen"), str(attack["attempts"])]
             row += [percent(attack["success_rate"]), size(attack["linf"], 255), size(attack["l2"])]
@@ -170,7 +179,8 @@ def _recovery_table(evaluation: Json, rate: float) -> str:
         head += [f"top-1: {title}", "top-2", "top-5", f"top-1, flagged at {rate:.0%}"]
     rows = []
     for attack in evaluation["attacks"]:
-        row = [attack["label"] + ("" if attack["seen"] else " (unseen)")]
+        name = attack["label"] + ("" if attack["seen"] else " (unseen)")
+        row = [few(name, attack["detectors"]["heatward"]["recovery"]["all"]["top1"])]
         for name in names:
             found = attack["detectors"][name]["recovery"]
             row += [percent(found["all"][top]) for top in ("top1", "top2", "top5")]
@@ -184,7 +194,10 @@ def _alarm_table(evaluation: Json) -> str:
     head = ["images", *(f"flagged at {rate:.0%}: {title}" for title in names.values() for rate in rates)]
     alarms = evaluation["false_positives"]
     rows = [
-        [group, *(percent(alarms[name][group][str(rate)]) for name in names for rate in rates)]
+        [
+            few(group, alarms["heatward"][group][str(rates[0])]),
+            *(percent(alarms[name][group][str(rate)]) for name in names for rate in rates),
+        ]
         for group in sorted(alarms["heatward"])
     ]
     return html_table(head, rows)

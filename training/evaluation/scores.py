@@ -13,13 +13,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import safe_open
 from torch import Tensor
 
 from detector.evidence import Evidence
 from detector.network import HeatmapNetwork, score
 from training.evaluation.baselines import RECOVERED, Answers, runner_up
-from training.shards import read_shard
+from training.shards import read_columns, read_shard
 
 __all__ = ["Attempts", "Scored", "by_network", "by_runner_up", "from_evidence", "from_images", "read_attempts"]
 
@@ -150,9 +149,8 @@ def read_attempts(paths: Sequence[Path]) -> Attempts:
     """All attempts of one attack on rightly classified images; the images stay on disk."""
     columns: dict[str, list[Tensor]] = {name: [] for name in ("index", "truth", "origin", "prediction", "linf", "l2")}
     for path in paths:
-        with safe_open(str(path), framework="pt") as shard:
-            for name, parts in columns.items():
-                parts.append(shard.get_tensor(name))
+        for name, column in read_columns(path, tuple(columns)).items():
+            columns[name].append(column)
     joined = {name: torch.cat(parts).numpy() for name, parts in columns.items()}
     fair = (joined["origin"] == joined["truth"]) | (joined["truth"] < 0)
     joined = {name: column[fair] for name, column in joined.items()}

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from rich.table import Table
+
+from training.evaluation.metrics import FEW
 
 __all__ = [
     "all_tables",
     "attack_table",
     "corruption_tables",
     "false_positive_table",
+    "few",
     "markdown",
     "percent",
     "percent_only",
@@ -28,22 +31,43 @@ Json = Mapping[str, Any]
 
 
 def share(estimate: Json) -> str:
-    """`.968 [.961, .975]`, or a dash where nothing was counted."""
-    if estimate["value"] is None:
-        return "–"
-    return f"{_short(estimate['value'])} {_between(estimate, _short)}"
+    """`.968 [.961, .975], n 512`; `(.968, n 12)` of few images; a dash where nothing was counted."""
+    return _counted(estimate, _short)
 
 
 def share_only(estimate: Json) -> str:
-    """`.968`."""
-    return _short(estimate["value"])
+    """`.968, n 512`: without its interval."""
+    return _counted(estimate, _short, interval=False)
 
 
 def percent(estimate: Json) -> str:
-    """`4.1 % [3.5, 4.8]`."""
-    if estimate["value"] is None:
+    """`4.1 % [3.5, 4.8], n 512`."""
+    return _counted(estimate, lambda value: f"{100 * value:.1f}", " %")
+
+
+def percent_only(estimate: Json) -> str:
+    """`4.1 %, n 512`."""
+    return _counted(estimate, lambda value: f"{100 * value:.1f}", " %", interval=False)
+
+
+def size(estimate: Json, unit: float = 1) -> str:
+    """`3.98, n 512`: a mean without its interval, times `unit`."""
+    return _counted(estimate, lambda value: f"{unit * value:.2f}", interval=False)
+
+
+def few(name: str, estimate: Json) -> str:
+    """The name of a row; it says so where the row rests on few images."""
+    return f"{name} (fewer than {FEW} images: means little)" if estimate["count"] < FEW else name
+
+
+def _counted(estimate: Json, write: Callable[[float], str], unit: str = "", *, interval: bool = True) -> str:
+    value, low, high, count = (estimate[key] for key in ("value", "low", "high", "count"))
+    if value is None:
         return "–"
-    return f"{100 * estimate['value']:.1f} % {_between(estimate, lambda x: f'{100 * x:.1f}')}"
+    if count < FEW:
+        return f"({write(value)}{unit}, n {count})"
+    between = f" [{write(low)}, {write(high)}]" if interval and low is not None and high is not None else ""
+    return f"{write(value)}{unit}{between}, n {count}"
 
 
 def all_tables(evaluation: Json) -> list[Table]:
@@ -85,13 +109,13 @@ def attack_table(evaluation: Json) -> Table:
         own = attack["detectors"]["heatward"]
         made = "success_rate" in attack
         table.add_row(
-            row_name(attack),
+            few(row_name(attack), own["auroc"]),
             "" if attack["seen"] else "unseen",
             percent(attack["success_rate"]) if made else "",
             size(attack["linf"], 255) if made else "",
             size(attack["l2"]) if made else "",
             share(own["auroc"]),
-            _range(attack.get("auroc_of_each_network", [])),
+            _range(attack.get("auroc_of_each_network", [])) if own["auroc"]["count"] >= FEW else "",
             *(_flagged(evaluation, own["tpr"], rate) for rate in rates),
             *(_flagged(evaluation, own["tpr_on_correct"], rate, "thresholds_on_correct") for rate in rates),
             *(share_only(attack["detectors"][name]["auroc"]) for name in others),
@@ -120,7 +144,7 @@ def recovery_table(evaluation: Json) -> Table:
         own = attack["detectors"]["heatward"]["recovery"]
         found = [own["all"][top] for top in ("top1", "top2", "top5")] + [own[f"flagged at {rate}"]["top1"]]
         table.add_row(
-            row_name(attack),
+            few(row_name(attack), own["all"]["top1"]),
             "" if attack["seen"] else "unseen",
             *(percent(each) for each in found),
             *(percent_only(attack["detectors"][name]["recovery"]["all"]["top1"]) for name in others),
@@ -137,7 +161,7 @@ def false_positive_table(evaluation: Json) -> Table:
         table.add_column(f"flagged at {float(rate):.0%}", justify="right")
     own = evaluation["false_positives"]["heatward"]
     for group in sorted(own):
-        table.add_row(group, *(_flagged(evaluation, own[group], rate) for rate in rates))
+        table.add_row(few(group, own[group][rates[0]]), *(_flagged(evaluation, own[group], rate) for rate in rates))
     return table
 
 
@@ -160,7 +184,9 @@ def _corruption_table(evaluation: Json, rate: float) -> Table:
     for means in found["means"]:
         row = [cells.get((means["kind"], severity)) for severity in severities]
         each = [percent_only(cell) if cell else "" for cell in row]
-        table.add_row(means["kind"], *each, percent(means["1-2"][key]), percent(means["1-5"][key]))
+        table.add_row(
+            few(means["kind"], means["1-5"][key]), *each, percent(means["1-2"][key]), percent(means["1-5"][key])
+        )
     return table
 
 
@@ -177,22 +203,12 @@ def use_table(evaluation: Json) -> Table:
     for name, title in evaluation["detectors"].items():
         accuracy, mead = evaluation["traffic"][name], evaluation["mead"].get(name)
         table.add_row(
-            title,
+            few(title, accuracy["uncorrected"]),
             percent(accuracy["uncorrected"]),
             *(_flagged(evaluation, accuracy["corrected"], rate, detector=name) for rate in rates),
             *(_flagged(evaluation, mead, rate, detector=name) if mead else "–" for rate in rates),
         )
     return table
-
-
-def size(estimate: Json, unit: float = 1) -> str:
-    """`3.98`: a mean without its interval, times `unit`."""
-    return "–" if estimate["value"] is None else f"{unit * estimate['value']:.2f}"
-
-
-def percent_only(estimate: Json) -> str:
-    """`4.1 %`."""
-    return "–" if estimate["value"] is None else f"{100 * estimate['value']:.1f} %"
 
 
 def _flagged(
@@ -204,12 +220,6 @@ def _flagged(
 
 def _short(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}".replace("0.", ".", 1)
-
-
-def _between(estimate: Json, write: Any) -> str:
-    if estimate["low"] is None or estimate["high"] is None:
-        return ""
-    return f"[{write(estimate['low'])}, {write(estimate['high'])}]"
 
 
 def markdown(evaluation: Json) -> str:

@@ -9,12 +9,15 @@ It judges in this process: no server. 0: written. 2: a mistake in the call or it
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from detector.cpus import available_cpus
 from detector.errors import ConfigError, HeatwardError, ImageError
+from detector.text import printable
+from training.explain.choices import choose_class, choose_methods
+from training.parser import Parser
 
 __all__ = ["main", "run"]
 
@@ -26,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return run(argv)
     except HeatwardError as error:
-        print(f"heatward explain: {error}", file=sys.stderr)
+        print(f"heatward explain: {printable(str(error), None)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("heatward explain: interrupted, nothing was written", file=sys.stderr)
@@ -43,6 +46,9 @@ def run(argv: Sequence[str] | None = None) -> int:
     arguments = _parse(argv)
     out: Path = arguments.out
     _check_out(out)
+    methods = choose_methods(arguments.methods)
+    if arguments.bundle is not None and not arguments.bundle.exists():
+        raise ConfigError(f"--bundle {arguments.bundle}: there is no such file or folder")
     contents = [_read(path) for path in arguments.images]
     # torch takes seconds to import: only once the command line is known to be good
     import torch
@@ -50,7 +56,6 @@ def run(argv: Sequence[str] | None = None) -> int:
     from detector.bundle import EMBEDDED
     from detector.detector import Detector
     from detector.images import decode
-    from training.explain.choices import choose_class, choose_methods
     from training.explain.compute import check_layer, explain
     from training.explain.figure import render_png
     from training.explain.page import render_page
@@ -58,7 +63,6 @@ def run(argv: Sequence[str] | None = None) -> int:
     from training.shards import write_file
 
     torch.set_num_threads(arguments.threads)
-    methods = choose_methods(arguments.methods)
     bundle = arguments.bundle or EMBEDDED
     detector = Detector.from_bundle(bundle, allow=arguments.trusted)
     classifier = detector.classifier
@@ -80,14 +84,14 @@ def run(argv: Sequence[str] | None = None) -> int:
                     detector, image, name=name, methods=methods, label=label, layer=arguments.layer, advance=advance
                 )
             explanations.append(found)
-    source = f"{classifier.spec.source} · {classifier.num_classes} classes · judged by {bundle.name}"
+    source = f"{classifier.spec.source} · {classifier.num_classes} classes · judged by {printable(bundle.name)}"
     drawn = out.suffix.lower() == ".png"
     content = render_png(explanations, source=source) if drawn else render_page(explanations, source=source).encode()
     try:
         write_file(out, content)
     except OSError as error:
         raise ConfigError(f"--out {out}: cannot be written: {error.strerror}") from error
-    print(out)
+    print(printable(str(out), None))
     return 0
 
 
@@ -111,11 +115,11 @@ def _names(paths: Sequence[Path]) -> list[str]:
     """File names; with their folder where two files have the same."""
     alike = len({path.name for path in paths}) < len(paths)
     shown = ["/".join(path.parts[-2:]) if alike else path.name for path in paths]
-    return [os.fsencode(name).decode(errors="replace") for name in shown]
+    return [printable(name) for name in shown]
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         "heatward explain",
         description="Show what the classifier looked at: every heatmap of an image side by side, and the verdict, in "
         "one self-contained file.",
@@ -141,7 +145,11 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--out", type=Path, default=Path("explain.html"), metavar="FILE", help="*.html or *.png (default: explain.html)"
     )
     parser.add_argument(
-        "--threads", type=_positive, default=max(1, (os.cpu_count() or 2) - 1), metavar="N", help="CPU threads"
+        "--threads",
+        type=_positive,
+        default=available_cpus(),
+        metavar="N",
+        help="CPU threads",
     )
     parser.add_argument(
         "--trusted",

@@ -1,4 +1,4 @@
-"""What each heatmap method says, in one line, and the paper it comes from; a method unknown here speaks for itself."""
+"""What each heatmap method says, in one line, and the paper it comes from. Needs no torch, as a wrong name does."""
 
 from __future__ import annotations
 
@@ -6,9 +6,7 @@ import inspect
 from dataclasses import dataclass
 from typing import Literal
 
-from detector.heatmaps import METHODS
-
-__all__ = ["CHANNELS_PAPER", "Caption", "Kind", "caption"]
+__all__ = ["CAPTIONS", "CHANNELS_PAPER", "Caption", "Kind", "caption"]
 
 Kind = Literal["signed", "size", "mask"]
 """Speaks for and against the class; only how much; the chosen part, between 0 and 1."""
@@ -28,7 +26,7 @@ class Caption:
     """None: look at the map."""
 
 
-CAPTIONS = {
+CAPTIONS: dict[str, Caption] = {
     "gradient": Caption(
         "Gradient",
         "How strongly a small change of the pixel moves the class's logit, up or down.",
@@ -87,9 +85,11 @@ CAPTIONS = {
 
 
 def caption(method: str) -> Caption:
-    """How to present `method`; out of its own docstring where it has no entry."""
+    """How to present a method of `detector.heatmaps.METHODS`; out of its own docstring where it has no entry here."""
     known = CAPTIONS.get(method)
     if known is not None:
         return known
+    from detector.heatmaps import METHODS
+
     first_line = (inspect.getdoc(METHODS[method]) or "").partition("\n")[0]
     return Caption(method.replace("_", " ").capitalize(), first_line, "")

@@ -4,14 +4,16 @@ that says what is near.
 
 from __future__ import annotations
 
-from rapidfuzz import process
+import difflib
 
 from detector.errors import ConfigError
-from detector.heatmaps import METHODS
-from training.explain.captions import caption
+from detector.text import printable
+from training.explain.captions import CAPTIONS
 from training.load import nearest
 
 __all__ = ["choose_class", "choose_methods"]
+
+LONGEST_COMPARED = 64
 
 
 def choose_methods(text: str | None) -> tuple[str, ...]:
@@ -21,14 +23,16 @@ def choose_methods(text: str | None) -> tuple[str, ...]:
         ConfigError: None named, or one that there is not (names the nearest).
     """
     if text is None:
-        return tuple(METHODS)
+        return tuple(CAPTIONS)
     given = [word.strip() for word in text.split(",") if word.strip()]
     if not given:
-        raise ConfigError(f"--methods: expected names with commas between, from {', '.join(METHODS)}; got {text!r}")
-    known = {_letters(said): name for name in METHODS for said in (caption(name).title, name)}
+        raise ConfigError(f"--methods: expected names with commas between, from {', '.join(CAPTIONS)}; got {text!r}")
+    known = {_letters(said): name for name, caption in CAPTIONS.items() for said in (caption.title, name)}
     for name in given:
         if _letters(name) not in known:
-            raise ConfigError(f"--methods: there is no heatmap method {name!r}{nearest(name, list(METHODS))}")
+            raise ConfigError(
+                f"--methods: there is no heatmap method {printable(name)!r}{nearest(name, list(CAPTIONS))}"
+            )
     return tuple(dict.fromkeys(known[_letters(name)] for name in given))
 
 
@@ -52,5 +56,7 @@ def choose_class(text: str, classes: tuple[str, ...]) -> int:
         if int(wanted) < len(classes):
             return int(wanted)
         raise ConfigError(f"--class: expected an index in 0 … {len(classes) - 1}, got {wanted}")
-    near = [name for name, _, _ in process.extract(wanted, classes, processor=str.casefold, limit=5)]
-    raise ConfigError(f"--class: the classifier has no class {wanted!r}; near: {', '.join(near)} (or give an index)")
+    asked = wanted.casefold()[:LONGEST_COMPARED]
+    near = difflib.get_close_matches(asked, folded, n=5, cutoff=0.4) or folded[:5]
+    names = ", ".join(printable(classes[folded.index(each)]) for each in near)
+    raise ConfigError(f"--class: the classifier has no class {printable(wanted)!r}; near: {names} (or give an index)")

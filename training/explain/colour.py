@@ -8,11 +8,10 @@ its own scale, so that a picture shows where, not how much.
 from __future__ import annotations
 
 import numpy as np
-from matplotlib import colormaps
-from matplotlib.colors import LinearSegmentedColormap
 from numpy.typing import NDArray
 from PIL import Image
 
+from training.drawing import LinearSegmentedColormap, colormaps
 from training.explain.captions import Kind
 
 __all__ = ["enlarge", "is_photographic", "kind_of", "legend_stops", "overlay", "through"]

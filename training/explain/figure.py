@@ -8,10 +8,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from PIL import Image
 
+from training.drawing import Figure, FigureCanvasAgg
 from training.evaluation.pictures import PALETTE
 from training.explain import words
 from training.explain.captions import CHANNELS_PAPER, caption

@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
-from matplotlib.patches import FancyBboxPatch, Rectangle
 from numpy.typing import NDArray
 
+from training.drawing import FancyBboxPatch, Figure, Rectangle
 from training.evaluation.pictures import PALETTE
 
 __all__ = ["SOFT", "Sheet", "letters"]

@@ -1,0 +1,102 @@
+"""What people write and bundles store: frozen pydantic models without torch, so a wrong word is answered at once."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+__all__ = ["EvidenceSettings", "NetworkSettings", "Preprocessing", "ViewSettings"]
+
+
+class Preprocessing(BaseModel):
+    """How a photograph becomes the net's input.
+
+    Attributes:
+        resize: The shorter side in pixels, or (height, width); None resizes to the input size exactly.
+        crop: Centre crop after resizing; it must be the input size. None means the input size.
+        interpolation: Of the resize, antialiased (except "nearest").
+        mean: Subtracted per channel, in [0, 1] units, in `channel_order`.
+        std: Divided by per channel, likewise.
+        channel_order: What the net was trained on.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    resize: int | tuple[int, int] | None = None
+    crop: int | tuple[int, int] | None = None
+    interpolation: Literal["nearest", "bilinear", "bicubic"] = "bilinear"
+    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    channel_order: Literal["RGB", "BGR"] = "RGB"
+
+    @field_validator("std")
+    @classmethod
+    def _positive(cls, std: tuple[float, float, float]) -> tuple[float, float, float]:
+        if min(std) <= 0:
+            raise ValueError(f"every std must be above 0, got {std}")
+        return std
+
+    def misfit(self, input_size: tuple[int, int]) -> str | None:
+        """What is wrong with these settings for a net of `input_size` (height, width); None when they fit."""
+        crop = (self.crop, self.crop) if isinstance(self.crop, int) else self.crop
+        if crop is not None and crop != input_size:
+            return f"crop {crop} must equal input_size {input_size}"
+        resize = (self.resize, self.resize) if isinstance(self.resize, int) else self.resize
+        if resize is not None and (resize[0] < input_size[0] or resize[1] < input_size[1]):
+            return f"resize {self.resize} leaves less than input_size {input_size}"
+        return None
+
+
+class ViewSettings(BaseModel):
+    """Which views are taken; each costs one forward pass an image."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    noise: tuple[float, ...] = (2.0, 4.0, 8.0, 16.0)
+    """Gaussian noise, sigma in 1/255."""
+    noise_draws: int = Field(default=2, ge=1)
+    """Noise patterns of every sigma."""
+    flip: bool = True
+    """Mirror left to right."""
+    shifts: tuple[tuple[int, int], ...] = ((0, 1), (1, 0), (0, -1), (-1, 0))
+    """(down, right) in steps of 1/32 of the side; edges are repeated."""
+    blur: bool = True
+    """3×3 binomial blur."""
+    rescale: tuple[float, ...] = (0.875,)
+    """Shrink by this factor and enlarge again."""
+
+
+class EvidenceSettings(BaseModel):
+    """What is looked at. Part of the bundle: training and serving must look at the same things."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    layers: tuple[str, ...] = ()
+    """Depths of channel attribution; empty: four, spread evenly."""
+    class_layer: str = ""
+    """Layer of the maps per class; empty: the deepest one of side 6 or more."""
+    candidates: int = Field(default=10, ge=2)
+    """Classes looked at when there are more than 16: the prediction and those that witness and views propose."""
+    witness_noise: float = Field(default=8.0, ge=0)
+    """Gaussian noise on the mirrored image that the witness sees, sigma in 1/255."""
+    grid: int = Field(default=8, ge=2)
+    """Side of every map, in cells."""
+    views: ViewSettings = ViewSettings()
+    forward_batch: int = Field(default=256, ge=1)
+    """Images of one forward pass; bounds memory."""
+
+
+class NetworkSettings(BaseModel):
+    """Size of the heatmap classifier."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    width: int = Field(default=256, ge=8)
+    """Hidden width of the image token."""
+    token: int = Field(default=64, ge=8)
+    """Width of a class token; a multiple of `heads`."""
+    heads: int = Field(default=4, ge=1)
+    dropout: float = Field(default=0.3, ge=0, lt=1)
+    ensemble: int = Field(default=3, ge=1)
+    """Networks trained from different seeds and averaged."""

@@ -1,0 +1,217 @@
+"""Copies of one photograph stay in one split, are counted, and change nothing where there are none."""
+
+from __future__ import annotations
+
+import io
+import os
+import random
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from detector.errors import DataError
+from training.config import ImagesConfig, Split
+from training.copies import Memory, divide, groups_of, sign
+from training.data import SplitImages, open_splits
+from training.progress import PlainProgress, SilentProgress
+from training.sources import FolderSource
+
+
+class Recorder(SilentProgress):
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+
+def photograph(path: Path, seed: int, side: int = 64, **settings: object) -> Path:
+    """A smooth picture, as photographs are: noise of 8×8 cells, enlarged."""
+    cells = np.random.default_rng(seed).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(cells).resize((side, side), Image.Resampling.BICUBIC).save(path, **settings)
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for number in range(40):
+        photograph(tmp_path / "images" / ("cat", "dog")[number % 2] / f"{number:02d}.png", number)
+    return tmp_path / "images"
+
+
+def opened(folder: Path, **settings: object) -> tuple[dict[Split, SplitImages], list[str]]:
+    recorder = Recorder()
+    config = ImagesConfig.model_validate({"source": str(folder), "splits": {"tune": 4}, **settings})
+    return open_splits(config, None, 0, recorder)[0], recorder.notes
+
+
+def homes(splits: dict[Split, SplitImages]) -> dict[str, set[str]]:
+    """First two letters of each file's name, which say the photograph → splits it lies in."""
+    found: dict[str, set[str]] = {}
+    for name, split in splits.items():
+        for item in split.items:
+            found.setdefault(Path(item.name).name[:2], set()).add(name)
+    return found
+
+
+def test_without_copies_every_image_goes_where_it_always_went(folder: Path) -> None:
+    splits, notes = opened(folder)
+    groups = list(range(40))
+    room = {"calibrate": 8, "fit": 20, "tune": 4, "unused": 0, "test": 8}
+    assert divide(groups, room) == ["calibrate"] * 8 + ["fit"] * 20 + ["tune"] * 4 + ["test"] * 8
+    assert {name: len(split) for name, split in splits.items()} == {"fit": 20, "calibrate": 8, "test": 8, "tune": 4}
+    # taken down before copies were looked for: work folders of older jobs stay valid
+    assert [Path(item.name).stem for item in splits["calibrate"].items] == FIRST_EIGHT
+    assert not any("copies" in note for note in notes)
+
+
+FIRST_EIGHT = ["14", "01", "04", "29", "16", "17", "08", "23"]
+
+
+@pytest.mark.parametrize("suffix", [".png", ".webp", ".bmp.png"])
+def test_copies_of_the_same_pixels_stay_together(folder: Path, suffix: str) -> None:
+    for path in [*folder.rglob("*.png")]:
+        for copy in range(int(path.stem) % 3):
+            name = path.with_name(f"{path.stem} ({copy}){suffix}")
+            with Image.open(path) as image:
+                image.save(name, lossless=True) if suffix == ".webp" else image.save(name, compress_level=1)
+    splits, notes = opened(folder)
+    assert all(len(found) == 1 for found in homes(splits).values())
+    assert sum(len(split) for split in splits.values()) == 79
+    assert sum(split.copies for split in splits.values()) == 39
+    assert sum(split.usable for split in splits.values()) == 40
+    (said,) = [note for note in notes if "copies" in note]
+    assert f"{splits['fit'].copies} of {len(splits['fit'])} in fit" in said
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_divide_never_tears_a_group_and_loses_no_image(seed: int) -> None:
+    drawn = random.Random(seed)
+    groups = [drawn.randrange(60) for _ in range(100)]
+    splits = divide(groups, {"calibrate": 30, "fit": 40, "tune": 10, "unused": 0, "test": 20})
+    assert len({group: split for group, split in zip(groups, splits, strict=True)}) == len(
+        set(zip(groups, splits, strict=True))
+    )
+    counts = Counter(splits)
+    assert sum(counts.values()) == 100 and counts["calibrate"] <= 30 and counts["test"] <= 20
+
+
+def test_copies_in_a_torchvision_data_set_stay_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    from torchvision import datasets
+
+    class Fake:
+        classes = ("cat", "dog")
+
+        def __init__(self, root: str, train: bool = True) -> None:
+            self.targets = [0, 1] * 30
+
+        def __len__(self) -> int:
+            return 60
+
+        def __getitem__(self, position: int) -> tuple[Image.Image, int]:
+            return Image.new("L", (4, 4), position // 2 % 10), self.targets[position]
+
+    monkeypatch.setattr(datasets, "CIFAR10", Fake)
+    splits, _ = open_splits(ImagesConfig(source="torchvision:CIFAR10"), None, 0, SilentProgress())
+    shown = {name: {item.position // 2 % 10 for item in split.items} for name, split in splits.items()}
+    assert sum(map(len, shown.values())) == 10 and sum(map(len, splits.values())) == 60
+
+
+def test_too_few_photographs_for_the_splits(tmp_path: Path) -> None:
+    for number in range(60):
+        photograph(tmp_path / "cat" / f"{number:02d}.png", number % 2)
+    with pytest.raises(DataError, match="they show 2 photographs, and copies stay in the same split"):
+        opened(tmp_path)
+
+
+def test_a_photograph_under_two_classes_is_named(folder: Path) -> None:
+    shutil.copy(folder / "cat" / "00.png", folder / "dog" / "00 again.png")
+    splits, notes = opened(folder)
+    assert len(homes(splits)["00"]) == 1
+    (said,) = [note for note in notes if "several classes" in note]
+    assert "cat/00.png" in said and "dog/00 again.png" in said
+
+
+def test_copies_of_test_images_are_not_learnt_from(folder: Path, tmp_path: Path) -> None:
+    for number in (3, 4, 90):
+        photograph(tmp_path / "test" / ("cat", "dog")[number % 2] / f"{number:02d}.png", number)
+    splits, notes = opened(folder, test_source=str(tmp_path / "test"))
+    assert len(splits["test"]) == 3
+    assert sum(len(split) for split in splits.values()) == 38 + 3
+    assert all(len(found) == 1 for found in homes(splits).values())
+    assert any("2 of" in note and "are copies of images in" in note for note in notes)
+
+
+def test_near_copies_are_an_option(folder: Path) -> None:
+    for path in [*folder.rglob("*.png")][:12]:
+        with Image.open(path) as image:
+            image.save(path.with_name(f"{path.stem} saved.jpg"), quality=60)
+            image.resize((40, 40)).save(path.with_name(f"{path.stem} small.png"))
+            image.crop((1, 1, 63, 63)).save(path.with_name(f"{path.stem} cropped.png"))
+    splits, _ = opened(folder)
+    assert sum(split.copies for split in splits.values()) == 0
+    splits, _ = opened(folder, near_copies=6)
+    assert all(len(found) == 1 for found in homes(splits).values())
+    assert sum(split.copies for split in splits.values()) == 36
+
+
+def test_near_copies_are_found_through_others_but_not_across_colours() -> None:
+    def bits(count: int) -> str:
+        return f"{(1 << count) - 1:016x}"
+
+    grey, red = (90, 90, 90), (200, 90, 90)
+    signatures = [("a", bits(0), grey), ("b", bits(3), grey), ("c", bits(6), grey), ("d", bits(0), red)]
+    assert groups_of(signatures, near=3) == [0, 0, 0, 3]
+    assert groups_of(signatures, near=2) == [0, 1, 2, 3]
+    assert groups_of([*signatures, signatures[2]], near=0) == [0, 1, 2, 3, 2]
+
+
+def test_unreadable_images_are_nobodys_copies(folder: Path) -> None:
+    for name in ("00", "02", "04"):
+        (folder / "cat" / f"{name}.png").write_bytes(b"no image")
+    splits, _ = opened(folder)
+    assert sum(split.copies for split in splits.values()) == 0
+    assert sorted(Path(name).stem for split in splits.values() for name in split.unreadable) == ["00", "02", "04"]
+    assert sum(split.usable for split in splits.values()) == 37
+
+
+def test_names_may_be_anything(folder: Path, tmp_path: Path) -> None:
+    for at, name in enumerate((b"caf\xe9.png", b"[red]\x1b[2K\n.png", b":smile:.png")):
+        photograph(folder / "cat" / "new.png", 100 + at).rename(folder / "cat" / os.fsdecode(name))
+    shutil.copy(folder / "cat" / os.fsdecode(b"caf\xe9.png"), folder / "dog")
+    config = ImagesConfig(source=str(folder))
+    stream = io.StringIO()
+    for _ in range(2):  # at first decoded, then remembered
+        splits, _ = open_splits(config, None, 0, PlainProgress(stream), tmp_path / "images.json")
+        assert sum(split.copies for split in splits.values()) == 1
+    assert "caf\\xe9.png" in stream.getvalue()
+    stream.getvalue().encode()  # no bytes that are no UTF-8
+
+
+def test_what_was_decoded_is_remembered_until_it_changes(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked: list[int] = []
+    monkeypatch.setattr("training.copies.sign", lambda source, at: looked.append(at) or sign(source, at))
+    source = FolderSource(folder)
+
+    def look() -> list[object]:
+        looked.clear()
+        memory = Memory(tmp_path / "images.json")
+        found = memory.signatures(source, range(len(source)), lambda count: None)
+        memory.store()
+        return found
+
+    first = look()
+    assert len(looked) == 40
+    assert look() == first and looked == []
+    photograph(source.paths[7], 99)
+    os.utime(source.paths[7], ns=(1, 1))
+    assert look()[7] != first[7] and looked == [7]
+    (tmp_path / "images.json").write_text("[1, 2")
+    assert len(look()) == 40 and len(looked) == 40

@@ -1,0 +1,162 @@
+"""What makes a detector worthless, found before hours are spent on it: a job in, notes or an error out.
+
+before the first image is read   check_images: too few of a split, unreadable ones, classes without images
+before the first attack          check_classifier: is it right more often than chance?
+before the first heatmap         check_attacks: did any attack change a prediction?
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from detector.calibration import FEWEST_SCORES
+from detector.errors import CalibrationError, DataError
+from detector.text import printable
+from training.config import CLEAN, SPLITS, Split
+from training.evaluation.metrics import FEW
+from training.job import Job
+from training.shards import list_shards, read_columns
+
+__all__ = ["check_attacks", "check_classifier", "check_images", "near_chance"]
+
+FEWEST_FOR_1_PERCENT = 99
+FEWEST_SUCCESSES = 10
+NAMED = 3
+
+
+def check_images(job: Job) -> None:
+    """Say what is wrong with the number of images.
+
+    Raises:
+        DataError: An image cannot be read and `skip_unreadable` is false, or a split has none that can.
+        CalibrationError: Too few calibration images to flag anything.
+    """
+    for split in job.splits.values():
+        if split.unreadable and not job.config.images.skip_unreadable:
+            bad = next(item for item in split.items if item.name == split.unreadable[0])
+            try:
+                split.source.pixels(bad.position)
+            except DataError as error:
+                count = sum(len(each.unreadable) for each in job.splits.values())
+                raise DataError(f"{count} images cannot be read, the first: {error}") from error
+    usable = {name: split.usable for name, split in job.splits.items()}
+    told = "different images that can be read"
+    if usable["calibrate"] < FEWEST_SCORES:
+        raise CalibrationError(
+            f"images.splits.calibrate: {usable['calibrate']} {told}, at least {FEWEST_SCORES} are needed to flag at "
+            f"5 %, {FEWEST_FOR_1_PERCENT} to flag at 1 %: use more images, or raise images.splits.calibrate"
+        )
+    if usable["calibrate"] < FEWEST_FOR_1_PERCENT:
+        job.progress.note(
+            f"images.splits.calibrate: with {usable['calibrate']} {told} nothing can be flagged at less than "
+            f"{1 / (usable['calibrate'] + 1):.1%}; flagging at 1 % needs {FEWEST_FOR_1_PERCENT}"
+        )
+    for name in ("fit", "test"):
+        if not usable[name]:
+            raise DataError(f"images.splits.{name}: none of its {len(job.splits[name])} images can be read")
+        if usable[name] < FEW:
+            job.progress.note(f"images.splits.{name}: {usable[name]} {told}: what rests on so few means little")
+    classes = job.classifier.classes
+    present = {item.truth for split in job.splits.values() for item in split.items}
+    missing = [printable(name) for at, name in enumerate(classes) if at not in present]
+    if missing and present != {-1}:
+        named = ", ".join(missing[:NAMED]) + (", …" if len(missing) > NAMED else "")
+        job.progress.note(f"images: {len(missing)} of {len(classes)} classes have no image: {named}")
+
+
+def check_classifier(job: Job) -> None:
+    """Say how often the classifier is right on the clean images.
+
+    Raises:
+        DataError: Hardly more often than chance, and `allow_inaccurate` is false.
+    """
+    parts = [
+        read_columns(path, ("truth", "origin"))
+        for split in SPLITS
+        for path in list_shards(job.work, "attack", split, CLEAN)
+    ]
+    truth, prediction = (torch.cat([part[name] for part in parts]) for name in ("truth", "origin"))
+    truth, prediction = truth[truth >= 0], prediction[truth >= 0]
+    if not len(truth):
+        job.progress.note("classifier: the images have no labels, so nobody knows how often it is right")
+        return
+    right, chance = int((truth == prediction).sum()), chance_of(truth, prediction, job.classifier.num_classes)
+    said = f"right on {right} of {len(truth)} images ({right / len(truth):.1%}), by chance it would be on {chance:.1%}"
+    if not near_chance(right, len(truth), chance):
+        job.progress.note(f"classifier: {said}")
+        return
+    problem = (
+        f"the classifier is {said}: what guards it would be worth nothing. Check that classifier.classes (or labels) "
+        "stand in the order of the logits, that the class folders hold what they say, the preprocessing (resize, crop, "
+        f"mean, std, channel_order) and the weights{_mistaken(truth, prediction, job.classifier.classes)}"
+    )
+    if not job.config.allow_inaccurate:
+        raise DataError(f"{problem}. If this is what it can do: --allow-inaccurate")
+    job.progress.note(problem)
+
+
+def chance_of(truth: Tensor, prediction: Tensor, classes: int) -> float:
+    """How often answers like these (n,) would be right if they had nothing to do with the images.
+
+    Cohen 1960 ("A coefficient of agreement for nominal scales"): an answer that is always the same is no achievement
+    where most images are of one class. Images of one class alone cannot tell: one in `classes` then.
+    """
+    share = [torch.bincount(each, minlength=classes) / len(truth) for each in (truth, prediction)]
+    return 1 / classes if bool((truth == truth[0]).all()) else max(1 / classes, float((share[0] * share[1]).sum()))
+
+
+def near_chance(right: int, count: int, chance: float) -> bool:
+    """Whether a classifier is hardly better than guessing.
+
+    It is where its accuracy is no better than twice chance, or than a fifth of the way from chance to always right,
+    whichever is less; where it is below one in ten; or where luck may explain it (one-sided, 1 %).
+    """
+    lucky = count * chance + 2.33 * math.sqrt(count * chance * (1 - chance))
+    low = max(0.1, min(2 * chance, chance + 0.2 * (1 - chance)))
+    return right <= lucky or right / count <= low
+
+
+def check_attacks(job: Job) -> None:
+    """Say which attacks gave nothing to learn from.
+
+    Raises:
+        DataError: None of those to learn from did.
+    """
+    learnt = job.config.attacks_of("fit")
+    made = {attack.label: _successes(job, "fit", attack.label) for attack in learnt}
+    total = sum(worked for worked, _ in made.values())
+    rates = ", ".join(f"{label} {worked} of {tried}" for label, (worked, tried) in made.items())
+    if total < FEWEST_SUCCESSES:
+        raise DataError(
+            f"the attacks changed the prediction of {total} images, at least {FEWEST_SUCCESSES} are needed to learn "
+            f"from ({rates}). Look at their size (eps is a share of the full range, such as 8/255) and number of "
+            "steps, and at the classifier: weights that were never trained, a preprocessing that is not its own, "
+            "probabilities instead of logits and rounding inside the net hide its gradients"
+        )
+    for family in dict.fromkeys(attack.family for attack in learnt):
+        if not sum(made[attack.label][0] for attack in learnt if attack.family == family):
+            job.progress.note(f"no attack of family {family} changed a prediction: it cannot be learnt ({rates})")
+    if not sum(_successes(job, "test", attack.label)[0] for attack in job.config.attacks):
+        job.progress.note("no attack changed a prediction of the test split: there is nothing to measure")
+
+
+def _successes(job: Job, split: Split, label: str) -> tuple[int, int]:
+    """How many images changed their prediction, and how many were attacked."""
+    parts = [read_columns(path, ("origin", "prediction")) for path in list_shards(job.work, "attack", split, label)]
+    return sum(int((part["origin"] != part["prediction"]).sum()) for part in parts), sum(
+        len(part["origin"]) for part in parts
+    )
+
+
+def _mistaken(truth: Tensor, prediction: Tensor, classes: tuple[str, ...]) -> str:
+    """Classes most of whose images are called otherwise, all alike: a sign of another order."""
+    said = []
+    for label in sorted(set(truth.tolist())):
+        answers = prediction[truth == label]
+        mode = int(answers.mode().values)
+        if mode != label and int((answers == mode).sum()) * 2 > len(answers):
+            said.append(f"most images of {printable(classes[label])!r} are called {printable(classes[mode])!r}")
+    return f" ({'; '.join(said[:NAMED])})" if said else ""

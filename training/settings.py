@@ -1,0 +1,130 @@
+"""What the stages of a job are told: one table of the configuration each, as frozen pydantic models without torch."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from detector.settings import NetworkSettings
+
+__all__ = [
+    "BaselineSettings",
+    "Corruption",
+    "CorruptionSettings",
+    "EvaluateSettings",
+    "FitSettings",
+    "Fraction",
+    "LeaveOutSettings",
+    "Name",
+    "Settings",
+    "TwinsConfig",
+    "fraction",
+]
+
+Corruption = Literal["gaussian-noise", "gaussian-blur", "jpeg", "brightness", "contrast", "rotation"]
+_FRACTION = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*(?:/\s*(\d+(?:\.\d*)?))?\s*")
+
+
+def fraction(value: Any) -> Any:
+    """`"8/255"` or `"0.03"` as a float; anything else as it is."""
+    if isinstance(value, str) and (match := _FRACTION.fullmatch(value)):
+        numerator, denominator = float(match[1]), float(match[2] or 1)
+        if denominator == 0:
+            raise ValueError(f"{value!r} divides by zero")
+        return numerator / denominator
+    return value
+
+
+Fraction = Annotated[float, BeforeValidator(fraction)]
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")]
+
+
+class Settings(BaseModel):
+    """Frozen, and an unknown key is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class CorruptionSettings(Settings):
+    """Which corruptions are made, for the test split only: nothing is fitted or calibrated on them."""
+
+    kinds: tuple[Corruption, ...] = ()
+    severities: tuple[Annotated[int, Field(ge=1, le=5)], ...] = (1, 2, 3, 4, 5)
+    limit: int = Field(default=200, ge=1)
+    """At most so many test images of each."""
+
+    @property
+    def labels(self) -> dict[str, tuple[Corruption, int]]:
+        """`{"jpeg-3": ("jpeg", 3), …}`."""
+        return {f"{kind}-{severity}": (kind, severity) for kind in self.kinds for severity in self.severities}
+
+
+class BaselineSettings(Settings):
+    """How the two CNNs are trained."""
+
+    names: tuple[Literal["image", "gradients"], ...] = Field(
+        ("image", "gradients"), description="CNN baselines to train"
+    )
+    epochs: int = Field(6, ge=1)
+    batch_size: int = Field(128, ge=1)
+    learning_rate: float = Field(2e-3, gt=0)
+    fit_images: int = Field(3000, ge=1, description="at most so many images of each label to learn from")
+    test_images: int = Field(1000, ge=1, description="at most so many of each label to test gradient maps on (slow)")
+    candidates: int = Field(10, ge=2, description="classes, best first, whose gradient maps are looked at")
+
+
+class FitSettings(NetworkSettings):
+    """The network's size and how it is trained."""
+
+    epochs: int = Field(default=25, ge=1)
+    batch_size: int = Field(default=256, ge=2)
+    learning_rate: float = Field(default=1e-3, gt=0)
+    weight_decay: float = Field(default=0.05, ge=0)
+    clean_share: float = Field(default=0.4, gt=0, lt=1)
+    """Weight of clean images and noise twins together."""
+    origin_weight: float = Field(default=0.5, ge=0)
+    """Weight of the origin loss beside the family loss."""
+    buffer_shards: int = Field(default=64, ge=1)
+    """Shards mixed in memory at once."""
+
+    def network(self) -> NetworkSettings:
+        """The part a bundle needs to build the network again."""
+        return NetworkSettings(**self.model_dump(include=set(NetworkSettings.model_fields)))
+
+
+class TwinsConfig(Settings):
+    """Noise twins: clean images plus random-sign noise. Not attacks, and must not be flagged."""
+
+    sizes: tuple[Fraction, ...] = (2 / 255, 8 / 255)
+
+    @property
+    def labels(self) -> dict[str, float]:
+        """`{"twin-2": 2/255, …}`."""
+        return {f"twin-{round(size * 255, 3):g}": size for size in self.sizes}
+
+
+class LeaveOutSettings(Settings):
+    """Refits without some attacks: `heatward evaluate --leave-out`."""
+
+    groups: dict[Name, tuple[str, ...]] = {}
+    """Families left out together, by a name for them. Default: each family alone."""
+    ensemble: int = Field(default=1, ge=1)
+    """Networks a refit."""
+    epochs: int | None = Field(default=None, ge=1)
+    """Default: those of `[fit]`."""
+    matrix: bool = False
+    """True: also fit on clean images and one attack at a time, and measure on every attack."""
+    clean_only: bool = False
+    """True: also fit on clean images and noise twins alone, and measure on every attack."""
+
+
+class EvaluateSettings(Settings):
+    """The evaluation."""
+
+    resamples: int = Field(default=1000, ge=10)
+    """Bootstrap resamples for the 95 % intervals."""
+    baselines: BaselineSettings = BaselineSettings()
+    """What the detector is measured against; `names = []` for none."""
+    leave_out: LeaveOutSettings = LeaveOutSettings()
