@@ -26,9 +26,14 @@ CAUSES: tuple[tuple[str, bool | None, str], ...] = (
         "the proxy does not connect to {address}: it answers with HTTP status {what}",
     ),
     (
-        r"Connection refused|No such file or directory|connect: No such",
+        r"Connection refused",
         EITHER,
         "nothing listens at {address} (connection refused): start a server with `heatward serve`, or check the address",
+    ),
+    (
+        r"No such file or directory|Permission denied",
+        EITHER,
+        "there is no socket at {address} that can be opened: start the server that makes it, or check the address",
     ),
     (
         r"backend unhealthy",
@@ -38,17 +43,17 @@ CAUSES: tuple[tuple[str, bool | None, str], ...] = (
     (
         r"WRONG_VERSION_NUMBER|UNEXPECTED_MESSAGE|wrong version number",
         TLS,
-        "what listens at {address} does not speak TLS: leave out TLS, or name the port that does",
+        "what listens at {address} does not speak TLS: leave out tls (--tls, --tls-roots), or name the port that does",
     ),
     (
         r"CERTIFICATE_VERIFY_FAILED:? ?(?P<what>[\w ]*)",
         TLS,
-        "the certificate of {address} is not trusted ({what}): name the root certificates of its authority",
+        "the certificate of {address} is not trusted ({what}): name its authority's roots (tls=, --tls-roots)",
     ),
     (
         r"Peer name (?P<what>\S+) is not in peer certificate|Hostname Verification Check failed",
         TLS,
-        "the certificate of {address} is for another name than {what}: name the server as its certificate does",
+        "the certificate of {address} is for another name than {what}: give that (server_name=, --tls-server-name)",
     ),
     (
         r"Failed parsing HTTP/2|http1\.x|Unexpected HTTP1",
@@ -63,12 +68,12 @@ CAUSES: tuple[tuple[str, bool | None, str], ...] = (
     (
         r"Socket closed|[Cc]onnection reset|Broken pipe|EOF|Ssl handshake failed|TSI_PROTOCOL_FAILURE",
         PLAIN,
-        "{address} ends the connection at once: does it expect TLS? If not, it is no gRPC server",
+        "{address} ends the connection at once: it expects TLS (tls=, --tls, --tls-roots), or is no gRPC server",
     ),
     (
         r"Socket closed|[Cc]onnection reset|Broken pipe|EOF|Ssl handshake failed|TSI_PROTOCOL_FAILURE",
         TLS,
-        "{address} ends the connection during TLS: it may ask for a client's certificate, or be no TLS server",
+        "{address} ends the connection during TLS: it may ask for yours (certificate=, --tls-certificate)",
     ),
     (
         r"unreachable|No route to host|timed out|FD [Ss]hutdown|timeout",
@@ -77,6 +82,7 @@ CAUSES: tuple[tuple[str, bool | None, str], ...] = (
     ),
 )
 NEVER_CONNECTED = re.compile(r"connections to all backends failing|failed to connect to all addresses|DNS resolution")
+LOST = re.compile(r"^(Socket closed|recvmsg|Connection reset|Broken pipe|.*ping timeout|.*keepalive|GOAWAY|.*pings)")
 TOO_LARGE = re.compile(r"Received message larger than max \((\d+) vs\.? (\d+)\)")
 NO_METHOD = re.compile(r"Method not found|unknown (service|method)|not implemented|http2 header with status: 404", re.I)
 GATEWAY = re.compile(r"Received http2 header with status: (\d+)")
@@ -93,9 +99,15 @@ def diagnose(code: str, details: str, *, address: str, tls: bool, proxy: str = "
         proxy: The environment variable whose proxy stands between, if one does.
     """
     if code == "UNAVAILABLE" and NEVER_CONNECTED.search(details):
-        through = f"; the connection goes through the proxy of the environment variable {proxy}" if proxy else ""
-        through += ": add the host to no_proxy to go past it" if proxy else ""
-        return f"{_cause(details, address, tls)}{through}"
+        if proxy and "certificate" not in details.lower():
+            reason = re.sub(r"^[A-Z_]+: ", "", details.rpartition("last error: ")[2])
+            return (
+                f"{address} is not reached through the proxy that the environment variable {proxy} names ({reason}):"
+                " mend it, or add the host to no_proxy to go past it"
+            )
+        return _cause(details, address, tls)
+    if code == "UNAVAILABLE" and LOST.search(details):
+        return f"the connection to {address} was lost before the answer ({details})"
     if match := TOO_LARGE.search(details):
         count, most = match.groups()
         what = "the answer" if details.startswith("CLIENT") else "the request"
@@ -105,7 +117,7 @@ def diagnose(code: str, details: str, *, address: str, tls: bool, proxy: str = "
     if code == "UNIMPLEMENTED" and NO_METHOD.search(details):
         return f"what listens at {address} is no heatward server, or an older one ({details})"
     if code == "DEADLINE_EXCEEDED" and details.startswith("Deadline Exceeded"):
-        return f"{address} did not answer before the deadline"
+        return f"no answer from {address} before the deadline: the server is busy, hangs, or cannot be reached"
     return details
 
 
