@@ -65,8 +65,8 @@ class AsyncClient(BaseClient):
         request = detect_request(image, detect_template(false_positive_rate, heatmap, top_k, effort))
         budget_s = self._budget_s(timeout_s)
         with self._guarded():
-            if request.ByteSize() > ALONE_BYTES:
-                self._check_size(request, await self._server_limits(budget_s))
+            asks = request.ByteSize() > ALONE_BYTES
+            self._check_size(request, await self._server_limits(budget_s) if asks else self._limits.get())
             if self._hedge is None:
                 return verdict(arrived(await self._stub.Detect(request, **self._arguments(budget_s))))
             return verdict(

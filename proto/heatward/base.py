@@ -91,10 +91,9 @@ class BaseClient:
             raise
 
     def _error(self, error: grpc.RpcError) -> DetectionError:
-        ours = self._connection.error(error)
-        if ours.code == "RESOURCE_EXHAUSTED":
+        if "message larger than max" in (error.details() or ""):
             self._limits.forget()
-        return ours
+        return self._connection.error(error)
 
     def _check_usable(self) -> None:
         """Before anything is sent.
@@ -113,11 +112,11 @@ class BaseClient:
         return DetectionError("CANCELLED", "the client is closed: open another one")
 
     @staticmethod
-    def _check_size(request: pb.DetectRequest, limits: pb.Limits) -> None:
-        """Before a single image is sent.
+    def _check_size(request: pb.DetectRequest, limits: pb.Limits | None) -> None:
+        """Before a single image is sent; None: the limits are not known, and the image is small enough to try.
 
         Raises:
             DetectionError: INVALID_ARGUMENT, because it is over a limit.
         """
-        if failure := too_large(request, limits):
+        if limits is not None and (failure := too_large(request, limits)):
             raise failure.error()

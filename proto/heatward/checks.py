@@ -36,9 +36,10 @@ def count(name: str, value: Any) -> int:
     """A whole number from 1."""
     if isinstance(value, bool) or not isinstance(value, Integral):
         raise TypeError(f"{name} is a whole number from 1; this is {shown(value)}")
-    if not 1 <= value <= MOST:
-        raise ValueError(f"{name} is a whole number from 1 to {MOST}; this is {shown(int(value))}")
-    return int(value)
+    number = int(value)
+    if not 1 <= number <= MOST:
+        raise ValueError(f"{name} is a whole number from 1 to {MOST}; this is {shown(number)}")
+    return number
 
 
 def false_positive_rate(value: Any) -> float:

@@ -130,6 +130,8 @@ def _hint(image: Any) -> str:
         return ": try tensor.permute(1, 2, 0).mul(255).round().byte().cpu().numpy()"
     if hasattr(image, "__cuda_array_interface__"):
         return ": try array.get()"
+    if isinstance(image, (list, tuple)):
+        return ": for several images use detect_batch"
     return ": try numpy.asarray(image)" if hasattr(image, "__array__") or hasattr(image, "__dlpack__") else ""
 
 
