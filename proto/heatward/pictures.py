@@ -19,8 +19,8 @@ UPRIGHT = (
 )  # fmt: skip
 """What undoes the orientations 2 to 8."""
 WITH_ALPHA = ("LA", "La", "PA", "RGBA", "RGBa")
-MAY_HAVE_TRANSPARENCY = ("1", "L", "P", "RGB")
-"""In `info`: a PNG's tRNS, a GIF's transparent colour."""
+TRANSPARENCY: dict[str, type | tuple[type, ...]] = {"1": int, "L": int, "P": (int, bytes), "RGB": tuple}
+"""What a PNG's tRNS (in `info`; a GIF's transparent colour, too) is in each mode that may have one."""
 
 
 def from_pil(image: Any) -> pb.Image:
@@ -66,18 +66,17 @@ def _packed(image: Any) -> pb.Image:
         raise ValueError("a PIL image of mode 'F' has no fixed range of values: convert it to 'RGB' first")
     if mode.startswith("I"):
         return _sixteen_bits(image)
-    if mode in WITH_ALPHA or (mode in MAY_HAVE_TRANSPARENCY and _has_transparency(image)):
+    if mode in WITH_ALPHA:
         straight = image.convert("LA") if mode == "La" else image
         return _png(straight.convert("RGBA"))
+    if mode in TRANSPARENCY and "transparency" in image.info:
+        fits = isinstance(image.info["transparency"], TRANSPARENCY[mode])
+        return _png(image if fits else image.convert("RGBA"))
     if mode in ("1", "P"):
         return _png(image)
     if mode != "L":
         image = image.convert("RGB")
     return raw(image.tobytes(), image.height, image.width, len(image.mode))
-
-
-def _has_transparency(image: Any) -> bool:
-    return "transparency" in image.info or (image.mode == "P" and image.palette.mode.endswith("A"))
 
 
 def _sixteen_bits(image: Any) -> pb.Image:

@@ -107,6 +107,23 @@ def test_a_png_with_a_transparent_colour_is_the_same_picture_either_way(
     assert np.array_equal(picture, seen(Image.open(io.BytesIO(data)).copy()))
 
 
+def test_a_transparent_colour_of_another_kind_is_understood(photograph: Image.Image) -> None:
+    image = photograph.convert("RGB")
+    image.info["transparency"] = b"\x0a\x14\x1e"
+    try:
+        expected = np.asarray(image.convert("RGBA"))
+    except Exception:
+        with pytest.raises(ValueError, match="mode 'RGB' cannot be read"):
+            image_message(image)
+    else:
+        assert np.array_equal(seen(image), decode(file(Image.fromarray(expected))))
+
+
+def test_a_transparent_colour_of_16_bits_is_left_to_the_server(photograph: Image.Image) -> None:
+    data = file(photograph, transparency=(10 * 257, 20 * 257, 30 * 257))
+    same(data)
+
+
 def test_a_palette_that_holds_alpha_is_laid_over_white(photograph: Image.Image) -> None:
     image = in_mode("RGBA", photograph).quantize(16)
     assert image.palette is not None and image.palette.mode == "RGBA"
