@@ -74,7 +74,9 @@ class ServerConfig(BaseSettings):
         "followed when it changes",
     )
     keepalive_s: float = Field(
-        60.0, ge=1, description="how often a connection is checked for life; clients may do so twice as often"
+        60.0,
+        ge=1,
+        description="how often a connection is checked for life; clients may do so every 5 s, or twice as often",
     )
     max_connection_age_s: float | None = Field(
         1800.0, gt=0, description="clients then connect anew, and find new servers; null: never"

@@ -9,6 +9,10 @@
 Needs grpcio and protobuf only; numpy and Pillow are used where the caller passes their objects.
 """
 
+# isort: off
+from heatward import forks as forks  # before anything that loads grpc
+
+# isort: on
 from heatward.async_client import AsyncClient
 from heatward.breaker import Breaker
 from heatward.client import Client

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
+import grpc
+
+from heatward import checks
 from heatward.breaker import Breaker
 from heatward.connection import DEFAULT_ADDRESS, DEFAULT_TIMEOUT_S, LONGEST_S, PEM, Connection
-from heatward.errors import raised_as_detection_error
+from heatward.errors import DetectionError
+from heatward.forks import check_fit
 from heatward.hedge import Hedge
+from heatward.limits import KnownLimits, too_large
+from heatward.v1 import detection_pb2 as pb
 from heatward.v1.detection_pb2_grpc import DetectionServiceStub
 
 __all__ = ["BaseClient"]
@@ -32,10 +39,14 @@ class BaseClient:
         hedge_after_s: float | None = None,
         breaker: Breaker | None = None,
     ) -> None:
-        self.timeout_s = timeout_s
+        self.timeout_s = checks.timeout("timeout_s", timeout_s)
         self._connection = Connection(address, tls, certificate, key, server_name, token, wait_for_ready)
         self._hedge = None if hedge_after_s is None else Hedge(hedge_after_s)
         self._breaker = breaker
+        self._limits = KnownLimits()
+        self._closed = False
+        self._process = os.getpid()
+        check_fit()
         self._channel = self._open()
         self._stub = DetectionServiceStub(self._channel)  # type: ignore[no-untyped-call]
 
@@ -43,13 +54,69 @@ class BaseClient:
         raise NotImplementedError
 
     def _budget_s(self, timeout_s: float | None) -> float:
-        return min(self.timeout_s if timeout_s is None else timeout_s, LONGEST_S)
+        """The seconds that a call has.
 
-    def _arguments(self, timeout_s: float | None) -> dict[str, Any]:
-        return self._connection.call_arguments(self._budget_s(timeout_s))
+        Raises:
+            DetectionError: None are left.
+        """
+        if timeout_s is None:
+            return min(self.timeout_s, LONGEST_S)
+        left_s = checks.remaining("timeout_s", timeout_s)
+        if left_s <= 0:
+            raise DetectionError("DEADLINE_EXCEEDED", f"timeout_s is {left_s:g}: nothing was sent")
+        return min(left_s, LONGEST_S)
+
+    def _arguments(self, budget_s: float | None) -> dict[str, Any]:
+        return self._connection.call_arguments(budget_s)
 
     @contextmanager
     def _guarded(self) -> Iterator[None]:
         """Around a call: errors are ours, and the breaker sees them."""
-        with self._breaker.guard() if self._breaker else nullcontext(), raised_as_detection_error():
+        with self._breaker.guard() if self._breaker else nullcontext(), self._errors():
             yield
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        """Around anything that asks gRPC: its errors become ours."""
+        self._check_usable()
+        try:
+            yield
+        except grpc.RpcError as error:
+            raise self._error(error) from error
+        except DetectionError:
+            raise
+        except Exception as error:
+            if self._closed:  # meanwhile; gRPC's own words for it are a ValueError or a UsageError
+                raise self._closed_error() from error
+            raise
+
+    def _error(self, error: grpc.RpcError) -> DetectionError:
+        if "message larger than max" in (error.details() or ""):
+            self._limits.forget()
+        return self._connection.error(error)
+
+    def _check_usable(self) -> None:
+        """Before anything is sent.
+
+        Raises:
+            DetectionError: CANCELLED, because the client is closed.
+            RuntimeError: It belongs to the process that this one was forked from.
+        """
+        if self._closed:
+            raise self._closed_error()
+        if self._process != os.getpid():
+            raise RuntimeError("this client was opened before the process was forked: open one in the forked process")
+
+    @staticmethod
+    def _closed_error() -> DetectionError:
+        return DetectionError("CANCELLED", "the client is closed: open another one")
+
+    @staticmethod
+    def _check_size(request: pb.DetectRequest, limits: pb.Limits | None) -> None:
+        """Before a single image is sent; None: the limits are not known, and the image is small enough to try.
+
+        Raises:
+            DetectionError: INVALID_ARGUMENT, because it is over a limit.
+        """
+        if limits is not None and (failure := too_large(request, limits)):
+            raise failure.error()

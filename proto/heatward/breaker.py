@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from heatward import checks
 from heatward.errors import DetectionError
 
 __all__ = ["Breaker"]
@@ -30,14 +31,12 @@ class Breaker:
         clock: Seconds that only ever grow.
 
     Raises:
-        ValueError: `failures` is below 1, or `cool_s` is not above 0.
+        TypeError, ValueError: `failures` is no whole number from 1, or `cool_s` no number above 0.
     """
 
     def __init__(self, failures: int = 5, cool_s: float = 10.0, *, clock: Callable[[], float] = time.monotonic) -> None:
-        if failures < 1 or not cool_s > 0:
-            raise ValueError(f"a breaker needs failures >= 1 and cool_s > 0; these are {failures} and {cool_s:g}")
-        self._limit = failures
-        self._cool_s = cool_s
+        self._limit = checks.count("failures", failures)
+        self._cool_s = checks.timeout("cool_s", cool_s)
         self._clock = clock
         self._lock = threading.Lock()
         self._failed = 0

@@ -6,16 +6,22 @@ else is. All other trouble is a `DetectionError`, or, for one image of a batch o
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from functools import partial
 from types import TracebackType
+from typing import Any
 
 import grpc
 
+from heatward import checks
 from heatward.base import BaseClient
-from heatward.errors import arrived, raised_as_detection_error
+from heatward.batches import Plan, batch
+from heatward.errors import arrived
 from heatward.health import CHECK, encode_request, is_serving
 from heatward.images import ImageInput
-from heatward.messages import HeatmapChoice, detect_request, detect_template, detector_info, result, verdict
+from heatward.limits import ALONE_BYTES
+from heatward.messages import HeatmapChoice, detect_request, detect_template, detector_info, verdict
 from heatward.streams import MAX_IN_FLIGHT, stream
 from heatward.v1 import detection_pb2 as pb
 from heatward.values import DetectorInfo, Effort, Failure, Verdict
@@ -37,7 +43,7 @@ class Client(BaseClient):
         certificate: The client's own certificate chain, as PEM file (path or bytes), where servers ask for one (mTLS).
         key: The private key of `certificate`, likewise.
         server_name: The name in the servers' certificates, where it is not the host of `address`.
-        token: Sent as `authorization: Bearer …`; combine it with TLS.
+        token: Sent as `authorization: Bearer …`, without white space at its ends; combine it with TLS.
         wait_for_ready: Calls wait, within their deadline, for a server that is still starting.
         hedge_after_s: `detect` sends its request a second time when it has no answer after so many seconds, and takes
             the first answer; at most one call in ten. None: never.
@@ -46,7 +52,8 @@ class Client(BaseClient):
 
     Raises:
         OSError: A PEM file cannot be read.
-        ValueError: An argument makes no sense; says how to write it.
+        RuntimeError: gRPC cannot work in this process, because of when it was forked.
+        TypeError, ValueError: An argument makes no sense; says how to write it.
     """
 
     def _open(self, *, health_checks: bool = True) -> grpc.Channel:
@@ -62,6 +69,7 @@ class Client(BaseClient):
 
     def close(self) -> None:
         """Closes the connection; open calls are cancelled."""
+        self._closed = True
         self._channel.close()
 
     def detect(
@@ -77,7 +85,8 @@ class Client(BaseClient):
         """Asks about one image.
 
         Args:
-            image: A path, the bytes of an image file, a PIL image, or a uint8 array (H, W, 3) or (H, W).
+            image: A path, the bytes of an image file, an open file, a PIL image, or a uint8 array: (H, W, 3) in the
+                order RGB, or (H, W) grey. OpenCV's arrays are BGR: pass `array[..., ::-1]`.
             false_positive_rate: The share of clean images you accept to see flagged; None: the server's default.
             heatmap: "float" for the numbers, "png" for a picture.
             top_k: How many of the classifier's labels to return; None: the server's choice.
@@ -87,24 +96,27 @@ class Client(BaseClient):
 
         Raises:
             DetectionError: The server could not answer; `violations` name the fields it refused.
-            OSError, TypeError, ValueError: The image cannot be read or is of no known kind; nothing was sent.
+            OSError, TypeError, ValueError: The image cannot be read or is of no known kind, or another argument makes
+                no sense; nothing was sent.
         """
         request = detect_request(image, detect_template(false_positive_rate, heatmap, top_k, effort))
+        budget_s = self._budget_s(timeout_s)
         with self._guarded():
+            asks = request.ByteSize() > ALONE_BYTES
+            self._check_size(request, self._server_limits(budget_s) if asks else self._limits.get())
             if self._hedge is None:
-                return verdict(arrived(self._stub.Detect(request, **self._arguments(timeout_s))))
+                return verdict(arrived(self._stub.Detect(request, **self._arguments(budget_s))))
             return verdict(
                 arrived(
                     self._hedge.call(
-                        lambda left_s: self._stub.Detect.future(request, **self._arguments(left_s)),
-                        self._budget_s(timeout_s),
+                        lambda left_s: self._stub.Detect.future(request, **self._arguments(left_s)), budget_s
                     )
                 )
             )
 
     def detect_batch(
         self,
-        images: Sequence[ImageInput],
+        images: Iterable[ImageInput],
         *,
         false_positive_rate: float | None = None,
         heatmap: HeatmapChoice | None = None,
@@ -112,15 +124,26 @@ class Client(BaseClient):
         effort: Effort | None = None,
         timeout_s: float | None = None,
     ) -> list[Verdict | Failure]:
-        """Asks about several images in one call: an answer each, in their order.
+        """Asks about several images: an answer each, in their order.
 
-        At most `describe().limits.max_batch` images; for more use `detect_stream`. Arguments and errors as `detect`.
+        Any number of them: they travel in as many calls as the server's limits ask for. What cannot be read, is over a
+        limit, or has no answer at the deadline is a `Failure` in its place. Arguments otherwise as `detect`.
+
+        Raises:
+            DetectionError: No image at all could be answered.
+            TypeError, ValueError: An argument makes no sense; nothing was sent.
         """
         template = detect_template(false_positive_rate, heatmap, top_k, effort)
-        batch = pb.DetectBatchRequest(requests=[detect_request(image, template) for image in images])
+        checks.several_images(images)
+        budget_s = self._budget_s(timeout_s)
         with self._guarded():
-            response = arrived(self._stub.DetectBatch(batch, **self._arguments(timeout_s)))
-        return [result(item) for item in response.results]
+            return batch(
+                images,
+                Plan(template, budget_s),
+                lambda: self._server_limits(budget_s),
+                lambda request, left_s: self._stub.DetectBatch.future(request, **self._arguments(left_s)),
+                self._error,
+            )
 
     def detect_stream(
         self,
@@ -136,20 +159,27 @@ class Client(BaseClient):
         """Asks about any number of images; yields (position in `images`, answer) as answers come, in any order.
 
         `images` is read on another thread, at most `max_in_flight` ahead of the answers. `timeout_s` is the longest
-        that any one image may wait for its answer. Otherwise as `detect`, without hedge and breaker.
+        that any one image may wait for its answer. What cannot be read, or is over a limit, is a `Failure` in its
+        place. Otherwise as `detect`, without hedge and breaker.
+
+        Raises:
+            DetectionError: The stream has ended; says how many images that were sent are unanswered.
+            Exception: What `images` raises itself, once all before it is answered.
         """
-        return stream(
-            lambda requests: self._stub.DetectStream(requests, **self._connection.call_arguments(None)),
-            images,
-            detect_template(false_positive_rate, heatmap, top_k, effort),
-            self._budget_s(timeout_s),
-            max_in_flight,
-        )
+        template = detect_template(false_positive_rate, heatmap, top_k, effort)
+        checks.several_images(images)
+        budget_s, count = self._budget_s(timeout_s), checks.count("max_in_flight", max_in_flight)
+        self._check_usable()
+        ask = partial(self._server_limits, budget_s)
+        return stream(self._begin_stream, images, template, budget_s, count, ask, self._error)
 
     def describe(self, *, timeout_s: float | None = None) -> DetectorInfo:
         """What the server has loaded."""
+        budget_s = self._budget_s(timeout_s)
         with self._guarded():
-            return detector_info(arrived(self._stub.GetDetector(pb.GetDetectorRequest(), **self._arguments(timeout_s))))
+            info = arrived(self._stub.GetDetector(pb.GetDetectorRequest(), **self._arguments(budget_s)))
+        self._limits.learn(info)
+        return detector_info(info)
 
     def health(self, service: str = "", *, timeout_s: float | None = None) -> bool:
         """True when the server (or one service of it) answers requests, False while it starts or drains.
@@ -157,6 +187,21 @@ class Client(BaseClient):
         Raises:
             DetectionError: No server answers (UNAVAILABLE), or it has no such service (NOT_FOUND).
         """
-        with self._open(health_checks=False) as channel, raised_as_detection_error():
+        budget_s = self._budget_s(timeout_s)
+        with self._errors(), self._open(health_checks=False) as channel:
             check = channel.unary_unary(CHECK, request_serializer=encode_request, response_deserializer=is_serving)
-            return bool(check(service, **self._arguments(timeout_s)))
+            return bool(check(service, **self._arguments(budget_s)))
+
+    def _begin_stream(self, requests: Iterator[pb.DetectRequest]) -> Any:
+        with self._errors():
+            return self._stub.DetectStream(requests, **self._arguments(None))
+
+    def _server_limits(self, budget_s: float) -> pb.Limits:
+        """What the server takes; nothing is known where it does not say in half of the time."""
+        known = self._limits.get()
+        if known is None:
+            info = None
+            with suppress(grpc.RpcError):
+                info = self._stub.GetDetector(pb.GetDetectorRequest(), **self._arguments(budget_s / 2))
+            known = self._limits.learn(info)
+        return known

@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, TypeAlias
+from dataclasses import dataclass, field
+from typing import Any
 
 import grpc
 import grpc.aio
 
+from heatward.credentials import PEM, clean_token, read_pem
+from heatward.diagnosis import diagnose
+from heatward.errors import DetectionError, error_from_rpc
+from heatward.proxies import is_direct, proxy_variable
 from heatward.target import DEFAULT_ADDRESS, target
 
 __all__ = ["DEFAULT_ADDRESS", "DEFAULT_TIMEOUT_S", "LONGEST_S", "PEM", "RETRIED", "Connection"]
@@ -26,9 +29,6 @@ LONGEST_S = 365 * 24 * 3600.0
 
 RETRIED = ("UNAVAILABLE", "RESOURCE_EXHAUSTED")
 """Not answered, and perhaps answered later or elsewhere. No call has side effects, so each is safe to repeat."""
-
-PEM: TypeAlias = bytes | str | os.PathLike[str]
-"""The content of a PEM file, or its path."""
 
 SERVICE_CONFIG = {
     "loadBalancingConfig": [{"round_robin": {}}],
@@ -62,6 +62,7 @@ OPTIONS: tuple[tuple[str, int | str], ...] = (
     ("grpc.keepalive_time_ms", 10_000),
     ("grpc.http2.ping_timeout_ms", 10_000),
     ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.http2.max_pings_without_data", 0),  # else gRPC stops asking after two times, on a stream that is quiet
     # Reconnect sooner than gRPC's one second, so that a retry finds a restarted server.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 100),
@@ -71,7 +72,7 @@ OPTIONS: tuple[tuple[str, int | str], ...] = (
 
 @dataclass(frozen=True)
 class Connection:
-    """Where the servers are and how to be let in.
+    """Where the servers are and how to be let in. Its `repr` shows no secret.
 
     Attributes:
         address: "host:port", "unix:/path" or any gRPC target, or "ip:port,ip:port"; several addresses, of a name too,
@@ -85,15 +86,18 @@ class Connection:
     """
 
     address: str = DEFAULT_ADDRESS
-    tls: bool | PEM = False
-    certificate: PEM | None = None
-    key: PEM | None = None
+    tls: bool | PEM = field(default=False, repr=False)
+    certificate: PEM | None = field(default=None, repr=False)
+    key: PEM | None = field(default=None, repr=False)
     server_name: str | None = None
-    token: str | None = None
+    token: str | None = field(default=None, repr=False)
     wait_for_ready: bool = False
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "token", clean_token(self.token))
         _, authority = target(self.address)
+        if not isinstance(self.tls, (bool, bytes, str, os.PathLike)):
+            raise TypeError("tls is True, False, or root certificates: a PEM file's content or path")
         if (self.certificate is None) != (self.key is None):
             raise ValueError("certificate and key go together: give both, or neither")
         if self.tls is False and (self.certificate or self.server_name):
@@ -120,17 +124,25 @@ class Connection:
         metadata = (("authorization", f"Bearer {self.token}"),) if self.token else None
         return {"timeout": timeout_s, "metadata": metadata, "wait_for_ready": self.wait_for_ready}
 
+    def error(self, error: grpc.RpcError) -> DetectionError:
+        """The `DetectionError` for an error of gRPC, with its cause named where no server answered."""
+        place, _ = target(self.address)
+        return error_from_rpc(
+            error,
+            lambda code, details: diagnose(
+                code, details, address=self.address, tls=self.tls is not False, proxy=proxy_variable(place)
+            ),
+        )
+
     def _place(self, health_checks: bool) -> tuple[str, list[tuple[str, int | str]]]:
         place, authority = target(self.address)
         options = [*OPTIONS, ("grpc.inhibit_health_checking", int(not health_checks))]
+        if is_direct(place):
+            options.append(("grpc.enable_http_proxy", 0))
         if self.server_name or authority:
             options.append(("grpc.default_authority", self.server_name or authority or ""))
         return place, options
 
     def _credentials(self) -> grpc.ChannelCredentials:
-        roots = None if isinstance(self.tls, bool) else _read(self.tls)
-        return grpc.ssl_channel_credentials(roots, _read(self.key), _read(self.certificate))
-
-
-def _read(pem: PEM | None) -> bytes | None:
-    return pem if pem is None or isinstance(pem, bytes) else Path(pem).read_bytes()
+        roots = None if isinstance(self.tls, bool) else read_pem("tls", self.tls)
+        return grpc.ssl_channel_credentials(roots, read_pem("key", self.key), read_pem("certificate", self.certificate))

@@ -6,8 +6,7 @@ The rich details (google.rpc.BadRequest, google.rpc.RetryInfo) travel in the tra
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -15,7 +14,7 @@ import grpc
 from google.protobuf.message import DecodeError
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 
-__all__ = ["DetectionError", "Violation", "arrived", "error_from_rpc", "raised_as_detection_error", "status_parts"]
+__all__ = ["DetectionError", "Violation", "arrived", "error_from_rpc", "status_parts"]
 
 DETAILS_KEY = "grpc-status-details-bin"
 
@@ -36,7 +35,7 @@ class DetectionError(Exception):
 
     Attributes:
         code: Name of the gRPC status code, e.g. "INVALID_ARGUMENT", "UNAVAILABLE", "DEADLINE_EXCEEDED".
-        message: What the server (or gRPC, when no server answered) says.
+        message: What the server says or, when none answered, why not and what to do.
         violations: The fields that were wrong, for INVALID_ARGUMENT.
         retry_after_s: How long to wait before a retry, where the server says so.
     """
@@ -77,10 +76,18 @@ def status_parts(status: status_pb2.Status) -> tuple[str, str, tuple[Violation, 
     return known.name if known else f"CODE_{status.code}", status.message, tuple(violations), retry_after_s
 
 
-def error_from_rpc(error: grpc.RpcError) -> DetectionError:
-    """The `DetectionError` for an error of the synchronous or the asyncio gRPC library."""
+def error_from_rpc(
+    error: grpc.RpcError, explain: Callable[[str, str], str] = lambda code, details: details
+) -> DetectionError:
+    """The `DetectionError` for an error of the synchronous or the asyncio gRPC library.
+
+    Args:
+        error: As gRPC raised it.
+        explain: Given its code and details, says what they mean.
+    """
     code = error.code()
-    name, message = (code.name if code else "UNKNOWN"), error.details() or ""
+    name = code.name if code else "UNKNOWN"
+    message = explain(name, error.details() or "")
     for key, value in error.trailing_metadata() or ():
         if key != DETAILS_KEY:
             continue
@@ -103,12 +110,3 @@ def arrived(response: T | None) -> T:
     if response is None:
         raise DetectionError("DEADLINE_EXCEEDED", "the deadline passed while the answer arrived")
     return response
-
-
-@contextmanager
-def raised_as_detection_error() -> Iterator[None]:
-    """Turns gRPC's errors into ours."""
-    try:
-        yield
-    except grpc.RpcError as error:
-        raise error_from_rpc(error) from error

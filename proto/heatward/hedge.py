@@ -8,6 +8,7 @@ second to another one.
 from __future__ import annotations
 
 import asyncio
+import math
 import queue
 import threading
 import time
@@ -16,6 +17,7 @@ from typing import Any
 
 import grpc
 
+from heatward import checks
 from heatward.connection import RETRIED
 
 __all__ = ["Hedge"]
@@ -35,13 +37,13 @@ class Hedge:
         after_s: Seconds that the first call has before the second is sent; about the 95th percentile of latency.
 
     Raises:
-        ValueError: `after_s` is not above 0.
+        TypeError, ValueError: `after_s` is no number above 0.
     """
 
     def __init__(self, after_s: float) -> None:
-        if not after_s > 0:
-            raise ValueError(f"hedge_after_s is above 0, or None for no hedging; this is {after_s:g}")
-        self._after_s = after_s
+        self._after_s = checks.timeout("hedge_after_s", after_s)
+        if math.isinf(self._after_s):
+            raise ValueError("hedge_after_s is a number of seconds, or None for no hedging; this is inf")
         self._lock = threading.Lock()
         self._tokens = float(BURST)
 

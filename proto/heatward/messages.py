@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
-from heatward.errors import status_parts
+from heatward import checks
+from heatward.errors import Violation, status_parts
 from heatward.images import ImageInput, image_message
 from heatward.v1 import detection_pb2 as pb
 from heatward.values import (
@@ -21,7 +22,16 @@ from heatward.values import (
     Verdict,
 )
 
-__all__ = ["HeatmapChoice", "detect_request", "detect_template", "detector_info", "result", "verdict"]
+__all__ = [
+    "HeatmapChoice",
+    "detect_request",
+    "detect_template",
+    "detector_info",
+    "pack",
+    "result",
+    "timeout_ms",
+    "verdict",
+]
 
 HeatmapChoice = Literal["float", "png"]
 
@@ -44,14 +54,16 @@ def detect_template(
 ) -> pb.DetectRequest:
     """A request without its image; None leaves a choice to the server."""
     if heatmap is not None and heatmap not in HEATMAP_FORMATS:
-        raise ValueError(f"heatmap is None or one of {', '.join(map(repr, HEATMAP_FORMATS))}; this is {heatmap!r}")
+        expected = ", ".join(map(repr, HEATMAP_FORMATS))
+        raise ValueError(f"heatmap is None or one of {expected}; this is {checks.shown(heatmap)}")
     if effort is not None and effort not in EFFORTS:
-        raise ValueError(f"effort is None or one of {', '.join(map(repr, EFFORTS))}; this is {effort!r}")
-    options = pb.Options(top_k=top_k or 0)
+        expected = ", ".join(map(repr, EFFORTS))
+        raise ValueError(f"effort is None or one of {expected}; this is {checks.shown(effort)}")
+    options = pb.Options(top_k=0 if top_k is None else checks.count("top_k", top_k))
     if heatmap is not None:
         options.heatmap = HEATMAP_FORMATS[heatmap]
     if false_positive_rate is not None:
-        options.false_positive_rate = false_positive_rate
+        options.false_positive_rate = checks.false_positive_rate(false_positive_rate)
     return pb.DetectRequest(options=options, effort=pb.EFFORT_UNSPECIFIED if effort is None else EFFORTS[effort])
 
 
@@ -64,8 +76,23 @@ def detect_request(
         image=image_message(image),
         options=template.options,
         effort=template.effort,
-        timeout_ms=0 if timeout_s is None else min(max(round(timeout_s * 1e3), 1), MAX_TIMEOUT_MS),
+        timeout_ms=0 if timeout_s is None else timeout_ms(timeout_s),
     )
+
+
+def pack(
+    image: ImageInput, template: pb.DetectRequest, request_id: str = "", timeout_s: float | None = None
+) -> pb.DetectRequest | Failure:
+    """As `detect_request`; what is no image, or cannot be read, is a failure among its neighbours."""
+    try:
+        return detect_request(image, template, request_id, timeout_s)
+    except (OSError, TypeError, ValueError) as error:
+        return Failure("INVALID_ARGUMENT", str(error), (Violation("image", str(error)),), request_id=request_id)
+
+
+def timeout_ms(seconds: float) -> int:
+    """As the contract writes it; 0 would be none."""
+    return min(max(round(seconds * 1e3), 1), MAX_TIMEOUT_MS)
 
 
 def verdict(message: pb.Verdict) -> Verdict:

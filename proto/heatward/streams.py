@@ -10,15 +10,17 @@ from __future__ import annotations
 import asyncio
 import queue
 import threading
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 import grpc
 import grpc.aio
 
-from heatward.errors import error_from_rpc
+from heatward.errors import DetectionError
+from heatward.forks import open_streams
 from heatward.images import ImageInput
-from heatward.messages import detect_request, result
+from heatward.limits import SMALL_BYTES, too_large
+from heatward.messages import pack, result
 from heatward.v1 import detection_pb2 as pb
 from heatward.values import Failure, Verdict
 from heatward.window import Window
@@ -37,13 +39,17 @@ def stream(
     template: pb.DetectRequest,
     timeout_s: float,
     max_in_flight: int,
+    ask: Callable[[], pb.Limits],
+    explain: Callable[[grpc.RpcError], DetectionError],
 ) -> Iterator[tuple[int, Verdict | Failure]]:
     """Runs a stream on three threads: gRPC's reads `images`, ours reads answers, the caller's gets them.
 
-    An exception while reading `images` is raised here, as is any error of the stream.
+    What has been answered is yielded before an error of the stream is raised; an exception of `images` itself is raised
+    once all that was sent before is answered.
     """
     window, slots, ended = Window(timeout_s), threading.Semaphore(max_in_flight), threading.Event()
-    arrivals: queue.SimpleQueue[pb.DetectResult | BaseException | None] = queue.SimpleQueue()
+    arrivals: queue.SimpleQueue[pb.DetectResult | Failure | DetectionError | None] = queue.SimpleQueue()
+    broken: list[Exception] = []
 
     def requests() -> Iterator[pb.DetectRequest]:
         try:
@@ -51,11 +57,15 @@ def stream(
                 slots.acquire()
                 if ended.is_set():
                     return
-                request = detect_request(image, template, timeout_s=timeout_s)
-                request.request_id = window.open(index)
-                yield request
+                request = pack(image, template, window.open(index), timeout_s)
+                if isinstance(request, pb.DetectRequest) and request.ByteSize() > SMALL_BYTES:
+                    request = too_large(request, ask()) or request
+                if isinstance(request, Failure):
+                    arrivals.put(request)
+                else:
+                    yield request
         except Exception as error:
-            arrivals.put(error)
+            broken.append(error)
 
     def read(answers: Iterable[pb.DetectResult]) -> None:
         try:
@@ -63,9 +73,10 @@ def stream(
                 arrivals.put(answer)
             arrivals.put(None)
         except grpc.RpcError as error:
-            arrivals.put(error_from_rpc(error))
+            arrivals.put(explain(error))
 
     answers = call(requests())
+    open_streams.add(ended)
     reader = threading.Thread(target=read, args=(answers,), name="heatward-stream", daemon=True)
     reader.start()
     try:
@@ -77,14 +88,17 @@ def stream(
                 continue
             if arrival is None:
                 break
-            if isinstance(arrival, BaseException):
-                raise arrival
+            if isinstance(arrival, DetectionError):
+                raise window.ended_by(arrival)
             index = window.close(arrival.request_id)
             slots.release()
-            yield index, result(arrival)
+            yield index, arrival if isinstance(arrival, Failure) else result(arrival)
+        if broken:
+            raise broken[0]
         window.check_empty()
     finally:
         ended.set()
+        open_streams.discard(ended)
         slots.release()
         answers.cancel()
         reader.join()
@@ -96,22 +110,29 @@ async def async_stream(
     template: pb.DetectRequest,
     timeout_s: float,
     max_in_flight: int,
+    ask: Callable[[], Awaitable[pb.Limits]],
+    explain: Callable[[grpc.RpcError], DetectionError],
 ) -> AsyncIterator[tuple[int, Verdict | Failure]]:
     """As `stream`, on the event loop."""
     window, slots = Window(timeout_s), asyncio.Semaphore(max_in_flight)
-    arrivals: asyncio.Queue[pb.DetectResult | BaseException | None] = asyncio.Queue()
+    arrivals: asyncio.Queue[pb.DetectResult | Failure | DetectionError | None] = asyncio.Queue()
+    broken: list[Exception] = []
 
     async def requests() -> AsyncIterator[pb.DetectRequest]:
         index = 0
         try:
             async for image in _each(images):
                 await slots.acquire()
-                request = detect_request(image, template, timeout_s=timeout_s)
-                request.request_id = window.open(index)
+                request = pack(image, template, window.open(index), timeout_s)
                 index += 1
-                yield request
+                if isinstance(request, pb.DetectRequest) and request.ByteSize() > SMALL_BYTES:
+                    request = too_large(request, await ask()) or request
+                if isinstance(request, Failure):
+                    arrivals.put_nowait(request)
+                else:
+                    yield request
         except Exception as error:
-            arrivals.put_nowait(error)
+            broken.append(error)
 
     async def read() -> None:
         try:
@@ -119,10 +140,11 @@ async def async_stream(
                 arrivals.put_nowait(answer)
             arrivals.put_nowait(None)
         except grpc.aio.AioRpcError as error:
-            arrivals.put_nowait(error_from_rpc(await _status(error, call, timeout_s)))
+            arrivals.put_nowait(explain(await _status(error, call, timeout_s)))
 
     answers = call(requests())
     reader = asyncio.create_task(read())
+    open_streams.add(reader)
     try:
         while True:
             try:
@@ -132,15 +154,18 @@ async def async_stream(
                 continue
             if arrival is None:
                 break
-            if isinstance(arrival, BaseException):
-                raise arrival
+            if isinstance(arrival, DetectionError):
+                raise window.ended_by(arrival)
             index = window.close(arrival.request_id)
             slots.release()
-            yield index, result(arrival)
+            yield index, arrival if isinstance(arrival, Failure) else result(arrival)
+        if broken:
+            raise broken[0]
         window.check_empty()
     finally:
         answers.cancel()
         reader.cancel()
+        open_streams.discard(reader)
         await asyncio.gather(reader, return_exceptions=True)
 
 

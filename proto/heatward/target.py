@@ -19,6 +19,11 @@ def target(address: str) -> tuple[str, str | None]:
     Raises:
         ValueError: It cannot be an address; says how to write it.
     """
+    if not isinstance(address, str):
+        raise TypeError(f"an address is a str, host:port, e.g. {DEFAULT_ADDRESS!r}; this is a {type(address).__name__}")
+    address = address.strip()
+    if "@" in address and not address.startswith("unix"):
+        raise ValueError("an address is host:port, without a user or password before an @: a token goes into token=")
     scheme, separator, rest = address.partition("://")
     if separator and scheme in ("http", "https", "grpc", "grpcs"):
         raise ValueError(

@@ -52,14 +52,20 @@ class Window:
             DetectionError: DEADLINE_EXCEEDED, where the oldest open image has waited too long.
         """
         if self._left_s() <= 0:
-            raise DetectionError(
-                "DEADLINE_EXCEEDED", f"an image of the stream had no answer within {self.timeout_s:g} s"
+            raise self.ended_by(
+                DetectionError("DEADLINE_EXCEEDED", f"an image of the stream had no answer within {self.timeout_s:g} s")
             )
 
     def check_empty(self) -> None:
         """Called when the server has ended the stream."""
         if self._sent_at:
             raise DetectionError("INTERNAL", f"the server ended the stream with {len(self._sent_at)} images unanswered")
+
+    def ended_by(self, error: DetectionError) -> DetectionError:
+        """The error that ended the stream, which also says how many images it leaves without an answer."""
+        count = len(self._sent_at)
+        left = f"; {count} image{'s' * (count != 1)} of the stream unanswered" if count else ""
+        return DetectionError(error.code, error.message + left, error.violations, error.retry_after_s)
 
     def _left_s(self) -> float:
         oldest = next(iter(tuple(self._sent_at.values())), None)  # a copy: the other thread may be opening one

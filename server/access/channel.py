@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ipaddress
 import logging
+import math
 
 import grpc
 
@@ -22,6 +23,9 @@ COMPRESSION = {
     "deflate": grpc.Compression.Deflate,
     "gzip": grpc.Compression.Gzip,
 }
+PINGS_ALLOWED_S = 5.0
+"""Clients may check a connection for life this often, whatever `keepalive_s` is. Ours does so every 10 s; a third check
+that comes sooner ends the connection ("too_many_pings"), so that nobody keeps the server busy with them."""
 WINDOW_BYTES = 2**18
 """What a stream may send ahead of what is read of it, a longer message's rest excepted. Left to itself (BDP), gRPC lets
 a fast sender grow this to tens of MiB a stream."""
@@ -35,7 +39,7 @@ def channel_options(config: ServerConfig) -> list[tuple[str, int]]:
         ("grpc.so_reuseport", 0),  # a second server on the port is an error, not a silent neighbour
         ("grpc.keepalive_time_ms", _ms(config.keepalive_s)),
         ("grpc.keepalive_permit_without_calls", 1),
-        ("grpc.http2.min_ping_interval_without_data_ms", _ms(config.keepalive_s / 2)),
+        ("grpc.http2.min_ping_interval_without_data_ms", _ms(min(PINGS_ALLOWED_S, config.keepalive_s / 2))),
         ("grpc.max_concurrent_streams", config.max_concurrent_streams),
         ("grpc.http2.bdp_probe", 0),
         ("grpc.http2.lookahead_bytes", WINDOW_BYTES),
@@ -70,4 +74,5 @@ def _is_loopback(host: str) -> bool:
 
 
 def _ms(seconds: float) -> int:
-    return max(1, min(round(seconds * 1e3), 2**31 - 1))
+    longest = 2**31 - 1  # gRPC's word for never
+    return longest if math.isinf(seconds) else max(1, min(round(seconds * 1e3), longest))

@@ -102,7 +102,8 @@ class Tokens:
 
     def _parse(self, contents: dict[str, bytes]) -> dict[bytes, Caller]:
         callers: dict[bytes, Caller] = {}
-        for number, line in enumerate(contents["token_file"].decode("utf-8", "replace").splitlines(), 1):
+        lines: dict[bytes, int] = {}
+        for number, line in enumerate(contents["token_file"].decode("utf-8-sig", "replace").splitlines(), 1):
             words = line.partition("#")[0].split()
             if not words:
                 continue
@@ -116,7 +117,9 @@ class Tokens:
                 self._refuse(number, "images_per_second must be a number above 0")
             digest = hashlib.sha256(token.encode()).digest()
             if digest in callers:
-                self._refuse(number, f"{name} has the token of {callers[digest].name}: each line needs its own")
+                # By line, not by name: where the columns are swapped, the names are the tokens.
+                self._refuse(number, f"the same token as in line {lines[digest]}: each line needs its own")
+            lines[digest] = number
             callers[digest] = Caller(name, self._quotas.setdefault((name, rate), Quota(rate)))
         if not callers:
             raise ConfigError(f"token_file: {self._file} holds no token: nobody could call")

@@ -21,6 +21,7 @@ STATUS_DETAILS = "grpc-status-details-bin"
 OPTIONS = (
     ("grpc.max_receive_message_length", -1),  # what is too large, the servers at either end decide
     ("grpc.max_send_message_length", -1),
+    ("grpc.enable_http_proxy", 0),  # it stands beside this server; a proxy is for what is outside
     ("grpc.max_reconnect_backoff_ms", 5_000),  # the usual two minutes would outlast a restart of upstream by far
 )
 

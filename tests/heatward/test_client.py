@@ -204,12 +204,28 @@ def test_garbled_details_do_not_hide_the_error() -> None:
     assert str(error_from_rpc(Garbled())) == "INTERNAL: broken"
 
 
+class Lost:
+    """A call that ended well, but for its message."""
+
+    def __call__(self, request: Any, **arguments: Any) -> None:
+        return None
+
+    def future(self, request: Any, **arguments: Any) -> Lost:
+        return self
+
+    def code(self) -> grpc.StatusCode:
+        return grpc.StatusCode.OK
+
+    def result(self) -> None:
+        return None
+
+
 @pytest.mark.parametrize("call", [lambda c: c.detect(b""), lambda c: c.detect_batch([b""]), lambda c: c.describe()])
 def test_ok_without_a_message_is_an_error_of_ours(
     server: FakeServer, monkeypatch: pytest.MonkeyPatch, call: Callable[[heatward.Client], Any]
 ) -> None:
     with heatward.Client(server.address) as client:
         for method in ("Detect", "DetectBatch", "GetDetector"):
-            monkeypatch.setattr(client._stub, method, lambda request, **arguments: None)
+            monkeypatch.setattr(client._stub, method, Lost())
         with pytest.raises(heatward.DetectionError, match="while the answer arrived"):
             call(client)

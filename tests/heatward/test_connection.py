@@ -5,13 +5,11 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import fake_servicer
 import grpc
 import heatward
 import pytest
@@ -55,17 +53,6 @@ async def test_a_dead_replica_costs_no_answer(server: FakeServer, kind: str) -> 
         for _ in range(4):
             assert not (await client.detect(b"image")).attacked
     assert server.detector.calls == 4
-
-
-@pytest.fixture
-def process() -> Iterator[tuple[str, int]]:
-    """Address and process id of a fake server in a process of its own."""
-    command = [sys.executable, fake_servicer.__file__]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    with subprocess.Popen(command, env=environment, **pipes) as started:  # type: ignore[call-overload]
-        yield started.stdout.readline().strip(), started.pid
-        started.kill()
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="stops a process by a POSIX signal")

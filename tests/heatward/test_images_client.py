@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import tempfile
+import typing
 from pathlib import Path
 
 import numpy as np
@@ -74,16 +76,88 @@ def test_a_pil_image_read_from_a_file_keeps_its_orientation(pixels: np.ndarray) 
     assert raw.data == np.rot90(pixels, -1).tobytes()
 
 
-@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "1", "I;16"])
+@pytest.mark.parametrize("mode", ["RGBA", "P", "1", "I;16"])
 def test_pil_images_with_more_to_say_travel_as_png(mode: str, pixels: np.ndarray) -> None:
     image = Image.new(mode, (6, 4)) if mode == "I;16" else Image.fromarray(pixels).convert(mode)
     sent = Image.open(io.BytesIO(image_message(image).encoded))
     assert sent.mode == mode and sent.tobytes() == image.tobytes()
 
 
-def test_a_pil_image_without_a_range_is_refused() -> None:
-    with pytest.raises(ValueError, match="'F' has no fixed range"):
-        image_message(Image.new("F", (6, 4)))
+def test_open_files_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "cat.jpg"
+    path.write_bytes(b"file")
+    with path.open("rb") as opened:
+        assert image_message(opened).encoded == b"file"
+    with tempfile.NamedTemporaryFile() as wrapped:
+        wrapped.write(b"file")
+        wrapped.seek(0)
+        assert image_message(wrapped).encoded == b"file"
+    assert image_message(io.BytesIO(b"file")).encoded == b"file"
+
+
+class Upload:
+    async def read(self) -> bytes:
+        return b"file"
+
+
+def test_open_files_that_give_no_bytes_are_refused_with_the_mend(tmp_path: Path) -> None:
+    path = tmp_path / "cat.jpg"
+    path.write_bytes(b"\xff\xd8\xff")
+    with path.open() as text, pytest.raises(TypeError, match="'rb'"):
+        image_message(text)  # type: ignore[arg-type]
+    with tempfile.NamedTemporaryFile("r+") as wrapped:
+        Path(wrapped.name).write_bytes(b"\xff\xd8\xff")
+        with pytest.raises(TypeError, match="'rb'"):
+            image_message(wrapped)  # type: ignore[arg-type]
+    written = io.BytesIO()
+    written.write(b"file")
+    with pytest.raises(ValueError, match=r"seek\(0\)"):
+        image_message(written)
+    with pytest.raises(TypeError, match=r"await file\.read\(\)"):
+        image_message(Upload())  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("mask", [False, True, np.ma.nomask])
+def test_masked_arrays_are_refused(mask: object, pixels: np.ndarray) -> None:
+    with pytest.raises(ValueError, match=r"filled"):
+        image_message(np.ma.array(pixels, mask=mask))
+
+
+def test_subclasses_of_arrays_are_arrays(pixels: np.ndarray) -> None:
+    assert image_message(pixels[::-1, ::2].view(np.recarray)).raw.data == pixels[::-1, ::2].tobytes()
+
+
+@pytest.mark.parametrize(
+    ("array", "advice"),
+    [
+        (np.zeros((4, 6, 3), bool), r"holds bool: .*\* 255"),
+        (np.zeros((4, 6, 3), np.int64), "holds int64"),
+        (np.zeros((4, 6, 3), np.int8), "holds int8"),
+        (np.zeros((4, 6), ">u2"), "holds >u2: .*>> 8"),
+        (np.zeros((4, 6, 3), object), "holds object"),
+        (np.zeros((0, 6, 3), np.uint8), "no pixels"),
+        (np.zeros((4, 0), np.uint8), "no pixels"),
+        (np.zeros((), np.uint8), "shape"),
+        (np.zeros(5, np.uint8), "shape"),
+    ],
+)
+def test_arrays_that_are_no_picture_are_refused(array: np.ndarray, advice: str) -> None:
+    with pytest.raises(ValueError, match=advice):
+        image_message(array)
+
+
+def test_a_memoryview_of_an_array_is_no_file(pixels: np.ndarray) -> None:
+    with pytest.raises(TypeError, match="pass the array itself"):
+        image_message(memoryview(pixels))
+
+
+class OnAnAccelerator:
+    __cuda_array_interface__: typing.ClassVar[dict[str, object]] = {}
+
+
+def test_arrays_elsewhere_are_refused_with_the_way_here() -> None:
+    with pytest.raises(TypeError, match=r"array\.get\(\)"):
+        image_message(OnAnAccelerator())  # type: ignore[arg-type]
 
 
 def test_other_objects_are_refused_by_name() -> None:

@@ -9,21 +9,30 @@ from typing import Any
 
 import grpc
 import heatward
+import numpy as np
 import pytest
 from fake_servicer import FakeServer
 
 Answers = list[tuple[int, heatward.Verdict | heatward.Failure]]
 
 
-async def collect(kind: str, address: str, images: Any, **settings: Any) -> Answers:
-    """The same stream through either client."""
+async def collect(kind: str, address: str, images: Any, answered: list[int] | None = None, **settings: Any) -> Answers:
+    """The same stream through either client; `answered` gets the indices as they come."""
+    came = [] if answered is None else answered
+    answers: Answers = []
     if kind == "async":
         async with heatward.AsyncClient(address) as client:
-            return [item async for item in client.detect_stream(images, **settings)]
+            async for item in client.detect_stream(images, **settings):
+                answers.append(item)
+                came.append(item[0])
+        return answers
 
     def run() -> Answers:
         with heatward.Client(address) as client:
-            return list(client.detect_stream(images, **settings))
+            for item in client.detect_stream(images, **settings):
+                answers.append(item)
+                came.append(item[0])
+        return answers
 
     return await asyncio.to_thread(run)
 
@@ -117,8 +126,42 @@ async def test_a_slow_caller_is_not_a_missed_deadline(server: FakeServer, kind: 
 
 @both
 async def test_an_error_while_reading_images_reaches_the_caller(server: FakeServer, kind: str) -> None:
-    with pytest.raises(FileNotFoundError, match=r"missing\.png"):
-        await collect(kind, server.address, [b"image", "missing.png"])
+    def images() -> Iterator[bytes]:
+        yield from [b"image"] * 3
+        raise LookupError("no more")
+
+    answered: list[int] = []
+    with pytest.raises(LookupError, match="no more"):
+        await collect(kind, server.address, images(), answered=answered)
+    assert answered == [0, 1, 2]
+
+
+@both
+async def test_what_is_no_image_is_a_failure_in_its_place(server: FakeServer, kind: str) -> None:
+    images = [b"image", "missing.png", b"attacked", 3, np.zeros((4, 4), np.float32), b"image"]
+    answers = dict(await collect(kind, server.address, images))
+    assert sorted(answers) == list(range(6))
+    for index, said in ((1, "missing.png"), (3, "builtins.int"), (4, "float32")):
+        failure = answers[index]
+        assert isinstance(failure, heatward.Failure)
+        assert failure.code == "INVALID_ARGUMENT" and said in failure.message
+    assert [isinstance(answers[index], heatward.Verdict) for index in (0, 2, 5)] == [True] * 3
+    assert len(server.detector.requests) == 3
+
+
+@both
+async def test_more_failures_than_may_be_in_flight_do_not_stop_a_stream(server: FakeServer, kind: str) -> None:
+    answers = await collect(kind, server.address, ["missing.png"] * 9 + [b"image"], max_in_flight=2)
+    assert [type(answer) for _, answer in sorted(answers)] == [heatward.Failure] * 9 + [heatward.Verdict]
+
+
+@both
+async def test_an_error_comes_after_what_is_answered_and_counts_what_is_not(server: FakeServer, kind: str) -> None:
+    server.detector.order, server.detector.break_after = 2, 4
+    answered: list[int] = []
+    with pytest.raises(heatward.DetectionError, match="UNAVAILABLE: cut; 3 images of the stream unanswered"):
+        await collect(kind, server.address, [b"image"] * 7, answered=answered, max_in_flight=7)
+    assert sorted(answered) == [0, 1, 2, 3]
 
 
 @both

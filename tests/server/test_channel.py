@@ -9,12 +9,14 @@ from contextlib import aclosing
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2
+from heatward.connection import OPTIONS
 from heatward.v1 import detection_pb2 as pb
 from heatward.v1 import detection_pb2_grpc
 from sample_requests import picture, raw
-from wire import MAX_CONCURRENT_STREAMS, PING, SETTINGS, frames, relay_to, settings
+from wire import MAX_CONCURRENT_STREAMS, PING, SETTINGS, checked, frames, relay_to, settings
 
-from server.access.channel import warn_where_open
+from server.access import channel
+from server.access.channel import channel_options, warn_where_open
 from server.config import ServerConfig
 
 DETECT = "/heatward.v1.DetectionService/Detect"
@@ -34,6 +36,27 @@ async def test_an_idle_connection_is_checked_for_life(serving):
         async for kind, _ in came:
             if kind == PING:
                 break
+
+
+@pytest.mark.parametrize("keepalive_s", [1, 2.5, 9, 10, 19, 20, 60, 3600, 1e7, 1e300, float("inf")])
+def test_our_clients_checks_are_within_what_every_server_allows(keepalive_s: float):
+    theirs, ours = dict(channel_options(ServerConfig(keepalive_s=keepalive_s))), dict(OPTIONS)
+    allowed_ms = theirs["grpc.http2.min_ping_interval_without_data_ms"]
+    assert 2 * allowed_ms <= ours["grpc.keepalive_time_ms"]  # half of it: checks are late, or bunch up on the way
+    assert allowed_ms <= theirs["grpc.keepalive_time_ms"] / 2  # as the settings promise
+    assert theirs["grpc.keepalive_time_ms"] <= 2**31 - 1
+
+
+@pytest.mark.parametrize("keepalive_s", [1, 3600, float("inf")])
+async def test_clients_may_check_an_idle_connection(serving, monkeypatch: pytest.MonkeyPatch, keepalive_s: float):
+    monkeypatch.setattr(channel, "PINGS_ALLOWED_S", 0.01)
+    async with serving(keepalive_s=keepalive_s) as served:
+        assert await checked(served.app.address, times=8, every_s=0.02) == b""
+
+
+async def test_a_flood_of_checks_ends_the_connection(serving):
+    async with serving(keepalive_s=1) as served:
+        assert b"too_many_pings" in await checked(served.app.address, times=8, every_s=0)
 
 
 async def test_an_old_connection_is_left_without_a_failed_call(serving):

@@ -511,6 +511,19 @@ async def test_streams_are_refused_unless_they_are_let_pass(guarding):
         assert [message async for message in stream] == [b"one", b"\xfftwo"]
 
 
+async def test_upstream_is_reached_past_a_proxy(serving, monkeypatch: pytest.MonkeyPatch):
+    for variable in ("grpc_proxy", "https_proxy", "http_proxy"):
+        monkeypatch.setenv(variable, "http://127.0.0.1:9")
+    async with (
+        upstream() as behind,
+        serving(upstream=behind.address, upstream_model="cats") as served,
+    ):
+        behind.answers["ServerReady"] = kserve.ServerReadyResponse(ready=True).SerializeToString()
+        async with grpc.aio.insecure_channel(served.app.address, [("grpc.enable_http_proxy", 0)]) as channel:
+            ready = await channel.unary_unary(f"{SERVICE}ServerReady")(b"")
+        assert kserve.ServerReadyResponse.FromString(ready).ready
+
+
 async def test_tls_to_upstream(serving, tmp_path):
     authority = trustme.CA()
     certificate = authority.issue_cert("127.0.0.1")

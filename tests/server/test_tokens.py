@@ -135,7 +135,7 @@ async def test_no_token_reaches_the_log(serving, file: Path, caplog: pytest.LogC
         assert await code(served.stub.Detect(raw(picture()), **bearer(BOB))) is grpc.StatusCode.OK
     lines = [JsonFormatter().format(record) for record in caplog.records]
     assert any(json.loads(line).get("client") == "alice" for line in lines)
-    assert any("carol" in line for line in lines)
+    assert any("the same token as in line 1" in line for line in lines)
     parts = {token[at : at + 6] for token in (ALICE, BOB) for at in range(len(token) - 5)}
     assert not [line for line in lines if any(part in line for part in parts)]
 
@@ -158,6 +158,19 @@ async def test_a_changed_file_counts_from_the_next_call(serving, file: Path, cap
             assert len(faults) == 1 and str(file) in faults[0].getMessage()
 
 
+def test_a_byte_order_mark_belongs_to_no_name(file: Path):
+    file.write_text(f"alice {ALICE}", encoding="utf-8-sig")
+    caller = Tokens(file).find(ALICE)
+    assert caller is not None and caller.name == "alice"
+
+
+def test_swapped_columns_are_refused_without_showing_a_token(file: Path):
+    file.write_text(f"{ALICE} production-pipeline\n{BOB} production-pipeline\n")
+    with pytest.raises(ConfigError) as caught:
+        Tokens(file)
+    assert ALICE not in str(caught.value) and BOB not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -171,7 +184,7 @@ async def test_a_changed_file_counts_from_the_next_call(serving, file: Path, cap
         (f"alice {ALICE} 0", "line 1: images_per_second"),
         (f"alice {ALICE} nan", "line 1: images_per_second"),
         (f"alice {ALICE} inf", "line 1: images_per_second"),
-        (f"alice {ALICE}\nbob {ALICE}", "line 2: bob has the token of alice"),
+        (f"alice {ALICE}\nbob {ALICE}", "line 2: the same token as in line 1"),
     ],
 )
 def test_a_wrong_file_is_named_by_line_and_never_quoted(tmp_path: Path, content: str, message: str):

@@ -228,3 +228,35 @@ def test_without_the_extra_the_error_says_what_to_install(monkeypatch: pytest.Mo
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(ConfigError, match=r"otlp_endpoint.*pip install.*trace"):
         open_traces("http://127.0.0.1:4317")
+
+
+SECRET = "do-not-print-me"
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        SECRET,
+        f"a=1,{SECRET}",
+        f"authorization=Bearer {SECRET}\nmore",
+        f"a=ü{SECRET}",
+        f"a={SECRET}%0Ax",
+        f"a={SECRET}%C3%BC",
+    ],
+)
+def test_headers_that_cannot_be_sent_are_refused_and_not_shown(
+    headers: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", headers)
+    with pytest.raises(ConfigError, match=r"OTEL_EXPORTER_OTLP_HEADERS: header [12]") as caught:
+        open_traces("http://127.0.0.1:4317")
+    assert SECRET not in str(caught.value) and SECRET not in caplog.text
+
+
+@pytest.mark.parametrize("headers", ["", f"authorization=Bearer {SECRET}\n", f"a=1, b={SECRET}=%20x,", "x-key = v:/w"])
+def test_headers_that_can_be_sent_are(
+    headers: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", headers)
+    open_traces("http://127.0.0.1:4317").close()
+    assert SECRET not in caplog.text and "invalid" not in caplog.text

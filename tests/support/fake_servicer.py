@@ -73,6 +73,7 @@ INFO = pb.DetectorInfo(
 class FakeDetector(detection_pb2_grpc.DetectionServiceServicer):
     def __init__(self) -> None:
         self.requests: list[pb.DetectRequest] = []
+        self.batches: list[int] = []  # images of each
         self.metadata: dict[str, str] = {}
         self.calls = 0
         self.fail_first = 0  # so many calls end with `failure` before one is answered
@@ -85,6 +86,10 @@ class FakeDetector(detection_pb2_grpc.DetectionServiceServicer):
         self.remaining_s: list[float] = []  # of each call's deadline, when it arrived
         self.cancelled = threading.Event()  # a slow call ended before it was answered
         self.lose_last = False  # a stream ends without its last answer
+        self.break_after: int | None = None  # a stream ends with an error after so many answers, and when all is read
+        self.described = 0  # how often GetDetector was called
+        self.limits = pb.Limits()  # what `INFO` says, but for these
+        self.no_description: grpc.StatusCode | None = None  # what GetDetector answers instead
 
     def Detect(self, request: pb.DetectRequest, context: grpc.ServicerContext) -> pb.Verdict:
         self._arrive(context)
@@ -95,6 +100,9 @@ class FakeDetector(detection_pb2_grpc.DetectionServiceServicer):
 
     def DetectBatch(self, request: pb.DetectBatchRequest, context: grpc.ServicerContext) -> pb.DetectBatchResponse:
         self._arrive(context)
+        self.batches.append(len(request.requests))
+        if self.limits.max_batch and len(request.requests) > self.limits.max_batch:
+            context.abort(grpc.StatusCode.INVALID_ARGUMENT, "too many images")
         return pb.DetectBatchResponse(results=[self._answer(item) for item in request.requests])
 
     def DetectStream(
@@ -102,16 +110,25 @@ class FakeDetector(detection_pb2_grpc.DetectionServiceServicer):
     ) -> Iterator[pb.DetectResult]:
         self._arrive(context)
         held: list[pb.DetectResult] = []
+        answered = 0
         for request in requests:
             held.append(self._answer(request))
-            if len(held) == self.order:
+            if len(held) == self.order and (self.break_after is None or answered < self.break_after):
                 yield from reversed(held)
+                answered += len(held)
                 held.clear()
+        if self.break_after is not None:
+            context.abort(grpc.StatusCode.UNAVAILABLE, "cut")
         yield from reversed(held[:-1] if self.lose_last else held)
 
     def GetDetector(self, request: pb.GetDetectorRequest, context: grpc.ServicerContext) -> pb.DetectorInfo:
         self._arrive(context)
-        return INFO
+        self.described += 1
+        if self.no_description is not None:
+            context.abort(self.no_description, "not for you")
+        info = pb.DetectorInfo.FromString(INFO.SerializeToString())
+        info.limits.MergeFrom(self.limits)
+        return info
 
     def _arrive(self, context: grpc.ServicerContext) -> None:
         self.calls += 1
@@ -166,10 +183,12 @@ class FakeDetector(detection_pb2_grpc.DetectionServiceServicer):
 class FakeServer:
     """The fake detector and the real health service on a free port, behind TLS where credentials are given."""
 
-    def __init__(self, credentials: grpc.ServerCredentials | None = None) -> None:
+    def __init__(self, credentials: grpc.ServerCredentials | None = None, max_message_bytes: int = -1) -> None:
         self.detector = FakeDetector()
+        self.detector.limits.max_message_bytes = max(0, max_message_bytes)
         self.health = grpc_health.HealthServicer()
-        self._server = grpc.server(futures.ThreadPoolExecutor(4))
+        options = [("grpc.max_receive_message_length", max_message_bytes)]
+        self._server = grpc.server(futures.ThreadPoolExecutor(4), options=options)
         detection_pb2_grpc.add_DetectionServiceServicer_to_server(self.detector, self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self.health, self._server)
         port = (

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + b"\x04" + bytes(5)  # and empty settings
-SETTINGS, PING = 4, 6
+SETTINGS, PING, GOAWAY = 4, 6, 7
 MAX_CONCURRENT_STREAMS = 3
 
 
@@ -66,6 +66,28 @@ async def frames(address: str) -> AsyncIterator[tuple[int, bytes]]:
             yield head[3], await reader.readexactly(int.from_bytes(head[:3], "big"))
     finally:
         writer.close()
+
+
+async def checked(address: str, times: int, every_s: float) -> bytes:
+    """Checks an idle connection for life so often; what the server says when it ends it, or b"" where it does not."""
+    host, _, port = address.rpartition(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    answered = 0
+    try:
+        writer.write(PREFACE)
+        while answered < times:
+            head = await reader.readexactly(9)
+            kind, flags = head[3:5]
+            payload = await reader.readexactly(int.from_bytes(head[:3], "big"))
+            if kind == GOAWAY:
+                return payload
+            answered += (kind, flags) == (PING, 1)
+            if kind == PING or (kind, flags) == (SETTINGS, 0):
+                await asyncio.sleep(every_s)
+                writer.write(b"\0\0\x08" + bytes([PING]) + bytes(5) + bytes(8))
+    finally:
+        writer.close()
+    return b""
 
 
 def settings(payload: bytes) -> dict[int, int]:

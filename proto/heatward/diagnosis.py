@@ -1,0 +1,129 @@
+"""What gRPC says when no server answered goes in; one sentence that names the cause and the mend comes out.
+
+What a server says itself stays as it is. The texts are those of gRPC's core, which has had them for years; one that is
+not known stays as well.
+"""
+
+from __future__ import annotations
+
+import re
+
+__all__ = ["diagnose"]
+
+TLS, PLAIN = True, False
+EITHER = None
+
+# What gRPC says, whether the client speaks TLS, and what it means. The first that fits counts.
+CAUSES: tuple[tuple[str, bool | None, str], ...] = (
+    (
+        r"DNS resolution failed|[Nn]ame or service not known|Domain name not found",
+        EITHER,
+        "the name of the server {address} cannot be resolved: check its spelling, and this machine's DNS",
+    ),
+    (
+        r"HTTP proxy returned response code (?P<what>\d+)",
+        EITHER,
+        "the proxy does not connect to {address}: it answers with HTTP status {what}",
+    ),
+    (
+        r"Connection refused",
+        EITHER,
+        "nothing listens at {address} (connection refused): start a server with `heatward serve`, or check the address",
+    ),
+    (
+        r"No such file or directory|Permission denied",
+        EITHER,
+        "there is no socket at {address} that can be opened: start the server that makes it, or check the address",
+    ),
+    (
+        r"backend unhealthy",
+        EITHER,
+        "the server at {address} says NOT_SERVING: it is still loading, or draining; wait_for_ready=True waits for it",
+    ),
+    (
+        r"WRONG_VERSION_NUMBER|UNEXPECTED_MESSAGE|wrong version number",
+        TLS,
+        "what listens at {address} does not speak TLS: leave out tls (--tls, --tls-roots), or name the port that does",
+    ),
+    (
+        r"CERTIFICATE_VERIFY_FAILED:? ?(?P<what>[\w ]*)",
+        TLS,
+        "the certificate of {address} is not trusted ({what}): name its authority's roots (tls=, --tls-roots)",
+    ),
+    (
+        r"Peer name (?P<what>\S+) is not in peer certificate|Hostname Verification Check failed",
+        TLS,
+        "the certificate of {address} is for another name than {what}: give that (server_name=, --tls-server-name)",
+    ),
+    (
+        r"Failed parsing HTTP/2|http1\.x|Unexpected HTTP1",
+        EITHER,
+        "what listens at {address} speaks HTTP/1, not gRPC: is it the metrics port, or a web server?",
+    ),
+    (
+        r"before receiving SETTINGS|Handshake read failed|[Hh]andshake.*(timed out|shutdown)|handshaker shutdown",
+        EITHER,
+        "{address} takes connections but does not answer: the server hangs, or is none of gRPC",
+    ),
+    (
+        r"Socket closed|[Cc]onnection reset|Broken pipe|EOF|Ssl handshake failed|TSI_PROTOCOL_FAILURE",
+        PLAIN,
+        "{address} ends the connection at once: it expects TLS (tls=, --tls, --tls-roots), or is no gRPC server",
+    ),
+    (
+        r"Socket closed|[Cc]onnection reset|Broken pipe|EOF|Ssl handshake failed|TSI_PROTOCOL_FAILURE",
+        TLS,
+        "{address} ends the connection during TLS: it may ask for yours (certificate=, --tls-certificate)",
+    ),
+    (
+        r"unreachable|No route to host|timed out|FD [Ss]hutdown|timeout",
+        EITHER,
+        "{address} cannot be reached from here: a firewall, or a wrong address",
+    ),
+)
+NEVER_CONNECTED = re.compile(r"connections to all backends failing|failed to connect to all addresses|DNS resolution")
+LOST = re.compile(r"^(Socket closed|recvmsg|Connection reset|Broken pipe|.*ping timeout|.*keepalive|GOAWAY|.*pings)")
+TOO_LARGE = re.compile(r"Received message larger than max \((\d+) vs\.? (\d+)\)")
+NO_METHOD = re.compile(r"Method not found|unknown (service|method)|not implemented|http2 header with status: 404", re.I)
+GATEWAY = re.compile(r"Received http2 header with status: (\d+)")
+
+
+def diagnose(code: str, details: str, *, address: str, tls: bool, proxy: str = "") -> str:
+    """The message of an error.
+
+    Args:
+        code: Name of its gRPC status.
+        details: What gRPC or the server says.
+        address: Where the client looks for its servers.
+        tls: Whether it speaks TLS.
+        proxy: The environment variable whose proxy stands between, if one does.
+    """
+    if code == "UNAVAILABLE" and NEVER_CONNECTED.search(details):
+        if proxy and "certificate" not in details.lower():
+            reason = re.sub(r"^[A-Z_]+: ", "", details.rpartition("last error: ")[2])
+            return (
+                f"{address} is not reached through the proxy that the environment variable {proxy} names ({reason}):"
+                " mend it, or add the host to no_proxy to go past it"
+            )
+        return _cause(details, address, tls)
+    if code == "UNAVAILABLE" and LOST.search(details):
+        return f"the connection to {address} was lost before the answer ({details})"
+    if match := TOO_LARGE.search(details):
+        count, most = match.groups()
+        what = "the answer" if details.startswith("CLIENT") else "the request"
+        return f"{what} has {count} bytes, and {most} are taken: send smaller images, or fewer at once"
+    if match := GATEWAY.search(details):
+        return f"{address} answers with HTTP status {match[1]}: a gateway without a server behind it, or a web server"
+    if code == "UNIMPLEMENTED" and NO_METHOD.search(details):
+        return f"what listens at {address} is no heatward server, or an older one ({details})"
+    if code == "DEADLINE_EXCEEDED" and details.startswith("Deadline Exceeded"):
+        return f"no answer from {address} before the deadline: the server is busy, hangs, or cannot be reached"
+    return details
+
+
+def _cause(details: str, address: str, tls: bool) -> str:
+    for pattern, with_tls, meaning in CAUSES:
+        if with_tls in (EITHER, tls) and (match := re.search(pattern, details)):
+            what = match.groupdict().get("what") or "the one asked for"
+            return meaning.format(address=address, what=what.strip())
+    return f"no server answers at {address} ({details})"
