@@ -8,7 +8,7 @@ from pathlib import Path
 import grpc
 import pytest
 from command import run, start
-from fake_servicer import FakeServer
+from fake_servicer import INFO, FakeServer
 from google.rpc import status_pb2
 from heatward import cli
 from heatward.commands.connect import explain
@@ -114,6 +114,21 @@ def test_the_cause_of_an_error_is_named(address: str, code: str, message: str, s
     text = explain(DetectionError(code, message), address)
     assert said in text and message in text
     assert ("heatward serve`" in text) == ("start" in said)
+
+
+def test_what_the_server_does_not_have_is_said_once(
+    server: FakeServer, photos: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bare = pb.DetectorInfo.FromString(INFO.SerializeToString())
+    bare.ClearField("heatmap_formats")
+    monkeypatch.setattr("fake_servicer.INFO", bare)
+    words = ["detect", str(photos), "--address", server.address]
+    assert cli.main([*words, "--fpr", "0.0001"]) == 2
+    assert cli.main([*words, "--save-heatmaps", str(photos / "maps")]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and server.detector.requests == []
+    assert "heatward detect: argument --fpr: 0.0001 is less than the server can promise, 0.0005\n" in err
+    assert "heatward detect: argument --save-heatmaps: the server makes no heatmaps\n" in err
 
 
 def test_an_error_names_the_fields_on_the_same_line() -> None:

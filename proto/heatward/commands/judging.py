@@ -22,7 +22,7 @@ from heatward.commands.output import complain, path_text, write
 from heatward.commands.reader import Reader, largest_image
 from heatward.commands.table import Progress, Totals, json_line, name_width, table_head, table_line
 from heatward.errors import DetectionError
-from heatward.values import Failure, Verdict
+from heatward.values import DetectorInfo, Failure, Verdict
 
 __all__ = ["judge"]
 
@@ -69,7 +69,9 @@ def judge(found: Found, arguments: argparse.Namespace) -> int:
 
 
 def _send(client: Client, files: list[ImageFile], rows: _Rows, arguments: argparse.Namespace) -> None:
-    limit = largest_image(client.describe().limits)
+    server = client.describe()
+    _check(arguments, server)
+    limit = largest_image(server.limits)
     reader = Reader(files, limit, _standard_input(limit + 1) if STANDARD_INPUT in files else b"")
     answers = client.detect_stream(
         reader,
@@ -88,6 +90,19 @@ def _send(client: Client, files: list[ImageFile], rows: _Rows, arguments: argpar
     finally:
         for position, failure in reader.unreadable:
             rows.add(position, failure)
+
+
+def _check(arguments: argparse.Namespace, server: DetectorInfo) -> None:
+    """Says once what the server would say of every image.
+
+    Raises:
+        ValueError: An option asks for what the server does not have.
+    """
+    smallest = server.smallest_false_positive_rate
+    if arguments.fpr is not None and arguments.fpr < smallest:
+        raise ValueError(f"argument --fpr: {arguments.fpr:g} is less than the server can promise, {smallest:.3g}")
+    if arguments.save_heatmaps and "png" not in server.heatmap_formats:
+        raise ValueError("argument --save-heatmaps: the server makes no heatmaps")
 
 
 def _standard_input(most: int) -> bytes:
