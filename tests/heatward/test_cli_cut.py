@@ -102,6 +102,8 @@ def test_exit_code_says_whether_something_was_attacked(
         ("localhost:1", "UNAVAILABLE", "Connection refused", "start one with `heatward serve`"),
         ("[::1]:1", "UNAVAILABLE", "Connection refused", "start one with `heatward serve`"),
         ("dns:///localhost:1", "UNAVAILABLE", "Connection refused", "start one with `heatward serve`"),
+        ("ipv6:[::1]:1", "UNAVAILABLE", "Connection refused", "start one with `heatward serve`"),
+        ("ipv4:127.0.0.1:1,127.0.0.1:2", "UNAVAILABLE", "Connection refused", "start one with `heatward serve`"),
         ("unix:/tmp/x", "UNAVAILABLE", "Connection refused", "start one with `heatward serve`"),
         ("10.0.0.1:1", "UNAVAILABLE", "Connection refused", "10.0.0.1:1: UNAVAILABLE: Connection refused"),
         ("guard:1", "UNAVAILABLE", "DNS resolution failed", "guard:1: UNAVAILABLE: DNS resolution failed"),
@@ -127,8 +129,10 @@ def test_what_the_server_does_not_have_is_said_once(
     assert cli.main([*words, "--save-heatmaps", str(photos / "maps")]) == 2
     out, err = capsys.readouterr()
     assert out == "" and server.detector.requests == []
-    assert "heatward detect: argument --fpr: 0.0001 is less than the server can promise, 0.0005\n" in err
-    assert "heatward detect: argument --save-heatmaps: the server makes no heatmaps\n" in err
+    assert err.splitlines() == [
+        "heatward detect: argument --fpr: 0.0001 is less than the server can promise, 0.0005",
+        "heatward detect: argument --save-heatmaps: the server makes no heatmaps",
+    ]
 
 
 def test_an_error_names_the_fields_on_the_same_line() -> None:

@@ -60,7 +60,8 @@ def _token() -> str | None:
 def _is_loopback(address: str) -> bool:
     if address.startswith("unix:"):
         return True
-    host = address.partition(",")[0].rpartition(":")[0].rpartition("/")[2].strip("[]")
+    place = address.partition(",")[0].rpartition("/")[2].removeprefix("ipv4:").removeprefix("ipv6:")
+    host = place.rpartition(":")[0].strip("[]")
     try:
         return host == "localhost" or ip_address(host).is_loopback
     except ValueError:

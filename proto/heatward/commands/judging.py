@@ -45,25 +45,28 @@ def judge(found: Found, arguments: argparse.Namespace) -> int:
     except OSError as error:
         complain(NAME, f"argument --save-heatmaps: heatmaps are written into a folder: {error}")
         return EXIT_ERROR
-    rows, trouble, interrupt = _Rows(found.files, heatmaps, as_json=arguments.json), "", None
+    rows = _Rows(found.files, heatmaps, as_json=arguments.json)
+    cut: BaseException | None = None
     try:
         with _terminated_by_exception(), connect(arguments) as client:
             _send(client, found.files, rows, arguments)
-    except DetectionError as error:
-        trouble = explain(error, arguments.address)
     except BrokenPipeError:
         raise
-    except (OSError, ValueError) as error:
-        trouble = str(error)
-    except (KeyboardInterrupt, SystemExit) as error:
-        interrupt = error
+    except (DetectionError, OSError, ValueError, KeyboardInterrupt, SystemExit) as error:
+        cut = error
     rows.finish()
-    for line in (found.left_out_line(), heatmaps.lost_line() if heatmaps else "", trouble, rows.missing_line()):
-        if line:
-            complain(NAME, line)
-    if interrupt is not None:
-        raise interrupt
-    if trouble or rows.totals.failed or rows.missing_line() or (heatmaps and heatmaps.lost):
+    complaints = [found.left_out_line(), heatmaps.lost_line() if heatmaps else ""]
+    if isinstance(cut, DetectionError):
+        complaints.append(explain(cut, arguments.address))
+    elif isinstance(cut, Exception):
+        complaints.append(str(cut))
+    if rows.totals.answered or not isinstance(cut, OSError | ValueError):  # else nothing was sent
+        complaints.append(rows.missing_line())
+    for line in filter(None, complaints):
+        complain(NAME, line)
+    if isinstance(cut, KeyboardInterrupt | SystemExit):
+        raise cut
+    if cut or rows.missing_line() or rows.totals.failed or (heatmaps and heatmaps.lost):
         return EXIT_ERROR
     return EXIT_ATTACKED if arguments.exit_code and rows.totals.attacked else 0
 
