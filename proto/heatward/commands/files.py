@@ -129,7 +129,7 @@ def _below(root: Path, left_out: Counter[str]) -> Iterator[ImageFile]:
             elif path.suffix.lower() in SUFFIXES:
                 yield ImageFile(path, path.relative_to(root))
             else:
-                left_out[_kind(path)] += 1
+                left_out[_kind(entry)] += 1
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
@@ -139,8 +139,8 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def _kind(path: Path) -> str:
-    if path.is_symlink() and not os.path.exists(path):
+def _kind(entry: os.DirEntry[str]) -> str:
+    if entry.is_symlink() and not os.path.exists(entry):
         return "broken link"
-    suffix = path.suffix.lower()
+    suffix = os.path.splitext(entry.name)[1].lower()
     return printable(suffix) if 0 < len(suffix) <= LONGEST_SUFFIX else "without a known ending"
