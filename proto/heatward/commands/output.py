@@ -53,8 +53,9 @@ def write(text: str) -> None:
 
 def complain(command: str, text: str) -> None:
     """Prints one line to standard error, where there is one."""
-    with contextlib.suppress(OSError):
-        print(f"{command}: {printable(text, LONGEST_COMPLAINT)}", file=sys.stderr, flush=True)
+    if sys.stderr is not None:  # else print takes standard output
+        with contextlib.suppress(OSError):
+            print(f"{command}: {printable(text, LONGEST_COMPLAINT)}", file=sys.stderr, flush=True)
 
 
 def path_text(path: Path) -> str:
