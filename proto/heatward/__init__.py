@@ -6,31 +6,34 @@
         verdict = client.detect("cat.jpg")
         print(verdict.attacked, verdict.p_value, verdict.recovered[0].name)
 
-Needs grpcio and protobuf only; numpy and Pillow are used where the caller passes their objects.
+Needs grpcio and protobuf only; numpy and Pillow are used where the caller passes their objects. gRPC is imported when
+the first of the names below is used, so that the command line answers a mistake without it.
 """
 
-# isort: off
+from importlib import import_module
+from typing import TYPE_CHECKING
+
 from heatward import forks as forks  # before anything that loads grpc
 
-# isort: on
-from heatward.async_client import AsyncClient
-from heatward.breaker import Breaker
-from heatward.client import Client
-from heatward.errors import DetectionError, Violation
-from heatward.images import ImageInput
-from heatward.values import (
-    ClassifierInfo,
-    DetectorInfo,
-    Effort,
-    Failure,
-    Heatmap,
-    Label,
-    Limits,
-    MeasuredRates,
-    OperatingPoint,
-    Timings,
-    Verdict,
-)
+if TYPE_CHECKING:
+    from heatward.async_client import AsyncClient
+    from heatward.breaker import Breaker
+    from heatward.client import Client
+    from heatward.errors import DetectionError, Violation
+    from heatward.images import ImageInput
+    from heatward.values import (
+        ClassifierInfo,
+        DetectorInfo,
+        Effort,
+        Failure,
+        Heatmap,
+        Label,
+        Limits,
+        MeasuredRates,
+        OperatingPoint,
+        Timings,
+        Verdict,
+    )
 
 __version__ = "0.1.0"
 
@@ -54,3 +57,18 @@ __all__ = [
     "Violation",
     "__version__",
 ]
+
+_HOMES = ("async_client", "breaker", "client", "errors", "images", "values")
+
+if not TYPE_CHECKING:  # a type checker would take every misspelled name for one that exists
+
+    def __getattr__(name: str) -> object:
+        if name in __all__ or name in _HOMES:
+            homes = [import_module(f"heatward.{home}") for home in _HOMES]
+            globals().update({each: getattr(home, each) for home in homes for each in __all__ if hasattr(home, each)})
+            if name in globals():
+                return globals()[name]
+        raise AttributeError(f"module 'heatward' has no attribute {name!r}")
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})

@@ -7,6 +7,7 @@ so that `heatward --help` costs no torch.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import platform
@@ -15,6 +16,8 @@ from collections.abc import Callable, Sequence
 from importlib.metadata import entry_points, version
 
 from heatward import __version__
+from heatward.commands.output import OutputLostError, complain, escape_what_cannot_be_shown, write
+from heatward.text import nearest, printable
 
 __all__ = ["main"]
 
@@ -50,29 +53,52 @@ EXIT_BROKEN_PIPE = 141
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns its exit code (2: a mistake in the call, or something failed)."""
     words = list(sys.argv[1:] if argv is None else argv)
+    escape_what_cannot_be_shown()
     try:
-        code = _run(words[0], words[1:]) if words else _run("", [])
-        sys.stdout.flush()
-        return code
+        try:
+            return _run(words[0], words[1:]) if words else _run("", [])
+        finally:
+            _flush()
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     except BrokenPipeError:  # `heatward detect … | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _give_up_output()
         return EXIT_BROKEN_PIPE
+    except OutputLostError as error:
+        _give_up_output()
+        complain("heatward", str(error))
+        return EXIT_ERROR
 
 
 def _run(name: str, rest: list[str]) -> int:
     if name in ("-h", "--help", "help"):
-        print(_help())
+        write(_help())
         return 0
     if name in ("version", "--version", "-V"):
-        print(_versions())
+        write(_versions())
         return 0
     if not name:
         print(_help(), file=sys.stderr)
         return EXIT_ERROR
     command = _load(name)
     return EXIT_ERROR if command is None else command(rest)
+
+
+def _flush() -> None:
+    """What a plug-in left in the buffer of standard output."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise OutputLostError(f"standard output cannot be written: {error.strerror}") from error
+
+
+def _give_up_output() -> None:
+    """Python would complain at its end about what it cannot write."""
+    with contextlib.suppress(OSError, AttributeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _load(name: str) -> Command | None:
@@ -83,7 +109,9 @@ def _load(name: str) -> Command | None:
         return built_in
     found = entry_points(group=GROUP, name=name)
     if not found and name not in SUMMARIES:
-        print(f"heatward: there is no command {name!r}\n\n{_help()}", file=sys.stderr)
+        known = [*SUMMARIES, *(point.name for point in entry_points(group=GROUP))]
+        guess = nearest(name.lstrip("-"), known) or f"; there are {', '.join(SUMMARIES)}"
+        complain("heatward", f"there is no command {printable(name)!r}{guess} (heatward --help)")
         return None
     try:
         for entry_point in found:

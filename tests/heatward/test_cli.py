@@ -62,23 +62,6 @@ def test_detect_asks_for_an_effort_and_json_says_which_one_came(
     assert [request.effort for request in server.detector.requests] == [0, 2]
 
 
-def test_a_file_that_vanishes_fails_alone(
-    server: FakeServer, photos: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    read = Path.read_bytes
-
-    def vanish(path: Path) -> bytes:
-        if path.name == "b.JPG":
-            raise FileNotFoundError(2, "No such file or directory")
-        return read(path)
-
-    monkeypatch.setattr(Path, "read_bytes", vanish)
-    assert cli.main(["detect", str(photos), "--address", server.address]) == 2
-    out = capsys.readouterr().out
-    assert "failed    NOT_FOUND: cannot be read: No such file or directory" in out
-    assert out.endswith("3 images: 0 attacked (at a false-positive rate of 1 %), 1 failed\n")
-
-
 def test_detect_saves_heatmaps_beside_one_another(server: FakeServer, photos: Path, tmp_path: Path) -> None:
     out = tmp_path / "maps"
     arguments = [str(photos), str(photos / "a.png"), "--address", server.address, "--save-heatmaps", str(out)]
@@ -210,7 +193,7 @@ def test_help_lists_every_command_and_an_unknown_one_is_an_error(capsys: pytest.
         assert f"\n  {name} " in listed
     assert cli.main([]) == 2
     assert cli.main(["detekt"]) == 2
-    assert "no command 'detekt'" in capsys.readouterr().err
+    assert "no command 'detekt'; did you mean 'detect'?" in capsys.readouterr().err
 
 
 def test_version_names_the_libraries(capsys: pytest.CaptureFixture[str]) -> None:

@@ -39,6 +39,8 @@ def _manifest_bytes(path: Path) -> bytes:
             raise NotABundleError(f"{path}: a folder without {MANIFEST}: not a heatward bundle")
         with file.open("rb") as opened:
             return _bounded(path, opened.read(MAX_MANIFEST_BYTES + 1))
+    if not path.is_file():  # a pipe or a device may have no end
+        raise NotABundleError(f"{path}: neither a folder nor a regular file")
     try:
         with zipfile.ZipFile(path) as archive, archive.open(MANIFEST) as opened:
             return _bounded(path, opened.read(MAX_MANIFEST_BYTES + 1))

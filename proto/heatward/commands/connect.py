@@ -1,67 +1,68 @@
-"""The options by which every command finds its server: arguments go in, a `Client` comes out."""
+"""How the commands reach their server: arguments go in, a `Client` comes out; an error goes in, advice comes out."""
 
 from __future__ import annotations
 
 import argparse
 import os
+from ipaddress import ip_address
 
 from heatward.client import Client
-from heatward.connection import DEFAULT_ADDRESS, DEFAULT_TIMEOUT_S
+from heatward.commands.options import TOKEN_VARIABLE
+from heatward.errors import DetectionError
 
-__all__ = ["add_connection_options", "connect", "positive_number", "say_where"]
+__all__ = ["connect", "explain"]
 
-TOKEN_VARIABLE = "HEATWARD_TOKEN"
-
-
-def add_connection_options(parser: argparse.ArgumentParser, *, address: bool = True) -> None:
-    group = parser.add_argument_group("the server")
-    if address:
-        group.add_argument(
-            "--address",
-            default=DEFAULT_ADDRESS,
-            metavar="HOST:PORT",
-            help="where the server listens, or ip:port,ip:port (%(default)s)",
-        )
-    group.add_argument(
-        "--timeout",
-        type=positive_number,
-        default=DEFAULT_TIMEOUT_S,
-        metavar="SECONDS",
-        help="longest wait for an answer (%(default)g)",
-    )
-    group.add_argument("--tls", action="store_true", help="use TLS, with the system's root certificates")
-    group.add_argument("--tls-roots", metavar="FILE.pem", help="use TLS, with the root certificates of this file")
-    group.add_argument("--tls-certificate", metavar="FILE.pem", help="your own certificate, if the server asks for one")
-    group.add_argument("--tls-key", metavar="FILE.pem", help="the private key of that certificate")
-    group.add_argument("--tls-server-name", metavar="NAME", help="the server's name in its certificate")
-    parser.epilog = f"A token for the server is read from the environment variable {TOKEN_VARIABLE}."
+BYTE_ORDER_MARK = "\ufeff"
 
 
 def connect(arguments: argparse.Namespace, address: str | None = None) -> Client:
     return Client(
-        address or arguments.address,
+        arguments.address if address is None else address,
         timeout_s=arguments.timeout,
         tls=arguments.tls_roots or arguments.tls,
         certificate=arguments.tls_certificate,
         key=arguments.tls_key,
         server_name=arguments.tls_server_name,
-        token=os.environ.get(TOKEN_VARIABLE) or None,
+        token=_token(),
     )
 
 
-def say_where(address: str, code: str) -> str:
-    """What to do about a call that failed as a whole."""
-    if code == "UNAVAILABLE":
-        return f"no server answers at {address}: start one with `heatward serve`, or name its --address"
-    if code == "UNAUTHENTICATED":
-        return f"set the environment variable {TOKEN_VARIABLE} to the server's token"
-    if code == "UNIMPLEMENTED":
-        return f"what listens at {address} is not a heatward server"
-    return ""
+def explain(error: DetectionError, address: str) -> str:
+    """One line: what failed, where, and what to do about it."""
+    reasons = [f"{v.field}: {v.description}" for v in error.violations if v.description != error.message]
+    said = "; ".join([" ".join(error.message.split("\n")), *reasons])
+    if error.code == "UNAVAILABLE" and "refused" in said.lower() and _is_loopback(address):
+        return f"no server answers at {address}: start one with `heatward serve`, or name its address ({said})"
+    if error.code == "UNAUTHENTICATED":
+        fault = "the server does not take the token in" if _token() else "the server asks for a token: set"
+        return f"{address}: {error.code}: {said}: {fault} the environment variable {TOKEN_VARIABLE}"
+    if error.code == "UNIMPLEMENTED":
+        return f"{address}: {error.code}: {said}: what listens there is not a heatward server, or an older one"
+    return f"{address}: {error.code}: {said}"
 
 
-def positive_number(text: str) -> float:
-    number = float(text)
-    if not 0 < number < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is not above 0")
-    return number
+def _token() -> str | None:
+    """The token of the environment, without what editors and secret files leave at its ends.
+
+    Raises:
+        ValueError: It cannot be sent; the message does not show it.
+    """
+    written = os.environ.get(TOKEN_VARIABLE, "")
+    token = os.fsencode(written).decode("utf-8", "replace").strip().strip(BYTE_ORDER_MARK).strip()
+    if not (token.isascii() and token.isprintable()):
+        raise ValueError(
+            f"the token in the environment variable {TOKEN_VARIABLE} holds a character that cannot be sent: "
+            "a token is printable ASCII, on one line"
+        )
+    return token or None
+
+
+def _is_loopback(address: str) -> bool:
+    if address.startswith("unix:"):
+        return True
+    place = address.partition(",")[0].rpartition("/")[2].removeprefix("ipv4:").removeprefix("ipv6:")
+    host = place.rpartition(":")[0].strip("[]")
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
-import argparse
-
-from heatward.commands.connect import add_connection_options, connect
-from heatward.errors import DetectionError
+from heatward.commands.options import Parser, add_connection_options
+from heatward.commands.output import write
+from heatward.text import printable
 
 __all__ = ["health"]
 
+LONGEST_REASON = 1000
+
 
 def health(argv: list[str]) -> int:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="heatward health",
         description="Exit code 0: the server answers requests. 1: it is starting, draining, or not there.",
     )
     parser.add_argument("--service", default="", metavar="NAME", help="one gRPC service of the server (default: all)")
     add_connection_options(parser)
     arguments = parser.parse_args(argv)
+
+    from heatward.commands.connect import connect, explain
+    from heatward.errors import DetectionError
+
+    serving, reason = False, ""
     try:
         with connect(arguments) as client:
             serving = client.health(arguments.service)
-    except (DetectionError, OSError, ValueError) as error:
-        print(f"NOT_SERVING ({error})")
-        return 1
-    print("SERVING" if serving else "NOT_SERVING")
+    except DetectionError as error:
+        reason = explain(error, arguments.address)
+    except (OSError, ValueError) as error:
+        reason = str(error)
+    write("SERVING" if serving else f"NOT_SERVING ({printable(reason, LONGEST_REASON)})" if reason else "NOT_SERVING")
     return 0 if serving else 1

@@ -5,21 +5,32 @@ Progress goes to standard error, and only to a terminal.
 
 from __future__ import annotations
 
+import base64
+import contextlib
 import dataclasses
-import json
+import os
 import sys
 import time
+import unicodedata
 from pathlib import Path
 from typing import Any
 
+from heatward.commands.output import json_text, path_text
+from heatward.text import printable
 from heatward.values import Failure, Label, Verdict
 
-__all__ = ["Progress", "Totals", "json_line", "table_head", "table_line"]
+__all__ = ["Progress", "Totals", "json_line", "name_width", "table_head", "table_line"]
 
 NAME_WIDTH = 40
 LABEL_WIDTH = 20
+LONGEST_REASON = 500
 REDRAW_S = 0.1
 CLEAR_LINE = "\r\x1b[K"
+
+
+def name_width(paths: list[Path]) -> int:
+    """Columns for the widest of these names, within reason."""
+    return max(len("image"), min(NAME_WIDTH, max(_width(_name(path)) for path in paths)))
 
 
 def table_head(name_width: int) -> str:
@@ -27,28 +38,34 @@ def table_head(name_width: int) -> str:
 
 
 def table_line(path: Path, answer: Verdict | Failure, name_width: int) -> str:
-    name = _cut_left(str(path), name_width)
+    name = _padded(_cut_left(_name(path), name_width), name_width)
     if isinstance(answer, Failure):
         reasons = "; ".join(v.description for v in answer.violations) or answer.message
-        return f"{name:<{name_width}}  {'failed':<8}  {answer.code}: {reasons}"
+        return f"{name}  {'failed':<8}  {printable(answer.code)}: {printable(reasons, LONGEST_REASON)}"
     verdict = "ATTACKED" if answer.attacked else "clean"
     recovered = _label(answer.recovered[0]) if answer.attacked and answer.recovered else "-"
-    predicted = f"{_label(answer.predicted):<{LABEL_WIDTH + 6}}"
-    return f"{name:<{name_width}}  {verdict:<8}  {answer.p_value:>8.4f}  {predicted}  {recovered}".rstrip()
+    predicted = _padded(_label(answer.predicted), LABEL_WIDTH + 6)
+    return f"{name}  {verdict:<8}  {answer.p_value:>8.4f}  {predicted}  {recovered}".rstrip()
 
 
 def json_line(path: Path, answer: Verdict | Failure, heatmap_file: Path | None) -> str:
-    """One JSON object: the path, and either the verdict's fields or `error`."""
+    """One JSON object: the path, and either the verdict's fields or `error`.
+
+    A path that is no UTF-8 has its other bytes escaped in `path`, and is whole in `path_base64`.
+    """
+    fields: dict[str, Any] = {"path": path_text(path)}
+    if os.fsencode(path) != fields["path"].encode():
+        fields["path_base64"] = base64.b64encode(os.fsencode(path)).decode()
     if isinstance(answer, Failure):
-        fields: dict[str, Any] = {"path": str(path), "error": dataclasses.asdict(answer)}
+        fields["error"] = dataclasses.asdict(answer)
         fields["error"].pop("request_id")
     else:
-        fields = {"path": str(path), **dataclasses.asdict(answer)}
+        fields |= dataclasses.asdict(answer)
         for key in ("request_id", "heatmap", "heatmap_png"):
             fields.pop(key)
         if heatmap_file is not None:
-            fields["heatmap_file"] = str(heatmap_file)
-    return json.dumps(fields, ensure_ascii=False)
+            fields["heatmap_file"] = path_text(heatmap_file)
+    return json_text(fields)
 
 
 @dataclasses.dataclass
@@ -80,29 +97,55 @@ class Progress:
 
     def __init__(self, total: int) -> None:
         self._total = total
-        self._shown = sys.stderr.isatty()
+        self._shown = sys.stderr is not None and sys.stderr.isatty()
         self._started = self._drawn = time.monotonic()
 
     def show(self, done: int) -> None:
         now = time.monotonic()
-        if not self._shown or now - self._drawn < REDRAW_S:
+        if now - self._drawn < REDRAW_S:
             return
         self._drawn = now
         rate = done / (now - self._started)
         left_s = (self._total - done) / rate if rate else 0.0
-        print(f"{CLEAR_LINE}{done}/{self._total}  {rate:.0f} images/s  {left_s:.0f} s left", end="", file=sys.stderr)
-        sys.stderr.flush()
+        self._draw(f"{CLEAR_LINE}{done}/{self._total}  {rate:.0f} images/s  {left_s:.0f} s left")
 
     def clear(self) -> None:
+        self._draw(CLEAR_LINE)
+
+    def _draw(self, text: str) -> None:
         if self._shown:
-            print(CLEAR_LINE, end="", file=sys.stderr)
-            sys.stderr.flush()
+            with contextlib.suppress(OSError):
+                print(text, end="", file=sys.stderr, flush=True)
 
 
 def _label(label: Label) -> str:
-    name = label.name or f"class {label.index}"
-    return f"{name[:LABEL_WIDTH]} {label.probability:.0%}"
+    name = printable(label.name, LABEL_WIDTH) if label.name else f"class {label.index}"
+    while _width(name) > LABEL_WIDTH:
+        name = name[:-1]
+    return f"{name} {label.probability:.0%}"
+
+
+def _name(path: Path) -> str:
+    return printable(path_text(path), None)
+
+
+def _width(text: str) -> int:
+    """Columns of a terminal: East Asian characters take two, combining marks none."""
+    if text.isascii():
+        return len(text)
+    return sum(
+        0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in ("W", "F") else 1 for c in text
+    )
+
+
+def _padded(text: str, width: int) -> str:
+    return text + " " * (width - _width(text))
 
 
 def _cut_left(text: str, width: int) -> str:
-    return text if len(text) <= width else "…" + text[-(width - 1) :]
+    if _width(text) <= width:
+        return text
+    text = text[-(width - 1) :]
+    while _width(text) > width - 1:
+        text = text[1:]
+    return "…" + text

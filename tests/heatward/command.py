@@ -1,0 +1,30 @@
+"""Runs `heatward WORDS` in a process of its own, as a shell does."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import heatward
+
+__all__ = ["run", "start"]
+
+
+def start(*words: str | bytes, variables: dict[str, str] | None = None, **options: Any) -> subprocess.Popen[bytes]:
+    environment = {**os.environ, "PYTHONPATH": str(Path(heatward.__file__).parents[1]), **(variables or {})}
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
+    return subprocess.Popen([sys.executable, "-m", "heatward", *words], env=environment, **options)
+
+
+def run(
+    *words: str | bytes, variables: dict[str, str] | None = None, piped: bytes | None = None, **options: Any
+) -> tuple[int, bytes, bytes]:
+    """Exit code, standard output, standard error."""
+    if piped is not None:
+        options["stdin"] = subprocess.PIPE
+    with start(*words, variables=variables, **options) as process:
+        out, err = process.communicate(piped, timeout=60)
+    return process.returncode, out or b"", err or b""

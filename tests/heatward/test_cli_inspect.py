@@ -1,0 +1,116 @@
+"""`heatward inspect`: nothing of a manifest is cut, and nothing in it, however odd, steers the terminal."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from heatward import cli
+
+STEERING = "\x1b[2K\n\u202e"
+
+
+def estimate(value: float, count: int) -> dict[str, float]:
+    return {"value": value, "low": value - 0.01, "high": value + 0.01, "count": count}
+
+
+MEASURED = {
+    "accuracy": estimate(0.88, 2000),
+    "attacks": [
+        {
+            "label": label,
+            "auroc": estimate(0.99, count),
+            "tpr": {"0.01": estimate(0.91, count)},
+            "recovery": {"all": {"top1": estimate(0.83, count)}},
+        }
+        for label, count in (("pgd-8", 900), ("cw", 12))
+    ],
+    "false_positives": {"clean": {"0.01": estimate(0.0123, 2000)}},
+}
+PROVENANCE = {"attacks": [{"label": f"attack-{n}", "parameters": {"eps": "8/255"}} for n in range(30)], "seed": 7}
+
+
+def bundle(folder: Path, **changes: Any) -> str:
+    manifest = {"format": "heatward-bundle", "measured": MEASURED, "provenance": PROVENANCE, **changes}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    return str(folder)
+
+
+def test_each_rate_of_a_bundle_stands_beside_its_number_of_images(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["inspect", bundle(tmp_path)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    head = next(line for line in lines if line.startswith("attack "))
+    assert head.split() == ["attack", "n", "auroc", "tpr_at_1_percent", "tpr_at_5_percent", "recovery"]
+    row = lines[lines.index(head) + 1]
+    assert " ".join(row.split()) == "pgd-8 900 0.99 [0.98, 1] 0.91 [0.9, 0.92] - 0.83 [0.82, 0.84]"
+    assert lines[lines.index(head) + 3] == "fewer than 30 images, so these rates mean little: cw"
+    assert "  accuracy: 0.88 [0.87, 0.89] (n = 2000)" in lines
+    assert "    clean: 0.01: 0.0123 [0.0023, 0.0223] (n = 2000)" in lines
+
+
+def test_nothing_but_a_list_of_classes_is_cut(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["inspect", bundle(tmp_path, measured={"notes": {"a": ["x" * 500, {"b": None}]}})]) == 0
+    out = capsys.readouterr().out
+    assert "…" not in out and "x" * 500 in out
+    assert all(f"label: attack-{n}, parameters: (eps: 8/255)" in out for n in range(30))
+
+
+def test_what_a_manifest_says_does_not_steer_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    target = bundle(
+        tmp_path,
+        families=[STEERING],
+        classifier={"classes": [STEERING], "source": STEERING},
+        operating_points={STEERING: STEERING},
+        measured={STEERING: {STEERING: STEERING}, "attacks": [{"label": STEERING, "auroc": STEERING}]},
+        provenance={STEERING: [{STEERING: STEERING}]},
+    )
+    assert cli.main(["inspect", target]) == 0
+    assert all(line.isprintable() for line in capsys.readouterr().out.split("\n"))
+    assert cli.main(["inspect", target, "--json"]) == 0
+    out = capsys.readouterr().out
+    assert out.isascii() and json.loads(out)["families"] == [STEERING]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"measured": 1, "provenance": "x", "operating_points": [1], "classifier": None, "families": 3, "files": 1},
+        {"measured": {"attacks": [1, {"label": None}, {"label": {}}], "accuracy": {"value": 1}}},
+        {"classifier": {"classes": 5, "input_size": "x"}, "measured": {"a": {"b": {"c": {"d": [[1], {}]}}}}},
+        {"operating_points": {"x": None}, "measured": {"accuracy": {**estimate(0.5, 1), "value": "high"}}},
+    ],
+)
+def test_a_manifest_of_another_shape_is_shown_as_it_is(
+    changes: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["inspect", bundle(tmp_path, **changes)]) == 0
+    assert "bundle " in capsys.readouterr().out
+
+
+def test_json_of_a_manifest_is_valid_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "manifest.json").write_text('{"format": "heatward-bundle", "a": [NaN, -Infinity, "\\ud800"]}')
+    assert cli.main(["inspect", str(tmp_path), "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
+    assert facts["a"] == [None, None, "\\ud800"]
+
+
+@pytest.mark.parametrize("words", [[], ["--json"]])
+def test_a_manifest_that_nests_too_deep_is_an_error(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    deep = "[" * 900 + "]" * 900
+    (tmp_path / "manifest.json").write_text(f'{{"format": "heatward-bundle", "provenance": {{"a": {deep}}}}}')
+    assert cli.main(["inspect", str(tmp_path), *words]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and "the manifest nests too deep" in err
+
+
+def test_a_pipe_is_not_opened(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    os.mkfifo(tmp_path / "x.heatward")  # nobody writes: opening it would wait for ever
+    assert cli.main(["inspect", str(tmp_path / "x.heatward")]) == 2
+    assert "neither a folder nor a regular file" in capsys.readouterr().err
