@@ -21,6 +21,9 @@ STATUS_DETAILS = "grpc-status-details-bin"
 OPTIONS = (
     ("grpc.max_receive_message_length", -1),  # what is too large, the servers at either end decide
     ("grpc.max_send_message_length", -1),
+    # an error that repeats a caller's long name is still that error, not RESOURCE_EXHAUSTED
+    ("grpc.max_metadata_size", 2**24),
+    ("grpc.absolute_max_metadata_size", 2**24),
     ("grpc.max_reconnect_backoff_ms", 5_000),  # the usual two minutes would outlast a restart of upstream by far
 )
 
