@@ -14,7 +14,18 @@ PACKAGES = {"heatward": ROOT / "proto/heatward", **{name: ROOT / name for name i
 
 # A module of detector/ may import what stands on its own line or above it.
 DETECTOR = (
-    {"errors", "text", "cpus", "heap", "images", "image_parts", "architectures", "preprocessing", "standardise"},
+    {
+        "errors",
+        "text",
+        "cpus",
+        "service_variables",
+        "heap",
+        "images",
+        "image_parts",
+        "architectures",
+        "preprocessing",
+        "standardise",
+    },
     {"spec", "weights"},
     {"sources", "layers"},
     {"classifier", "black_box"},

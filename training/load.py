@@ -13,9 +13,8 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 from pydantic_settings import SettingsConfigDict
-from rapidfuzz import process
-from rapidfuzz.distance import DamerauLevenshtein
 
+from detector import text
 from detector.errors import ConfigError
 from training.config import TrainingConfig
 
@@ -24,10 +23,7 @@ __all__ = ["load_config", "nearest"]
 
 def nearest(word: str, choices: list[str]) -> str:
     """`; did you mean 'batch_size'?` and the other choices, for an error message."""
-    similarity = DamerauLevenshtein.normalized_similarity
-    found = process.extractOne(word, choices, scorer=similarity, processor=str.lower, score_cutoff=0.4)
-    hint = f"; did you mean {found[0]!r}?" if found else ""
-    return f"{hint} (known: {', '.join(sorted(choices))})"
+    return f"{text.nearest(word, choices)} (known: {', '.join(sorted(choices))})"
 
 
 def load_config(path: Path | None, overrides: Mapping[str, Any] | None = None) -> TrainingConfig:

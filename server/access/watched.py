@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from detector.errors import ConfigError
+from detector.text import plain, printable
 
 __all__ = ["Watched"]
 
@@ -85,9 +86,11 @@ class Watched(Generic[T]):
         contents = {}
         for setting, file in self._files.items():
             try:
-                contents[setting] = file.read_bytes()
+                contents[setting] = plain(file.read_bytes())
             except OSError as error:
-                raise ConfigError(f"{setting}: cannot read {file}: {error.strerror}") from error
+                raise ConfigError(f"{setting}: cannot read {printable(str(file))}: {error.strerror}") from error
+            except ValueError:
+                raise ConfigError(f"{setting}: {file} is damaged UTF-16: save it as UTF-8") from None
         return contents
 
 

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Iterable
 import grpc
 
 from detector.errors import ConfigError
+from detector.text import plain
 from server.config import ServerConfig
 
 __all__ = ["Upstream"]
@@ -47,9 +48,11 @@ class Upstream:
             self._channel = grpc.aio.insecure_channel(self._target, options=OPTIONS)
         else:
             try:
-                authorities = config.upstream_ca.read_bytes()
+                authorities = plain(config.upstream_ca.read_bytes())
             except OSError as error:
-                raise ConfigError(f"cannot read upstream_ca {config.upstream_ca}: {error.strerror}") from error
+                raise ConfigError(f"upstream_ca: cannot read {config.upstream_ca}: {error.strerror}") from error
+            except ValueError:
+                raise ConfigError(f"upstream_ca: {config.upstream_ca} is damaged UTF-16: save it as UTF-8") from None
             credentials = grpc.ssl_channel_credentials(authorities)
             self._channel = grpc.aio.secure_channel(self._target, credentials, options=OPTIONS)
 

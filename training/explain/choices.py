@@ -4,8 +4,7 @@ that says what is near.
 
 from __future__ import annotations
 
-from rapidfuzz import process
-
+from detector import text
 from detector.errors import ConfigError
 from detector.heatmaps import METHODS
 from training.explain.captions import caption
@@ -14,17 +13,17 @@ from training.load import nearest
 __all__ = ["choose_class", "choose_methods"]
 
 
-def choose_methods(text: str | None) -> tuple[str, ...]:
+def choose_methods(names: str | None) -> tuple[str, ...]:
     """`a,b,c` in the order given, each once, by name or by title (`Grad-CAM`); None for all of them.
 
     Raises:
         ConfigError: None named, or one that there is not (names the nearest).
     """
-    if text is None:
+    if names is None:
         return tuple(METHODS)
-    given = [word.strip() for word in text.split(",") if word.strip()]
+    given = [word.strip() for word in names.split(",") if word.strip()]
     if not given:
-        raise ConfigError(f"--methods: expected names with commas between, from {', '.join(METHODS)}; got {text!r}")
+        raise ConfigError(f"--methods: expected names with commas between, from {', '.join(METHODS)}; got {names!r}")
     known = {_letters(said): name for name in METHODS for said in (caption(name).title, name)}
     for name in given:
         if _letters(name) not in known:
@@ -36,13 +35,13 @@ def _letters(text: str) -> str:
     return "".join(filter(str.isalnum, text)).casefold()
 
 
-def choose_class(text: str, classes: tuple[str, ...]) -> int:
+def choose_class(given: str, classes: tuple[str, ...]) -> int:
     """The index of a class given by name, whatever its case, or by index; a name wins over an index.
 
     Raises:
         ConfigError: No class of that name (lists near ones) or index.
     """
-    wanted = text.strip()
+    wanted = given.strip()
     if wanted in classes:
         return classes.index(wanted)
     folded = [name.casefold() for name in classes]
@@ -52,5 +51,5 @@ def choose_class(text: str, classes: tuple[str, ...]) -> int:
         if int(wanted) < len(classes):
             return int(wanted)
         raise ConfigError(f"--class: expected an index in 0 … {len(classes) - 1}, got {wanted}")
-    near = [name for name, _, _ in process.extract(wanted, classes, processor=str.casefold, limit=5)]
-    raise ConfigError(f"--class: the classifier has no class {wanted!r}; near: {', '.join(near)} (or give an index)")
+    hint = text.nearest(wanted, classes) or f"; it has {', '.join(classes[:5])}{', …' * (len(classes) > 5)}"
+    raise ConfigError(f"--class: the classifier has no class '{text.printable(wanted)}'{hint} (or give an index)")
