@@ -18,6 +18,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from detector.classifier import ClassifierSpec, Preprocessing
 from detector.errors import ConfigError
 from detector.evidence import EvidenceSettings
+from detector.text import plain
 from training.corruptions import CorruptionSettings
 from training.evaluation.baselines import BaselineSettings
 
@@ -100,8 +101,9 @@ class ClassifierConfig(_Settings):
         if self.classes is not None or self.labels is None:
             return self.classes
         try:
-            names = tuple(line.strip() for line in self.labels.read_text(encoding="utf-8").splitlines() if line.strip())
-        except (OSError, UnicodeDecodeError) as error:
+            lines = plain(self.labels.read_bytes()).decode().splitlines()
+            names = tuple(line.strip() for line in lines if line.strip())
+        except (OSError, ValueError) as error:
             raise ConfigError(f"classifier.labels: {self.labels} cannot be read: {error}") from error
         if not names:
             raise ConfigError(f"classifier.labels: {self.labels} names no class; expected one class a line")

@@ -11,6 +11,7 @@ import hashlib
 import logging
 import threading
 import time
+from codecs import BOM_UTF8
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -86,7 +87,8 @@ class Watched(Generic[T]):
         contents = {}
         for setting, file in self._files.items():
             try:
-                contents[setting] = plain(file.read_bytes())
+                # joined files may have a mark in the middle
+                contents[setting] = plain(file.read_bytes()).replace(BOM_UTF8, b"")
             except OSError as error:
                 raise ConfigError(f"{setting}: cannot read {printable(str(file))}: {error.strerror}") from error
             except ValueError:
