@@ -12,6 +12,7 @@ import logging
 import signal
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -23,6 +24,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from heatward.inference import grpc_service_pb2, grpc_service_pb2_grpc
 from heatward.v1 import admin_pb2, admin_pb2_grpc, detection_pb2, detection_pb2_grpc
 
+from detector.cpus import available_cpus
 from detector.detector import Detector
 from detector.errors import ConfigError, HeatwardError
 from server.access.authentication import Authentication
@@ -258,6 +260,8 @@ class App:
 async def serve(config: ServerConfig, load: Load) -> int:
     """Serves until a signal comes or the engine dies; returns the exit status."""
     signalled = asyncio.Event()
+    workers = ThreadPoolExecutor(min(32, available_cpus() + 4), "heatward-aside")  # asyncio's own counts every core
+    asyncio.get_running_loop().set_default_executor(workers)
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, signalled.set)
     try:

@@ -24,6 +24,7 @@ __all__ = ["PREFIX", "Effort", "ServerConfig"]
 
 PREFIX = "HEATWARD_SERVE_"
 DEVICE = re.compile(r"auto|cpu|cuda(:\d{1,4})?")
+CPUS = available_cpus()
 MIB = 2**20
 INT32 = 2**31 - 1
 
@@ -117,13 +118,13 @@ class ServerConfig(BaseSettings):
         "device, else the CPU",
     )
     threads: int = Field(
-        default_factory=lambda: max(1, available_cpus() - 1),
+        max(1, CPUS - 1),
         ge=1,
         le=4096,
         description="threads of the model on the CPU; leave a core for decoding and the network",
     )
     decode_workers: int = Field(
-        default_factory=lambda: min(4, available_cpus()),
+        min(4, CPUS),
         ge=1,
         le=64,
         description="threads that decode and resize images",

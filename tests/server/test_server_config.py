@@ -1,15 +1,18 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from detector.errors import ConfigError
-from server import config as config_module
 from server.cli import serve
 from server.config import PREFIX, ServerConfig
 from server.load import load_config
 from server.surroundings import pass_over
+
+ROOT = Path(__file__).parents[2]
 
 
 def test_command_line_wins_over_environment_over_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -170,9 +173,11 @@ def test_what_is_passed_over_is_named_and_metrics_stay_in_memory():
     assert "PROMETHEUS_MULTIPROC_DIR" not in environment
 
 
-def test_threads_follow_what_the_container_may_use(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(config_module, "available_cpus", lambda: 3)
-    config = load_config([])
-    assert (config.threads, config.decode_workers) == (2, 3)
-    monkeypatch.setattr(config_module, "available_cpus", lambda: 64)
-    assert (load_config([]).threads, load_config([]).decode_workers) == (63, 4)
+@pytest.mark.parametrize(("cpus", "expected"), [(1, "1 1"), (3, "2 3"), (64, "63 4")])
+def test_threads_follow_what_the_container_may_use(cpus: int, expected: str):
+    program = (
+        f"from detector import cpus; cpus.available_cpus = lambda: {cpus}\n"
+        "from server.config import ServerConfig; print(ServerConfig().threads, ServerConfig().decode_workers)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout.strip() == expected, done.stderr
