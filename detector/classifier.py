@@ -7,7 +7,6 @@ one thread (the server's engine) owns a classifier; only `fit` and `prepare` may
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 from collections.abc import Callable, Collection, Sequence
@@ -23,6 +22,7 @@ from detector.layers import Layer, hooked, observed, spread
 from detector.preprocessing import Normalized, Preprocessing, fit_to, to_images
 from detector.sources import TRUSTED_MODULES, Net, build_net
 from detector.spec import ClassifierSpec
+from detector.text import nearest, printable
 
 __all__ = ["TRUSTED_MODULES", "Classifier", "ClassifierSpec", "Preprocessing", "load_classifier"]
 
@@ -173,8 +173,9 @@ class Classifier:
     def _no_layer(self, name: str) -> str:
         if not self.layers:
             return f"{self.spec.source} shows no inner layers: use a method that needs none (gradient, occlusion)."
-        near = difflib.get_close_matches(name, self.layers, n=5) or self.layers[-5:]
-        return f"{self.spec.source} has no layer {name!r} with a spatial map; near: {', '.join(near)}."
+        last = ", ".join(self.layers[-5:])
+        hint = nearest(name, self.layers) or f"; the last ones are {last}."
+        return f"{self.spec.source} has no layer '{printable(name)}' with a spatial map{hint}"
 
     def _probe(self) -> tuple[tuple[Layer, ...], bool]:
         """Run two images of noise through the net, once."""

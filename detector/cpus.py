@@ -15,6 +15,7 @@ __all__ = ["available_cpus"]
 
 CGROUPS = Path("/sys/fs/cgroup")
 PROCESS = Path("/proc/self/cgroup")
+PERIOD = "100000"  # microseconds, where only the quota is told
 
 
 def available_cpus() -> int:
@@ -48,7 +49,7 @@ def _groups() -> list[Path]:
 def _share(*files: Path) -> float:
     words = " ".join(_read(file) for file in files).split()
     try:
-        quota, period = (int(word) for word in words)
+        quota, period = (int(word) for word in (words if len(words) != 1 else [*words, PERIOD]))
     except ValueError:  # no such files, or "max 100000"
         return math.inf
     return quota / period if quota > 0 and period > 0 else math.inf

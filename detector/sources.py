@@ -6,9 +6,9 @@ unpickles) outside an allow list are refused.
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import importlib
+import json
 import logging
 import warnings
 from collections.abc import Callable, Collection
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from detector.errors import ClassifierSpecError
 from detector.spec import ClassifierSpec
+from detector.text import nearest
 from detector.weights import is_weights_file, load_into, read_weights, torchvision_weights
 
 __all__ = ["TRUSTED_MODULES", "Net", "build_net"]
@@ -100,8 +101,9 @@ def _check_allowed(spec: ClassifierSpec, allow: Collection[str]) -> None:
         allowed = spec.kind not in ("export", "torchscript") or code in trusted
     if not allowed:
         raise ClassifierSpecError(
-            f"The bundle's classifier {spec.source} runs code from {code!r}, which is not trusted: "
-            f"if you know this code, allow {code!r} by name."
+            f"The bundle's classifier {spec.source} runs code from {code!r}, which is not trusted: if you know this "
+            f"code, allow it with --trusted {code} (in serve.toml: trusted = [{json.dumps(code)}]; "
+            f"in Python: allow=[{code!r}])."
         )
 
 
@@ -110,7 +112,7 @@ def _torchvision(spec: ClassifierSpec, device: torch.device) -> Net:
 
     known = torchvision.models.list_models(module=torchvision.models)
     if spec.name not in known:
-        raise ClassifierSpecError(f"torchvision has no classifier {spec.name!r}{_near(spec.name, known)}.")
+        raise ClassifierSpecError(f"torchvision has no classifier {spec.name!r}{nearest(spec.name, known) or '.'}")
     arguments: dict[str, Any] = {"num_classes": len(spec.classes)}
     if spec.name in ("googlenet", "inception_v3"):  # what torchvision itself does for its published weights
         published = spec.weights is not None and not is_weights_file(spec.weights)
@@ -125,7 +127,7 @@ def _timm(spec: ClassifierSpec, device: torch.device) -> Net:
     except ImportError as error:
         raise ClassifierSpecError(f"{spec.source} needs timm: pip install timm.") from error
     if not timm.is_model(spec.name):  # also refuses "hf-hub:" and "local-dir:" names
-        raise ClassifierSpecError(f"timm has no model {spec.name!r}{_near(spec.name, timm.list_models())}.")
+        raise ClassifierSpecError(f"timm has no model {spec.name!r}{nearest(spec.name, timm.list_models()) or '.'}")
     arguments = {"model_name": spec.name, "pretrained": False, "num_classes": len(spec.classes)}
     return Net(_called(timm.create_model, spec, arguments), True, spec.source)
 
@@ -141,7 +143,9 @@ def _python(spec: ClassifierSpec, device: torch.device) -> Net:
     factory = getattr(module, factory_name, None)
     if not callable(factory):
         offered = [name for name, value in vars(module).items() if callable(value) and not name.startswith("_")]
-        raise ClassifierSpecError(f"{module_name} has no factory {factory_name!r}{_near(factory_name, offered)}.")
+        raise ClassifierSpecError(
+            f"{module_name} has no factory {factory_name!r}{nearest(factory_name, offered) or '.'}"
+        )
     return Net(_called(factory, spec, {}), True, spec.source)
 
 
@@ -200,11 +204,6 @@ def _called(factory: Callable[..., Any], spec: ClassifierSpec, arguments: dict[s
     if not isinstance(module, nn.Module):
         raise ClassifierSpecError(f"{spec.source} returned a {type(module).__name__}, expected a torch.nn.Module.")
     return module
-
-
-def _near(name: str, known: Collection[str]) -> str:
-    matches = difflib.get_close_matches(name, known, n=3)
-    return f", did you mean {' or '.join(matches)}" if matches else ""
 
 
 _BUILDERS: dict[str, Callable[[ClassifierSpec, torch.device], Net]] = {

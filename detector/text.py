@@ -6,10 +6,11 @@ a log line, or bytes that are no text. Lengths are cut before anything is compar
 
 from __future__ import annotations
 
+import codecs
 import difflib
 from collections.abc import Iterable
 
-__all__ = ["LONGEST", "nearest", "printable"]
+__all__ = ["LONGEST", "nearest", "plain", "printable"]
 
 LONGEST = 128
 """Characters of a foreign word that a message repeats."""
@@ -29,6 +30,17 @@ def printable(text: str, longest: int | None = LONGEST) -> str:
     cut = longest is not None and len(text) > longest
     kept = text[:longest] if cut else text
     return "".join(c if c.isprintable() else _escaped(c) for c in kept) + "…" * cut
+
+
+def plain(content: bytes) -> bytes:
+    """A text file's content as UTF-8 without the byte order mark that some editors put before it.
+
+    Raises:
+        ValueError: It has the mark of UTF-16, and is not.
+    """
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return content.decode("utf-16").encode()
+    return content.removeprefix(codecs.BOM_UTF8)
 
 
 def nearest(word: str, known: Iterable[str], *, cutoff: float = 0.4) -> str:

@@ -1,7 +1,7 @@
 """From a `ServerConfig` to a process that serves: assemble ─▶ load and warm up ─▶ SERVING ─▶ signal ─▶ drain ─▶ exit.
 
 The exit status says how it ended: 0 after a drain, 1 when the detector could not be loaded, a port was taken, an
-engine died, or calls were still open when the grace was over.
+engine died, or calls were still open when the grace was over, 2 when a setting or a file that it names is wrong.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ import json
 import logging
 import signal
 import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -22,13 +24,15 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from heatward.inference import grpc_service_pb2, grpc_service_pb2_grpc
 from heatward.v1 import admin_pb2, admin_pb2_grpc, detection_pb2, detection_pb2_grpc
 
+from detector.cpus import available_cpus
 from detector.detector import Detector
-from detector.errors import HeatwardError
+from detector.errors import ConfigError, HeatwardError
 from server.access.authentication import Authentication
 from server.access.channel import COMPRESSION, channel_options, warn_where_open
 from server.access.messages import Messages
 from server.access.tls import credentials
 from server.access.tokens import Tokens
+from server.addresses import addresses_of, taken, with_port
 from server.admin import AdminService
 from server.batcher import Batcher
 from server.bundles.reload import Load, Outcome, Reloader
@@ -45,6 +49,7 @@ from server.kserve.service import InferenceService
 from server.kserve.statistics import Statistics
 from server.reflection import reflect
 from server.service import DetectionService
+from server.surroundings import unusable
 from server.telemetry.exporter import open_traces
 from server.telemetry.logs import log_to_stderr
 from server.telemetry.metrics import Metrics
@@ -62,17 +67,20 @@ log = logging.getLogger("heatward.app")
 CLOSE_S = 10.0
 
 
-def run(config: ServerConfig, load: Load | None = None) -> int:
+def run(config: ServerConfig, load: Load | None = None, *, passed_over: Sequence[str] = ()) -> int:
     """Serves until SIGTERM or SIGINT.
 
     Args:
         config: All settings.
         load: Makes a detector from a bundle; a test's own.
+        passed_over: Variables of the environment that are no settings, for the log.
 
     Returns:
         The process' exit status.
     """
     log_to_stderr(config.log_level)
+    if passed_over:
+        log.info("variables of Kubernetes and others are passed over", extra={"variables": list(passed_over)})
     torch.set_num_threads(config.threads)
     torch.set_num_interop_threads(1)
     torch.backends.cudnn.allow_tf32 = False  # p-values are ranks among scores of float32
@@ -105,7 +113,10 @@ class App:
 
     def __init__(self, config: ServerConfig, load: Load) -> None:
         self._config = config
-        self.metrics = Metrics()
+        try:
+            self.metrics = Metrics()
+        except OSError as error:
+            raise unusable(error) from error
         self._statistics = Statistics()
         self._traces = open_traces(config.otlp_endpoint)
         devices = devices_of(config.device)
@@ -179,21 +190,27 @@ class App:
             OSError: A port is taken or the host is not ours.
         """
         config = self._config
-        host = f"[{config.host}]" if ":" in config.host and not config.host.startswith("[") else config.host
+        addresses = addresses_of(config.host)
         await self._health.serving(False)
         warn_where_open(config)
-        try:
-            if self._credentials is None:
-                port = self._server.add_insecure_port(f"{host}:{config.port}")
-            else:
-                port = self._server.add_secure_port(f"{host}:{config.port}", self._credentials)
-        except RuntimeError as error:
-            raise OSError(f"cannot listen on {host}:{config.port}: is the port in use?") from error
-        self.address = f"{host}:{port}"
-        metrics_port = self._endpoints.enter_context(self.metrics.endpoint(config.host, config.metrics_port))
-        self.metrics_address = "" if metrics_port is None else f"{host}:{metrics_port}"
+        port = config.port
+        for address in addresses:
+            port = self._open(address, port)
+        self.address = with_port(config.host, port)
+        metrics_port = self._endpoints.enter_context(self.metrics.endpoint(addresses, config.metrics_port))
+        self.metrics_address = "" if metrics_port is None else with_port(config.host, metrics_port)
         await self._server.start()
         self.engines.start()
+
+    def _open(self, address: str, port: int) -> int:
+        place = with_port(address, port)
+        try:
+            if self._credentials is None:
+                return int(self._server.add_insecure_port(place))
+            return int(self._server.add_secure_port(place, self._credentials))
+        except RuntimeError as error:
+            why = taken(address, port) or str(error)
+            raise OSError(f"cannot listen on {place} ({why}): name another port or host") from error
 
     async def begin(self) -> None:
         """Loads the detectors and says SERVING.
@@ -243,9 +260,15 @@ class App:
 async def serve(config: ServerConfig, load: Load) -> int:
     """Serves until a signal comes or the engine dies; returns the exit status."""
     signalled = asyncio.Event()
+    workers = ThreadPoolExecutor(min(32, available_cpus() + 4), "heatward-aside")  # asyncio's own counts every core
+    asyncio.get_running_loop().set_default_executor(workers)
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, signalled.set)
-    app = App(config, load)
+    try:
+        app = App(config, load)
+    except ConfigError as error:
+        log.error(str(error), extra={"error": "ConfigError"})
+        return 2
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, app.reload_soon)
     try:
         await app.listen()

@@ -16,7 +16,7 @@ from heatward.inference import grpc_service_pb2
 from heatward.v1 import admin_pb2, detection_pb2
 
 from server.access.tokens import CALLER, Quota
-from server.status import code_name, to_grpc, to_status
+from server.status import code_name, passed_on, to_grpc, to_status
 from server.telemetry.logs import about
 from server.telemetry.metrics import Metrics
 from server.telemetry.traces import UNTRACED, Trace, Traces
@@ -97,7 +97,7 @@ class Calls:
             raise
         except grpc.aio.AioRpcError as error:  # of a server that this one stands in front of: passed on as it came
             code = error.code().name
-            await context.abort(error.code(), error.details() or "", tuple(error.trailing_metadata()))
+            await context.abort(*passed_on(error))
         except Exception as error:
             while isinstance(error, ExceptionGroup):  # of the tasks of a stream
                 error = error.exceptions[0]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 
 from detector.errors import ConfigError
 from detector.heap import keep_freed_memory
 from server.load import load_config
+from server.surroundings import pass_over
 
 __all__ = ["serve"]
 
@@ -20,6 +22,7 @@ def serve(argv: Sequence[str]) -> int:
         print(f"heatward serve: {error}", file=sys.stderr)
         return 2
     keep_freed_memory()
+    passed_over = pass_over(os.environ)
     from server import app  # torch takes seconds to import: not before the settings are known to be good
 
-    return app.run(config)
+    return app.run(config, passed_over=passed_over)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import os
+import json
+import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator
 from pydantic_settings import (
     BaseSettings,
     CliPositionalArg,
@@ -15,35 +16,51 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from detector.cpus import available_cpus
 from detector.images import ImageLimits
+from server.addresses import without_brackets
 
 __all__ = ["PREFIX", "Effort", "ServerConfig"]
 
 PREFIX = "HEATWARD_SERVE_"
-CPUS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+DEVICE = re.compile(r"auto|cpu|cuda(:\d{1,4})?")
+CPUS = available_cpus()
 MIB = 2**20
-
+INT32 = 2**31 - 1
 
 Effort = Literal["fast", "thorough"]
 
 
 def _split(value: object) -> object:
-    return value.split(",") if isinstance(value, str) else value
+    if not isinstance(value, str):
+        return value
+    if value.startswith("["):
+        try:
+            return json.loads(value)
+        except ValueError:
+            raise ValueError("expected words with commas between: a,b") from None
+    return value.split(",")
+
+
+def _device(name: str) -> str:
+    if not DEVICE.fullmatch(name):
+        raise ValueError("expected auto, cpu, cuda, or cuda:1 and so on")
+    return name
 
 
 # In the environment and on the command line: JPEG,PNG. In the file: ["JPEG", "PNG"].
 Words = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
 Formats = Annotated[tuple[Literal["JPEG", "PNG", "WEBP"], ...], NoDecode, BeforeValidator(_split)]
-Devices = Annotated[
-    tuple[Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")], ...], NoDecode, BeforeValidator(_split)
-]
+Devices = Annotated[tuple[Annotated[str, AfterValidator(_device)], ...], NoDecode, BeforeValidator(_split)]
 Channels = Annotated[tuple[float, ...], NoDecode, BeforeValidator(_split)]  # one number, or one each for R, G and B
 
 
 class ServerConfig(BaseSettings):
     """Settings of `heatward serve`."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True, cli_kebab_case=True)
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, extra="forbid", frozen=True, cli_kebab_case=True, allow_inf_nan=False
+    )
 
     bundle: CliPositionalArg[Path | None] = Field(
         None,
@@ -85,7 +102,7 @@ class ServerConfig(BaseSettings):
         None, gt=0, description="how long calls on an old connection may still take; null: as long as they need"
     )
     max_concurrent_streams: int = Field(
-        1024, ge=1, le=2**31 - 1, description="most calls on one connection; clients hold more back"
+        1024, ge=1, le=INT32, description="most calls on one connection; clients hold more back"
     )
     compression: Literal["none", "deflate", "gzip"] = Field(
         "none", description="of answers; requests may be compressed either way"
@@ -103,12 +120,20 @@ class ServerConfig(BaseSettings):
         "device, else the CPU",
     )
     threads: int = Field(
-        max(1, CPUS - 1), ge=1, description="threads of the model on the CPU; leave a core for decoding and the network"
+        max(1, CPUS - 1),
+        ge=1,
+        le=4096,
+        description="threads of the model on the CPU; leave a core for decoding and the network",
     )
-    decode_workers: int = Field(min(4, CPUS), ge=1, le=64, description="threads that decode and resize images")
+    decode_workers: int = Field(
+        min(4, CPUS),
+        ge=1,
+        le=64,
+        description="threads that decode and resize images",
+    )
     trusted: Words = Field((), description="Python modules that a bundle's classifier may be built from")
 
-    max_batch: int = Field(32, ge=1, description="most images that the model sees at once")
+    max_batch: int = Field(32, ge=1, le=INT32, description="most images that the model sees at once")
     linger_ms: float = Field(0.0, ge=0, le=1000, description="how long an idle engine waits for a fuller batch")
     batch_goal_ms: float = Field(
         500.0, gt=0, description="longest that a batch should take, but for one of a hundred; batches adapt to it"
@@ -116,7 +141,7 @@ class ServerConfig(BaseSettings):
     queue_items: int = Field(512, ge=1, description="most images waiting; one more is refused with RESOURCE_EXHAUSTED")
     queue_bytes: int = Field(512 * MIB, ge=1, description="what they may weigh together, as sent and decoded")
     in_flight_per_call: int = Field(64, ge=1, description="most images of one call worked on at once")
-    images_per_call: int = Field(1024, ge=1, description="most images in one DetectBatch")
+    images_per_call: int = Field(1024, ge=1, le=INT32, description="most images in one DetectBatch")
     default_deadline_s: float = Field(30.0, gt=0, description="deadline of a call that sends none")
     effort: Effort = Field("fast", description="effort of a request that names none: fast, or thorough")
     thorough_batch: int = Field(4, ge=1, description="most images in one second look; others wait while it runs")
@@ -132,10 +157,12 @@ class ServerConfig(BaseSettings):
         description="share of clean images flagged where a request names no rate; null: 0.01, or 0.05 where too few "
         "calibration images can promise that",
     )
-    max_image_bytes: int = Field(20 * MIB, ge=1, description="largest image file or raw tensor")
-    max_image_pixels: int = Field(50_000_000, ge=1, description="largest height x width, read before decoding")
+    max_image_bytes: int = Field(20 * MIB, ge=1, le=INT32, description="largest image file or raw tensor")
+    max_image_pixels: int = Field(
+        50_000_000, ge=1, le=INT32, description="largest height x width, read before decoding"
+    )
     image_formats: Formats = Field(("JPEG", "PNG", "WEBP"), min_length=1, description="formats accepted")
-    max_message_bytes: int = Field(64 * MIB, ge=1024, le=2**31 - 1, description="largest gRPC message")
+    max_message_bytes: int = Field(64 * MIB, ge=1024, le=INT32, description="largest gRPC message")
 
     upstream: str | None = Field(
         None, description="host:port of a KServe v2 server to stand in front of (guard mode); null: off"
@@ -186,6 +213,24 @@ class ServerConfig(BaseSettings):
         description="OpenTelemetry collector that traces go to over gRPC, http://host:4317 or https://…; empty: off",
     )
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _is_what_it_looks_like(cls, value: Any, info: ValidationInfo) -> Any:
+        kinds = _kinds(cls.model_fields[info.field_name or ""].annotation)
+        if isinstance(value, bool) and kinds & {int, float}:
+            raise ValueError("expected a number")
+        if Path in kinds and isinstance(value, str):
+            if not value.strip():
+                raise ValueError("expected a path; null or nothing at all for none")
+            if "\n" in value or "\0" in value or "-----BEGIN" in value:
+                raise ValueError("expected the path of a file, but came what a file may hold")
+        return value
+
+    @field_validator("host")
+    @classmethod
+    def _listens(cls, host: str) -> str:
+        return without_brackets(host)
+
     @field_validator("upstream_model")
     @classmethod
     def _guards_a_model(cls, model: str | None, info: ValidationInfo) -> str | None:
@@ -215,3 +260,8 @@ class ServerConfig(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Takes what it is given and nothing else: `load_config` does the merging."""
         return (init_settings,)
+
+
+def _kinds(annotation: Any) -> set[Any]:
+    """The types that a setting may have: {int, None} of `int | None`."""
+    return {annotation, *get_args(annotation)}

@@ -1,26 +1,31 @@
 """The command line, the environment and a TOML file, in this order of precedence → **a validated `ServerConfig`**.
 
 In: `argv`, `HEATWARD_SERVE_…` variables, the file that `--config` names. An unknown key, wherever it stands, is a
-`ConfigError` that names its nearest neighbour.
+`ConfigError` that names its nearest neighbour. Variables that Kubernetes made of a Service are passed over.
 """
 
 from __future__ import annotations
 
-import difflib
 import os
+import re
 import tomllib
 from argparse import ArgumentParser
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 from pydantic import ValidationError
-from pydantic_settings import CliSettingsSource, EnvSettingsSource
+from pydantic_settings import CliSettingsSource, EnvSettingsSource, SettingsError
 
 from detector.errors import ConfigError
+from detector.service_variables import service_variables
+from detector.text import nearest, plain, printable
 from server.config import PREFIX, ServerConfig
 
 __all__ = ["load_config"]
+
+USER = re.compile(r"(?<=//)[^/@\s]+(?=@)")
+"""What stands before a host in a URL may be a password."""
 
 
 class _Parser(ArgumentParser):
@@ -28,10 +33,15 @@ class _Parser(ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         unknown = message.removeprefix("unrecognized arguments: ")
-        if unknown != message:
-            options = [option for action in self._actions for option in action.option_strings]
-            raise ConfigError(f"unknown option {_named(unknown.split()[0], options)}")
-        raise ConfigError(message)
+        if unknown == message:
+            raise ConfigError(printable(message, 300))
+        word = unknown.split()[0]
+        if not word.startswith("-"):
+            raise ConfigError(f"unexpected word '{printable(word)}': one bundle, everything else is an option")
+        if word.partition("=")[0] == "--bundle":
+            raise ConfigError("unknown option '--bundle': the bundle stands alone, heatward serve BUNDLE")
+        options = [option for action in self._actions for option in action.option_strings]
+        raise ConfigError(f"unknown option {_named(word, options)}")
 
 
 def load_config(argv: Sequence[str]) -> ServerConfig:
@@ -56,30 +66,46 @@ def load_config(argv: Sequence[str]) -> ServerConfig:
     parser.add_argument("--config", type=Path, metavar="FILE", help="TOML file with any of these settings")
     arguments = parser.parse_args(list(argv))
     file = _read_toml(arguments.config) if arguments.config else {}
-    _refuse_unknown(
-        [name.removeprefix(PREFIX).lower() for name in os.environ if name.startswith(PREFIX)], "environment"
-    )
     try:
-        return ServerConfig(
-            **{
-                **file,
-                **EnvSettingsSource(ServerConfig, env_parse_none_str="null")(),
-                **source(parsed_args=arguments)(),
-            }
-        )
+        return ServerConfig(**{**file, **_environment(), **source(parsed_args=arguments)()})
+    except SettingsError as error:
+        raise ConfigError(printable(str(error), 300)) from None
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        raise ConfigError(f"{key} = {first['input']!r}: {first['msg'][:1].lower()}{first['msg'][1:]}") from None
+        raise ConfigError(_said(error)) from None
 
 
-def _read_toml(path: Path) -> dict[str, Any]:
+def _said(error: ValidationError) -> str:
+    """The first fault, on one line."""
+    first = error.errors()[0]
+    key = ".".join(printable(str(part)) for part in first["loc"])
+    message = first["msg"].removeprefix("Value error, ")
+    value = first["input"]
+    if value is None or "what a file may hold" in message:
+        return f"{key}: {message}"
+    shown = USER.sub("…", value[:1000]) if isinstance(value, str) else str(value)
+    quote = "'" * isinstance(value, str)
+    return f"{key} = {quote}{printable(shown)}{quote}: {message[:1].lower()}{message[1:]}"
+
+
+def _environment() -> dict[str, Any]:
+    made_by_services = {name.lower() for name in service_variables(os.environ, PREFIX)}
+    source = EnvSettingsSource(ServerConfig, env_parse_none_str="null")
+    source.env_vars = {name: value for name, value in source.env_vars.items() if name.lower() not in made_by_services}
+    prefix = PREFIX.lower()
+    known = [name.lower().removeprefix(prefix) for name in source.env_vars if name.lower().startswith(prefix)]
+    _refuse_unknown(known, "the environment")
+    return source()
+
+
+def _read_toml(path: Path) -> Mapping[str, Any]:
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"cannot read the configuration {path}: {error}") from error
+        content = tomllib.loads(plain(path.read_bytes()).decode())
+    except OSError as error:
+        raise ConfigError(f"cannot read the configuration {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise ConfigError(f"the configuration {path} is no TOML: {printable(str(error), 300)}") from error
     _refuse_unknown(content, str(path))
-    return content
+    return {name: None if value == "null" else value for name, value in content.items()}
 
 
 def _refuse_unknown(keys: Iterable[str], where: str) -> None:
@@ -89,5 +115,4 @@ def _refuse_unknown(keys: Iterable[str], where: str) -> None:
 
 
 def _named(word: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(word, known, n=1, cutoff=0.0)
-    return f"{word!r}; did you mean {near[0]!r}?" if near else repr(word)
+    return f"'{printable(word)}'{nearest(word, known, cutoff=0.0)}"

@@ -15,6 +15,7 @@ import grpc
 from heatward.v1 import detection_pb2 as pb
 from heatward.v1 import detection_pb2_grpc as pb_grpc
 
+from detector.text import printable
 from server.bundles.versions import Versions
 from server.calls import Call, Calls
 from server.config import ServerConfig
@@ -142,5 +143,6 @@ def _id_fault(request_id: str, open_ids: set[str]) -> RequestError | None:
     if not request_id:
         return RequestError("request_id", "required in a stream: answers come in any order")
     if request_id in open_ids:
-        return RequestError("request_id", f"{request_id!r} is in use by another open request of this stream")
+        in_use = f"'{printable(request_id)}' is in use by another open request of this stream"
+        return RequestError("request_id", in_use)
     return None

@@ -7,39 +7,56 @@ model, AIP-193).
 from __future__ import annotations
 
 import logging
+from typing import NamedTuple
 
 import grpc
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
 from detector.errors import HeatwardError
+from detector.text import printable
 from server.errors import ExhaustedError, GuardError, RequestError
 
-__all__ = ["code_name", "to_grpc", "to_status"]
+__all__ = ["code_name", "passed_on", "to_grpc", "to_status"]
 
 PUSHBACK = "grpc-retry-pushback-ms"
 """Read by gRPC's own retries (https://github.com/grpc/proposal/blob/master/A6-client-retries.md)."""
 
-LONGEST_BYTES = 1000
+LONGEST_BYTES = 700
+LONGEST_FIELD_BYTES = 200
+"""Clients drop metadata above 8 KiB, and with it the status. Message and details travel there together: each byte of
+the message that is not ASCII as three ("%F0"), the details with four for three (base64)."""
+
+LONGEST_PASSED_BYTES = 3000
+"""Of the message and of each piece of metadata that another server answered."""
 
 log = logging.getLogger("heatward.service")
+
+
+class _Status(NamedTuple):
+    """What gRPC takes for a status."""
+
+    code: grpc.StatusCode
+    details: str
+    trailing_metadata: tuple[tuple[str, str | bytes], ...]
 
 
 def to_status(error: Exception, request_id: str) -> status_pb2.Status:
     """Translates an error; what is not ours becomes INTERNAL and is logged with its traceback."""
     if not isinstance(error, HeatwardError):
         log.error("a defect in the server", exc_info=error, extra={"request_id": request_id})
-        message = f"a defect in the server; its log says more under request id {request_id}"
+        message = f"a defect in the server; its log says more under request id {printable(request_id)}"
         return status_pb2.Status(code=code_pb2.INTERNAL, message=message)
     status = status_pb2.Status(code=code_pb2.Code.Value(error.code), message=_short(str(error)))
     if isinstance(error, RequestError):
-        _violation(status, error.field, _short(error.description))
+        _violation(status, _short(error.field, LONGEST_FIELD_BYTES), _short(error.description))
     elif isinstance(error, ExhaustedError):
         retry = error_details_pb2.RetryInfo()
         retry.retry_delay.FromNanoseconds(round(error.retry_after_s * 1e9))
         status.details.add().Pack(retry)
     elif isinstance(error, GuardError):
-        info = error_details_pb2.ErrorInfo(reason=error.reason, domain="heatward", metadata=error.metadata)
+        metadata = {key: _short(value) for key, value in error.metadata.items()}
+        info = error_details_pb2.ErrorInfo(reason=error.reason, domain="heatward", metadata=metadata)
         status.details.add().Pack(info)
     return status
 
@@ -61,14 +78,20 @@ def to_grpc(status: status_pb2.Status, remaining_s: float | None = None) -> grpc
     return answer._replace(trailing_metadata=(*answer.trailing_metadata, (PUSHBACK, str(pause_ms))))
 
 
+def passed_on(error: grpc.aio.AioRpcError) -> _Status:
+    """Another server's status, as it came but for what would be too long for the caller."""
+    trailing = tuple(pair for pair in error.trailing_metadata() or () if len(pair[1]) <= LONGEST_PASSED_BYTES)
+    return _Status(error.code(), _short(error.details() or "", LONGEST_PASSED_BYTES // 3), trailing)
+
+
 def code_name(status: status_pb2.Status) -> str:
     return str(code_pb2.Code.Name(status.code))
 
 
-def _short(text: str) -> str:
-    """Clients drop metadata above 8 KiB, and with it the status; message and details both travel there, escaped."""
+def _short(text: str, longest: int = LONGEST_BYTES) -> str:
+    text = printable(text, longest)
     data = text.encode(errors="replace")
-    return text if len(data) <= LONGEST_BYTES else data[:LONGEST_BYTES].decode(errors="ignore") + "…"
+    return text if len(data) <= longest else data[:longest].decode(errors="ignore") + "…"
 
 
 def _violation(status: status_pb2.Status, field: str, description: str) -> None:

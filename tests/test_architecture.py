@@ -14,7 +14,7 @@ PACKAGES = {"heatward": ROOT / "proto/heatward", **{name: ROOT / name for name i
 
 # A module of detector/ may import what stands on its own line or above it.
 DETECTOR = (
-    {"errors", "text", "cpus", "settings"},
+    {"errors", "text", "cpus", "service_variables", "settings"},
     {"heap", "images", "image_parts", "architectures", "preprocessing", "standardise"},
     {"spec", "weights"},
     {"sources", "layers"},

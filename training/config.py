@@ -16,6 +16,7 @@ from detector.cpus import available_cpus
 from detector.errors import ConfigError
 from detector.settings import EvidenceSettings
 from detector.spec import ClassifierSource, ClassifierSpec, check_classes
+from detector.text import plain
 from training.settings import CorruptionSettings, EvaluateSettings, FitSettings, Name, Settings, TwinsConfig
 
 __all__ = [
@@ -73,10 +74,8 @@ class ClassifierConfig(ClassifierSource):
         if self.classes is not None or self.labels is None:
             return self.classes
         try:
-            text = self.labels.read_text(encoding="utf-8-sig")
+            text = plain(self.labels.read_bytes()).decode()
             return check_classes(tuple(line.strip() for line in text.splitlines() if line.strip()))
-        except UnicodeDecodeError as error:
-            raise ConfigError(f"classifier.labels: {self.labels} is not UTF-8 text: {error}") from error
         except (OSError, ValueError) as error:
             raise ConfigError(
                 f"classifier.labels: {self.labels} cannot be used: {error}; expected one class name a line"

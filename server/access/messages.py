@@ -16,6 +16,7 @@ from typing import Any
 import grpc
 from google.protobuf.message import DecodeError
 
+from server.access.parts import refuse_crowds
 from server.calls import Calls
 from server.errors import MessageSizeError, RequestError, ServiceError
 
@@ -107,6 +108,7 @@ class _Reader:
 
 
 def _parsed(parse: Callable[[bytes], Any], data: bytes) -> Any:
+    refuse_crowds(parse, data)
     try:
         return parse(data)
     except DecodeError:

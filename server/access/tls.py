@@ -6,8 +6,12 @@ live on. With `tls_client_ca` a client must show a certificate that it signed (m
 
 from __future__ import annotations
 
+import os
 import ssl
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import grpc
 
@@ -47,16 +51,14 @@ def credentials(config: ServerConfig, on_reload: Callable[[str, bool], None]) ->
                 raise ConfigError(f"{setting}: {files[setting]} holds no certificate in PEM") from None
         try:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-            context.load_cert_chain(files[CERTIFICATE], files[KEY], password="")  # never asks a terminal for one
-            changed = any(file.read_bytes() != contents[setting] for setting, file in files.items())
+            with _as_file(contents[CERTIFICATE]) as certificate, _as_file(contents[KEY]) as key:
+                context.load_cert_chain(certificate, key, password="")  # never asks a terminal for one
         except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
             reason = getattr(error, "reason", None) or "cannot be read"
             raise ConfigError(
                 f"{KEY}: {files[KEY]} is no private key in PEM, without a passphrase, of the certificate"
                 f" {files[CERTIFICATE]} ({reason})"
             ) from None
-        if changed:  # what was checked is not what was read; the next connection looks again
-            raise ConfigError(f"{CERTIFICATE}, {KEY}: the files were being replaced")
         return grpc.ssl_server_certificate_configuration(
             [(contents[KEY], contents[CERTIFICATE])], root_certificates=contents.get(CLIENT_CA)
         )
@@ -70,3 +72,18 @@ def credentials(config: ServerConfig, on_reload: Callable[[str, bool], None]) ->
         return None if current is previous else current
 
     return grpc.dynamic_ssl_server_credentials(current, fetch, require_client_authentication=CLIENT_CA in files)
+
+
+@contextmanager
+def _as_file(content: bytes) -> Iterator[Path]:
+    """A file that holds it, in memory where the system can: what is checked is what was read."""
+    if hasattr(os, "memfd_create"):
+        with open(os.memfd_create("heatward"), "wb") as file:
+            file.write(content)
+            file.flush()
+            yield Path(f"/proc/self/fd/{file.fileno()}")
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "pem"
+            path.write_bytes(content)
+            yield path

@@ -11,11 +11,13 @@ import hashlib
 import logging
 import threading
 import time
+from codecs import BOM_UTF8
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Generic, TypeVar
 
 from detector.errors import ConfigError
+from detector.text import plain, printable
 
 __all__ = ["Watched"]
 
@@ -85,9 +87,12 @@ class Watched(Generic[T]):
         contents = {}
         for setting, file in self._files.items():
             try:
-                contents[setting] = file.read_bytes()
+                # joined files may have a mark in the middle
+                contents[setting] = plain(file.read_bytes()).replace(BOM_UTF8, b"")
             except OSError as error:
-                raise ConfigError(f"{setting}: cannot read {file}: {error.strerror}") from error
+                raise ConfigError(f"{setting}: cannot read {printable(str(file))}: {error.strerror}") from error
+            except ValueError:
+                raise ConfigError(f"{setting}: {file} is damaged UTF-16: save it as UTF-8") from None
         return contents
 
 

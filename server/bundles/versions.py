@@ -6,6 +6,7 @@ import random
 from collections.abc import Callable, Iterator
 from enum import Enum
 
+from detector.text import printable
 from server.answers import Loaded
 from server.errors import NotReadyError, UnknownVersionError
 
@@ -71,7 +72,7 @@ class Versions:
             if loaded.info.version == version:
                 return loaded
         there = ", ".join(f"{loaded.info.version} ({role.value})" for role, loaded in self)
-        raise UnknownVersionError(f"no detector of version {version!r} is loaded; there are {there}")
+        raise UnknownVersionError(f"no detector of version '{printable(version)}' is loaded; there are {there}")
 
     def choose(self, version: str) -> Loaded:
         """`named`, but for a request that names none: the canary for its share."""

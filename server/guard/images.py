@@ -6,6 +6,7 @@ What is no such image is refused: a tensor that heatward misreads would be judge
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -13,16 +14,19 @@ from heatward.inference import grpc_service_pb2 as kserve
 from heatward.v1 import detection_pb2 as pb
 from numpy.typing import NDArray
 
+from detector.text import printable
 from server.config import ServerConfig
 from server.errors import RequestError
-from server.kserve.inputs import Images, refuse_elsewhere
-from server.kserve.tensors import DTYPES, elements
+from server.kserve.inputs import PIECE, Images, refuse_elsewhere
+from server.kserve.tensors import DTYPES, elements, shape_of
 
 __all__ = ["images_of"]
 
 FLOATS = ("FP16", "BF16", "FP32", "FP64")
 TOLERANCE = 1.0
 """By how much rounding may bring a pixel outside 0…255: one level, for the 8 bits of bfloat16."""
+NAMED = 8
+"""Inputs that an error names."""
 
 
 def images_of(request: kserve.ModelInferRequest, config: ServerConfig) -> Images:
@@ -37,21 +41,29 @@ def images_of(request: kserve.ModelInferRequest, config: ServerConfig) -> Images
     """
     index = _the_input(request, config.upstream_input)
     tensor = request.inputs[index]
-    field = f"input {tensor.name!r}"
+    field, shape = f"input '{printable(tensor.name)}'", shape_of(request, index)
     if tensor.datatype not in ("UINT8", "BYTES", *FLOATS):
-        raise RequestError(field, f"of UINT8, BYTES or {', '.join(FLOATS)} to be judged, but came {tensor.datatype!r}")
-    if not tensor.shape or min(tensor.shape) < 1:
-        raise RequestError(field, f"a shape of 1 and more, but came {list(tensor.shape)}")
+        raise RequestError(
+            field, f"of UINT8, BYTES or {', '.join(FLOATS)} to be judged, but came '{printable(tensor.datatype)}'"
+        )
+    if not shape or min(shape) < 1:
+        raise RequestError(field, f"a shape of 1 and more, but came {shape}")
     refuse_elsewhere(tensor.parameters, field)
+    if tensor.datatype == "BYTES":
+        _refuse_many(math.prod(shape), config, field)
     values = elements(request, index)
     if tensor.datatype == "BYTES":
         found = Images(len(values), lambda place: pb.Image(encoded=values[place]))
     else:
-        images = _nhwc(_array(tensor.datatype, values, field), tuple(tensor.shape), config.upstream_layout, field)
+        images = _nhwc(_array(tensor.datatype, values, field), tuple(shape), config.upstream_layout, field)
         found = Images(len(images), lambda place: _image(images[place], config, f"{field} image {place}"))
-    if found.count > config.images_per_call:
-        raise RequestError(field, f"at most {config.images_per_call} images in a call, but came {found.count}")
+    _refuse_many(found.count, config, field)
     return found
+
+
+def _refuse_many(count: int, config: ServerConfig, field: str) -> None:
+    if count > config.images_per_call:
+        raise RequestError(field, f"at most {config.images_per_call} images in a call, but came {count}")
 
 
 def _the_input(request: kserve.ModelInferRequest, name: str | None) -> int:
@@ -59,14 +71,19 @@ def _the_input(request: kserve.ModelInferRequest, name: str | None) -> int:
     found = [place for place, tensor in enumerate(request.inputs) if name in (None, tensor.name)]
     if len(found) != 1:
         wanted = f"one, {name!r}" if name else "one, or upstream_input set to that which holds images"
-        raise RequestError("inputs", f"{wanted}, but came {[tensor.name for tensor in request.inputs]}")
+        names = ", ".join(f"'{printable(tensor.name)}'" for tensor in request.inputs[:NAMED])
+        raise RequestError("inputs", f"{wanted}, but came {len(request.inputs)}: {names}")
     return found[0]
 
 
 def _array(datatype: str, values: Any, field: str) -> NDArray[Any]:
     dtype = DTYPES[datatype]
     try:
-        array = np.frombuffer(values, dtype) if isinstance(values, bytes) else np.array(values, dtype)
+        if isinstance(values, bytes):
+            array = np.frombuffer(values, dtype)
+        else:  # in pieces, between which other threads run
+            pieces = [values[place : place + PIECE] for place in range(0, len(values), PIECE)]
+            array = np.concatenate([np.array(piece, dtype) for piece in pieces])
     except OverflowError:  # typed contents have room for more than a byte
         raise RequestError(field, "a pixel's value is more than 255") from None
     return (array.astype("<u4") << 16).view("<f4") if datatype == "BF16" else array  # the upper half of a float32

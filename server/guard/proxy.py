@@ -23,6 +23,7 @@ from google.protobuf.message_factory import GetMessageClass
 from heatward.inference import grpc_service_pb2 as kserve
 from heatward.v1 import detection_pb2 as pb
 
+from server.access.parts import refuse_crowds
 from server.calls import Call, Calls
 from server.config import ServerConfig
 from server.errors import RequestError, UnguardedError
@@ -98,10 +99,10 @@ class Guard(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc ships no type
         request: Any = None
         if method in REQUESTS:
             try:
-                request = REQUESTS[method].FromString(data)
-            except DecodeError:
+                request = _parsed(REQUESTS[method], data)
+            except RequestError as error:
                 async with self._calls.call(method, context):
-                    raise RequestError("", f"not a {REQUESTS[method].DESCRIPTOR.name} of KServe v2") from None
+                    raise error
         if method == "ServerReady":
             return await self._server_ready(request, data, context)
         model = getattr(request, "model_name", None) or getattr(request, "name", None)
@@ -205,6 +206,14 @@ class Guard(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc ships no type
         if reason and self._closed:
             raise unjudged(findings)
         return answer + annotation(findings)
+
+
+def _parsed(kind: type[Message], data: bytes) -> Message:
+    refuse_crowds(kind.FromString, data)
+    try:
+        return kind.FromString(data)
+    except DecodeError:
+        raise RequestError("", f"not a {kind.DESCRIPTOR.name} of KServe v2") from None
 
 
 def _path(method: str) -> str:

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Iterable
 import grpc
 
 from detector.errors import ConfigError
+from detector.text import plain
 from server.config import ServerConfig
 
 __all__ = ["Upstream"]
@@ -22,6 +23,9 @@ OPTIONS = (
     ("grpc.max_receive_message_length", -1),  # what is too large, the servers at either end decide
     ("grpc.max_send_message_length", -1),
     ("grpc.enable_http_proxy", 0),  # it stands beside this server; a proxy is for what is outside
+    # an error that repeats a caller's long name is still that error, not RESOURCE_EXHAUSTED
+    ("grpc.max_metadata_size", 2**24),
+    ("grpc.absolute_max_metadata_size", 2**24),
     ("grpc.max_reconnect_backoff_ms", 5_000),  # the usual two minutes would outlast a restart of upstream by far
 )
 
@@ -45,9 +49,11 @@ class Upstream:
             self._channel = grpc.aio.insecure_channel(self._target, options=OPTIONS)
         else:
             try:
-                authorities = config.upstream_ca.read_bytes()
+                authorities = plain(config.upstream_ca.read_bytes())
             except OSError as error:
-                raise ConfigError(f"cannot read upstream_ca {config.upstream_ca}: {error.strerror}") from error
+                raise ConfigError(f"upstream_ca: cannot read {config.upstream_ca}: {error.strerror}") from error
+            except ValueError:
+                raise ConfigError(f"upstream_ca: {config.upstream_ca} is damaged UTF-16: save it as UTF-8") from None
             credentials = grpc.ssl_channel_credentials(authorities)
             self._channel = grpc.aio.secure_channel(self._target, credentials, options=OPTIONS)
 

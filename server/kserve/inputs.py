@@ -5,7 +5,6 @@ Everything wrong with the request becomes a `RequestError` that names the field 
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,8 +13,9 @@ from typing import Any
 from heatward.inference import grpc_service_pb2 as pb
 from heatward.v1 import detection_pb2 as v1
 
+from detector.text import nearest, printable
 from server.errors import RequestError
-from server.kserve.tensors import elements
+from server.kserve.tensors import elements, shape_of
 
 __all__ = ["Images", "ask", "images", "unknown"]
 
@@ -62,13 +62,12 @@ def images(request: pb.ModelInferRequest, limit: int) -> Images:
     if tensor.name not in INPUTS:
         raise RequestError("inputs[0].name", unknown(tensor.name, INPUTS))
     if tensor.datatype != INPUTS[tensor.name]:
-        raise RequestError("inputs[0].datatype", f"{INPUTS[tensor.name]}, but came {tensor.datatype!r}")
+        raise RequestError("inputs[0].datatype", f"{INPUTS[tensor.name]}, but came '{printable(tensor.datatype)}'")
     refuse_elsewhere(tensor.parameters, "inputs[0]")
-    of = _pixels if tensor.name == "image" else _files
-    found = of(request, [1, *tensor.shape] if tensor.name == "image" and len(tensor.shape) == 3 else [*tensor.shape])
-    if not 1 <= found.count <= limit:
-        raise RequestError("inputs[0].shape", f"between 1 and {limit} images, but came {found.count}")
-    return found
+    shape = shape_of(request, 0)
+    if tensor.name == "image" and len(shape) == 3:
+        shape = [1, *shape]
+    return (_pixels if tensor.name == "image" else _files)(request, shape, limit)
 
 
 def ask(request: pb.ModelInferRequest) -> v1.DetectRequest:
@@ -79,7 +78,7 @@ def ask(request: pb.ModelInferRequest) -> v1.DetectRequest:
     """
     asked = v1.DetectRequest(request_id=request.id)
     for name, parameter in request.parameters.items():
-        field = f"parameters[{name}]"
+        field = f"parameters[{printable(name)}]"
         if name not in PARAMETERS:
             raise RequestError(field, unknown(name, PARAMETERS))
         kind = parameter.WhichOneof("parameter_choice")
@@ -107,8 +106,7 @@ def ask(request: pb.ModelInferRequest) -> v1.DetectRequest:
 
 def unknown(word: str, known: Collection[str]) -> str:
     """Says that there is no such word, and which comes near."""
-    near = difflib.get_close_matches(word, known, n=1, cutoff=0.0)[0]
-    return f"unknown: {word!r}; did you mean {near!r}? There is {', '.join(known)}"
+    return f"unknown: '{printable(word)}'{nearest(word, known, cutoff=0.0) or '.'} There is {', '.join(known)}"
 
 
 def refuse_elsewhere(parameters: Collection[str], field: str) -> None:
@@ -122,11 +120,12 @@ def refuse_elsewhere(parameters: Collection[str], field: str) -> None:
             raise RequestError(f"{field}.parameters[{name}]", "not supported here")
 
 
-def _pixels(request: pb.ModelInferRequest, shape: list[int]) -> Images:
+def _pixels(request: pb.ModelInferRequest, shape: list[int], limit: int) -> Images:
     if len(shape) != 4 or shape[3] not in (1, 3) or min(shape) < 1:
         came = list(request.inputs[0].shape)
         raise RequestError("inputs[0].shape", f"[N, H, W, 3] or [H, W, 3]; grey: 1 in place of 3, but came {came}")
     count, height, width, channels = shape
+    _refuse_number(count, limit)
     for name, side in (("height", height), ("width", width)):
         if side > UINT32_MAX:
             raise RequestError("inputs[0].shape", f"a {name} of at most {UINT32_MAX}, but came {side}")
@@ -148,8 +147,14 @@ def _pixels(request: pb.ModelInferRequest, shape: list[int]) -> Images:
     return Images(count, at, slow=not isinstance(values, bytes))
 
 
-def _files(request: pb.ModelInferRequest, shape: list[int]) -> Images:
+def _files(request: pb.ModelInferRequest, shape: list[int], limit: int) -> Images:
     if len(shape) not in (1, 2) or shape[1:] not in ([], [1]):
         raise RequestError("inputs[0].shape", f"[N] or [N, 1], but came {shape}")
+    _refuse_number(shape[0], limit)
     values = elements(request, 0)
     return Images(len(values), lambda index: v1.Image(encoded=values[index]))
+
+
+def _refuse_number(count: int, limit: int) -> None:
+    if not 1 <= count <= limit:
+        raise RequestError("inputs[0].shape", f"between 1 and {limit} images, but came {count}")

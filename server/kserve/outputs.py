@@ -46,6 +46,8 @@ OUTPUTS = {
     "top_probability": Output("FP64", lambda verdict: [label.probability for label in verdict.top], (-1,), True),
     "heatmap": Output("FP32", _heatmap, (-1, -1), True),
 }
+MOST = 8 * len(OUTPUTS)
+"""Outputs that a request may name, some of them again and again."""
 
 
 def wanted(request: pb.ModelInferRequest) -> list[str]:
@@ -54,6 +56,8 @@ def wanted(request: pb.ModelInferRequest) -> list[str]:
     Raises:
         RequestError: There is no such output, or not in the form that is asked for.
     """
+    if len(request.outputs) > MOST:
+        raise RequestError("outputs", f"at most {MOST}, but came {len(request.outputs)}")
     for index, output in enumerate(request.outputs):
         if output.name not in OUTPUTS:
             raise RequestError(f"outputs[{index}].name", unknown(output.name, OUTPUTS))

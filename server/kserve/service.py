@@ -18,6 +18,7 @@ from heatward.inference import grpc_service_pb2 as pb
 from heatward.inference import grpc_service_pb2_grpc as pb_grpc
 from heatward.v1 import detection_pb2 as v1
 
+from detector.text import printable
 from server.bundles.versions import Versions
 from server.calls import Call, Calls
 from server.config import ServerConfig
@@ -140,7 +141,7 @@ class InferenceService(pb_grpc.GRPCInferenceServiceServicer):
         """
         info = self._versions.named(version).info
         if name not in (names := dict.fromkeys((NAME, *(loaded.info.name for _, loaded in self._versions)))):
-            raise ModelNotFoundError(f"no model {name!r} here; there is {' or '.join(names)}")
+            raise ModelNotFoundError(f"no model '{printable(name)}' here; there is {' or '.join(names)}")
         return info
 
     async def _verdicts(self, request: pb.ModelInferRequest, call: Call) -> tuple[list[v1.Verdict], list[str]]:

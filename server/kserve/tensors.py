@@ -15,9 +15,10 @@ import numpy as np
 from heatward.inference import grpc_service_pb2 as pb
 from numpy.typing import NDArray
 
+from detector.text import printable
 from server.errors import RequestError
 
-__all__ = ["elements", "pack", "put", "unpack"]
+__all__ = ["elements", "pack", "put", "shape_of", "unpack"]
 
 CONTENTS = {
     "BOOL": "bool_contents",
@@ -49,6 +50,8 @@ DTYPES = {
     "FP64": "<f8",
     "BYTES": "O",
 }
+MOST_DIMENSIONS = 8
+"""Triton's limit, too."""
 
 
 def pack(items: Iterable[bytes]) -> bytes:
@@ -56,15 +59,15 @@ def pack(items: Iterable[bytes]) -> bytes:
     return b"".join(struct.pack("<I", len(item)) + item for item in items)
 
 
-def unpack(data: bytes) -> list[bytes]:
-    """Reads a tensor of BYTES.
+def unpack(data: bytes, most: float = math.inf) -> list[bytes]:
+    """Reads a tensor of BYTES; of one with more than `most` elements, one more than that.
 
     Raises:
         ValueError: It ends in the middle of an element.
     """
     items: list[bytes] = []
     place = 0
-    while place < len(data):
+    while place < len(data) and len(items) <= most:
         start = place + 4
         place = start + int.from_bytes(data[place:start], "little")
         if place > len(data) or start > len(data):
@@ -73,16 +76,28 @@ def unpack(data: bytes) -> list[bytes]:
     return items
 
 
+def shape_of(request: pb.ModelInferRequest, index: int) -> list[int]:
+    """The shape of an input.
+
+    Raises:
+        RequestError: It has more dimensions than any tensor.
+    """
+    shape = request.inputs[index].shape
+    if len(shape) > MOST_DIMENSIONS:
+        raise RequestError(f"inputs[{index}].shape", f"at most {MOST_DIMENSIONS} dimensions, but came {len(shape)}")
+    return list(shape)
+
+
 def elements(request: pb.ModelInferRequest, index: int) -> Sequence[Any]:
     """The elements of an input: those of BYTES one by one, numbers as they lie in raw bytes or as they came typed.
 
     Raises:
         RequestError: They do not fit the shape or the datatype, or come in both forms or in neither.
     """
-    tensor, raw = request.inputs[index], request.raw_input_contents
+    tensor, raw, shape = request.inputs[index], request.raw_input_contents, shape_of(request, index)
     size, unit = 1, "elements"
     if not raw and tensor.datatype not in CONTENTS:
-        raise RequestError(f"inputs[{index}]", f"{tensor.datatype} comes in raw_input_contents only")
+        raise RequestError(f"inputs[{index}]", f"{printable(tensor.datatype)} comes in raw_input_contents only")
     if not raw:
         field = f"inputs[{index}].contents.{CONTENTS[tensor.datatype]}"
         values: Sequence[Any] = getattr(tensor.contents, CONTENTS[tensor.datatype])
@@ -93,13 +108,14 @@ def elements(request: pb.ModelInferRequest, index: int) -> Sequence[Any]:
     else:
         field = f"raw_input_contents[{index}]"
         try:
-            values = unpack(raw[index]) if tensor.datatype == "BYTES" else raw[index]
+            values = unpack(raw[index], math.prod(shape)) if tensor.datatype == "BYTES" else raw[index]
         except ValueError as error:
             raise RequestError(field, f"BYTES, each behind its length: {error}") from None
         if tensor.datatype != "BYTES":
             size, unit = np.dtype(DTYPES[tensor.datatype]).itemsize, "bytes"
-    if len(values) != (count := math.prod(tensor.shape) * size):
-        raise RequestError(field, f"shape {list(tensor.shape)} takes {count} {unit}, but came {len(values)}")
+    if len(values) != (count := math.prod(shape) * size):
+        came = "more" if size == 1 and len(values) > count else len(values)
+        raise RequestError(field, f"shape {shape} takes {count} {unit}, but came {came}")
     return values
 
 

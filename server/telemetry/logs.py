@@ -17,6 +17,8 @@ from types import MappingProxyType
 __all__ = ["JsonFormatter", "about", "log_to_stderr"]
 
 ENCODER = json.JSONEncoder(default=str, ensure_ascii=False)
+LONGEST = 10_000
+"""Characters of a value, which may be a caller's."""
 STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
 
 about: ContextVar[Mapping[str, str]] = ContextVar("about", default=MappingProxyType({}))
@@ -37,7 +39,19 @@ class JsonFormatter(logging.Formatter):
         line |= {key: value for key, value in record.__dict__.items() if key not in STANDARD}
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
-        return ENCODER.encode(line)
+        text = ENCODER.encode({key: _cut(value) for key, value in line.items()})
+        return text if text.isprintable() else "".join(c if c.isprintable() else _escaped(c) for c in text)
+
+
+def _cut(value: object) -> object:
+    if not isinstance(value, str) or len(value) <= LONGEST:
+        return value
+    return f"{value[: LONGEST // 2]} … {value[-LONGEST // 2 :]}"
+
+
+def _escaped(character: str) -> str:
+    """As JSON writes it: a terminal obeys some that JSON leaves as they are, U+009B among them."""
+    return json.dumps(character)[1:-1]
 
 
 def log_to_stderr(level: str) -> None:

@@ -12,7 +12,7 @@ from asyncio import CancelledError
 from collections import Counter as Counts
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import lru_cache, partial
 
 from heatward.v1 import detection_pb2 as pb
@@ -21,6 +21,7 @@ from prometheus_client.registry import RestrictedRegistry
 
 from detector.calibration import FEWEST_SCORES
 from detector.errors import HeatwardError
+from server.addresses import with_port
 from server.config import Effort
 from server.telemetry.drift import RATES, Drift
 from server.telemetry.histogram import BulkHistogram
@@ -206,11 +207,11 @@ class Metrics:
         return self.drift.flagged_share(rate)
 
     @contextmanager
-    def endpoint(self, host: str, port: int | None) -> Iterator[int | None]:
+    def endpoint(self, addresses: Sequence[str], port: int | None) -> Iterator[int | None]:
         """Serves /metrics over HTTP from a thread of its own while the context lasts.
 
         Args:
-            host: Address to listen on.
+            addresses: To listen on.
             port: 0 picks a free one; None serves nothing.
 
         Yields:
@@ -222,18 +223,19 @@ class Metrics:
         if port is None:
             yield None
             return
-        try:
-            server, thread = start_http_server(port, host, registry=self.registry)
-        except OSError as error:
-            raise OSError(
-                f"cannot serve metrics on {host}:{port} ({error.strerror}): name another metrics_port"
-            ) from error
-        try:
-            yield server.server_port
-        finally:
-            server.shutdown()
-            server.server_close()
-            thread.join()
+        with ExitStack() as open_ports:
+            for address in addresses:
+                try:
+                    server, thread = start_http_server(port, address, registry=self.registry)
+                except OSError as error:
+                    place = with_port(address, port)
+                    raise OSError(
+                        f"cannot serve metrics on {place} ({error.strerror}): name another metrics_port, null for none"
+                    ) from error
+                for close in (thread.join, server.server_close, server.shutdown):  # the last one first
+                    open_ports.callback(close)
+                port = server.server_port
+            yield port
 
 
 @lru_cache(256)

@@ -406,10 +406,10 @@ def test_a_program_of_fixed_batch_says_how_to_export(tmp_path: Path, batch: int)
 @pytest.mark.parametrize(
     ("updates", "message"),
     [
-        ({"source": "torchvision:resnet81"}, "mean resnet18"),
-        ({"source": "timm:resnet10tt"}, "mean resnet10t"),
+        ({"source": "torchvision:resnet81"}, "mean 'resnet18'"),
+        ({"source": "timm:resnet10tt"}, "mean 'resnet10t'"),
         ({"source": "timm:hf-hub:someone/model"}, "no model"),
-        ({"source": "python:tiny:nett"}, "mean net"),
+        ({"source": "python:tiny:nett"}, "mean 'net'"),
         ({"source": "python:no_such_module:net"}, "PYTHONPATH"),
         ({"source": "python:tiny:net", "arguments": {"depth": 3}}, "depth"),
         ({"source": "python:test_classifier:not_a_net"}, "returned a str"),

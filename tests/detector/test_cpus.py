@@ -30,6 +30,20 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ({"cpu.max": "50000 100000\n"}, 1),
         ({"cpu.max": "9900000 100000\n"}, 64),
         ({"cpu.max": "damaged\n"}, 64),
+        ({"cpu.max": "300000"}, 3),
+        ({"unified/cpu.max": "300000 100000"}, 3),  # both versions at once
+        ({"cpu/cpu.cfs_quota_us": "300000\n"}, 3),
+        ({"cpu.max": "200000 0\n"}, 64),
+        # a container without a name space of its own sees its own group at the top, under a path from outside
+        (
+            {
+                "self": "4:cpu,cpuacct:/docker/0f3\n",
+                "cpu,cpuacct/cpu.cfs_quota_us": "150000",
+                "cpu,cpuacct/cpu.cfs_period_us": "50000",
+            },
+            3,
+        ),
+        ({"self": "0::/../../elsewhere\n", "cpu.max": "200000 100000"}, 2),
         ({"cpu/cpu.cfs_quota_us": "300000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 3),
         ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, 64),
         ({"cpu,cpuacct/cpu.cfs_quota_us": "300000\n", "cpu,cpuacct/cpu.cfs_period_us": "100000\n"}, 3),

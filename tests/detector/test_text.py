@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from detector.text import LONGEST, nearest, printable
+from detector.text import LONGEST, nearest, plain, printable
 
 
 @pytest.mark.parametrize(
@@ -37,3 +37,13 @@ def test_nearest_names_the_word_that_was_meant() -> None:
 
 def test_nearest_compares_no_long_word() -> None:
     assert nearest("images" * 10**6, ["images"], cutoff=0.0) == ""
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_a_byte_order_mark_is_no_part_of_the_text(encoding: str) -> None:
+    assert plain("größe = 1\r\n".encode(encoding)).decode() == "größe = 1\r\n"
+
+
+def test_what_is_no_utf_16_after_all_is_refused() -> None:
+    with pytest.raises(ValueError, match="utf-16"):
+        plain(b"\xff\xfea")

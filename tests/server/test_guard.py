@@ -19,6 +19,7 @@ from sample_requests import encoded, picture, png, status_of
 from detector.errors import ConfigError
 from server.errors import ServiceError
 from server.guard.findings import Finding, corrected
+from server.guard.images import images_of
 from server.kserve.tensors import DTYPES, pack
 from server.load import load_config
 
@@ -535,6 +536,55 @@ async def test_tls_to_upstream(serving, tmp_path):
         serving(upstream=behind.address, upstream_model="cats", upstream_ca=tmp_path / "ca.pem") as served,
     ):
         assert parameters(await call(served, labelled(CLEAN)))["verdict"] == "clean"
+
+
+# ---- long names -----------------------------------------------------------------------------------------------------
+
+
+async def test_an_error_of_upstream_that_repeats_a_long_name_stays_that_error(guarding):
+    async def refuse(context: grpc.aio.ServicerContext) -> None:
+        await context.abort(
+            grpc.StatusCode.NOT_FOUND, "unknown model " + "x" * 200_000, (("long", "y" * 100_000), ("short", "z"))
+        )
+
+    async with guarding() as (served, behind):
+        behind.before = refuse
+        for request, method in (
+            (labelled(CLEAN), "ModelInfer"),
+            (kserve.ModelMetadataRequest(name="dogs"), "ModelMetadata"),
+        ):
+            error = await failure(call(served, request, method))
+            assert error.code() is grpc.StatusCode.NOT_FOUND
+            assert error.details().startswith("unknown model xxx") and len(error.details()) < 2000
+            assert ("short", "z") in tuple(error.trailing_metadata())
+
+
+@pytest.mark.parametrize("field", ["name", "datatype", "shape", "inputs"])
+async def test_why_an_input_could_not_be_read_is_told_shortly(guarding, field: str):
+    request = labelled(CLEAN)
+    if field == "shape":
+        request.inputs[0].shape[:] = [1] * 50_000
+    elif field == "inputs":
+        for number in range(5000):
+            request.inputs.add(name=f"{number}" * 100)
+    else:
+        setattr(request.inputs[0], field, "\U0001f600" * 300_000)
+    settings = {"upstream_input": "pixels"} if field == "name" else {}
+    async with guarding(**settings) as (served, _):
+        answer = parameters(await call(served, request))
+        error = await failure(call(served, b"\x32\x00" * 200_000))
+    assert answer["verdict"] == "unknown" and 20 < len(answer["reason"]) <= 400
+    assert error.code() is grpc.StatusCode.INVALID_ARGUMENT and "parts" in error.details()
+
+
+async def test_typed_pixels_are_read_in_pieces_and_are_the_same(guarding):
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 200, 300, 3), dtype=np.uint8)  # more than one piece
+    typed = tensor(pixels)
+    typed.inputs[0].contents.uint_contents.extend(pixels.ravel().tolist())
+    whole = images_of(tensor(pixels), load_config([]))
+    del typed.raw_input_contents[:]
+    pieces = images_of(typed, load_config([]))
+    assert [pieces.at(place) for place in range(2)] == [whole.at(place) for place in range(2)]
 
 
 # ---- settings -------------------------------------------------------------------------------------------------------

@@ -1,12 +1,18 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from detector.errors import ConfigError
 from server.cli import serve
+from server.config import PREFIX, ServerConfig
 from server.load import load_config
+from server.surroundings import pass_over
+
+ROOT = Path(__file__).parents[2]
 
 
 def test_command_line_wins_over_environment_over_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -62,3 +68,116 @@ def test_a_wrong_command_line_exits_2_with_one_line(capsys: pytest.CaptureFixtur
     assert serve(["--prot", "1"]) == 2
     error = capsys.readouterr().err
     assert error.startswith("heatward serve: ") and error.count("\n") == 1
+
+
+# ---- what is written wrongly is one short line ----------------------------------------------------------------------
+
+FLOATS = [name for name, field in ServerConfig.model_fields.items() if "float" in str(field.annotation)]
+
+
+@pytest.mark.parametrize("number", ["nan", "inf", "-inf"])
+@pytest.mark.parametrize("name", FLOATS)
+def test_every_number_is_finite(name: str, number: str):
+    with pytest.raises(ConfigError, match=name):
+        load_config([f"--{name.replace('_', '-')}={number}"])
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("port", "abc", "port = 'abc': input should be a valid integer"),
+        ("device", "gpu0", "device.0 = 'gpu0': expected auto, cpu, cuda"),
+        ("threads", "9" * 12, "less than or equal to 4096"),
+        ("upstream", "triton:8001", "upstream_model: upstream is set"),
+        ("trusted", "[a", "trusted = '[a': expected words with commas between"),
+        ("token-file", "", "token_file = '': expected a path"),
+        ("tls-key", "-----BEGIN PRIVATE KEY-----\nMIIE", "tls_key: expected the path of a file"),
+        ("otlp-endpoint", "ftp://me:secret@host", "otlp_endpoint = 'ftp://…@host'"),
+        ("max-batch", "x" * 10**6, "max_batch = 'xxx"),
+        ("max-batch", "1\n\x1b[2K", "max_batch = '1\\n\\x1b[2K'"),
+    ],
+)
+def test_a_wrong_value_is_named_on_one_short_line(name: str, value: str, said: str, capsys: pytest.CaptureFixture[str]):
+    assert serve([f"--{name}={value}"]) == 2
+    error = capsys.readouterr().err
+    assert said in error and error.count("\n") == 1 and len(error) < 400
+    assert "MIIE" not in error and "secret" not in error and "value error" not in error
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["--bundle", "a.heatward"], "heatward serve BUNDLE"),
+        (["a.heatward", "b.heatward"], "unexpected word 'b.heatward'"),
+        (["--" + "y" * 10**6], "unknown option"),
+        (["--config", "/nowhere.toml"], "/nowhere.toml: No such file"),
+        (["--config", "/"], "configuration /: Is a directory"),
+        (["--port"], "--port: expected one argument"),
+    ],
+)
+def test_a_wrong_command_line_says_what_is_wrong(argv: list[str], said: str, capsys: pytest.CaptureFixture[str]):
+    assert serve(argv) == 2
+    error = capsys.readouterr().err
+    assert said in error and error.count("\n") == 1 and len(error) < 400
+
+
+def test_a_long_or_boolean_value_in_the_file_is_refused_shortly(tmp_path: Path):
+    file = tmp_path / "serve.toml"
+    for text in ("port = true", f'"{"k" * 10**6}" = 1', f'port = "{"9" * 10**6}"', "port = 1\nport = 2"):
+        file.write_text(text)
+        with pytest.raises(ConfigError) as caught:
+            load_config(["--config", str(file)])
+        assert len(str(caught.value)) < 600
+
+
+def test_null_and_lists_can_be_written_everywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    file = tmp_path / "serve.toml"
+    file.write_text('metrics_port = "null"\n')
+    assert load_config(["--config", str(file)]).metrics_port is None
+    monkeypatch.setenv("HEATWARD_SERVE_TRUSTED", '["a", "b"]')
+    assert load_config([]).trusted == ("a", "b")
+
+
+@pytest.mark.parametrize("content", [b"\xef\xbb\xbfport = 7\r\n", "port = 7\r\n".encode("utf-16"), b"port = 7"])
+def test_a_byte_order_mark_is_no_part_of_the_file(content: bytes, tmp_path: Path):
+    file = tmp_path / "serve.toml"
+    file.write_bytes(content)
+    assert load_config(["--config", str(file)]).port == 7
+
+
+def test_variables_of_a_service_are_passed_over_and_typing_errors_are_not(monkeypatch: pytest.MonkeyPatch):
+    for name, value in {
+        "SERVICE_HOST": "10.0.0.7",
+        "SERVICE_PORT": "50051",
+        "PORT": "tcp://10.0.0.7:50051",
+        "PORT_50051_TCP": "tcp://10.0.0.7:50051",
+        "METRICS_PORT": "tcp://10.0.0.8:9090",
+    }.items():
+        monkeypatch.setenv(PREFIX + name, value)
+    config = load_config([])
+    assert (config.port, config.metrics_port) == (50051, 9090)
+    monkeypatch.setenv("HEATWARD_SERVE_PORT", "50052")
+    assert load_config([]).port == 50052
+    monkeypatch.setenv("HEATWARD_SERVE_MAX_BTACH", "8")
+    with pytest.raises(ConfigError, match="'max_btach'; did you mean 'max_batch'"):
+        load_config([])
+
+
+def test_what_is_passed_over_is_named_and_metrics_stay_in_memory():
+    environment = {
+        "PROMETHEUS_MULTIPROC_DIR": "/nowhere",
+        "HEATWARD_SERVE_PORT": "tcp://10.0.0.7:50051",
+        "HEATWARD_SERVE_MAX_BATCH": "8",
+    }
+    assert pass_over(environment) == ["PROMETHEUS_MULTIPROC_DIR", "HEATWARD_SERVE_PORT"]
+    assert "PROMETHEUS_MULTIPROC_DIR" not in environment
+
+
+@pytest.mark.parametrize(("cpus", "expected"), [(1, "1 1"), (3, "2 3"), (64, "63 4")])
+def test_threads_follow_what_the_container_may_use(cpus: int, expected: str):
+    program = (
+        f"from detector import cpus; cpus.available_cpus = lambda: {cpus}\n"
+        "from server.config import ServerConfig; print(ServerConfig().threads, ServerConfig().decode_workers)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout.strip() == expected, done.stderr

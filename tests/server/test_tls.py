@@ -97,6 +97,18 @@ async def test_mutual_tls_asks_clients_for_a_certificate_of_ours(serving, tmp_pa
         assert await is_refused(connect(served.app.address, OLD, ours))
 
 
+@pytest.mark.parametrize("mark", [b"\xef\xbb\xbf", b"\xff\xfe"])
+async def test_pem_files_may_begin_with_a_byte_order_mark(serving, tmp_path: Path, mark: bytes):
+    files = write(tmp_path, OLD) | {"tls_client_ca": tmp_path / "clients.pem"}
+    CLIENTS.cert_pem.write_to_path(str(files["tls_client_ca"]))
+    for file in files.values():
+        text = file.read_text().replace("\n", "\r\n")
+        file.write_bytes(mark + text.encode("utf-16-le" if mark == b"\xff\xfe" else "utf-8"))
+    client = CLIENTS.issue_cert("client@example.org")
+    async with serving(**files) as served, connect(served.app.address, OLD, client) as channel:
+        assert await label(channel) == 7
+
+
 async def test_plain_clients_are_refused(serving, tmp_path: Path):
     async with serving(**write(tmp_path, OLD)) as served:
         assert await is_refused(grpc.aio.insecure_channel(served.app.address))

@@ -238,3 +238,28 @@ def test_a_reload_does_not_refill_a_quota(file: Path):
     assert known.find(ALICE) is None
     assert before and after and next_one
     assert before.quota is after.quota is next_one.quota
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+async def test_a_byte_order_mark_is_no_part_of_the_first_name(serving, file: Path, encoding: str):
+    file.write_text(f"alice {ALICE}\r\n", encoding=encoding)
+    assert Tokens(file).find(ALICE).name == "alice"
+    async with serving(token_file=file) as served:
+        file.write_bytes(f"bob {BOB}\r\n".encode(encoding) + b"\n" * (encoding != "utf-16"))  # read again, too
+        assert await code(served.stub.Detect(raw(picture()), **bearer(BOB))) is grpc.StatusCode.OK
+
+
+def test_a_byte_order_mark_in_the_middle_of_joined_files_is_no_part_of_a_name(file: Path):
+    file.write_bytes(f"alice {ALICE}\n".encode("utf-8-sig") + f"bob {BOB}\n".encode("utf-8-sig"))
+    assert Tokens(file).find(BOB).name == "bob"
+
+
+def test_damaged_utf_16_is_named(file: Path):
+    file.write_bytes(b"\xff\xfea")
+    with pytest.raises(ConfigError, match=r"token_file: .*tokens is damaged UTF-16: save it as UTF-8"):
+        Tokens(file)
+
+
+def test_a_folder_in_place_of_the_file_is_named(tmp_path: Path):
+    with pytest.raises(ConfigError, match=r"token_file: cannot read .*: Is a directory"):
+        Tokens(tmp_path)

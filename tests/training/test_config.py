@@ -147,3 +147,35 @@ def test_command_line_explains_itself(minimal: Path, tmp_path: Path, capsys: pyt
     assert "KEY=VALUE" in capsys.readouterr().err
     assert cli.train(["--config", str(minimal), "--threads", "1", "--images", str(tmp_path / "nowhere")]) == 1
     assert "nowhere does not exist" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_byte_order_mark_is_no_part_of_a_file(minimal: Path, encoding: str) -> None:
+    labels = minimal.parent / "labels.txt"
+    labels.write_bytes("cat\r\ndog\r\n".encode(encoding))
+    text = MINIMAL.replace("input_size", f'labels = "{labels}"\ninput_size').replace("\n", "\r\n")
+    minimal.write_bytes(text.encode(encoding))
+    assert load_config(minimal).classifier.class_names() == ("cat", "dog")
+
+
+def test_a_long_value_is_not_repeated(minimal: Path) -> None:
+    minimal.write_text(f'seed = "{"x" * 10**6}"\n{MINIMAL}')
+    with pytest.raises(ConfigError, match="seed") as caught:
+        load_config(minimal)
+    assert len(str(caught.value)) < 600
+
+
+def test_a_folder_in_place_of_the_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot be read: Is a directory"):
+        load_config(tmp_path)
+
+
+def test_variables_of_a_service_are_passed_over(minimal: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {
+        "HEATWARD_FIT__X_SERVICE_HOST": "10.0.0.7",  # of a Service called heatward-fit--x
+        "HEATWARD_FIT__X_PORT": "tcp://10.0.0.7:80",
+        "HEATWARD_PORT": "tcp://10.0.0.8:80",
+        "HEATWARD_FIT__EPOCHS": "7",
+    }.items():
+        monkeypatch.setenv(name, value)
+    assert load_config(minimal).fit == {"epochs": "7"}

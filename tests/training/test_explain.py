@@ -231,7 +231,7 @@ def test_a_class_is_named_or_numbered() -> None:
     assert choose_class("Frog", ("cat", "frog")) == 1
     assert choose_class("1", ("cat", "frog")) == 1
     assert choose_class("1", ("1", "0")) == 0  # a name wins
-    with pytest.raises(ConfigError, match=r"no class 'frgo'; near: frog"):
+    with pytest.raises(ConfigError, match=r"no class 'frgo'; did you mean 'frog'"):
         choose_class("frgo", ("cat", "frog"))
     with pytest.raises(ConfigError, match="0 … 1, got 2"):
         choose_class("2", ("cat", "frog"))
@@ -267,7 +267,7 @@ def test_the_command_writes_a_page_or_a_picture(
         (["{folder}/tiny.heatward"], "tiny.heatward: The data is not an image"),
         (["{photo}", "--methods", "cams"], "no heatmap method 'cams'; did you mean 'cam'"),
         (["{photo}", "--methods", ","], "expected names"),
-        (["{photo}", "--class", "chequer"], "no class 'chequer'; near: checker"),
+        (["{photo}", "--class", "chequer"], "no class 'chequer'; did you mean 'checker'"),
         (["{photo}", "--layer", "blok3"], "no layer 'blok3'"),
         (["{photo}", "--bundle", "{folder}/none.heatward"], "none.heatward"),
         (["{photo}", "--trusted", "other"], "'tiny', which is not trusted"),
