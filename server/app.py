@@ -230,7 +230,7 @@ class App:
         await stopping
         left = {"streams_cut": self._streams.cut, "calls_cut": calls, "images_unanswered": images}
         answered = not any(left.values())
-        log.log(logging.INFO if answered else logging.WARNING, "stopped", extra={"all_answered": answered} | left)
+        log.log(logging.INFO if answered else logging.WARNING, "stopped", extra={"all_answered": answered, **left})
         return not calls
 
     async def close(self) -> None:

@@ -12,7 +12,7 @@ import math
 import time
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from server.access.channel import WINDOW_BYTES
 from server.errors import NotReadyError
@@ -94,7 +94,7 @@ class Streams:
     """The streams that are open."""
 
     def __init__(self) -> None:
-        self._open: set[Messages[object]] = set()
+        self._open: set[Messages[Any]] = set()
         self._until_s: float | None = None
         self.cut = 0
         """How many were ended whose clients were at work."""

@@ -90,7 +90,7 @@ class Reloader:
 
     async def watch(self, every_s: float) -> None:
         """Reloads whenever files have changed and, a look later, are as they were, until cancelled."""
-        before = {}
+        before: dict[Role, Stamp] = {}
         while True:
             await asyncio.sleep(every_s)
             now = {role: self._look(role) for role in self._paths}
