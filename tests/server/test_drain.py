@@ -11,6 +11,7 @@ from pathlib import Path
 
 import grpc
 import pytest
+from fake_upstream import SERVICE, labelled, upstream
 from heatward.inference import grpc_service_pb2 as v2
 from heatward.inference import grpc_service_pb2_grpc as v2_grpc
 from heatward.v1 import detection_pb2 as pb
@@ -146,6 +147,26 @@ async def test_an_open_reflection_stream_is_no_call_of_ours(serving, caplog: pyt
         await call.write(b"\x3a\x00")  # list services
         await call.read()
         assert await served.app.drain(0.1)
+    assert stopped(caplog) == ALL
+
+
+async def test_a_guarded_call_and_a_stream_that_is_passed_on_end_well(serving, caplog: pytest.LogCaptureFixture):
+    async with (
+        upstream() as behind,
+        serving(upstream=behind.address, upstream_model="cats", guard_streams="pass") as served,
+    ):
+        released = asyncio.Event()
+        behind.before = lambda context: released.wait()
+        infer = served.channel.unary_unary(SERVICE + "ModelInfer")(labelled(7, 8).SerializeToString())
+        stream = served.channel.stream_stream(SERVICE + "ModelStreamInfer")()
+        await stream.write(b"one")
+        assert await stream.read() == b"one"
+        await behind.entered.wait()
+        drain = asyncio.create_task(served.app.drain(20))
+        assert await stream.code() is UNAVAILABLE
+        released.set()
+        assert b"verdict" in await infer
+        assert await drain
     assert stopped(caplog) == ALL
 
 
