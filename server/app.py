@@ -61,6 +61,7 @@ __all__ = ["App", "load_detector", "run", "serve"]
 log = logging.getLogger("heatward.app")
 
 CLOSE_S = 10.0
+LAST_ARRIVALS_S = 0.5
 
 
 def run(config: ServerConfig, load: Load | None = None) -> int:
@@ -224,8 +225,9 @@ class App:
         await self._health.enter_graceful_shutdown()
         self._streams.drain(started_s + grace_s / 2)
         self.engines.hurry(started_s + grace_s)
+        await self.calls.refuse_new(min(LAST_ARRIVALS_S, grace_s))
         stopping = asyncio.ensure_future(self._server.stop(2 * grace_s + CLOSE_S))
-        await asyncio.wait({stopping}, timeout=grace_s)
+        await asyncio.wait({stopping}, timeout=started_s + grace_s - time.monotonic())
         calls, images = (0, 0) if stopping.done() else await self.calls.cut(self._server.stop(None))
         await stopping
         left = {"streams_cut": self._streams.cut, "calls_cut": calls, "images_unanswered": images}

@@ -17,6 +17,7 @@ from heatward.inference import grpc_service_pb2
 from heatward.v1 import admin_pb2, detection_pb2
 
 from server.access.tokens import CALLER, Quota
+from server.errors import NotReadyError
 from server.status import code_name, to_grpc, to_status
 from server.telemetry.logs import about
 from server.telemetry.metrics import Metrics
@@ -34,6 +35,7 @@ METHODS = {
 }
 OTHER = "other"  # a client's name for a method that is not ours never becomes the label of a metric
 LAST_LINES_S = 1.0
+QUIET_S = 0.05
 MAX_ID_CHARS = 128  # a longer request id is refused; until then, no log or trace holds all of it
 
 
@@ -81,12 +83,36 @@ class Calls:
         self._traces = traces or Traces()
         self.in_flight = 0
         self._open: dict[asyncio.Task[Any], Tally] = {}  # gRPC's own tasks: they end once the status is sent
-        self._cutting = False
+        self._arrived_s = 0.0
+        self._refusing = self._cutting = False
 
-    def arrived(self, method: str) -> None:
-        """Told of each call in its own task, before its message is there."""
-        if method in METHODS:
-            self._keep(Tally())
+    def arrived(self, method: str) -> grpc.RpcMethodHandler | None:
+        """Told of each call in its own task, before its message is there; refuses it where the server drains."""
+        if method not in METHODS:
+            return None
+        self._arrived_s = time.monotonic()
+        self._keep(Tally())
+        return self.refusal(method, NotReadyError("the server is draining: call another")) if self._refusing else None
+
+    def refusal(self, method: str, error: Exception) -> grpc.RpcMethodHandler:
+        """A handler that raises this error."""
+
+        async def refuse(requests: object, context: grpc.aio.ServicerContext) -> None:
+            async with self.call(method, context):
+                raise error
+
+        # As a stream whatever the method is: so no message is read before the answer.
+        return grpc.stream_stream_rpc_method_handler(refuse)
+
+    async def refuse_new(self, within_s: float) -> None:
+        """Refuses what comes from now on, and returns once nothing has come for a moment, or then at the latest.
+
+        What has arrived when gRPC shuts down and was not taken yet, gRPC ends as CANCELLED: no client sends that again.
+        """
+        self._refusing, until_s = True, time.monotonic() + within_s
+        self._arrived_s = time.monotonic()
+        while time.monotonic() < min(self._arrived_s + QUIET_S, until_s):
+            await asyncio.sleep(QUIET_S / 2)
 
     async def cut(self, end: Awaitable[None]) -> tuple[int, int]:
         """Has all that are open ended, and waits for it.

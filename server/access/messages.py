@@ -52,7 +52,8 @@ class Messages(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc ships 
         path = handler_call_details.method
         if handler is None:
             return handler
-        self._calls.arrived(path.rpartition("/")[2])
+        if refusal := self._calls.arrived(path.rpartition("/")[2]):
+            return refusal
         if path not in self._made or self._made[path][0] is not handler:
             self._made[path] = handler, self._reading(handler, path.rpartition("/")[2])
         return self._made[path][1]

@@ -141,6 +141,26 @@ async def test_a_call_whose_message_is_still_on_its_way_is_counted(serving, capl
     assert stopped(caplog)["calls_cut"] == 1
 
 
+async def test_calls_that_arrive_with_the_signal_are_told_where_to_go(serving):
+    """gRPC would end as CANCELLED what it has received and not handed on yet."""
+    async with serving() as served:
+
+        async def call_on() -> grpc.aio.AioRpcError:
+            async with grpc.aio.insecure_channel(
+                served.app.address, [("grpc.use_local_subchannel_pool", 1)]
+            ) as channel:
+                while True:
+                    try:
+                        await detection_pb2_grpc.DetectionServiceStub(channel).Detect(raw(picture(5)))
+                    except grpc.aio.AioRpcError as error:
+                        return error
+
+        callers = [asyncio.create_task(call_on()) for _ in range(48)]
+        await settle(lambda: sum(map(len, served.detector.batches)) > 100)
+        assert await served.app.drain(20)
+        assert {error.code() for error in await asyncio.gather(*callers)} == {UNAVAILABLE}
+
+
 async def test_an_open_reflection_stream_is_no_call_of_ours(serving, caplog: pytest.LogCaptureFixture):
     async with serving() as served:
         call = served.channel.stream_stream("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo")()
