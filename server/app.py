@@ -49,6 +49,7 @@ from server.kserve.service import InferenceService
 from server.kserve.statistics import Statistics
 from server.reflection import reflect
 from server.service import DetectionService
+from server.streams import Streams
 from server.surroundings import unusable
 from server.telemetry.exporter import open_traces
 from server.telemetry.logs import log_to_stderr
@@ -65,6 +66,7 @@ __all__ = ["App", "load_detector", "run", "serve"]
 log = logging.getLogger("heatward.app")
 
 CLOSE_S = 10.0
+LAST_ARRIVALS_S = 0.5
 
 
 def run(config: ServerConfig, load: Load | None = None, *, passed_over: Sequence[str] = ()) -> int:
@@ -147,7 +149,8 @@ class App:
         self._versions = Versions(config.canary_weight if config.canary else 0.0)
         self.reloader = Reloader(config, load, self.engines, self._versions, self.metrics)
         self._judge = Judge(config, self._versions, self.batcher, self.metrics)
-        self._service = DetectionService(config, self._versions, self._judge, self.calls)
+        self._streams = Streams()
+        self._service = DetectionService(config, self._versions, self._judge, self.calls, self._streams)
         self._health = Health(self.metrics)
         inference = InferenceService(
             config, self._versions, self._judge, self.calls, lambda: self._health.ready, self._statistics
@@ -163,7 +166,7 @@ class App:
         detection_pb2_grpc.add_DetectionServiceServicer_to_server(self._service, self._server)  # type: ignore[no-untyped-call]
         self._upstream = Upstream(config) if config.upstream else None
         if self._upstream is not None:  # in front of `inference`: the first handler that knows a method answers
-            guard = Guard(config, self._judge, self.calls, self.metrics, inference, self._upstream)
+            guard = Guard(config, self._judge, self.calls, self.metrics, inference, self._upstream, self._streams)
             self._server.add_generic_rpc_handlers((guard,))
         grpc_service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(inference, self._server)  # type: ignore[no-untyped-call]
         if config.admin:
@@ -230,18 +233,24 @@ class App:
         self._reloading.add_done_callback(lambda _: notify("READY=1"))
 
     async def drain(self, grace_s: float) -> bool:
-        """Says NOT_SERVING, refuses new calls, and answers those in flight.
+        """Says NOT_SERVING, refuses new calls, answers those in flight, and logs what it could not answer.
 
         Returns:
             Whether all were answered before the grace was over.
         """
         started_s = time.monotonic()
         await self._health.enter_graceful_shutdown()
-        self._service.drain()
+        self._streams.drain(started_s + grace_s / 2)
         self.engines.hurry(started_s + grace_s)
-        idle = not self.calls.in_flight
-        await self._server.stop(grace_s)
-        return idle or time.monotonic() - started_s < grace_s
+        await self.calls.refuse_new(min(LAST_ARRIVALS_S, grace_s))
+        stopping = asyncio.ensure_future(self._server.stop(2 * grace_s + CLOSE_S))
+        await asyncio.wait({stopping}, timeout=started_s + grace_s - time.monotonic())
+        calls, images = (0, 0) if stopping.done() else await self.calls.cut(self._server.stop(None))
+        await stopping
+        left = {"streams_cut": self._streams.cut, "calls_cut": calls, "images_unanswered": images}
+        answered = not any(left.values())
+        log.log(logging.INFO if answered else logging.WARNING, "stopped", extra={"all_answered": answered, **left})
+        return not calls
 
     async def close(self) -> None:
         """Ends what still runs; harmless where `drain` went before."""
@@ -286,7 +295,6 @@ async def serve(config: ServerConfig, load: Load) -> int:
         notify("STOPPING=1")
         log.info("draining", extra={"grace_s": config.drain_grace_s})
         answered = await app.drain(config.drain_grace_s)
-        log.info("stopped", extra={"all_answered": answered})
         return 0 if answered and not died else 1
     finally:
         await app.close()

@@ -6,16 +6,18 @@ import asyncio
 import logging
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import grpc
 from heatward.inference import grpc_service_pb2
 from heatward.v1 import admin_pb2, detection_pb2
 
 from server.access.tokens import CALLER, Quota
+from server.errors import NotReadyError
 from server.status import code_name, passed_on, to_grpc, to_status
 from server.telemetry.logs import about
 from server.telemetry.metrics import Metrics
@@ -32,7 +34,16 @@ METHODS = {
     for method in service.methods
 }
 OTHER = "other"  # a client's name for a method that is not ours never becomes the label of a metric
+LAST_LINES_S = 1.0
+QUIET_S = 0.05
 MAX_ID_CHARS = 128  # a longer request id is refused; until then, no log or trace holds all of it
+
+
+@dataclass(slots=True)
+class Tally:
+    """Images of a call that have no answer yet."""
+
+    images: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +58,7 @@ class Call:
     trace: Trace = UNTRACED
     quota: Quota = field(default_factory=Quota)
     """Asked where each image starts; without a token, or a rate beside it, it never refuses."""
+    unanswered: Tally = field(default_factory=Tally)
 
     def expires_s(self, now_s: float, timeout_ms: int) -> float:
         """When an image that arrives now is given up; `timeout_ms` is its own limit, 0 for none."""
@@ -70,6 +82,53 @@ class Calls:
         self._metrics = metrics
         self._traces = traces or Traces()
         self.in_flight = 0
+        self._open: dict[asyncio.Task[Any], Tally] = {}  # gRPC's own tasks: they end once the status is sent
+        self._arrived_s = 0.0
+        self._refusing = self._cutting = False
+
+    def arrived(self, method: str) -> grpc.RpcMethodHandler | None:
+        """Told of each call in its own task, before its message is there; refuses it where the server drains."""
+        if method not in METHODS:
+            return None
+        self._arrived_s = time.monotonic()
+        self._keep(Tally())
+        return self.refusal(method, NotReadyError("the server is draining: call another")) if self._refusing else None
+
+    def refusal(self, method: str, error: Exception) -> grpc.RpcMethodHandler:
+        """A handler that raises this error."""
+
+        async def refuse(requests: object, context: grpc.aio.ServicerContext) -> None:
+            async with self.call(method, context):
+                raise error
+
+        # As a stream whatever the method is: so no message is read before the answer.
+        return grpc.stream_stream_rpc_method_handler(refuse)
+
+    async def refuse_new(self, within_s: float) -> None:
+        """Refuses what comes from now on, and returns once nothing has come for a moment, or then at the latest.
+
+        What has arrived when gRPC shuts down and was not taken yet, gRPC ends as CANCELLED: no client sends that again.
+        """
+        self._refusing, until_s = True, time.monotonic() + within_s
+        self._arrived_s = time.monotonic()
+        while time.monotonic() < min(self._arrived_s + QUIET_S, until_s):
+            await asyncio.sleep(QUIET_S / 2)
+
+    async def cut(self, end: Awaitable[None]) -> tuple[int, int]:
+        """Has all that are open ended, and waits for it.
+
+        Args:
+            end: Ends them.
+
+        Returns:
+            How many there were, and how many of their images had no answer.
+        """
+        self._cutting = True
+        left = dict(self._open)
+        await end
+        if left:
+            await asyncio.wait(left, timeout=LAST_LINES_S)
+        return len(left), sum(tally.images for tally in left.values())
 
     @asynccontextmanager
     async def call(self, method: str, context: grpc.aio.ServicerContext, request_id: str = "") -> AsyncIterator[Call]:
@@ -88,26 +147,27 @@ class Calls:
             trace,
             caller.quota if caller else Quota(),
         )
+        self._keep(call.unanswered)
         self.in_flight += 1
         code = "OK"
         try:
             yield call
         except asyncio.CancelledError:
-            code = _left(call)
+            code = self._left(call)
             raise
         except grpc.aio.AioRpcError as error:  # of a server that this one stands in front of: passed on as it came
             code = error.code().name
-            await context.abort(*passed_on(error))
+            await _abort(context, *passed_on(error))
         except Exception as error:
             while isinstance(error, ExceptionGroup):  # of the tasks of a stream
                 error = error.exceptions[0]
-            if isinstance(error, grpc.aio.InternalError):  # written to a call that is over, before we were told so
-                code = _left(call)
+            if _is_over(error):  # written to or read from it, before we were told so
+                code = self._left(call)
                 raise asyncio.CancelledError from error
             status = to_status(error, call.request_id)
             code = code_name(status)
             answer = to_grpc(status, context.time_remaining())
-            await context.abort(answer.code, answer.details, answer.trailing_metadata)
+            await _abort(context, answer.code, answer.details, answer.trailing_metadata)
         finally:
             self.in_flight -= 1
             seconds = time.monotonic() - started_s
@@ -116,11 +176,33 @@ class Calls:
             told = {"method": method, "client": call.client, "code": code, "ms": round(seconds * 1e3, 3)}
             asyncio.get_running_loop().call_soon(partial(log.info, "call", extra=told))  # once the answer is sent
 
+    def _keep(self, tally: Tally) -> None:
+        task = asyncio.current_task()
+        if task is not None:
+            if task not in self._open:
+                task.add_done_callback(self._open.pop)
+            self._open[task] = tally
 
-def _left(call: Call) -> str:
-    """The status of a call that its caller no longer waits for."""
-    expired = call.deadline_s is not None and time.monotonic() >= call.deadline_s
-    return "DEADLINE_EXCEEDED" if expired else "CANCELLED"
+    def _left(self, call: Call) -> str:
+        """The status of a call that its caller no longer waits for, or was told to wait for no longer."""
+        if self._cutting:
+            return "UNAVAILABLE"
+        expired = call.deadline_s is not None and time.monotonic() >= call.deadline_s
+        return "DEADLINE_EXCEEDED" if expired else "CANCELLED"
+
+
+async def _abort(context: grpc.aio.ServicerContext, code: grpc.StatusCode, details: str, metadata: Any) -> None:
+    try:
+        await context.abort(code, details, metadata)
+    except Exception as error:
+        if _is_over(error):  # the caller is gone: nobody is there to be told
+            raise asyncio.CancelledError from error
+        raise
+
+
+def _is_over(error: Exception) -> bool:
+    """Whether gRPC says so that the call, or the server, has ended."""
+    return isinstance(error, grpc.aio.BaseError) and not isinstance(error, grpc.aio.AbortError | grpc.aio.UsageError)
 
 
 def _client(peer: str) -> str:

@@ -64,8 +64,8 @@ class ServerConfig(BaseSettings):
 
     bundle: CliPositionalArg[Path | None] = Field(
         None,
-        description="the detector: a .heatward file or folder, or a folder of those, whose last by name serves; null: "
-        "the embedded CIFAR-10 detector",
+        description="the detector: a .heatward file or folder, or a folder of those, whose last by name serves (hidden "
+        "names are passed over); null: the embedded CIFAR-10 detector",
     )
     canary: Path | None = Field(None, description="a second bundle that answers a share of the requests")
     canary_weight: float = Field(0.05, ge=0, le=1, description="that share")
@@ -73,7 +73,15 @@ class ServerConfig(BaseSettings):
         None, description="a bundle on trial: it judges what others answered, unseen, and a metric compares"
     )
     watch_s: float = Field(
-        0.0, ge=0, description="how often to look whether the bundles' files have changed; 0: only on SIGHUP or Reload"
+        0.0,
+        ge=0,
+        description="how often to look whether the bundles' files have changed, and are as they were a look before; 0: "
+        "only on SIGHUP or Reload",
+    )
+    allow_other_classifier: bool = Field(
+        False,
+        description="take in bundles for another classifier, or with other classes, than the current one's: by reload, "
+        "as canary or as shadow",
     )
     admin: bool = Field(False, description="serve heatward.v1.AdminService: Reload, ListVersions")
     host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0 or [::] opens the server to the network")

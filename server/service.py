@@ -19,9 +19,10 @@ from detector.text import printable
 from server.bundles.versions import Versions
 from server.calls import Call, Calls
 from server.config import ServerConfig
-from server.errors import NotReadyError, RequestError
+from server.errors import RequestError
 from server.judge import Judge, Outcome, Trip
 from server.status import code_name, to_status
+from server.streams import Streams
 
 __all__ = ["DetectionService"]
 
@@ -29,32 +30,27 @@ log = logging.getLogger("heatward.service")
 
 
 class DetectionService(pb_grpc.DetectionServiceServicer):
-    """Answers requests until `drain`.
+    """Answers requests.
 
     Args:
         config: Limits.
         versions: The detectors.
         judge: Gives the verdicts.
         calls: Counts the calls.
+        streams: Brings streams to their end where the server drains.
     """
 
-    def __init__(self, config: ServerConfig, versions: Versions, judge: Judge, calls: Calls) -> None:
+    def __init__(self, config: ServerConfig, versions: Versions, judge: Judge, calls: Calls, streams: Streams) -> None:
         self._config = config
         self._versions = versions
         self._judge = judge
         self._calls = calls
-        self._readers: set[asyncio.Task[None]] = set()
-        self._draining = False
-
-    def drain(self) -> None:
-        """Reads nothing more from open streams, so that they end once what they have sent is answered."""
-        self._draining = True
-        for reader in self._readers:
-            reader.cancel()
+        self._streams = streams
 
     async def Detect(self, request: pb.DetectRequest, context: grpc.aio.ServicerContext) -> pb.Verdict:
         verdict = pb.Verdict()
         async with self._calls.call("Detect", context, request.request_id) as call:
+            call.unanswered.images = 1
             verdict = await self._judge.verdict(request, "", call)
         return verdict
 
@@ -67,6 +63,7 @@ class DetectionService(pb_grpc.DetectionServiceServicer):
             count = len(request.requests)
             if not 1 <= count <= self._config.images_per_call:
                 raise RequestError("requests", f"between 1 and {self._config.images_per_call} images, but came {count}")
+            call.unanswered.images = count
             items = request.requests
             outcomes = await self._judge.verdicts(count, lambda place: (f"requests[{place}].", items[place]), call)
             for item, outcome in zip(items, outcomes, strict=True):
@@ -76,6 +73,7 @@ class DetectionService(pb_grpc.DetectionServiceServicer):
     async def DetectStream(self, requests: AsyncIterator[pb.DetectRequest], context: grpc.aio.ServicerContext) -> None:
         async with self._calls.call("DetectStream", context) as call:
             _ = self._versions.current
+            unanswered = call.unanswered
             most = self._config.in_flight_per_call
             window = asyncio.Semaphore(most)  # a full one stops the reading
             results: asyncio.Queue[tuple[pb.DetectResult, str] | None] = asyncio.Queue()  # each with the id it frees
@@ -83,7 +81,8 @@ class DetectionService(pb_grpc.DetectionServiceServicer):
             trips: dict[str, Trip] = {}
 
             async def read() -> None:
-                async for request in requests:
+                async for request in messages:
+                    unanswered.images += 1
                     await window.acquire()
                     request_id = request.request_id
                     if fault := _id_fault(request_id, open_ids):
@@ -101,23 +100,22 @@ class DetectionService(pb_grpc.DetectionServiceServicer):
                 while answer := await results.get():
                     result, freed = answer
                     await context.write(result)
+                    unanswered.images -= 1
                     open_ids.discard(freed)
                     window.release()
 
-            try:
-                async with asyncio.TaskGroup() as group:
-                    group.create_task(write())
-                    reader = group.create_task(read())
-                    self._readers.add(reader)
-                    reader.add_done_callback(self._readers.discard)
-                    await asyncio.wait([reader])
-                    for _ in range(most):  # until all is written
-                        await window.acquire()
-                    results.put_nowait(None)
-            finally:
-                self._judge.give_up(list(trips.values()))
-            if self._draining:
-                raise NotReadyError("the server is draining: send what has no answer yet to another server")
+            with self._streams.reading(
+                requests, lambda: bool(unanswered.images), pb.DetectRequest.ByteSize
+            ) as messages:
+                try:
+                    async with asyncio.TaskGroup() as group:
+                        group.create_task(write())
+                        await asyncio.wait([group.create_task(read())])
+                        for _ in range(most):  # until all is written
+                            await window.acquire()
+                        results.put_nowait(None)
+                finally:
+                    self._judge.give_up(list(trips.values()))
 
     async def GetDetector(self, request: pb.GetDetectorRequest, context: grpc.aio.ServicerContext) -> pb.DetectorInfo:
         info = pb.DetectorInfo()

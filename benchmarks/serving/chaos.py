@@ -56,6 +56,7 @@ SETTINGS: dict[str, Any] = {
     "max-message-bytes": 2**22,
     "watch-s": 0.5,
     "keepalive-s": 10,
+    "allow-other-classifier": "true",  # a letter names version and classifier
 }
 TOKENS = {"steady": "steady-token-0123456789", "flood": "flood-token-0123456789", "slow": "slow-token-0123456789"}
 QUOTA = {"slow": " 50"}

@@ -7,7 +7,6 @@ It stands before every service, those to come included; only health stays open, 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Any
 
 import grpc
 
@@ -47,10 +46,5 @@ class Authentication(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc 
             CALLER.set(caller)
             return handler
         message = "unknown token" if values else "a token is required"
-
-        async def refuse(requests: object, context: grpc.aio.ServicerContext[Any, Any]) -> None:
-            async with self._calls.call(method, context):
-                raise UnauthenticatedError(f"{message}: send the metadata `authorization: Bearer TOKEN`")
-
-        # As a stream whatever the method is: so no message is read before the answer.
-        return grpc.stream_stream_rpc_method_handler(refuse)
+        error = UnauthenticatedError(f"{message}: send the metadata `authorization: Bearer TOKEN`")
+        return self._calls.refusal(method, error)

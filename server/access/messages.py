@@ -1,8 +1,9 @@
 """A message off the wire ─▶ inflated under the limit ─▶ parsed ─▶ **a request**; or INVALID_ARGUMENT.
 
-gRPC itself inflates a compressed message whole before it looks at its size: 64 MiB become 64 GiB. Here it is told to
-leave that to us (`OPTIONS`), and inflating stops at the limit, on a thread. What is no message of its type, gRPC would
-answer with UNKNOWN and a traceback in the log; here it is the caller's fault.
+Before 1.84 gRPC inflates a compressed message whole and then looks at its size: 64 MiB become 64 GiB. Here it is told
+to leave that to us (`OPTIONS`), and inflating stops at the limit, on a thread. To refuse compression instead is no way
+out (docs/experiments.md); once grpcio 1.84 is the oldest that we take, `OPTIONS` and `_inflated` go. What is no message
+of its type, gRPC would answer with UNKNOWN and a traceback in the log; here it is the caller's fault.
 """
 
 from __future__ import annotations
@@ -52,6 +53,8 @@ class Messages(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc ships 
         path = handler_call_details.method
         if handler is None:
             return handler
+        if refusal := self._calls.arrived(path.rpartition("/")[2]):
+            return refusal
         if path not in self._made or self._made[path][0] is not handler:
             self._made[path] = handler, self._reading(handler, path.rpartition("/")[2])
         return self._made[path][1]
@@ -75,11 +78,18 @@ class Messages(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc ships 
         async def answer_stream(messages: AsyncIterable[bytes], context: grpc.aio.ServicerContext[Any, Any]) -> Any:
             return await stream(_Reader(messages, read), context)
 
+        async def generate(messages: AsyncIterable[bytes], context: grpc.aio.ServicerContext[Any, Any]) -> None:
+            try:
+                async for answer in stream(_Reader(messages, read), context):
+                    await context.write(answer)
+            except ServiceError as error:
+                async with self._calls.call(method, context):
+                    raise error
+
         one, stream = handler.unary_unary or handler.unary_stream, handler.stream_unary or handler.stream_stream
-        if not inspect.iscoroutinefunction(one or stream):  # reflection is a generator, and its messages are small
-            return handler._replace(request_deserializer=lambda data: _parsed(parse, data))
         kind = ("stream" if stream else "unary") + ("_stream" if handler.response_streaming else "_unary")
-        return handler._replace(request_deserializer=None, **{kind: answer_stream if stream else answer_one})
+        answer = answer_one if one else generate if inspect.isasyncgenfunction(stream) else answer_stream
+        return handler._replace(request_deserializer=None, **{kind: answer})
 
     def _inflated(self, data: bytes) -> bytes:
         stream = zlib.decompressobj(EITHER)

@@ -1,24 +1,27 @@
 """Bundles on disk → **the detectors that serve**, at the start and whenever the files change.
 
-    path ─▶ newest bundle there ─▶ verify, load, warm up beside what serves ─▶ put in its place
+    path ─▶ newest bundle there ─▶ verify, load, compare, warm up beside what serves ─▶ put in its place
                                             └─ anything fails: the old one stays, the log and a counter say why
 
-A bundle that was refused is tried again only once its files have changed.
+Each must guard the classifier that the current one guards, unless the settings allow another. A bundle that was refused
+is tried again only once its files have changed; a watched one, once they have come to rest.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from detector.bundle import EMBEDDED
 from detector.detector import Detector
-from detector.errors import ConfigError, HeatwardError
+from detector.errors import HeatwardError
+from detector.text import printable
 from server.answers import Loaded, describe
+from server.bundles.classifiers import refuse_other
+from server.bundles.folder import Stamp, newest, stamp
 from server.bundles.versions import Role, Versions
 from server.config import ServerConfig
 from server.engines import Engines
@@ -28,12 +31,8 @@ __all__ = ["Load", "Outcome", "Reloader", "newest"]
 
 log = logging.getLogger("heatward.reload")
 
-MANIFEST = "manifest.json"
-SUFFIX = ".heatward"
-
 Load = Callable[[Path, str], Detector]
 """(bundle, device) → detector."""
-Stamp = tuple[tuple[str, int, int, int], ...]
 
 
 @dataclass(frozen=True)
@@ -69,14 +68,16 @@ class Reloader:
         for role, path in ((Role.CANARY, config.canary), (Role.SHADOW, config.shadow)):
             if path is not None:
                 self._paths[role] = path
-        self._stamps: dict[Role, Stamp] = {}
+        self._tried: dict[Role, Stamp] = {}
+        self._served: dict[Role, Stamp] = {}
         self._one_at_a_time = asyncio.Lock()
 
     async def start(self) -> None:
         """Loads every configured bundle.
 
         Raises:
-            HeatwardError: One cannot be loaded, or cannot promise the default false-positive rate.
+            HeatwardError: One cannot be loaded, cannot promise the default false-positive rate, or guards another
+                classifier than the current one.
         """
         async with self._one_at_a_time:
             for role in self._paths:
@@ -88,15 +89,22 @@ class Reloader:
             return [await self._again(role) for role in self._paths]
 
     async def watch(self, every_s: float) -> None:
-        """Reloads whenever files have changed, until cancelled."""
+        """Reloads whenever files have changed and, a look later, are as they were, until cancelled."""
+        before: dict[Role, Stamp] = {}
         while True:
             await asyncio.sleep(every_s)
-            if any(self._changed(role) for role in self._paths):
+            now = {role: self._look(role) for role in self._paths}
+            if any(now[role] == before.get(role) != self._tried.get(role) for role in now):
                 await self.reload()
+            before = now
 
     async def _again(self, role: Role) -> Outcome:
         before = self._version(role)
-        if not self._changed(role):
+        seen = self._look(role)
+        if seen == self._tried.get(role):
+            return Outcome(role, before, changed=False)
+        if seen == self._served.get(role):  # it was gone, or another was refused; what serves is there again
+            self._tried[role] = seen
             return Outcome(role, before, changed=False)
         error = ""
         try:
@@ -113,10 +121,11 @@ class Reloader:
         return Outcome(role, self._version(role), self._version(role) != before, error)
 
     async def _put(self, role: Role) -> None:
+        self._tried[role] = seen = self._look(role)
         path = newest(self._paths[role])
-        self._stamps[role] = stamp(path)
-        loaded = await self._loaded(path)
+        loaded = await self._loaded(role, path)
         self._versions.put(role, loaded)
+        self._served[role] = seen
         info = loaded.info
         if role is Role.CURRENT:
             self._metrics.detector(
@@ -124,43 +133,24 @@ class Reloader:
             )
         log.info("loaded", extra={"role": role.value, "bundle": info.name, "version": info.version})
 
-    async def _loaded(self, path: Path) -> Loaded:
-        return describe(await self._engines.warm_soon(lambda device: self._load(path, device)), path.stem, self._config)
+    async def _loaded(self, role: Role, path: Path) -> Loaded:
+        current = None if self._config.allow_other_classifier else self._versions.get(Role.CURRENT)
 
-    def _changed(self, role: Role) -> bool:
+        def load(device: str) -> Detector:
+            detector = self._load(path, device)
+            if current is not None:
+                refuse_other(f"{role.value} {printable(str(path), None)}", detector.classifier, current.info.classifier)
+            return detector
+
+        return describe(await self._engines.warm_soon(load), printable(path.stem), self._config)
+
+    def _look(self, role: Role) -> Stamp:
+        """What there is to be loaded; where there is nothing, why, so that this is tried and told once, too."""
         try:
-            return stamp(newest(self._paths[role])) != self._stamps.get(role)
-        except (HeatwardError, OSError):  # gone or closed to us, for now: what is loaded stays
-            return False
+            return stamp(newest(self._paths[role]))
+        except (HeatwardError, OSError) as error:
+            return ((str(error), 0, 0, 0),)
 
     def _version(self, role: Role) -> str:
         loaded = self._versions.get(role)
         return "" if loaded is None else loaded.info.version
-
-
-def newest(path: Path) -> Path:
-    """The bundle at `path`: itself or, in a folder of bundles, the last by name, numbers in their order (v9, v10).
-
-    Raises:
-        ConfigError: The folder holds none.
-    """
-    if not path.is_dir() or (path / MANIFEST).exists():
-        return path
-    bundles = [each for each in path.iterdir() if each.suffix == SUFFIX or (each / MANIFEST).exists()]
-    if not bundles:
-        raise ConfigError(f"{path} holds no bundle: put a {SUFFIX} file there, or name one")
-    return max(bundles, key=lambda each: [(int(part), "") if part.isdigit() else (-1, part) for part in _parts(each)])
-
-
-def stamp(path: Path) -> Stamp:
-    """What changes when a bundle's files do: names, sizes, times, inodes; empty where there is none."""
-    try:
-        files = sorted(path.iterdir()) if path.is_dir() else [path]
-        found = [(each.name, each.stat()) for each in files]
-    except OSError:
-        return ()
-    return tuple((name, each.st_size, each.st_mtime_ns, each.st_ino) for name, each in found)
-
-
-def _parts(path: Path) -> list[str]:
-    return [part for part in re.split(r"(\d+)", path.name) if part]

@@ -34,6 +34,7 @@ from server.judge import Judge
 from server.kserve.model import NAME
 from server.kserve.service import InferenceService
 from server.status import to_status
+from server.streams import Streams
 from server.telemetry.metrics import Metrics
 
 __all__ = ["Guard"]
@@ -66,6 +67,7 @@ class Guard(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc ships no type
         metrics: Counts the outcomes.
         own: Serves our own model.
         upstream: The server behind.
+        streams: Brings streams to their end where the server drains.
     """
 
     def __init__(
@@ -76,6 +78,7 @@ class Guard(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc ships no type
         metrics: Metrics,
         own: InferenceService,
         upstream: Upstream,
+        streams: Streams,
     ) -> None:
         self._config = config
         self._judge = judge
@@ -83,6 +86,7 @@ class Guard(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc ships no type
         self._metrics = metrics
         self._own = own
         self._upstream = upstream
+        self._streams = streams
         self._closed = (config.guard_failure or ("open" if config.guard_policy == "annotate" else "closed")) == "closed"
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:
@@ -134,7 +138,8 @@ class Guard(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc ships no type
                     f"{STREAM} is not judged and would reach {self._config.upstream_model} past the guard: use "
                     "ModelInfer, or have the operator set guard_streams to pass"
                 )
-            await self._upstream.stream(_path(STREAM), requests, context)
+            with self._streams.reading(requests, lambda: False, len) as messages:
+                await self._upstream.stream(_path(STREAM), messages, context)
 
     async def _guarded(
         self, request: kserve.ModelInferRequest, data: bytes, context: grpc.aio.ServicerContext
@@ -168,6 +173,7 @@ class Guard(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc ships no type
             images = await asyncio.to_thread(images_of, request, self._config)
         except Exception as error:
             return [Finding(None, _why(error, call))]
+        call.unanswered.images = images.count
         return await asyncio.gather(*(one(place) for place in range(images.count)))
 
     async def _in_time(self, judging: asyncio.Future[list[Finding]]) -> list[Finding]:

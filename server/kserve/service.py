@@ -152,6 +152,7 @@ class InferenceService(pb_grpc.GRPCInferenceServiceServicer):
             asked.options.heatmap = v1.HEATMAP_FORMAT_FLOAT
         asked.detector_version = self._versions.choose(request.model_version).info.version  # one for all images
         found = images(request, self._config.images_per_call)
+        call.unanswered.images = found.count
         call = replace(call, deadline_s=call.expires_s(time.monotonic(), asked.timeout_ms))  # of all images together
 
         def at(place: int) -> tuple[str, v1.DetectRequest]:

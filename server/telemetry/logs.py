@@ -14,6 +14,8 @@ from contextvars import ContextVar
 from datetime import UTC, datetime
 from types import MappingProxyType
 
+import grpc
+
 __all__ = ["JsonFormatter", "about", "log_to_stderr"]
 
 ENCODER = json.JSONEncoder(default=str, ensure_ascii=False)
@@ -54,6 +56,16 @@ def _escaped(character: str) -> str:
     return json.dumps(character)[1:-1]
 
 
+def caller_was_there(record: logging.LogRecord) -> bool:
+    """A filter: not what grpc.aio logs as an error where its caller went while the status was being sent.
+
+    A batch of operations that was begun and has failed means just this; it is told apart only where the news that the
+    caller is gone came first. Nothing is left behind, and the call is counted. What cannot be begun stays an error.
+    """
+    error = record.exc_info[1] if record.exc_info else None
+    return not (isinstance(error, grpc.aio.InternalError) and str(error).startswith('Failed "execute_batch"'))
+
+
 def log_to_stderr(level: str) -> None:
     """Sends everything of `level` and above to stderr, other libraries' warnings included."""
     # No line shows a thread, a process or a place in the code ("Optimization" in Python's logging HOWTO).
@@ -63,3 +75,4 @@ def log_to_stderr(level: str) -> None:
     handler.setFormatter(JsonFormatter())
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     logging.getLogger("heatward").setLevel(level.upper())
+    logging.getLogger("grpc._cython.cygrpc").addFilter(caller_was_there)

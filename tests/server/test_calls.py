@@ -10,7 +10,11 @@ import grpc
 import pytest
 
 from server.calls import Calls
+from server.errors import NotReadyError
+from server.telemetry.logs import caller_was_there
 from server.telemetry.metrics import Metrics
+
+UNSENT = 'Failed "execute_batch": (<grpc._cython.cygrpc.SendStatusFromServerOperation object at 0x7f>,)'
 
 
 class Context:
@@ -26,12 +30,20 @@ class Context:
         return "ipv4:127.0.0.1:1"
 
     async def abort(self, *status: object) -> None:
-        raise RuntimeError("nobody would read this status")
+        raise grpc.aio.InternalError(UNSENT)
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        ExceptionGroup("of a stream's tasks", [grpc.aio.InternalError(UNSENT)]),
+        type("_ServerStoppedError", (grpc.aio.BaseError,), {})("Server already stopped."),
+    ],
+    ids=["call is over", "server is over"],
+)
 @pytest.mark.parametrize(("remaining_s", "code"), [(60.0, "CANCELLED"), (-1.0, "DEADLINE_EXCEEDED")])
 async def test_an_answer_that_nobody_waits_for_is_no_defect(
-    remaining_s: float, code: str, caplog: pytest.LogCaptureFixture
+    remaining_s: float, code: str, error: Exception, caplog: pytest.LogCaptureFixture
 ):
     """gRPC fails what is written to a call that is over; a stream may write before it hears of the end."""
     metrics = Metrics()
@@ -39,9 +51,31 @@ async def test_an_answer_that_nobody_waits_for_is_no_defect(
     with caplog.at_level(logging.INFO, "heatward"):
         with pytest.raises(asyncio.CancelledError):
             async with calls.call("DetectStream", Context(remaining_s)):
-                raise ExceptionGroup("of a stream's tasks", [grpc.aio.InternalError()])
+                raise error
         await asyncio.sleep(0)  # a call's line follows its answer
     counted = metrics.registry.get_sample_value("heatward_requests_total", {"method": "DetectStream", "code": code})
     assert counted == 1
     assert [record.levelname for record in caplog.records] == ["INFO"]
     assert calls.in_flight == 0
+
+
+async def test_a_status_that_cannot_be_sent_is_no_defect(caplog: pytest.LogCaptureFixture):
+    metrics = Metrics()
+    calls = Calls(math.inf, metrics)
+    with pytest.raises(asyncio.CancelledError):
+        async with calls.call("DetectStream", Context(60.0)):
+            raise NotReadyError("the server is draining")
+    labels = {"method": "DetectStream", "code": "UNAVAILABLE"}
+    assert metrics.registry.get_sample_value("heatward_requests_total", labels) == 1
+    assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [(grpc.aio.InternalError(UNSENT), False), (grpc.aio.InternalError("Failed grpc_call_start_batch: 8"), True)],
+)
+def test_grpc_tells_no_more_of_a_caller_who_went(error: Exception, told: bool):
+    """What grpc.aio logs itself where the caller went while the status was being sent, in the race or after it."""
+    record = logging.LogRecord("grpc", logging.ERROR, "", 0, "raised in core", (), (type(error), error, None))
+    assert caller_was_there(record) is told
+    assert caller_was_there(logging.LogRecord("grpc", logging.ERROR, "", 0, "anything else", (), None))

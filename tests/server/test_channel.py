@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import gzip
 import logging
+import tracemalloc
+import zlib
 from contextlib import aclosing
 
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2
+from grpc_reflection.v1alpha import reflection_pb2
 from heatward.connection import OPTIONS
 from heatward.v1 import detection_pb2 as pb
 from heatward.v1 import detection_pb2_grpc
@@ -17,11 +20,16 @@ from wire import MAX_CONCURRENT_STREAMS, PING, SETTINGS, checked, frames, relay_
 
 from server.access import channel
 from server.access.channel import channel_options, warn_where_open
+from server.access.messages import Messages
+from server.calls import Calls
 from server.config import ServerConfig
+from server.errors import MessageSizeError
+from server.telemetry.metrics import Metrics
 
 DETECT = "/heatward.v1.DetectionService/Detect"
 STREAM = "/heatward.v1.DetectionService/DetectStream"
 HEALTH_CHECK = "/grpc.health.v1.Health/Check"
+REFLECTION = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
 
 
 async def test_clients_are_told_how_many_calls_a_connection_takes(serving):
@@ -105,6 +113,31 @@ async def test_a_compressed_bomb_is_inflated_no_further_than_the_limit(serving):
         call = served.stub.DetectStream(iter([bomb]), compression=grpc.Compression.Gzip)
         assert await call.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         assert (await served.stub.GetDetector(pb.GetDetectorRequest())).classifier.classes
+
+
+def test_inflating_takes_no_more_memory_than_the_limit():
+    packer = zlib.compressobj(wbits=31)
+    bomb = b"".join(packer.compress(bytes(2**20)) for _ in range(256)) + packer.flush()  # 256 MiB in 260 kB
+    messages = Messages(2**20, Calls(30.0, Metrics()))
+    tracemalloc.start()
+    try:
+        with pytest.raises(MessageSizeError):
+            messages._inflated(bomb)
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most < 4 * 2**20
+
+
+async def test_reflection_reads_what_is_compressed_and_refuses_what_is_none(serving, caplog: pytest.LogCaptureFixture):
+    list_services = reflection_pb2.ServerReflectionRequest(list_services="").SerializeToString()
+    async with serving() as served:
+        for compression in (grpc.Compression.Gzip, grpc.Compression.Deflate):
+            call = served.channel.stream_stream(REFLECTION)(iter([list_services]), compression=compression)
+            assert b"heatward.v1.DetectionService" in await call.read()
+        call = served.channel.stream_stream(REFLECTION)(iter([b"\x1f\xff\xff"]))
+        assert await call.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
 
 
 @pytest.mark.parametrize("data", [b"\x1f\xff\xff", b"\x0a\xff", gzip.compress(b"\xff")[:-4], b"\x78\x9c" + bytes(9)])

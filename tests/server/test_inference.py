@@ -362,7 +362,14 @@ async def test_an_unknown_model_is_told_which_there_are(serving):
 
 async def test_one_detector_answers_all_images_of_a_call_also_beside_a_canary():
     config = ServerConfig(
-        port=0, metrics_port=None, threads=1, bundle=Path("a"), canary=Path("b"), canary_weight=0.5, max_batch=8
+        port=0,
+        metrics_port=None,
+        threads=1,
+        bundle=Path("a"),
+        canary=Path("b"),
+        canary_weight=0.5,
+        max_batch=8,
+        allow_other_classifier=True,
     )
     app = App(config, lambda path, device: FakeDetector(name=path.name))
     try:

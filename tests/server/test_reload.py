@@ -24,7 +24,7 @@ from torch import Tensor
 from detector.detector import Verdict
 from detector.errors import BundleDamagedError, ConfigError
 from server.app import App
-from server.bundles.reload import newest
+from server.bundles.folder import newest
 from server.bundles.versions import Role, Versions
 from server.config import ServerConfig
 
@@ -62,6 +62,7 @@ def shop(tmp_path: Path) -> Shop:
 @asynccontextmanager
 async def serving(shop: Shop, **settings: Any) -> AsyncIterator[tuple[App, grpc.aio.Channel]]:
     defaults: dict[str, Any] = {"port": 0, "metrics_port": None, "threads": 1, "admin": True, "max_batch": 2}
+    defaults["allow_other_classifier"] = True  # a letter names version and classifier
     app = App(ServerConfig(**(defaults | settings)), shop.load)
     try:
         await app.listen()
@@ -261,7 +262,10 @@ async def test_a_bundle_out_of_reach_leaves_the_old_one(shop: Shop, monkeypatch:
             raise PermissionError(13, "Permission denied")
 
         monkeypatch.setattr(Path, "iterdir", closed)
-        assert [outcome.changed for outcome in await reload(channel)] == [False]
+        (outcome,) = await reload(channel)
+        assert (outcome.changed, outcome.error) == (False, "[Errno 13] Permission denied")
+        monkeypatch.undo()
+        assert [(each.changed, each.error) for each in await reload(channel)] == [(False, "")]
         assert await version(channel) == "a" * 16
 
 
