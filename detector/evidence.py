@@ -26,6 +26,7 @@ from torch.nn import functional
 from detector.classifier import Classifier
 from detector.errors import ConfigError, LayerNotFoundError, NoGradientError
 from detector.heatmaps.channels import LayerAttribution, attribute_classes, attribute_margin
+from detector.image_batch import check_images, check_range
 from detector.views import ViewSettings, make_views
 
 __all__ = ["ALL_CLASSES_UP_TO", "DIVERGENCE", "Evidence", "EvidenceExtractor", "EvidenceSettings", "EvidenceShape"]
@@ -161,14 +162,14 @@ class EvidenceExtractor:
     def __init__(self, classifier: Classifier, settings: EvidenceSettings, witness: Classifier | None = None) -> None:
         if not classifier.differentiable:
             raise NoGradientError(
-                f"classifier {classifier.spec.source!r} has no gradients: channel attribution needs them; "
-                "give the model as torchvision:, timm: or python:"
+                f"classifier {classifier.spec.source!r} gives no gradients, which channel attribution needs: "
+                f"{classifier.no_gradient}"
             )
         layers = settings.layers or classifier.depths(4)
         if not layers:
             raise NoGradientError(
-                f"classifier {classifier.spec.source!r} shows no inner layers: channel attribution needs them; "
-                "give the model as torchvision:, timm: or python: (not as TorchScript or an exported program)"
+                f"classifier {classifier.spec.source!r} shows no inner layers, which channel attribution needs: "
+                f"{classifier.no_layers}"
             )
         self.classifier = classifier
         self.settings = settings
@@ -191,11 +192,21 @@ class EvidenceExtractor:
             if witness.classes != classifier.classes:
                 raise ConfigError("the witness must have the classifier's classes, in the same order")
             if not witness.differentiable or not witness.layers:
-                raise NoGradientError(f"witness {witness.spec.source!r} has no gradients or shows no inner layers")
+                why = witness.no_gradient or witness.no_layers
+                raise NoGradientError(
+                    f"witness {witness.spec.source!r} gives no gradients or shows no inner layers: {why}"
+                )
             self.witness_layer = _deep_layer(witness, witness.depths(4))
 
     def __call__(self, images: Tensor) -> Evidence:
-        """Evidence about `images` (B, 3, H, W) in [0, 1]."""
+        """Evidence about `images` (B, 3, H, W) in [0, 1], float32, of the classifier's input size and on its device.
+
+        Raises:
+            ImageShapeError: They are no such batch.
+            NonFiniteLogitsError: The classifier answered NaN or infinity.
+        """
+        check_images(images, device=self.classifier.device, size=self.classifier.input_size)
+        check_range(images)
         parts = [self._extract(chunk) for chunk in torch.split(images, self.settings.forward_batch)]
         return parts[0] if len(parts) == 1 else Evidence.cat(parts)
 
