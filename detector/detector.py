@@ -22,9 +22,9 @@ from torch import Tensor
 from detector.bundle import Bundle, Manifest, load_bundle
 from detector.calibration import Calibration
 from detector.classifier import Classifier, load_classifier
-from detector.errors import CalibrationError, FingerprintMismatchError
+from detector.errors import BundleVersionError, CalibrationError, FingerprintMismatchError
 from detector.evidence import EvidenceExtractor, EvidenceSettings
-from detector.network import EvidenceShape, HeatmapNetwork, NetworkSettings, score
+from detector.network import EvidenceShape, HeatmapNetwork, NetworkSettings, ScoreSettings, score
 from detector.second_look import SecondLook, mask_features, rivals_of
 
 __all__ = ["Detector", "Verdict"]
@@ -43,7 +43,7 @@ class Verdict:
     top: tuple[tuple[int, float], ...]
     """The classifier's most probable classes with their probabilities, best first."""
     attack_score: float
-    """−log P(clean) of the heatmap classifier and a tenth of the surprise, 0 and up; higher is more attack-like."""
+    """−log P(clean) of the heatmap classifier and a share of the surprise, 0 and up; higher is more attack-like."""
     p_value: float
     """Share of clean calibration images that look at least as attacked, in (0, 1]."""
     recovered: tuple[tuple[int, float], ...]
@@ -114,7 +114,7 @@ class Detector:
         networks = HeatmapNetwork.ensemble(
             EvidenceShape.model_validate(manifest.network["shape"]),
             len(manifest.families),
-            NetworkSettings.model_validate(manifest.network["settings"]),
+            _settings(manifest),
             bundle.network_weights,
         )
         return cls(
@@ -203,6 +203,18 @@ def _pairs(labels: Tensor, values: Tensor) -> list[tuple[tuple[int, float], ...]
     """(B, K) and (B, K) → for each image, K labels with their values."""
     rows = zip(labels.tolist(), values.tolist(), strict=True)
     return [tuple(zip(indices, shares, strict=True)) for indices, shares in rows]
+
+
+def _settings(manifest: Manifest) -> NetworkSettings:
+    """Those of the manifest, whole: a default may have changed since the bundle was made."""
+    settings = NetworkSettings.model_validate(manifest.network["settings"])
+    missing = sorted(ScoreSettings.model_fields.keys() - settings.score.model_fields_set)
+    if missing:
+        raise BundleVersionError(
+            f"the bundle does not say how its scores are made: network.settings.score lacks {', '.join(missing)}; "
+            "run `heatward train` again"
+        )
+    return settings
 
 
 def _match(role: str, loaded: Classifier, fingerprint: str) -> None:

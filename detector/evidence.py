@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
 from torch import Tensor
 from torch.nn import functional
 
@@ -27,15 +27,36 @@ from detector.classifier import Classifier
 from detector.errors import ConfigError, LayerNotFoundError, NoGradientError
 from detector.heatmaps.channels import LayerAttribution, attribute_classes, attribute_margin
 from detector.image_batch import check_images, check_range
+from detector.views import CONSTANTS as VIEW_CONSTANTS
 from detector.views import ViewSettings, make_views
 
-__all__ = ["ALL_CLASSES_UP_TO", "DIVERGENCE", "Evidence", "EvidenceExtractor", "EvidenceSettings", "EvidenceShape"]
+__all__ = [
+    "ALL_CLASSES_UP_TO",
+    "CONSTANTS",
+    "DIVERGENCE",
+    "Evidence",
+    "EvidenceExtractor",
+    "EvidenceSettings",
+    "EvidenceShape",
+]
 
 ALL_CLASSES_UP_TO = 16
 EPSILON = 1e-8
 TESTIMONY = 5  # class features of the witness: log P, log P of the mirror image, …
 DISAGREEMENT, DIVERGENCE = 6, 4  # image features of the witness; where KL(witness ‖ classifier) is among them
 MOVES = 3  # numbers that say how far one depth's channel heatmap moved under one view
+DEPTHS, DEEP_SIDE = 4, 6  # where no layers are named: how many, and the smallest side of the class layer
+WITNESS_SEED = 1
+CONSTANTS: dict[str, JsonValue] = {
+    "all_classes_up_to": ALL_CLASSES_UP_TO,
+    "evidence_epsilon": EPSILON,
+    "witness_features": [TESTIMONY, DISAGREEMENT, DIVERGENCE],
+    "witness_seed": WITNESS_SEED,
+    "moves": MOVES,
+    "depths": [DEPTHS, DEEP_SIDE],
+    **VIEW_CONSTANTS,
+}
+"""What decides the evidence and is no setting; a bundle belongs to these."""
 
 
 class EvidenceSettings(BaseModel):
@@ -165,7 +186,7 @@ class EvidenceExtractor:
                 f"classifier {classifier.spec.source!r} gives no gradients, which channel attribution needs: "
                 f"{classifier.no_gradient}"
             )
-        layers = settings.layers or classifier.depths(4)
+        layers = settings.layers or classifier.depths(DEPTHS)
         if not layers:
             raise NoGradientError(
                 f"classifier {classifier.spec.source!r} shows no inner layers, which channel attribution needs: "
@@ -186,7 +207,7 @@ class EvidenceExtractor:
         self.candidates = classifier.num_classes if few else settings.candidates
         self.witness = witness
         self.witness_layer = ""
-        noise = torch.randn(1, 3, *classifier.input_size, generator=torch.Generator().manual_seed(1))
+        noise = torch.randn(1, 3, *classifier.input_size, generator=torch.Generator().manual_seed(WITNESS_SEED))
         self.witness_noise = (noise * settings.witness_noise / 255).to(classifier.device)
         if witness is not None:
             if witness.classes != classifier.classes:
@@ -196,7 +217,7 @@ class EvidenceExtractor:
                 raise NoGradientError(
                     f"witness {witness.spec.source!r} gives no gradients or shows no inner layers: {why}"
                 )
-            self.witness_layer = _deep_layer(witness, witness.depths(4))
+            self.witness_layer = _deep_layer(witness, witness.depths(DEPTHS))
 
     def __call__(self, images: Tensor) -> Evidence:
         """Evidence about `images` (B, 3, H, W) in [0, 1], float32, of the classifier's input size and on its device.
@@ -347,7 +368,7 @@ def _deep_layer(classifier: Classifier, layers: Sequence[str]) -> str:
     probe = torch.zeros(1, 3, *classifier.input_size, device=classifier.device)
     with torch.no_grad():
         _, activations = classifier.activations(probe, layers)
-    deep = [name for name in layers if min(activations[name].shape[-2:]) >= 6]
+    deep = [name for name in layers if min(activations[name].shape[-2:]) >= DEEP_SIDE]
     return deep[-1] if deep else layers[0]
 
 

@@ -101,7 +101,7 @@ def _check_allowed(spec: ClassifierSpec, allow: Collection[str]) -> None:
     if not allowed:
         raise ClassifierSpecError(
             f"The bundle's classifier {spec.source} runs code from {code!r}, which is not trusted: "
-            f"if you know this code, name it: `heatward serve --trusted {code}`, allow=[{code!r}] in Python."
+            f"if you know this code, name it: --trusted {code} (serve, explain), allow=[{code!r}] in Python."
         )
 
 
