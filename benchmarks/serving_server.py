@@ -70,7 +70,7 @@ class StandIn:
         self.calibration = Calibration.fit(torch.arange(199.0))
         self._cost = cost
         labels = tuple((index, 0.9 / (index + 1)) for index in range(5))
-        self._verdict = Verdict(0, 0.9, labels, 0.1, 0.5, labels, np.zeros((4, 4), np.float32))
+        self._verdict = Verdict(0, 0.9, labels, 0.1, 0.5, labels, labels[0], np.zeros((4, 4), np.float32))
 
     def warm_up(self, sizes: list[int]) -> None:
         pass
@@ -137,6 +137,7 @@ class Bare(detection_pb2_grpc.DetectionServiceServicer):
             p_value=0.5,
             false_positive_rate=0.01,
             recovered=labels,
+            corrected=labels[0],
             timings=pb.Timings(queue_ms=0.1, decode_ms=0.1, compute_ms=0.1, total_ms=0.3, batch_size=1),
             detector_version="0" * 16,
             effort=pb.EFFORT_FAST,

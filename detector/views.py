@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
 from torch import Tensor
 from torch.nn import functional
 
@@ -21,7 +21,7 @@ __all__ = ["CONSTANTS", "View", "ViewSettings", "make_views"]
 SEED = 0
 SHIFTS_PER_SIDE = 32
 BLUR = (0.25, 0.5, 0.25)
-CONSTANTS = {"view_seed": SEED, "view_shifts_per_side": SHIFTS_PER_SIDE, "view_blur": list(BLUR)}
+CONSTANTS: dict[str, JsonValue] = {"view_seed": SEED, "view_shifts_per_side": SHIFTS_PER_SIDE, "view_blur": list(BLUR)}
 """What decides the views and is no setting; a bundle belongs to these."""
 
 View = Callable[[Tensor], Tensor]
