@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from detector.errors import BlackBoxError, ClassifierSpecError, ImageShapeError, NonFiniteLogitsError
+from detector.image_batch import check_images
 
 __all__ = ["BlackBox"]
 
@@ -29,11 +30,15 @@ class BlackBox:
         classes: Names, in the order of the probabilities.
         input_size: (height, width).
         differentiable: False.
+        no_gradient: Why.
         layers: ().
+        no_layers: Why.
     """
 
     differentiable = False
+    no_gradient = "it is a black box"
     layers: tuple[str, ...] = ()
+    no_layers = "a black box hides its own"
 
     def __init__(
         self,
@@ -77,9 +82,10 @@ class BlackBox:
 
         Raises:
             BlackBoxError: `predict` raised (its exception is the cause), or its answer is not (n, K) probabilities.
-            ImageShapeError: Images of another size than `input_size`.
+            ImageShapeError: Not a batch of float32 images, or of another size than `input_size`.
             NonFiniteLogitsError: NaN or infinity.
         """
+        check_images(images)
         if images.shape[1:] != (3, *self.input_size):
             height, width = self.input_size
             raise ImageShapeError(f"{self.name} takes images (B, 3, {height}, {width}), got {tuple(images.shape)}")

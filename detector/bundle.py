@@ -28,6 +28,7 @@ from torch import Tensor
 from detector.classifier import ClassifierSpec
 from detector.container import MANIFEST, read_files, write_files
 from detector.errors import BundleDamagedError, BundleError, BundleForeignError, BundleVersionError
+from detector.evidence import CONSTANTS
 from detector.weights import is_weights_file
 
 __all__ = ["EMBEDDED", "FORMAT", "SCHEMA_VERSION", "Bundle", "Manifest", "load_bundle", "save_bundle"]
@@ -36,7 +37,7 @@ EMBEDDED = Path(__file__).parent / "embedded" / "cifar10.heatward"
 """The default bundle, in the repository."""
 
 FORMAT: Final = "heatward-bundle"
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 CLASSIFIER, WITNESS = "classifier.safetensors", "witness.safetensors"
 NETWORK, CALIBRATION = "network.safetensors", "calibration.safetensors"
 SECOND_LOOK = "second_look.safetensors"
@@ -55,7 +56,8 @@ class Manifest(BaseModel):
         witness: How to build the witness; None where the evidence has none.
         witness_fingerprint: The witness's.
         evidence: Settings of the evidence.
-        network: Settings of the heatmap network.
+        constants: What decides the evidence and is no setting; another heatward must compute with the same.
+        network: Settings of the heatmap network and of the attack score.
         families: Attack families of the network's head.
         operating_points: Threshold by false-positive rate.
         measured: Results on the test split.
@@ -73,6 +75,7 @@ class Manifest(BaseModel):
     witness: ClassifierSpec | None = None
     witness_fingerprint: str = ""
     evidence: dict[str, JsonValue] = {}
+    constants: dict[str, JsonValue] = CONSTANTS
     network: dict[str, JsonValue] = {}
     families: tuple[str, ...] = ()
     operating_points: dict[str, float] = {}
@@ -142,7 +145,7 @@ def load_bundle(path: str | Path) -> Bundle:
     Raises:
         BundleError: There is no such file or directory.
         BundleForeignError: It is something else.
-        BundleVersionError: It has another schema version.
+        BundleVersionError: It has another schema version, or scores are made otherwise.
         BundleDamagedError: Truncated, changed, or a file is missing.
     """
     path = Path(path)
@@ -189,7 +192,7 @@ def _described(text: bytes, path: Path) -> dict[str, Any]:
         )
     if isinstance(version, int) and version < SCHEMA_VERSION:
         raise BundleVersionError(
-            f"{path} has schema version {version}, which looks at other evidence; this heatward reads "
+            f"{path} has schema version {version}, whose scores are made otherwise; this heatward reads "
             f"{SCHEMA_VERSION}: run `heatward train` again, it keeps its attacked images."
         )
     return described
@@ -202,11 +205,19 @@ def _manifest(described: dict[str, Any], path: Path) -> Manifest:
             f"{path}: {MANIFEST} differs from its own sha256: it was changed after it was written."
         )
     try:
-        return Manifest.model_validate_json(json.dumps(described))
+        manifest = Manifest.model_validate_json(json.dumps(described))
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
         raise BundleDamagedError(f"{path}: {MANIFEST} has a bad {place!r} ({first['msg']}).") from error
+    stored: dict[str, Any] = described.get("constants", {})
+    for name in sorted(CONSTANTS.keys() | stored.keys()):
+        if stored.get(name) != CONSTANTS.get(name):
+            raise BundleVersionError(
+                f"{path} was made with {name} {stored.get(name)}, this heatward computes with {CONSTANTS.get(name)}: "
+                f"run `heatward train` again, or use heatward {manifest.heatward_version}."
+            )
+    return manifest
 
 
 def _manifest_digest(described: dict[str, Any]) -> str:

@@ -1,8 +1,9 @@
 """The frozen model under guard: **images (B, 3, H, W) in [0, 1]** → `Classifier` → **logits (B, K)** and activations.
 
-Loading probes the model once with two images: does it answer one logit per class, does a gradient reach the images,
-which layers have spatial maps. Hooks live for one call and parameters never change. Not for several threads at once:
-one thread (the server's engine) owns a classifier; only `fit` and `prepare` may be called from any thread.
+Loading probes the model with a few images (`detector.probe`): does it answer one logit per class, whatever the batch,
+does a gradient reach the images, which layers have spatial maps. Hooks live for one call and parameters never change.
+Not for several threads at once: one thread (the server's engine) owns a classifier; only `fit` and `prepare` may be
+called from any thread.
 """
 
 from __future__ import annotations
@@ -17,9 +18,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from detector.errors import ClassifierSpecError, LayerNotFoundError, NonFiniteLogitsError
-from detector.layers import Layer, hooked, observed, spread
+from detector.errors import ImageShapeError, LayerNotFoundError, NonFiniteLogitsError
+from detector.image_batch import check_images
+from detector.layers import hooked, spread
 from detector.preprocessing import Normalized, Preprocessing, fit_to, to_images
+from detector.probe import probe
 from detector.sources import TRUSTED_MODULES, Net, build_net
 from detector.spec import ClassifierSpec
 from detector.text import nearest, printable
@@ -44,7 +47,7 @@ def load_classifier(
             packages) and program files by name. None, for a spec that the user wrote, allows any.
 
     Raises:
-        ClassifierSpecError: The source, weights or preprocessing cannot be used.
+        ClassifierSpecError: The source, weights or preprocessing cannot be used, or the net does not answer logits.
     """
     device = torch.device(device)
     net = build_net(spec, device=device, state_dict=state_dict, allow=allow)
@@ -62,6 +65,7 @@ class Classifier:
         device: Where it runs.
         embeddable: Whether spec + `state_dict()` are enough to build it again (torchvision, timm, python).
         differentiable: Whether a gradient reaches the images.
+        no_gradient: Why none does; empty where one does.
         layers: Names of submodules with (B, C, h, w) output, in order of execution; () where hooks do not reach.
         fingerprint: sha256 (hex) over architecture, weights, classes and preprocessing, the same on every machine.
     """
@@ -79,16 +83,31 @@ class Classifier:
         if net.embeddable:
             self.module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.fingerprint = _fingerprint(spec, net.identity, self.state_dict())
-        self._probed, self.differentiable = self._probe()
-        self.layers = tuple(layer.name for layer in self._probed)
+        found = probe(self.module, self._net if self.embeddable else nn.Module(), spec, self.device)
+        self._probed = found.layers
+        self.layers = tuple(layer.name for layer in found.layers)
+        self.no_gradient = found.no_gradient
+        self.differentiable = not found.no_gradient
 
     def __call__(self, images: Tensor) -> Tensor:
         """Classify (B, 3, H, W) images in [0, 1]: float32 logits (B, K), attached to the graph if images are.
 
+        Images of another size than `input_size` are fine where the net takes them.
+
         Raises:
+            ImageShapeError: Not a batch of float32 images, or of a size that the net does not take.
             NonFiniteLogitsError: NaN or infinity; names the images of the batch.
         """
-        logits: Tensor = self.module(images).float()
+        check_images(images, device=self.device)
+        try:
+            logits: Tensor = self.module(images).float()
+        except (RuntimeError, AssertionError) as error:  # a ViT asserts
+            if tuple(images.shape[2:]) == self.input_size or isinstance(error, torch.OutOfMemoryError):
+                raise
+            height, width = self.input_size
+            raise ImageShapeError(
+                f"{self.spec.source} takes images of {height}×{width}, got {tuple(images.shape)}: resize ({error})"
+            ) from error
         finite = logits.isfinite().all(1)
         if not finite.all():
             bad = (~finite).nonzero().flatten().tolist()
@@ -127,6 +146,7 @@ class Classifier:
             LayerNotFoundError: No such layer; lists near names.
         """
         self._check_layers(layers)
+        check_images(images, device=self.device)
         if torch.is_grad_enabled() and not images.requires_grad:
             images = images.detach().requires_grad_()
         kept: dict[str, Tensor] = {}
@@ -158,6 +178,15 @@ class Classifier:
         """
         return spread(self._probed, count)
 
+    @property
+    def no_layers(self) -> str:
+        """Why `layers` is empty; empty where it is not."""
+        if self.layers:
+            return ""
+        if not self.embeddable:
+            return "TorchScript and exported programs hide theirs: give the net as torchvision:, timm: or python:"
+        return "no module of it answers maps (B, C, h, w)"
+
     def state_dict(self) -> dict[str, Tensor]:
         """The net's parameters and buffers: copies on the CPU."""
         return {
@@ -172,37 +201,10 @@ class Classifier:
 
     def _no_layer(self, name: str) -> str:
         if not self.layers:
-            return f"{self.spec.source} shows no inner layers: use a method that needs none (gradient, occlusion)."
+            return f"{self.spec.source} shows no inner layers ({self.no_layers}): 'occlusion' and 'rise' need none."
         last = ", ".join(self.layers[-5:])
         hint = nearest(name, self.layers) or f"; the last ones are {last}."
         return f"{self.spec.source} has no layer '{printable(name)}' with a spatial map{hint}"
-
-    def _probe(self) -> tuple[tuple[Layer, ...], bool]:
-        """Run two images of noise through the net, once."""
-        noise = torch.rand(2, 3, *self.input_size, generator=torch.Generator().manual_seed(0))
-        images = noise.to(self.device).requires_grad_()
-        try:
-            with torch.enable_grad(), observed(self._net if self.embeddable else nn.Module()) as layers:
-                logits = self.module(images)
-        except Exception as error:  # the user's code
-            raise ClassifierSpecError(
-                f"{self.spec.source} failed on two images of {self.input_size} ({type(error).__name__}: {error}): "
-                "check input_size, and that it takes batches of any size."
-            ) from error
-        self._check_output(logits)
-        return tuple(layers), _reaches(logits, images)
-
-    def _check_output(self, logits: Any) -> None:
-        expected = (2, self.num_classes)
-        if not isinstance(logits, Tensor):
-            raise ClassifierSpecError(
-                f"{self.spec.source} answers a {type(logits).__name__}, expected a tensor of logits: wrap the net."
-            )
-        if tuple(logits.shape) != expected:
-            raise ClassifierSpecError(
-                f"{self.spec.source} answers {tuple(logits.shape)} for two images, expected {expected}: "
-                f"the spec lists {self.num_classes} classes, one logit each."
-            )
 
 
 def _fingerprint(spec: ClassifierSpec, identity: str, state_dict: dict[str, Tensor]) -> str:
@@ -212,12 +214,3 @@ def _fingerprint(spec: ClassifierSpec, identity: str, state_dict: dict[str, Tens
         digest.update(f"\n{name} {value.dtype} {tuple(value.shape)}\n".encode())
         digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
-
-
-def _reaches(logits: Tensor, images: Tensor) -> bool:
-    weights = torch.arange(1.0, logits.shape[1] + 1, device=logits.device)  # unequal: probabilities sum to a constant
-    try:
-        (gradient,) = torch.autograd.grad((logits.float() * weights).sum(), images, allow_unused=True)
-    except RuntimeError:
-        return False
-    return gradient is not None and bool(gradient.isfinite().all()) and bool(gradient.any())

@@ -1,7 +1,7 @@
 """The whole road: images in, verdicts out.
 
     images (B, 3, H, W) ─▶ evidence ─▶ heatmap networks ─▶ attack score ─▶ conformal p-value ─▶ Verdict
-                                             └─▶ origin probabilities ─▶ recovered label
+                                             └─▶ origin probabilities ─▶ recovered and corrected label
     undecided images, where asked ─▶ learned masks ─▶ second look ─▶ p-value again ─▶ Verdict
 
 A detector belongs to one thread at a time: evidence observes the classifier through hooks that live for one call.
@@ -22,9 +22,10 @@ from torch import Tensor
 from detector.bundle import Bundle, Manifest, load_bundle
 from detector.calibration import Calibration
 from detector.classifier import Classifier, load_classifier
-from detector.errors import CalibrationError, FingerprintMismatchError
+from detector.errors import BundleVersionError, CalibrationError, FingerprintMismatchError
 from detector.evidence import EvidenceExtractor, EvidenceSettings
-from detector.network import EvidenceShape, HeatmapNetwork, NetworkSettings, score
+from detector.image_batch import check_images
+from detector.network import EvidenceShape, HeatmapNetwork, NetworkSettings, ScoreSettings, score
 from detector.second_look import SecondLook, mask_features, rivals_of
 
 __all__ = ["Detector", "Verdict"]
@@ -43,11 +44,14 @@ class Verdict:
     top: tuple[tuple[int, float], ...]
     """The classifier's most probable classes with their probabilities, best first."""
     attack_score: float
-    """−log P(clean) of the heatmap classifier and a tenth of the surprise, 0 and up; higher is more attack-like."""
+    """−log P(clean) of the heatmap classifier and a share of the surprise, 0 and up; higher is more attack-like."""
     p_value: float
     """Share of clean calibration images that look at least as attacked, in (0, 1]."""
     recovered: tuple[tuple[int, float], ...]
-    """Labels before the attack with their probabilities, best first."""
+    """Given that the image was attacked: labels before the attack with their probabilities, best first; never `label`,
+    which is what the attack wanted."""
+    corrected: tuple[int, float]
+    """Over all images, attacked or not: the likeliest label and its probability. `label` where that is likelier."""
     heatmap: NDArray[np.float32]
     """(g, g): activation × gradient for the predicted class, signed, unscaled."""
     effort: Literal["fast", "thorough"] = "fast"
@@ -114,7 +118,7 @@ class Detector:
         networks = HeatmapNetwork.ensemble(
             EvidenceShape.model_validate(manifest.network["shape"]),
             len(manifest.families),
-            NetworkSettings.model_validate(manifest.network["settings"]),
+            _settings(manifest),
             bundle.network_weights,
         )
         return cls(
@@ -132,17 +136,22 @@ class Detector:
         return self.second_look is not None
 
     def detect(self, images: Tensor) -> list[Verdict]:
-        """Judge images (B, 3, H, W) in [0, 1], on any device; one verdict each, in order.
+        """Judge images (B, 3, H, W) in [0, 1], float32, of the classifier's input size, on any device.
+
+        One verdict each, in order.
 
         Raises:
+            ImageShapeError: They are no such batch; `Classifier.prepare` makes images of photographs.
             NonFiniteLogitsError: The classifier answered NaN or infinity.
         """
+        check_images(images, size=self.classifier.input_size)
         evidence = self.extractor(images.to(self.classifier.device))
         scores, origin = (each.cpu() for each in score(self.networks, evidence))  # whole: each copy waits for the GPU
         probabilities, labels = evidence.logits.cpu().softmax(1).topk(min(TOP, self.classifier.num_classes))
-        order = origin.argsort(1, descending=True)
-        top = _pairs(labels, probabilities)
-        recovered = _pairs(evidence.candidates.cpu().gather(1, order), origin.gather(1, order))
+        candidates = evidence.candidates.cpu()
+        top, recovered, corrected = _pairs(labels, probabilities), _recovered(candidates, origin), origin.max(1)
+        corrected_labels = candidates.gather(1, corrected.indices[:, None])[:, 0].tolist()
+        corrected_probabilities = corrected.values.tolist()
         attack_scores, p_values = scores.tolist(), self.calibration.p_value(scores).tolist()
         heatmaps = evidence.maps[:, 0, 0].cpu().numpy()  # candidate 0 is the prediction
         return [
@@ -153,6 +162,7 @@ class Detector:
                 attack_score=attack_scores[i],
                 p_value=p_values[i],
                 recovered=recovered[i],
+                corrected=(corrected_labels[i], corrected_probabilities[i]),
                 heatmap=heatmaps[i].astype(np.float32),
             )
             for i in range(len(images))
@@ -199,10 +209,29 @@ class Detector:
             self.detect(torch.full((size, 3, *self.classifier.input_size), 0.5))
 
 
+def _recovered(candidates: Tensor, origin: Tensor) -> list[tuple[tuple[int, float], ...]]:
+    """Origin probabilities (B, C) of candidates (B, C), the prediction first → those of the others, best first."""
+    others = origin[:, 1:].double().clamp_min(torch.finfo(torch.float32).tiny)  # where all underflow: alike
+    shares, order = (others / others.sum(1, keepdim=True)).sort(dim=1, descending=True, stable=True)
+    return _pairs(candidates[:, 1:].gather(1, order), shares)
+
+
 def _pairs(labels: Tensor, values: Tensor) -> list[tuple[tuple[int, float], ...]]:
     """(B, K) and (B, K) → for each image, K labels with their values."""
     rows = zip(labels.tolist(), values.tolist(), strict=True)
     return [tuple(zip(indices, shares, strict=True)) for indices, shares in rows]
+
+
+def _settings(manifest: Manifest) -> NetworkSettings:
+    """Those of the manifest, whole: a default may have changed since the bundle was made."""
+    settings = NetworkSettings.model_validate(manifest.network["settings"])
+    missing = sorted(ScoreSettings.model_fields.keys() - settings.score.model_fields_set)
+    if missing:
+        raise BundleVersionError(
+            f"the bundle does not say how its scores are made: network.settings.score lacks {', '.join(missing)}; "
+            "run `heatward train` again"
+        )
+    return settings
 
 
 def _match(role: str, loaded: Classifier, fingerprint: str) -> None:

@@ -19,23 +19,45 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 
 import torch
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, JsonValue
 from torch import Tensor
 from torch.nn import functional
 
 from detector.classifier import Classifier
 from detector.errors import ConfigError, LayerNotFoundError, NoGradientError
 from detector.heatmaps.channels import LayerAttribution, attribute_classes, attribute_margin
+from detector.image_batch import check_images, check_range
 from detector.settings import EvidenceSettings
+from detector.views import CONSTANTS as VIEW_CONSTANTS
 from detector.views import make_views
 
-__all__ = ["ALL_CLASSES_UP_TO", "DIVERGENCE", "Evidence", "EvidenceExtractor", "EvidenceSettings", "EvidenceShape"]
+__all__ = [
+    "ALL_CLASSES_UP_TO",
+    "CONSTANTS",
+    "DIVERGENCE",
+    "Evidence",
+    "EvidenceExtractor",
+    "EvidenceSettings",
+    "EvidenceShape",
+]
 
 ALL_CLASSES_UP_TO = 16
 EPSILON = 1e-8
 TESTIMONY = 5  # class features of the witness: log P, log P of the mirror image, …
 DISAGREEMENT, DIVERGENCE = 6, 4  # image features of the witness; where KL(witness ‖ classifier) is among them
 MOVES = 3  # numbers that say how far one depth's channel heatmap moved under one view
+DEPTHS, DEEP_SIDE = 4, 6  # where no layers are named: how many, and the smallest side of the class layer
+WITNESS_SEED = 1
+CONSTANTS: dict[str, JsonValue] = {
+    "all_classes_up_to": ALL_CLASSES_UP_TO,
+    "evidence_epsilon": EPSILON,
+    "witness_features": [TESTIMONY, DISAGREEMENT, DIVERGENCE],
+    "witness_seed": WITNESS_SEED,
+    "moves": MOVES,
+    "depths": [DEPTHS, DEEP_SIDE],
+    **VIEW_CONSTANTS,
+}
+"""What decides the evidence and is no setting; a bundle belongs to these."""
 
 
 @dataclass(frozen=True)
@@ -142,14 +164,14 @@ class EvidenceExtractor:
     def __init__(self, classifier: Classifier, settings: EvidenceSettings, witness: Classifier | None = None) -> None:
         if not classifier.differentiable:
             raise NoGradientError(
-                f"classifier {classifier.spec.source!r} has no gradients: channel attribution needs them; "
-                "give the model as torchvision:, timm: or python:"
+                f"classifier {classifier.spec.source!r} gives no gradients, which channel attribution needs: "
+                f"{classifier.no_gradient}"
             )
-        layers = settings.layers or classifier.depths(4)
+        layers = settings.layers or classifier.depths(DEPTHS)
         if not layers:
             raise NoGradientError(
-                f"classifier {classifier.spec.source!r} shows no inner layers: channel attribution needs them; "
-                "give the model as torchvision:, timm: or python: (not as TorchScript or an exported program)"
+                f"classifier {classifier.spec.source!r} shows no inner layers, which channel attribution needs: "
+                f"{classifier.no_layers}"
             )
         self.classifier = classifier
         self.settings = settings
@@ -166,17 +188,27 @@ class EvidenceExtractor:
         self.candidates = classifier.num_classes if few else settings.candidates
         self.witness = witness
         self.witness_layer = ""
-        noise = torch.randn(1, 3, *classifier.input_size, generator=torch.Generator().manual_seed(1))
+        noise = torch.randn(1, 3, *classifier.input_size, generator=torch.Generator().manual_seed(WITNESS_SEED))
         self.witness_noise = (noise * settings.witness_noise / 255).to(classifier.device)
         if witness is not None:
             if witness.classes != classifier.classes:
                 raise ConfigError("the witness must have the classifier's classes, in the same order")
             if not witness.differentiable or not witness.layers:
-                raise NoGradientError(f"witness {witness.spec.source!r} has no gradients or shows no inner layers")
-            self.witness_layer = _deep_layer(witness, witness.depths(4))
+                why = witness.no_gradient or witness.no_layers
+                raise NoGradientError(
+                    f"witness {witness.spec.source!r} gives no gradients or shows no inner layers: {why}"
+                )
+            self.witness_layer = _deep_layer(witness, witness.depths(DEPTHS))
 
     def __call__(self, images: Tensor) -> Evidence:
-        """Evidence about `images` (B, 3, H, W) in [0, 1]."""
+        """Evidence about `images` (B, 3, H, W) in [0, 1], float32, of the classifier's input size and on its device.
+
+        Raises:
+            ImageShapeError: They are no such batch.
+            NonFiniteLogitsError: The classifier answered NaN or infinity.
+        """
+        check_images(images, device=self.classifier.device, size=self.classifier.input_size)
+        check_range(images)
         parts = [self._extract(chunk) for chunk in torch.split(images, self.settings.forward_batch)]
         return parts[0] if len(parts) == 1 else Evidence.cat(parts)
 
@@ -317,7 +349,7 @@ def _deep_layer(classifier: Classifier, layers: Sequence[str]) -> str:
     probe = torch.zeros(1, 3, *classifier.input_size, device=classifier.device)
     with torch.no_grad():
         _, activations = classifier.activations(probe, layers)
-    deep = [name for name in layers if min(activations[name].shape[-2:]) >= 6]
+    deep = [name for name in layers if min(activations[name].shape[-2:]) >= DEEP_SIDE]
     return deep[-1] if deep else layers[0]
 
 

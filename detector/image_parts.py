@@ -1,30 +1,60 @@
-"""Encoded *bytes* → their parts are counted (JPEG segments and scans, PNG and RIFF chunks) → nothing, or an error.
+"""Encoded *bytes* → **the picture's own bytes** and its scans; parts that would keep a decoder busy are an error.
 
-The limit on pixels bounds what a decoder writes; this bounds how often it runs. Ten bytes of JPEG can ask for another
-pass over every pixel, and Pillow walks headers in Python: within 20 MiB that is minutes to hours of work. Real files
-have a few dozen parts (ISO 10918-1 annex B, PNG section 5, RFC 9649).
+What lies behind the end of the picture (a phone's film, further pictures, padding) is cut off: what a decoder gets is
+what was counted. The limit on pixels bounds what a decoder writes; this bounds how often it runs. Ten bytes of JPEG can
+ask for another pass over every pixel, and Pillow walks headers in Python: within 20 MiB that is minutes to hours of
+work. Real files have a few dozen parts (ISO 10918-1 annex B, PNG section 5, RFC 9649).
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 from PIL.JpegImagePlugin import MARKER
 
 from detector.errors import ImageDecodeError
 
-__all__ = ["check_parts", "check_scans"]
+__all__ = ["Picture", "check_parts", "check_scans", "picture"]
 
 MAX_PARTS = 500
 MAX_DATA_PARTS = 20_000  # PNG encoders write pixels in chunks of 8 KiB, some of 1 KiB
 MAX_EXIF_BYTES = 2**16  # what fits into a JPEG segment
 MAX_SCANS = 1000
+MAX_JPEG_PARTS = 10_000  # a progressive JPEG has a few segments beside each scan
 MAX_SCANNED_PIXELS = 5_000_000_000  # scans × pixels; a progressive JPEG of 50 megapixels has some 10 scans
 
 _JUNK = 64
 _SCAN = 0xFFDA
 _PLAIN = frozenset(marker for marker, (_, _, read) in MARKER.items() if read is None) | {0xFFFF, 0xFF00}
 """Markers that Pillow takes for two bytes without a length."""
+_MARKER = re.compile(rb"\xff[\xc0-\xcf\xd8-\xfe]")
+"""Not an escaped 0xFF, a fill byte or a restart; what is below 0xC0 has no length and stands for nothing."""
+_PIECE = 2**18
+_START, _END = 0xD8, 0xD9
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A file without what lies behind its picture."""
+
+    data: bytes
+    scans: int = 1
+    """Passes over its pixels; more than 1 in a JPEG only."""
+
+
+def picture(name: str, data: bytes) -> Picture:
+    """Cut off what lies behind the end of the picture; a file without an end stays whole.
+
+    Args:
+        name: JPEG, PNG or WEBP.
+        data: The file.
+
+    Raises:
+        ImageDecodeError: A JPEG of too many parts.
+    """
+    return _PICTURES[name](data)
 
 
 def check_parts(name: str, data: bytes) -> None:
@@ -51,18 +81,58 @@ def check_parts(name: str, data: bytes) -> None:
             raise ImageDecodeError(f"The {name} has more than {MAX_EXIF_BYTES} bytes of EXIF data: save it without.")
 
 
-def check_scans(data: bytes, pixels: int) -> None:
+def check_scans(scans: int, pixels: int) -> None:
     """Refuse a JPEG that goes over its pixels too often.
-
-    Counts every start-of-scan marker, be it in a thumbnail or by chance in data behind the picture, so that the decoder
-    never sees more than were counted.
 
     Raises:
         ImageDecodeError: There are too many scans for this number of pixels.
     """
-    scans, most = data.count(b"\xff\xda"), min(MAX_SCANS, MAX_SCANNED_PIXELS // pixels)
+    most = min(MAX_SCANS, MAX_SCANNED_PIXELS // pixels)
     if scans > most:
         raise ImageDecodeError(f"The JPEG of {pixels} pixels has {scans} scans, the limit is {most}: save it again.")
+
+
+def _jpeg_picture(data: bytes) -> Picture:
+    """Walks the markers as libjpeg does (jdmarker.c), from segment to segment, up to the end of the image.
+
+    libjpeg looks for the next marker in the same way within a scan, behind it and in damaged parts, so that it meets
+    the scans that are counted here and no others; a thumbnail's lie within a segment.
+    """
+    at, parts, scans = 2, 0, 0
+    while (at := _behind_marker(data, at)) >= 0:
+        marker = data[at - 1]
+        if marker == _END:
+            return Picture(data[:at], scans)
+        if marker != _START:
+            at += max(2, int.from_bytes(data[at : at + 2], "big"))
+        scans += marker == _SCAN & 0xFF
+        parts += 1
+        if parts > MAX_JPEG_PARTS:
+            raise ImageDecodeError(f"The JPEG has more than {MAX_JPEG_PARTS} parts, {scans} scans: save it again.")
+    return Picture(data, scans)  # truncated: the decoder says so
+
+
+def _behind_marker(data: bytes, at: int) -> int:
+    """Where the next marker ends, -1 where there is none; in pieces, because a search holds Python's lock."""
+    for start in range(at, len(data), _PIECE):
+        if found := _MARKER.search(data, start, start + _PIECE + 1):
+            return found.end()
+    return -1
+
+
+def _png_picture(data: bytes) -> Picture:
+    at, kind, chunks = 8, b"", 0
+    while (
+        at + 8 <= len(data) and kind != b"IEND" and chunks <= MAX_PARTS + MAX_DATA_PARTS
+    ):  # `check_parts` refuses more
+        size, kind = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8]
+        at += 12 + size
+        chunks += 1
+    return Picture(data[:at] if kind == b"IEND" else data)
+
+
+def _webp_picture(data: bytes) -> Picture:
+    return Picture(data[: 8 + int.from_bytes(data[4:8], "little")])
 
 
 def _jpeg(data: bytes) -> Iterator[tuple[bytes, int]]:
@@ -103,3 +173,4 @@ def _webp(data: bytes) -> Iterator[tuple[bytes, int]]:
 
 
 _WALKS: dict[str, Callable[[bytes], Iterator[tuple[bytes, int]]]] = {"JPEG": _jpeg, "PNG": _png, "WEBP": _webp}
+_PICTURES: dict[str, Callable[[bytes], Picture]] = {"JPEG": _jpeg_picture, "PNG": _png_picture, "WEBP": _webp_picture}

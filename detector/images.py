@@ -1,9 +1,9 @@
 """Encoded *bytes* or a raw tensor from outside → decode under limits → **(H, W, 3) uint8 RGB pixels**.
 
-What comes out is the photograph as a person sees it: EXIF orientation applied, alpha composited over white, CMYK,
-palette, grey and 16-bit converted. The file's parts are counted before its header is read, and the size is read from
-the header before a pixel is decoded: both bound the time. Safe to call from many threads: Pillow's global settings are
-neither read for limits nor changed.
+What comes out is the photograph as a person sees it: EXIF orientation applied, alpha and transparent colours composited
+over white, CMYK, palette, grey and 16-bit converted. What lies behind the picture is cut off, the file's parts are
+counted before its header is read, and the size is read from the header before a pixel is decoded: all three bound the
+time. Safe to call from many threads: Pillow's global settings are neither read for limits nor changed.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from detector.errors import ImageDecodeError, ImageShapeError, ImageTooLargeError
-from detector.image_parts import check_parts, check_scans
+from detector.image_parts import check_parts, check_scans, picture
 
 __all__ = ["DEFAULT_LIMITS", "ImageLimits", "decode", "from_raw"]
 
@@ -87,17 +87,17 @@ def decode(data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> NDArray[np.uint
     if name not in limits.formats:
         what = f"a {name} file" if name else "not an image that can be read" if data else "empty"
         raise ImageDecodeError(f"The data is {what}: send one of {', '.join(limits.formats)}.")
-    check_parts(name, data)
+    own = picture(name, data)
+    check_parts(name, own.data)
     try:
-        image = _DECODERS[name](io.BytesIO(data))
+        image = _DECODERS[name](io.BytesIO(own.data))
     except MemoryError:
         raise
     except Exception as error:  # a decoder fed with foreign bytes may raise anything
         raise ImageDecodeError(f"The {name} header cannot be read ({error}): the file is damaged.") from error
     with image:
         _check_pixels(image.height, image.width, limits)
-        if name == "JPEG":
-            check_scans(data, image.height * image.width)
+        check_scans(own.scans, image.height * image.width)
         if getattr(image, "is_animated", False):
             raise ImageDecodeError(f"The {name} is animated: send a single frame.")
         try:
@@ -171,8 +171,8 @@ def _sniff(data: bytes) -> str:
 def _upright_rgb(image: Image.Image) -> NDArray[np.uint8]:
     image.load()
     orientation = _orientation(image)
-    if image.mode.startswith("I"):  # 16-bit grey: Pillow would clip at 255 instead of scaling
-        image = Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))
+    if image.mode.startswith("I"):
+        image = _from_16_bits(image)
     elif image.has_transparency_data:
         image = _over_white(image)
     if image.mode != "RGB":  # `convert` would copy
@@ -182,8 +182,20 @@ def _upright_rgb(image: Image.Image) -> NDArray[np.uint8]:
     return np.array(image, dtype=np.uint8)  # (H, W, 3)
 
 
+def _from_16_bits(image: Image.Image) -> Image.Image:
+    """Grey, over white where it is the transparent one: Pillow would clip at 255 instead of scaling."""
+    values = np.asarray(image)
+    grey = (values >> 8).clip(0, 255).astype(np.uint8)
+    if "transparency" in image.info:
+        grey[values == image.info["transparency"]] = 255
+    return Image.fromarray(grey)
+
+
 def _over_white(image: Image.Image) -> Image.Image:
     """In strips: Pillow holds Python's lock while it composites, and the server's event loop waits for that."""
+    transparent = image.info.get("transparency")
+    if isinstance(transparent, tuple) and max(transparent) > 255:  # of 16 bits, whose pixels Pillow reads as 8
+        image.info["transparency"] = tuple(value >> 8 for value in transparent)
     flat = Image.new("RGB", image.size)
     rows = max(1, _STRIP_PIXELS // image.width)
     for top in range(0, image.height, rows):

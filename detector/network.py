@@ -8,7 +8,7 @@
 
 The family head says *clean* or which family of attack. Families are told apart because a pooled binary head makes them
 fight (docs/experiments.md) and because the origin label hides in another place for each of them. The attack score is
-−log P(clean), plus a tenth of the surprise (`detector.surprise`), which no attack has trained.
+−log P(clean), plus a share of the surprise (`detector.surprise`), which no attack has trained.
 """
 
 from __future__ import annotations
@@ -22,14 +22,21 @@ from torch import Tensor, nn
 
 from detector.errors import BundleDamagedError
 from detector.evidence import ALL_CLASSES_UP_TO, Evidence, EvidenceShape
-from detector.settings import NetworkSettings
+from detector.settings import NetworkSettings, ScoreSettings
 from detector.standardise import Standardise
 from detector.surprise import Surprise
 
-__all__ = ["EvidenceShape", "HeatmapNetwork", "NetworkOutput", "NetworkSettings", "ensemble_weights", "score"]
+__all__ = [
+    "EvidenceShape",
+    "HeatmapNetwork",
+    "NetworkOutput",
+    "NetworkSettings",
+    "ScoreSettings",
+    "ensemble_weights",
+    "score",
+]
 
-
-SURPRISE_WEIGHT = 0.1  # chosen on left-out families (docs/experiments.md)
+SURPRISE = "surprise."
 
 
 @dataclass(frozen=True)
@@ -72,7 +79,7 @@ class HeatmapNetwork(nn.Module):
         self.scale_margin = Standardise((shape.margin_maps, 1, 1))
         self.scale_features = Standardise((1, shape.class_features))
         self.scale_channels = Standardise((shape.channels,))
-        self.surprise = Surprise(shape)
+        self.surprise = Surprise(shape, settings.score)
 
         self.encode_maps = MapEncoder(shape.map_kinds, token)
         self.encode_features = nn.Linear(shape.class_features, token)
@@ -106,18 +113,23 @@ class HeatmapNetwork(nn.Module):
     ) -> list[HeatmapNetwork]:
         """Rebuild `settings.ensemble` networks from weights stored under `0.`, `1.`, …; frozen, in eval mode.
 
+        They share one `surprise`, which depends on no network and is stored once.
+
         Raises:
             BundleDamagedError: The weights do not fit the sizes.
         """
-        networks = []
+        networks: list[HeatmapNetwork] = []
+        shared = {name: tensor.float() for name, tensor in weights.items() if name.startswith(SURPRISE)}
         for member in range(settings.ensemble):
             prefix = f"{member}."
             own = {name.removeprefix(prefix): t.float() for name, t in weights.items() if name.startswith(prefix)}
             network = cls(shape, families, settings)
             try:
-                network.load_state_dict(own)
+                network.load_state_dict(own | shared)
             except RuntimeError as error:
                 raise BundleDamagedError(f"the heatmap network's weights do not fit its sizes: {error}") from error
+            if networks:
+                network.surprise = networks[0].surprise
             networks.append(network.eval().requires_grad_(False))
         return networks
 
@@ -156,25 +168,29 @@ def score(networks: Sequence[HeatmapNetwork], evidence: Evidence) -> tuple[Tenso
         evidence: About B images.
 
     Returns:
-        Attack score (B,), −log of the mean P(clean) plus a tenth of the surprise, higher is more attack-like;
+        Attack score (B,), −log of the mean P(clean) plus the weighted surprise, higher is more attack-like;
         origin probabilities (B, C).
     """
     outputs = [network(evidence) for network in networks]
     log_clean = torch.stack([output.family_logits.double().log_softmax(1)[:, 0] for output in outputs])
     origin = torch.stack([output.origin_logits.softmax(1) for output in outputs]).mean(0)
     attack_score = math.log(len(networks)) - log_clean.logsumexp(0)
-    attack_score = attack_score + SURPRISE_WEIGHT * networks[0].surprise(evidence)
+    surprise = networks[0].surprise
+    attack_score = attack_score + surprise.settings.surprise_weight * surprise(evidence)
     return attack_score, origin
 
 
 def ensemble_weights(networks: Sequence[HeatmapNetwork]) -> dict[str, Tensor]:
     """The inverse of `HeatmapNetwork.ensemble`: all weights in one dictionary, matrices in half precision.
 
+    The surprise, fitted alike for each, is that of the first.
+
     Calibrate networks that were loaded from these, so that what is calibrated is what is served.
     """
-    weights: dict[str, Tensor] = {}
+    weights = {SURPRISE + name: tensor for name, tensor in networks[0].surprise.state_dict().items()}
     for member, network in enumerate(networks):
         for name, tensor in network.state_dict().items():
-            is_matrix = tensor.ndim >= 2 and not name.startswith(("scale_", "surprise."))
-            weights[f"{member}.{name}"] = tensor.half() if is_matrix else tensor
+            if not name.startswith(SURPRISE):
+                is_matrix = tensor.ndim >= 2 and not name.startswith("scale_")
+                weights[f"{member}.{name}"] = tensor.half() if is_matrix else tensor
     return weights

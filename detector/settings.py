@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-__all__ = ["EvidenceSettings", "NetworkSettings", "Preprocessing", "ViewSettings"]
+__all__ = ["EvidenceSettings", "NetworkSettings", "Preprocessing", "ScoreSettings", "ViewSettings"]
 
 
 class Preprocessing(BaseModel):
@@ -87,6 +87,21 @@ class EvidenceSettings(BaseModel):
     """Images of one forward pass; bounds memory."""
 
 
+class ScoreSettings(BaseModel):
+    """How an attack score is made of what the networks say. Part of the bundle: its calibration belongs to it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    surprise_weight: float = Field(default=0.1, ge=0)
+    """Of the surprise, beside −log P(clean). Chosen on left-out families (docs/experiments.md)."""
+    margin_share: float = Field(default=0.3, ge=0)
+    """Of the margin of probabilities in `doubt`, beside the witness."""
+    first_candidates: int = Field(default=3, ge=1)
+    """Candidates whose class features may surprise."""
+    quantiles: int = Field(default=256, ge=2)
+    """Of clean images, for the share that has a higher number."""
+
+
 class NetworkSettings(BaseModel):
     """Size of the heatmap classifier."""
 
@@ -100,3 +115,5 @@ class NetworkSettings(BaseModel):
     dropout: float = Field(default=0.3, ge=0, lt=1)
     ensemble: int = Field(default=3, ge=1)
     """Networks trained from different seeds and averaged."""
+    score: ScoreSettings = ScoreSettings()
+    """How their answers become an attack score."""

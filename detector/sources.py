@@ -102,7 +102,7 @@ def _check_allowed(spec: ClassifierSpec, allow: Collection[str]) -> None:
     if not allowed:
         raise ClassifierSpecError(
             f"The bundle's classifier {spec.source} runs code from {code!r}, which is not trusted: if you know this "
-            f"code, allow it with --trusted {code} (in serve.toml: trusted = [{json.dumps(code)}]; "
+            f"code, allow it with --trusted {code} (serve, explain; in serve.toml: trusted = [{json.dumps(code)}]; "
             f"in Python: allow=[{code!r}])."
         )
 

@@ -16,14 +16,12 @@ import torch
 from torch import Tensor, nn
 
 from detector.evidence import DIVERGENCE, Evidence, EvidenceShape
+from detector.settings import ScoreSettings
 from detector.standardise import Standardise
 
 __all__ = ["Surprise"]
 
-QUANTILES = 256
-FIRST = 3  # candidates
-RIDGE = 0.3  # of the mean variance
-MARGIN_SHARE = 0.3
+RIDGE = 0.3  # of the mean variance, when it is fitted
 
 
 class Mahalanobis(nn.Module):
@@ -56,16 +54,18 @@ class Surprise(nn.Module):
 
     Args:
         shape: Sizes of the evidence.
+        settings: What it looks at.
     """
 
     clean: Tensor
 
-    def __init__(self, shape: EvidenceShape) -> None:
+    def __init__(self, shape: EvidenceShape, settings: ScoreSettings) -> None:
         super().__init__()
+        self.settings = settings
         self.stability = Mahalanobis(shape.stability)
-        self.classes = Mahalanobis(min(FIRST, shape.candidates) * shape.own_features)
+        self.classes = Mahalanobis(min(settings.first_candidates, shape.candidates) * shape.own_features)
         # (numbers, Q) quantiles of clean images, ascending
-        self.register_buffer("clean", torch.full((4 if shape.witness else 3, QUANTILES), torch.inf))
+        self.register_buffer("clean", torch.full((4 if shape.witness else 3, settings.quantiles), torch.inf))
 
     @torch.no_grad()
     def fit(self, clean: Evidence, unharmed: Evidence) -> None:
@@ -77,30 +77,35 @@ class Surprise(nn.Module):
         """
         shape = EvidenceShape.of(unharmed)
         self.stability.fit(unharmed.channels[:, -shape.stability :])
-        self.classes.fit(_first(unharmed, shape))
-        levels = (torch.arange(QUANTILES, device=clean.logits.device) + 0.5) / QUANTILES
+        self.classes.fit(self._first(unharmed, shape))
+        count = self.settings.quantiles
+        levels = (torch.arange(count, device=clean.logits.device) + 0.5) / count
         self.clean.copy_(torch.quantile(self._numbers(clean), levels, dim=0).T)
 
     def forward(self, evidence: Evidence) -> Tensor:
         lower = torch.searchsorted(self.clean, self._numbers(evidence).T.contiguous())  # (numbers, B)
-        share = (1 + QUANTILES - lower) / (1 + QUANTILES)
+        count = self.settings.quantiles
+        share = (1 + count - lower) / (1 + count)
         return -share.log().sum(0)
 
     def _numbers(self, evidence: Evidence) -> Tensor:
         """(B, numbers), each higher for what is less usual."""
         shape = EvidenceShape.of(evidence)
         numbers = [
-            doubt(evidence),
+            doubt(evidence, self.settings.margin_share),
             self.stability(evidence.channels[:, -shape.stability :]),
-            self.classes(_first(evidence, shape)),
+            self.classes(self._first(evidence, shape)),
         ]
         if shape.witness:
             numbers.append(evidence.channels[:, shape.disagreement][:, DIVERGENCE])
         return torch.stack(numbers, dim=1)
 
+    def _first(self, evidence: Evidence, shape: EvidenceShape) -> Tensor:
+        return evidence.class_features[:, : self.settings.first_candidates, : shape.own_features].flatten(1)
 
-def doubt(evidence: Evidence) -> Tensor:
-    """(B,) −P(witness) − 0.3 · margin of probabilities; without a witness the margin alone.
+
+def doubt(evidence: Evidence, margin_share: float) -> Tensor:
+    """(B,) −P(witness) − margin_share · margin of probabilities; without a witness the margin alone.
 
     P(witness) is the witness's mean probability of the predicted class on the image and on its mirror image, noisy
     or not.
@@ -110,8 +115,4 @@ def doubt(evidence: Evidence) -> Tensor:
     if not shape.witness:
         return second - first
     witness = evidence.class_features[:, 0, shape.own_features :][:, :2].exp().mean(1)
-    return -witness - MARGIN_SHARE * (first - second)
-
-
-def _first(evidence: Evidence, shape: EvidenceShape) -> Tensor:
-    return evidence.class_features[:, :FIRST, : shape.own_features].flatten(1)
+    return -witness - margin_share * (first - second)

@@ -12,12 +12,19 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+from pydantic import JsonValue
 from torch import Tensor
 from torch.nn import functional
 
 from detector.settings import ViewSettings
 
-__all__ = ["View", "ViewSettings", "make_views"]
+__all__ = ["CONSTANTS", "View", "ViewSettings", "make_views"]
+
+SEED = 0
+SHIFTS_PER_SIDE = 32
+BLUR = (0.25, 0.5, 0.25)
+CONSTANTS: dict[str, JsonValue] = {"view_seed": SEED, "view_shifts_per_side": SHIFTS_PER_SIDE, "view_blur": list(BLUR)}
+"""What decides the views and is no setting; a bundle belongs to these."""
 
 View = Callable[[Tensor], Tensor]
 
@@ -34,14 +41,14 @@ def make_views(settings: ViewSettings, size: tuple[int, int], device: torch.devi
         Name → function from (B, 3, H, W) in [0, 1] to the same shape and range.
     """
     views: dict[str, View] = {}
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(SEED)
     for sigma in settings.noise:
         for draw in range(settings.noise_draws):
             pattern = torch.randn(1, 3, *size, generator=generator) * (sigma / 255)
             views[f"noise-{sigma:g}-{draw}"] = _add(pattern.to(device))
     if settings.flip:
         views["flip"] = lambda images: images.flip(-1)
-    step = max(1, round(min(size) / 32))
+    step = max(1, round(min(size) / SHIFTS_PER_SIDE))
     for down, right in settings.shifts:
         views[f"shift{down:+d}{right:+d}"] = _shift(down * step, right * step)
     if settings.blur:
@@ -68,7 +75,7 @@ def _shift(down: int, right: int) -> View:
 
 
 def _blur(images: Tensor) -> Tensor:
-    taps = torch.tensor([0.25, 0.5, 0.25], device=images.device, dtype=images.dtype)
+    taps = torch.tensor(BLUR, device=images.device, dtype=images.dtype)
     kernel = (taps[:, None] * taps[None, :]).expand(3, 1, 3, 3)
     return functional.conv2d(functional.pad(images, (1, 1, 1, 1), mode="replicate"), kernel, groups=3).clamp(0, 1)
 

@@ -139,6 +139,7 @@ def to_verdict(ask: Ask, answer: Answer, loaded: Loaded, decode_s: float, total_
         attacked=verdict.p_value <= ask.false_positive_rate,
         false_positive_rate=ask.false_positive_rate,
         recovered=_labels(verdict.recovered, names),
+        corrected=_labels([verdict.corrected], names)[0],
         timings={
             "queue_ms": answer.queue_s * 1e3,
             "decode_ms": decode_s * 1e3,

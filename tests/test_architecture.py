@@ -15,9 +15,9 @@ PACKAGES = {"heatward": ROOT / "proto/heatward", **{name: ROOT / name for name i
 # A module of detector/ may import what stands on its own line or above it.
 DETECTOR = (
     {"errors", "text", "cpus", "service_variables", "settings"},
-    {"heap", "images", "image_parts", "architectures", "preprocessing", "standardise"},
+    {"heap", "images", "image_parts", "image_batch", "architectures", "preprocessing", "standardise"},
     {"spec", "weights"},
-    {"sources", "layers"},
+    {"sources", "layers", "probe"},
     {"classifier", "black_box"},
     {"heatmaps", "views"},
     {"evidence", "calibration"},

@@ -24,7 +24,6 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.clock import seconds
-from detector import network as heatmap_network
 from detector.evidence import Evidence, EvidenceExtractor, EvidenceShape
 from detector.heatmaps.channels import attribute_classes
 from training import fit
@@ -93,31 +92,28 @@ PARTS: dict[str, Callable[[Evidence], Evidence]] = {
 def measured(job: Job, config: TrainingConfig, part: str) -> dict[str, Any]:
     """Fit without a part; AUROC, TPR and recovery of every test attack."""
     see = PARTS[part]
-    weight = heatmap_network.SURPRISE_WEIGHT
-    try:
-        heatmap_network.SURPRISE_WEIGHT = 0.0 if part == "surprise" else weight
-        with tempfile.TemporaryDirectory() as folder:
-            fit.run(config, job.work, job.progress, Path(folder), see)
-            answer = by_network(fit.load_networks(Path(folder)), job.classifier.device)
+    if part == "surprise":
+        config = config.model_copy(update={"fit": {**config.fit, "score": {"surprise_weight": 0.0}}})
+    with tempfile.TemporaryDirectory() as folder:
+        fit.run(config, job.work, job.progress, Path(folder), see)
+        answer = by_network(fit.load_networks(Path(folder)), job.classifier.device)
 
-        def scored(split: str, label: str) -> Scored:
-            answers = {"": lambda evidence: answer(see(evidence.float()))}
-            return from_evidence(list_shards(job.work, "attribute", split, label), answers)[""]
+    def scored(split: str, label: str) -> Scored:
+        answers = {"": lambda evidence: answer(see(evidence.float()))}
+        return from_evidence(list_shards(job.work, "attribute", split, label), answers)[""]
 
-        cut = Thresholds.of(scored("calibrate", CLEAN)).served[RATE]
-        clean = scored("test", CLEAN)
-        clean = clean[clean.correct]
-        rows = {}
-        for attack in config.attacks:
-            found = scored("test", attack.label)
-            rows[attack.label] = {
-                "auroc": float(auroc(found.score, clean.score)),
-                "tpr": float((found.score > cut).mean()),
-                "recovered": float((found.recovered[:, 0] == found.origin).mean()),
-            }
-        return rows
-    finally:
-        heatmap_network.SURPRISE_WEIGHT = weight
+    cut = Thresholds.of(scored("calibrate", CLEAN)).served[RATE]
+    clean = scored("test", CLEAN)
+    clean = clean[clean.correct]
+    rows = {}
+    for attack in config.attacks:
+        found = scored("test", attack.label)
+        rows[attack.label] = {
+            "auroc": float(auroc(found.score, clean.score)),
+            "tpr": float((found.score > cut).mean()),
+            "recovered": float((found.recovered[:, 0] == found.origin).mean()),
+        }
+    return rows
 
 
 def costs(job: Job) -> dict[str, float]:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from detector.classifier import Classifier
-from detector.heatmaps.heatmap import Heatmap, as_leaf, default_layer, gradients_of, resolve_classes
+from detector.heatmaps.heatmap import Heatmap, default_layer, gradients_of, received, resolve_classes
 
 __all__ = ["cam"]
 
@@ -36,14 +36,15 @@ def cam(
         relu: Keep only what speaks for the class (the paper's equation 2); False keeps signs.
 
     Raises:
+        ImageShapeError: `images` are no such batch.
         HeatmapError: `classes` of the wrong shape or out of range.
         LayerNotFoundError: No layer of that name, or none at all.
         NoGradientError: The classifier cannot be differentiated.
     """
-    layer = default_layer(classifier, layer)
+    images, layer = received(classifier, images), default_layer(classifier, layer)
     maps = []
     with gradients_of(classifier):
-        logits, activations = classifier.activations(as_leaf(images), [layer])
+        logits, activations = classifier.activations(images, [layer])
         activation = activations[layer]  # (B, D, h, w)
         targets = logits.gather(1, resolve_classes(classes, logits)).sum(0)  # (C,)
         for index, target in enumerate(targets):

@@ -17,7 +17,7 @@ from torch import Tensor
 from detector.classifier import Classifier
 from detector.heatmaps.ascent import Climb, climb
 from detector.heatmaps.channels import attribute_classes
-from detector.heatmaps.heatmap import as_leaf, check_at_least, gradients_of, resolve_classes
+from detector.heatmaps.heatmap import check_at_least, gradients_of, received, resolve_classes
 from detector.heatmaps.mask_rows import check_share
 from detector.heatmaps.masks import level_of, level_set
 
@@ -74,6 +74,7 @@ def channel_mask(
         chunk: Rows (image, class) at once; bounds memory.
 
     Raises:
+        ImageShapeError: `images` are no such batch.
         HeatmapError: A setting or `classes` out of range.
         LayerNotFoundError: No layer of that name; lists near names.
         NoGradientError: The classifier cannot be differentiated.
@@ -82,7 +83,7 @@ def channel_mask(
     check_share("share", share)
     for setting, value in (("top", top), ("steps", steps), ("chunk", chunk)):
         check_at_least(setting, value, 1)
-    images = as_leaf(images)
+    images = received(classifier, images)
     with gradients_of(classifier):
         logits, found = classifier.activations(images, [layer])
         labels = resolve_classes(classes, logits)  # (B, C)
@@ -97,7 +98,7 @@ def channel_mask(
             for rows in torch.split(torch.arange(len(start), device=images.device), chunk)
         ]
     weights, kept, taken = (torch.cat(part) for part in zip(*parts, strict=True))
-    weights = weights.view(*labels.shape, -1)
+    weights = weights.view(*labels.shape, weights.shape[1])
     order = weights.topk(min(top, weights.shape[2]), dim=2).indices  # (B, C, n)
     seen = activation[torch.arange(len(images), device=images.device)[:, None, None], order]  # (B, C, n, h, w)
     return ChannelMask(logits, weights, order, seen, kept.view_as(labels), taken.view_as(labels))

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from detector.classifier import Classifier
 from detector.errors import HeatmapError
-from detector.heatmaps.heatmap import as_leaf, gradients_of, resolve_classes
+from detector.heatmaps.heatmap import gradients_of, received, resolve_classes
 
 __all__ = [
     "ChannelAttribution",
@@ -82,14 +82,16 @@ def channel_attribution(
         pair: (B, 2), the classes whose logits are subtracted, first minus second; None for each image's top two.
 
     Raises:
+        ImageShapeError: `images` are no such batch.
         HeatmapError: No layers, or `pair` of the wrong shape or out of range.
         LayerNotFoundError: No layer of that name.
         NoGradientError: The classifier cannot be differentiated.
     """
-    if not layers:
-        raise HeatmapError("layers: expected at least one layer name, got none")
+    if not layers or isinstance(layers, str):
+        raise HeatmapError(f"layers: expected at least one layer name in a list, got {layers!r}")
+    images = received(classifier, images)
     with gradients_of(classifier):
-        logits, activations = classifier.activations(as_leaf(images), layers)
+        logits, activations = classifier.activations(images, layers)
         attributions = attribute_margin(logits, {name: activations[name] for name in layers}, pair)
     return ChannelAttribution(logits.detach(), attributions)
 
@@ -108,12 +110,14 @@ def class_activation_gradients(
         classes: (B, C), or None for the predicted class.
 
     Raises:
+        ImageShapeError: `images` are no such batch.
         HeatmapError: `classes` of the wrong shape or out of range.
         LayerNotFoundError: No layer of that name.
         NoGradientError: The classifier cannot be differentiated.
     """
+    images = received(classifier, images)
     with gradients_of(classifier):
-        logits, activations = classifier.activations(as_leaf(images), [layer])
+        logits, activations = classifier.activations(images, [layer])
         maps, channels = attribute_classes(logits, activations[layer], classes)
     return ClassAttribution(logits.detach(), maps, channels)
 
@@ -160,8 +164,9 @@ def attribute_classes(
 def _margin_classes(logits: Tensor, pair: Tensor | None) -> Tensor:
     if pair is None:
         return logits.detach().topk(2, dim=1).indices
-    if pair.ndim != 2 or pair.shape[1] != 2:
-        raise HeatmapError(f"pair: expected shape (B, 2), got {tuple(pair.shape)}")
+    if not isinstance(pair, Tensor) or pair.ndim != 2 or pair.shape[1] != 2:
+        came = tuple(pair.shape) if isinstance(pair, Tensor) else f"a {type(pair).__name__}"
+        raise HeatmapError(f"pair: expected shape (B, 2), got {came}")
     return resolve_classes(pair, logits)
 
 

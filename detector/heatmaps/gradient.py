@@ -14,7 +14,14 @@ from torch import Tensor
 
 from detector.classifier import Classifier
 from detector.errors import HeatmapError
-from detector.heatmaps.heatmap import Heatmap, as_leaf, check_at_least, gradients_of, resolve_classes
+from detector.heatmaps.heatmap import (
+    Heatmap,
+    as_leaf,
+    check_at_least,
+    gradients_of,
+    received,
+    resolve_classes,
+)
 
 __all__ = ["gradient", "gradient_times_input", "input_gradients", "integrated_gradients", "smoothgrad"]
 
@@ -31,9 +38,15 @@ def input_gradients(classifier: Classifier, images: Tensor, classes: Tensor | No
         Logits (B, K) and gradients (B, C, 3, H, W), signed.
 
     Raises:
+        ImageShapeError: `images` are no such batch.
         HeatmapError: `classes` of the wrong shape or out of range.
         NoGradientError: The classifier cannot be differentiated.
     """
+    return _gradients(classifier, received(classifier, images), classes)
+
+
+def _gradients(classifier: Classifier, images: Tensor, classes: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Of images of our own, which noise or a baseline may have taken out of [0, 1]."""
     with gradients_of(classifier):
         pixels = as_leaf(images).requires_grad_()
         logits = classifier(pixels)
@@ -80,17 +93,18 @@ def integrated_gradients(
         baseline: A grey level in [0,1], or an image or images that broadcast to `images`.
 
     Raises:
+        ImageShapeError: `images` are no such batch.
         HeatmapError: A setting or `classes` out of range.
         NoGradientError: The classifier cannot be differentiated.
     """
     check_at_least("steps", steps, 1)
-    images = as_leaf(images)
+    images = received(classifier, images)
     way = images - _baseline(baseline, images)
     logits, classes = _logits_and_classes(classifier, images, classes)
     points, weights = np.polynomial.legendre.leggauss(steps)  # on -1 … 1
     total = torch.zeros((), device=images.device)
     for point, weight in zip(points, weights, strict=True):
-        _, gradients = input_gradients(classifier, images + way * float(point - 1) / 2, classes)
+        _, gradients = _gradients(classifier, images + way * float(point - 1) / 2, classes)
         total = total + gradients * float(weight / 2)
     return Heatmap(logits, (total * way[:, None]).sum(2))
 
@@ -117,19 +131,20 @@ def smoothgrad(
         seed: Of the noise.
 
     Raises:
+        ImageShapeError: `images` are no such batch.
         HeatmapError: A setting or `classes` out of range.
         NoGradientError: The classifier cannot be differentiated.
     """
     check_at_least("samples", samples, 1)
     if not 0 < noise <= 1:
         raise HeatmapError(f"noise: expected a standard deviation in (0, 1], got {noise!r}")
-    images = as_leaf(images)
+    images = received(classifier, images)
     logits, classes = _logits_and_classes(classifier, images, classes)
     generator = torch.Generator().manual_seed(seed)  # on the CPU: the same noise on every device
     total = torch.zeros((), device=images.device)
     for _ in range(samples):
         field = torch.randn(images.shape[1:], generator=generator).to(images)
-        total = total + input_gradients(classifier, images + noise * field, classes)[1]
+        total = total + _gradients(classifier, images + noise * field, classes)[1]
     return Heatmap(logits, (total / samples).abs().amax(2))
 
 

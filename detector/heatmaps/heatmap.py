@@ -1,4 +1,4 @@
-"""What every heatmap method shares: the value it returns, the classes it is asked for, and the door to gradients.
+"""What every heatmap method shares: its value, the images and classes it is asked for, the door to gradients.
 
 A method takes a classifier, images (B, 3, H, W) in [0,1] and classes (B, C); it returns a `Heatmap`. Nothing here
 scales a map: magnitudes are evidence.
@@ -17,8 +17,18 @@ from torch import Tensor
 from detector.black_box import BlackBox
 from detector.classifier import Classifier
 from detector.errors import HeatmapError, LayerNotFoundError, NoGradientError
+from detector.image_batch import check_images, check_range
 
-__all__ = ["Heatmap", "Method", "as_leaf", "check_at_least", "default_layer", "gradients_of", "resolve_classes"]
+__all__ = [
+    "Heatmap",
+    "Method",
+    "as_leaf",
+    "check_at_least",
+    "default_layer",
+    "gradients_of",
+    "received",
+    "resolve_classes",
+]
 
 
 @dataclass(frozen=True)
@@ -44,15 +54,32 @@ def gradients_of(classifier: Classifier | BlackBox) -> Iterator[None]:
     """
     if not classifier.differentiable:
         raise NoGradientError(
-            f"classifier {_name(classifier)!r} gives no gradients, which this heatmap needs; use 'occlusion' or 'rise'"
+            f"classifier {_name(classifier)!r} gives no gradients, which this heatmap needs "
+            f"({classifier.no_gradient}); "
+            "use 'occlusion' or 'rise'"
         )
     with torch.inference_mode(False), torch.enable_grad():
         yield
 
 
+def received(classifier: Classifier | BlackBox, images: Tensor) -> Tensor:
+    """The images of a caller, checked, and cut from the caller's graph.
+
+    Raises:
+        ImageShapeError: Not (B, 3, H, W) float32 in [0, 1], or elsewhere, or of a size that a black box does not take.
+    """
+    if isinstance(classifier, BlackBox):
+        check_images(images, size=classifier.input_size)
+    else:
+        check_images(images, device=classifier.device)
+    check_range(images)
+    return as_leaf(images)
+
+
 def as_leaf(images: Tensor) -> Tensor:
     """`images` cut from the caller's graph and usable in ours, values shared where possible."""
-    return images.clone() if images.is_inference() else images.detach()
+    with torch.inference_mode(False):
+        return images.clone() if images.is_inference() else images.detach()
 
 
 def resolve_classes(classes: Tensor | None, logits: Tensor) -> Tensor:
@@ -64,8 +91,13 @@ def resolve_classes(classes: Tensor | None, logits: Tensor) -> Tensor:
     if classes is None:
         return logits.detach().argmax(dim=1, keepdim=True)
     batch, count = logits.shape
+    if not isinstance(classes, Tensor):
+        raise HeatmapError(
+            f"classes: expected a tensor of integers ({batch}, C), got a {type(classes).__name__}: use torch.tensor"
+        )
     if classes.ndim != 2 or len(classes) != batch or classes.shape[1] < 1:
-        raise HeatmapError(f"classes: expected shape ({batch}, C) with C >= 1, got {tuple(classes.shape)}")
+        mended = ": for a class each give classes[:, None]" if tuple(classes.shape) == (batch,) else ""
+        raise HeatmapError(f"classes: expected shape ({batch}, C) with C >= 1, got {tuple(classes.shape)}{mended}")
     if classes.is_floating_point() or classes.is_complex() or classes.dtype == torch.bool:
         raise HeatmapError(f"classes: expected integers, got {classes.dtype}")
     if batch and not 0 <= int(classes.min()) <= int(classes.max()) < count:
@@ -94,8 +126,8 @@ def default_layer(classifier: Classifier | BlackBox, layer: str | None) -> str:
     if not classifier.layers:
         by_gradient = "'gradient', 'integrated_gradients', " if classifier.differentiable else ""
         raise LayerNotFoundError(
-            f"classifier {_name(classifier)!r} shows no layers (TorchScript, exported programs and black boxes hide "
-            f"theirs); use a method that needs none: {by_gradient}'occlusion', 'rise'"
+            f"classifier {_name(classifier)!r} shows no layers ({classifier.no_layers}); use a method that needs none: "
+            f"{by_gradient}'occlusion', 'rise'"
         )
     return classifier.layers[-1]
 

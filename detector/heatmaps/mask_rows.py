@@ -14,7 +14,7 @@ from torch import Tensor
 from detector.classifier import Classifier
 from detector.errors import HeatmapError
 from detector.heatmaps.gradient import input_gradients
-from detector.heatmaps.heatmap import Heatmap, as_leaf, check_at_least, gradients_of, resolve_classes
+from detector.heatmaps.heatmap import Heatmap, check_at_least, gradients_of, resolve_classes
 from detector.heatmaps.reference import MaskReference, levels, seen
 
 __all__ = ["MaskHeatmap", "Scene", "check_share", "over_rows"]
@@ -68,7 +68,6 @@ def over_rows(
     """Lay images, classes and areas out as rows, optimise them `chunk` at a time, and judge the masks."""
     check_at_least("chunk", chunk, 1)
     with gradients_of(classifier):
-        images = as_leaf(images)
         ladder = levels(images, reference, seed=seed)
         logits, gradients = input_gradients(classifier, images, classes)
         labels = resolve_classes(classes, logits)  # (B, C)

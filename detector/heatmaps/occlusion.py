@@ -12,7 +12,7 @@ from torch import Tensor
 
 from detector.black_box import BlackBox
 from detector.classifier import Classifier
-from detector.heatmaps.heatmap import Heatmap, check_at_least, resolve_classes
+from detector.heatmaps.heatmap import Heatmap, check_at_least, received, resolve_classes
 from detector.heatmaps.reference import Reference, cover
 
 __all__ = ["occlusion"]
@@ -38,8 +38,10 @@ def occlusion(
         chunk: Images a forward, at most (one block of the whole batch at least): bounds memory, changes no value.
 
     Raises:
+        ImageShapeError: `images` are no such batch.
         HeatmapError: A setting or `classes` out of range.
     """
+    images = received(classifier, images)
     height, width = images.shape[2:]
     check_at_least("grid", grid, 1, min(height, width))
     check_at_least("chunk", chunk, 1)

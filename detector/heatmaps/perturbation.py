@@ -23,7 +23,7 @@ from torch.nn import functional
 from detector.classifier import Classifier
 from detector.errors import HeatmapError
 from detector.heatmaps.ascent import Climb, climb
-from detector.heatmaps.heatmap import check_at_least
+from detector.heatmaps.heatmap import check_at_least, received
 from detector.heatmaps.mask_rows import MaskHeatmap, Scene, check_share, over_rows
 from detector.heatmaps.masks import SmoothMax, Upsample, level_of, level_set, rank_term, total_variation
 from detector.heatmaps.reference import MaskReference
@@ -79,14 +79,18 @@ def extremal(
         seed: Of the noise reference.
 
     Raises:
+        ImageShapeError: `images` are no such batch.
         HeatmapError: A setting or `classes` out of range.
         NoGradientError: The classifier cannot be differentiated.
         NonFiniteLogitsError: The classifier answered NaN or infinity.
     """
-    for area in areas:
+    images = received(classifier, images)
+    for area in areas if isinstance(areas, Sequence) else ():
         check_share("areas", area)
-    if not areas:
-        raise HeatmapError("areas: expected at least one share of the image in (0, 1), got none")
+    if not isinstance(areas, Sequence) or not areas:
+        raise HeatmapError(
+            f"areas: expected at least one share of the image in (0, 1), in a list, got {areas or 'none'}"
+        )
     if objective not in ("preserve", "delete", "dual"):
         raise HeatmapError(f"objective: expected 'preserve', 'delete' or 'dual', got {objective!r}")
     height, width = images.shape[2:]
@@ -170,10 +174,12 @@ def meaningful(
         seed: Of the jitter and the noise reference.
 
     Raises:
+        ImageShapeError: `images` are no such batch.
         HeatmapError: A setting or `classes` out of range.
         NoGradientError: The classifier cannot be differentiated.
         NonFiniteLogitsError: The classifier answered NaN or infinity.
     """
+    images = received(classifier, images)
     if objective not in ("delete", "preserve"):
         raise HeatmapError(f"objective: expected 'delete' or 'preserve', got {objective!r}")
     height, width = images.shape[2:]

@@ -17,7 +17,7 @@ from torch.nn.functional import adaptive_avg_pool1d, adaptive_avg_pool2d, interp
 from detector.black_box import BlackBox
 from detector.classifier import Classifier
 from detector.errors import HeatmapError
-from detector.heatmaps.heatmap import Heatmap, check_at_least, resolve_classes
+from detector.heatmaps.heatmap import Heatmap, check_at_least, received, resolve_classes
 from detector.heatmaps.reference import Reference, cover
 
 __all__ = ["rise"]
@@ -57,8 +57,10 @@ def rise(
         seed: Of the masks.
 
     Raises:
+        ImageShapeError: `images` are no such batch.
         HeatmapError: A setting or `classes` out of range.
     """
+    images = received(classifier, images)
     height, width = images.shape[2:]
     check_at_least("samples", samples, 1)
     check_at_least("cells", cells, 2, min(height, width))

@@ -112,6 +112,7 @@ def verdict(message: pb.Verdict) -> Verdict:
         predicted=_label(message.predicted),
         top=tuple(map(_label, message.top)),
         recovered=tuple(map(_label, message.recovered)),
+        corrected=_label(_corrected(message)),
         timings=Timings(
             queue_ms=timings.queue_ms,
             decode_ms=timings.decode_ms,
@@ -167,6 +168,13 @@ def detector_info(message: pb.DetectorInfo) -> DetectorInfo:
         ),
         efforts=tuple(EFFORT_NAMES[e] for e in message.efforts if e in EFFORT_NAMES) or ("fast",),
     )
+
+
+def _corrected(message: pb.Verdict) -> pb.Label:
+    """Of an older server, which has no such field, the first of `recovered`: there it answered this question."""
+    if message.HasField("corrected"):
+        return message.corrected
+    return message.recovered[0] if message.recovered else message.predicted
 
 
 def _label(message: pb.Label) -> Label:

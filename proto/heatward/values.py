@@ -95,7 +95,9 @@ class Verdict:
     top: tuple[Label, ...]
     """The classifier's most probable labels, best first."""
     recovered: tuple[Label, ...]
-    """What the image showed before the attack, best first; of use where `attacked`."""
+    """Given an attack: what the image showed before, best first, never `predicted`; of use where `attacked`."""
+    corrected: Label
+    """Attacked or not: the likeliest label. `predicted` where a false alarm is likelier; the one to go on with."""
     timings: Timings
     detector_version: str
     request_id: str = ""

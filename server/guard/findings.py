@@ -54,6 +54,17 @@ class Finding:
         """The best estimate of what an attacked image showed before."""
         return self.verdict.recovered[0] if self.verdict and self.attacked and self.verdict.recovered else None
 
+    @property
+    def corrected(self) -> pb.Label | None:
+        """The label to go on with where an image is flagged: of all flagged images, it is right for more of them."""
+        return self.verdict.corrected if self.verdict and self.attacked else None
+
+    @property
+    def replacement(self) -> pb.Label | None:
+        """`corrected`, unless it confirms the prediction: then upstream's answer stands."""
+        kept = self.corrected is None or self.verdict is None or self.corrected.index == self.verdict.predicted.index
+        return None if kept else self.corrected
+
 
 def annotation(findings: Sequence[Finding]) -> bytes:
     """A `ModelInferResponse` with nothing but our parameters: put behind another's bytes, it adds them to its own.
@@ -65,6 +76,8 @@ def annotation(findings: Sequence[Finding]) -> bytes:
         "p_value": [each.p_value for each in findings],
         "recovered_label": [each.recovered and (each.recovered.name or str(each.recovered.index)) for each in findings],
         "recovered_index": [each.recovered and each.recovered.index for each in findings],
+        "corrected_label": [each.corrected and (each.corrected.name or str(each.corrected.index)) for each in findings],
+        "corrected_index": [each.corrected and each.corrected.index for each in findings],
         "reason": [each.reason or None for each in findings],
     }
     response = kserve.ModelInferResponse()
@@ -95,10 +108,10 @@ def unjudged(findings: Sequence[Finding]) -> UnjudgedError:
 
 
 def corrected(answer: bytes, findings: Sequence[Finding], name: str | None) -> bytes:
-    """Puts recovered labels in the place of those of attacked images.
+    """Puts corrected labels in the place of those of attacked images.
 
     Integers, one for each image, are labels: overwritten. Floating-point numbers, K for each image, are scores: the
-    largest one and the recovered label's are exchanged.
+    largest one and the corrected label's are exchanged. Where the corrected label is the predicted one, they stay.
 
     Args:
         answer: A `ModelInferResponse`.
@@ -140,9 +153,9 @@ def _correct(values: NDArray[Any], findings: Sequence[Finding], what: str) -> No
     rows = values.reshape(len(findings), per_image)
     classes = np.iinfo(values.dtype).max + 1 if labels else per_image
     for row, finding in zip(rows, findings, strict=True):
-        if finding.recovered is None:
+        if finding.replacement is None:
             continue
-        index = finding.recovered.index
+        index = finding.replacement.index
         if index >= classes:
             raise ServiceError(f"{what} has no class {index}: both models must number the same classes alike")
         if labels:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import shutil
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +18,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from detector import container
-from detector.bundle import Bundle, Manifest, load_bundle, save_bundle
+from detector.bundle import EMBEDDED, Bundle, Manifest, load_bundle, save_bundle
 from detector.classifier import Classifier, load_classifier
+from detector.detector import Detector
 from detector.errors import BundleDamagedError, BundleError, BundleForeignError, BundleVersionError
 
 WEIGHTS = tiny.net().state_dict()
@@ -212,9 +215,9 @@ def test_nothing_there(tmp_path: Path) -> None:
 
 def test_a_newer_schema_says_update_even_with_files_we_do_not_know(saved: Path) -> None:
     contents = files_of(saved)
-    manifest = json.loads(contents["manifest.json"]) | {"schema_version": 3, "heatward_version": "9.1", "new": 1}
+    manifest = json.loads(contents["manifest.json"]) | {"schema_version": 4, "heatward_version": "9.1", "new": 1}
     contents |= {"manifest.json": json.dumps(manifest).encode(), "masks.safetensors": b""}
-    with pytest.raises(BundleVersionError, match=r"schema version 3 \(written by heatward 9\.1\).*update heatward"):
+    with pytest.raises(BundleVersionError, match=r"schema version 4 \(written by heatward 9\.1\).*update heatward"):
         load_bundle(rezip(saved, contents))
 
 
@@ -223,6 +226,32 @@ def test_an_older_schema_says_train_again(saved: Path) -> None:
     contents["manifest.json"] = json.dumps(json.loads(contents["manifest.json"]) | {"schema_version": 1}).encode()
     with pytest.raises(BundleVersionError, match=r"schema version 1.*heatward train"):
         load_bundle(rezip(saved, contents))
+
+
+@pytest.mark.parametrize("change", [{"evidence_epsilon": 1e-6}, {"moves": None}, {"of_the_future": 1}])
+def test_scores_that_are_made_otherwise_are_refused(saved: Path, change: dict[str, Any]) -> None:
+    bundle = load_bundle(saved)
+    constants = {**bundle.manifest.constants, **change}
+    constants = {name: value for name, value in constants.items() if value is not None}
+    save_bundle(saved, make(manifest=bundle.manifest.model_copy(update={"constants": constants})))
+    with pytest.raises(BundleVersionError, match=rf"{next(iter(change))} .*this heatward computes with .* train"):
+        load_bundle(saved)
+
+
+@pytest.mark.parametrize("lacking", ["score", "surprise_weight", "margin_share"])
+def test_settings_of_the_score_are_the_bundles_own_and_whole(lacking: str) -> None:
+    bundle = load_bundle(EMBEDDED)
+    settings = copy.deepcopy(bundle.manifest.network["settings"])
+    settings["score"]["surprise_weight"] = 0.25
+    changed = replace(bundle, manifest=with_settings(bundle.manifest, settings))
+    assert Detector.assemble(changed).networks[0].surprise.settings.surprise_weight == 0.25
+    (settings if lacking == "score" else settings["score"]).pop(lacking)
+    with pytest.raises(BundleVersionError, match=r"network\.settings\.score lacks .*heatward train"):
+        Detector.assemble(replace(bundle, manifest=with_settings(bundle.manifest, settings)))
+
+
+def with_settings(manifest: Manifest, settings: Any) -> Manifest:
+    return manifest.model_copy(update={"network": {**manifest.network, "settings": settings}})
 
 
 # --- hostile

@@ -1,16 +1,19 @@
-"""Files that are small and have few pixels, but would keep a decoder busy for minutes or hours."""
+"""Files that would keep a decoder busy for minutes or hours; and what lies behind a picture, which nobody looks at."""
 
 from __future__ import annotations
 
 import io
+import random
 import struct
 import zlib
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
+from PIL.JpegImagePlugin import JpegImageFile
 
-from detector import image_parts
+from detector import image_parts, images
 from detector.errors import ImageDecodeError
 from detector.images import decode
 
@@ -57,6 +60,15 @@ BUSY = {
     "JPEG EXIF in pieces": into_jpeg(exif_segment(1) * 10_000),
     "JPEG EXIF of many segments": into_jpeg(exif_segment(60_000) * 2),
     "JPEG scans": PROGRESSIVE[:-2] + REFINE * 10_000 + PROGRESSIVE[-2:],
+    "JPEG scans behind a comment that holds an end": PROGRESSIVE[:-2]
+    + b"\xff\xfe\x00\x06ab\xff\xd9"
+    + REFINE * 2_000
+    + PROGRESSIVE[-2:],
+    "JPEG scans behind fill bytes and restarts": PROGRESSIVE[:-2]
+    + (b"\xff\xff\xff\xd3\x00\xff\xff" + REFINE) * 2_000
+    + PROGRESSIVE[-2:],
+    "JPEG scans without an end": PROGRESSIVE[:-2] + REFINE * 2_000,
+    "JPEG segments behind the pixels": JPEG[:-2] + b"\xff\xfe\x00\x02" * 20_000 + JPEG[-2:],
     "PNG chunks": into_png(chunk(b"abCd") * 10_000),
     "PNG text": into_png(chunk(b"tEXt", b"a\0b") * 10_000),
     "PNG colour profiles": into_png(chunk(b"iCCP", b"a\0\0" + zlib.compress(bytes(2**20))) * 1000),
@@ -98,3 +110,78 @@ FINE = {
 @pytest.mark.parametrize("name", FINE)
 def test_files_of_many_parts_that_exist_are_read(name: str) -> None:
     assert abs(decode(FINE[name])[0, 0].astype(int) - (200, 10, 20)).max() < 10
+
+
+STARTS = {"JPEG": b"\xff\xd8", "PNG": b"\x89PNG", "WEBP": b"RIFF"}
+FILM = random.Random(1).randbytes(2**18) + (b"\xff\xd8" + REFINE) * 5_000
+BEHIND = {
+    "a film behind a JPEG": (JPEG, FILM),
+    "a film behind a progressive JPEG": (PROGRESSIVE, FILM),
+    "a second picture, as in MPO": (JPEG, PROGRESSIVE),
+    "a phone's trailer": (JPEG, b"\0\0\1\x0a\x0e\0\0\0Image_UTC_Data1458170015363SEFHe\0\0\0" + REFINE * 2_000),
+    "a film behind a PNG": (PNG, FILM),
+    "chunks behind a PNG's end": (PNG, chunk(b"abCd") * 10_000),
+    "a film behind a WebP": (WEBP, FILM),
+    "chunks behind a WebP's end": (WEBP, b"EXIF" + struct.pack("<I", 100_000) + bytes(100_000)),
+}
+
+
+@pytest.mark.parametrize("name", BEHIND)
+def test_what_lies_behind_the_picture_is_not_looked_at(name: str) -> None:
+    file, behind = BEHIND[name]
+    np.testing.assert_array_equal(decode(file + behind), decode(file))
+
+
+@pytest.mark.parametrize("name", BEHIND)
+def test_the_decoder_gets_what_was_counted_and_no_more(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    file, behind = BEHIND[name]
+    kind = next(known for known in ("JPEG", "PNG", "WEBP") if file.startswith(STARTS[known]))
+    given: list[bytes] = []
+    opened = images._DECODERS[kind]
+
+    def seen(stream: io.BytesIO) -> Any:
+        given.append(stream.getvalue())
+        return opened(stream)
+
+    monkeypatch.setitem(images._DECODERS, kind, seen)
+    decode(file + behind)
+    assert given == [file]
+
+
+def test_scans_of_thumbnails_are_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(image_parts, "MAX_SCANNED_PIXELS", 256)  # one scan
+    thumbnail = encoded("JPEG", 8, exif=b"Exif\0\0" + JPEG)
+    assert decode(into_jpeg(b"\xff\xe2" + struct.pack(">H", len(thumbnail) + 2) + thumbnail)).shape == (16, 16, 3)
+
+
+def test_a_truncated_jpeg_stays_whole() -> None:
+    cut = PROGRESSIVE[:-2]
+    assert image_parts.picture("JPEG", cut) == image_parts.Picture(cut, PROGRESSIVE.count(REFINE[:2]))
+
+
+def test_a_damaged_jpeg_is_the_same_picture_without_what_is_cut_off() -> None:
+    """What is taken for the end of the picture is libjpeg's, in whatever way the file is broken."""
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (24, 40, 3), dtype=np.uint8))
+    files = []
+    options: list[dict[str, Any]] = [{}, {"progressive": True}, {"restart_marker_blocks": 1}]
+    for option in options:
+        noise.save(stream := io.BytesIO(), "JPEG", **option)
+        files.append(stream.getvalue())
+    draw, cuts = random.Random(0), 0
+    parts = [b"\xff\xd9", b"\xff\xff", b"\xff\x01", b"\xff\xfe\0\4\xff\xd9", b"\xff\xfe\0\0\xff\xd9", b"\xff\0\xff\xd5"]
+    for _ in range(300):
+        damaged = bytearray(draw.choice(files))
+        at = draw.randrange(2, len(damaged))
+        damaged[at : at + draw.randrange(2)] = draw.choice([*parts, bytes([draw.randrange(256)])])
+        data = bytes(damaged) + draw.choice([b"", FILM[:1000], JPEG])
+        own = image_parts.picture("JPEG", data).data
+        cuts += len(own) < len(data)
+        assert pixels_or_none(data) == pixels_or_none(own)
+    assert cuts > 100
+
+
+def pixels_or_none(data: bytes) -> bytes | None:
+    try:
+        return JpegImageFile(io.BytesIO(data)).tobytes()
+    except Exception:
+        return None

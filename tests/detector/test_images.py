@@ -32,11 +32,12 @@ def two_colours() -> Image.Image:
     return image
 
 
+def chunk(kind: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
 def png_header(width: int, height: int) -> bytes:
     """A PNG that claims a size and holds almost nothing: a decompression bomb."""
-
-    def chunk(kind: bytes, body: bytes) -> bytes:
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
     return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
@@ -91,6 +92,48 @@ def test_a_palette_with_a_transparent_colour_is_composited_too() -> None:
     image.putpalette([0, 0, 0, 9, 9, 9])
     image.putpixel((1, 0), 1)
     assert decode(encoded(image, transparency=0)).tolist() == [[[255, 255, 255], [9, 9, 9]]]
+
+
+def png(depth: int, colour: int, width: int, row: bytes, transparent: bytes) -> bytes:
+    """A PNG of one row that names transparent colours."""
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, 1, depth, colour, 0, 0, 0))
+    palette = chunk(b"PLTE", bytes(range(12))) if colour == 3 else b""
+    pixels = chunk(b"IDAT", zlib.compress(b"\0" + row))
+    return b"\x89PNG\r\n\x1a\n" + header + palette + chunk(b"tRNS", transparent) + pixels + chunk(b"IEND", b"")
+
+
+W = [255, 255, 255]
+TRANSPARENT = {
+    "RGB": (png(8, 2, 2, bytes([1, 2, 3, 4, 5, 6]), struct.pack(">3H", 4, 5, 6)), [[1, 2, 3], W]),
+    "RGB of 16 bits": (
+        png(16, 2, 2, struct.pack(">6H", 0x1234, 0x80FF, 1, 0x0100, 7, 9), struct.pack(">3H", 0x1234, 0x80FF, 1)),
+        [W, [1, 0, 0]],
+    ),
+    "L": (png(8, 0, 2, bytes([7, 180]), struct.pack(">H", 180)), [[7, 7, 7], W]),
+    "1, black": (png(1, 0, 2, bytes([0b01000000]), struct.pack(">H", 0)), [W, W]),
+    "1, white": (png(1, 0, 2, bytes([0b01000000]), struct.pack(">H", 1)), [[0, 0, 0], W]),
+    "I;16": (png(16, 0, 2, struct.pack(">HH", 0x8000, 0x8001), struct.pack(">H", 0x8000)), [W, [0x80, 0x80, 0x80]]),
+    "P, one entry": (png(8, 3, 2, bytes([0, 1]), bytes([255, 0])), [[0, 1, 2], W]),
+    "P, alpha by entry": (png(8, 3, 3, bytes([0, 1, 2]), bytes([0, 51])), [W, [205, 205, 205], [6, 7, 8]]),
+}
+
+
+@pytest.mark.parametrize("mode", TRANSPARENT)
+def test_transparent_colours_are_white_in_every_mode(mode: str) -> None:
+    data, expected = TRANSPARENT[mode]
+    assert decode(data).tolist() == [expected]
+
+
+@pytest.mark.parametrize("mode", TRANSPARENT)
+def test_a_file_that_pillow_opened_and_wrote_again_is_the_same_picture(mode: str) -> None:
+    data, expected = TRANSPARENT[mode]
+    assert decode(encoded(Image.open(io.BytesIO(data)))).tolist() == [expected]
+
+
+@pytest.mark.parametrize("mode", ["CMYK", "RGB", "L"])
+def test_a_jpeg_is_what_pillow_converts_it_to(mode: str) -> None:
+    data = encoded(two_colours().convert(mode), "JPEG")
+    np.testing.assert_array_equal(decode(data), np.asarray(Image.open(io.BytesIO(data)).convert("RGB")))
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

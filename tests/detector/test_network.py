@@ -6,7 +6,7 @@ from random_evidence import evidence_of
 
 from detector.errors import BundleDamagedError
 from detector.evidence import Evidence
-from detector.network import EvidenceShape, HeatmapNetwork, NetworkSettings, ensemble_weights, score
+from detector.network import EvidenceShape, HeatmapNetwork, NetworkSettings, ScoreSettings, ensemble_weights, score
 from detector.standardise import Standardise
 
 SETTINGS = NetworkSettings(width=16, token=8, heads=2, ensemble=2)
@@ -85,3 +85,29 @@ def test_surprise_raises_the_score() -> None:
     raised = score([network], evidence)[0] - before
     torch.testing.assert_close(raised, 0.1 * network.surprise(evidence).double())
     assert bool((raised > 0).any())
+
+
+def test_the_weight_of_surprise_is_a_setting() -> None:
+    evidence = evidence_of(300, 4, 4)
+    settings = SETTINGS.model_copy(update={"score": ScoreSettings(surprise_weight=0.5)})
+    torch.manual_seed(0)
+    network = HeatmapNetwork(EvidenceShape.of(evidence), 3, settings).eval()
+    before = score([network], evidence)[0]
+    network.surprise.fit(evidence, evidence)
+    torch.testing.assert_close(score([network], evidence)[0] - before, 0.5 * network.surprise(evidence).double())
+
+
+def test_surprise_is_stored_once_and_shared() -> None:
+    evidence = evidence_of(300, 4, 4)
+    members = [network_for(evidence, 0), network_for(evidence, 1)]
+    for member in members:
+        member.surprise.fit(evidence, evidence)
+    weights = ensemble_weights(members)
+    assert [name for name in weights if name.endswith("surprise.clean")] == ["surprise.clean"]
+    again = HeatmapNetwork.ensemble(EvidenceShape.of(evidence), 3, SETTINGS, weights)
+    assert again[0].surprise is again[1].surprise
+    assert torch.equal(again[1].surprise(evidence), members[0].surprise(evidence))
+    with pytest.raises(BundleDamagedError, match=r"surprise\.clean"):
+        HeatmapNetwork.ensemble(
+            EvidenceShape.of(evidence), 3, SETTINGS, {n: t for n, t in weights.items() if n != "surprise.clean"}
+        )

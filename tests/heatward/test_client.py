@@ -31,6 +31,7 @@ def test_detect_returns_every_field_of_the_verdict(client: heatward.Client) -> N
         predicted=heatward.Label(1, "dog", 0.75),
         top=(heatward.Label(1, "dog", 0.75), heatward.Label(0, "cat", 0.25)),
         recovered=(heatward.Label(0, "cat", 0.9),),
+        corrected=heatward.Label(0, "cat", 0.8),
         timings=heatward.Timings(queue_ms=0.1, decode_ms=0.2, compute_ms=3, total_ms=3.5, batch_size=4),
         detector_version="fake-1",
     )

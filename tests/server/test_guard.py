@@ -93,6 +93,8 @@ async def test_the_answer_is_upstreams_with_the_verdict_added(guarding):
         "p_value": pytest.approx(0.005),
         "recovered_label": "class-1",
         "recovered_index": 1,
+        "corrected_label": "class-1",
+        "corrected_index": 1,
     }
     assert parameters(clean) == {"verdict": "clean", "p_value": pytest.approx(0.965)}
 
@@ -287,7 +289,7 @@ SWAPPED = np.float32([[0.7, 0.1, 0.2], [0.1, 0.7, 0.2]])
 
 
 @pytest.mark.parametrize("raw", [True, False])
-async def test_replace_writes_the_recovered_label(guarding, raw):
+async def test_replace_writes_the_corrected_label(guarding, raw):
     async with guarding(guard_policy="replace") as (served, behind):
         behind.answers["ModelInfer"] = answer_of(
             "label", "INT64", np.array([[5], [6]]), raw=raw, field="int64_contents"
@@ -332,9 +334,20 @@ async def test_a_label_that_cannot_be_replaced_is_a_failure(guarding, name):
 @pytest.mark.parametrize(("datatype", "values"), [("INT8", [5]), ("FP32", [[0.5, 0.4, 0.1]])])
 def test_a_class_that_upstream_does_not_have_is_never_written(datatype, values):
     answer = answer_of("out", datatype, np.array(values, DTYPES[datatype]), raw=True)
-    finding = Finding(pb.Verdict(attacked=True, recovered=[pb.Label(index=128)]))
+    finding = Finding(pb.Verdict(attacked=True, corrected=pb.Label(index=128)))
     with pytest.raises(ServiceError, match="no class 128"):
         corrected(answer, [finding], None)
+
+
+def test_replace_leaves_an_answer_that_a_likelier_false_alarm_confirms():
+    answer = answer_of("out", "INT64", np.array([5]), raw=True)
+    verdict = pb.Verdict(attacked=True, predicted=pb.Label(index=3), recovered=[pb.Label(index=1)])
+    verdict.corrected.index = 3
+    finding = Finding(verdict)
+    assert kserve.ModelInferResponse.FromString(corrected(answer, [finding], None)).raw_output_contents[0] == (
+        np.array([5]).tobytes()
+    )
+    assert finding.recovered.index == 1 and finding.corrected.index == 3
 
 
 async def test_failing_open_still_tells_of_the_attack(guarding):

@@ -39,6 +39,9 @@ USUAL = [
     "recovered_label",
     "recovered_probability",
     "recovered_name",
+    "corrected_label",
+    "corrected_probability",
+    "corrected_name",
 ]
 DTYPES = {"BOOL": "?", "INT32": "<i4", "FP32": "<f4", "FP64": "<f8"}
 
@@ -106,6 +109,9 @@ async def test_the_same_verdict_as_over_our_own_protocol(serving):
     assert values(theirs, "recovered_label") == [ours.recovered[0].index] == [1]
     assert values(theirs, "recovered_probability") == [ours.recovered[0].probability]
     assert values(theirs, "recovered_name") == [b"class-1"]
+    assert values(theirs, "corrected_label") == [ours.corrected.index] == [1]
+    assert values(theirs, "corrected_probability") == [ours.corrected.probability] == [0.8]
+    assert values(theirs, "corrected_name") == [b"class-1"]
     assert (theirs.model_name, theirs.model_version, theirs.id) == ("heatward", ours.detector_version, "seven")
     assert theirs.parameters["detector_version"].string_param == ours.detector_version
 

@@ -78,6 +78,7 @@ async def test_over_grpc_is_the_same_as_directly(bundle: Path, tiny_images: tiny
     for result, verdict in zip(results, direct, strict=True):
         assert result.verdict.attack_score == pytest.approx(verdict.attack_score, rel=1e-3, abs=1e-4)
         assert result.verdict.recovered[0].index == verdict.recovered[0][0]
+        assert result.verdict.corrected.index == verdict.corrected[0]
         values = np.frombuffer(result.verdict.heatmap.map.data, "<f4").reshape(verdict.heatmap.shape)
         np.testing.assert_allclose(values, verdict.heatmap, rtol=1e-3, atol=1e-4)
     assert info.name == "tiny"

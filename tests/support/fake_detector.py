@@ -82,6 +82,7 @@ class FakeDetector:
                 attack_score=float(label),
                 p_value=float(p),
                 recovered=((1, 0.9), (2, 0.1)),
+                corrected=(1, 0.8),
                 heatmap=np.linspace(-1, 1, 16, dtype=np.float32).reshape(4, 4),
             )
             for label, p in zip(labels, self.calibration.p_value(scores), strict=True)

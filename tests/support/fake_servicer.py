@@ -168,6 +168,7 @@ class FakeDetector(detection_pb2_grpc.DetectionServiceServicer):
             attacked=attacked,
             false_positive_rate=rate,
             recovered=[pb.Label(index=0, name="cat", probability=0.9)],
+            corrected=pb.Label(index=0, name="cat", probability=0.8),
             timings=pb.Timings(queue_ms=0.1, decode_ms=0.2, compute_ms=3, total_ms=3.5, batch_size=4),
             detector_version="fake-1",
             effort=request.effort or pb.EFFORT_FAST,

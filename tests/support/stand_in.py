@@ -47,7 +47,7 @@ class StandIn(FakeDetector):
         self.classifier.fingerprint = f"{next(_loads):016x}" * 4  # another version with each load
         self._cost = cost
         labels = tuple((index, 0.9 / (index + 1)) for index in range(5))
-        self._verdict = Verdict(0, 0.9, labels, 0.1, 0.5, labels, np.zeros((4, 4), np.float32))
+        self._verdict = Verdict(0, 0.9, labels, 0.1, 0.5, labels, labels[0], np.zeros((4, 4), np.float32))
 
     def detect(self, images: Tensor) -> list[Verdict]:
         if (seconds := self._cost(len(images))) > 0:

@@ -51,6 +51,7 @@ def answer(kind: str, *, attacked: bool, worked: bool, flagged: bool, recovered:
         predicted=Label(0, "horizontal", 0.8) if worked else label,
         top=(label,),
         recovered=(Label(1, recovered, 0.7),),
+        corrected=Label(1, recovered, 0.6),
         timings=Timings(0, 0, 1, 1, 1),
         detector_version="0",
         heatmap=Heatmap(1, 2, b"\0\0\x80?\0\0\x80?"),

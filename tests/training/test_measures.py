@@ -6,8 +6,10 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
-from training.evaluation import measures
+from training.evaluation import measures, scores
+from training.evaluation.baselines import Answers
 from training.evaluation.measures import Thresholds
 from training.evaluation.metrics import Bootstrap, Estimate
 from training.evaluation.scores import Attempts, Scored
@@ -23,6 +25,7 @@ def scored(
     prediction: list[int],
     recovered: list[int],
     source: list[int] | None = None,
+    corrected: list[int] | None = None,
 ) -> Scored:
     """The origin label is the truth."""
     return Scored(
@@ -32,6 +35,7 @@ def scored(
         prediction=np.array(prediction),
         score=np.array(score, dtype=np.float64),
         recovered=np.stack([np.array(recovered), np.array(prediction)], axis=1),
+        corrected=np.array(recovered if corrected is None else corrected),
     )
 
 
@@ -54,6 +58,27 @@ def test_traffic_mixes_by_share_and_mends_only_what_is_flagged(clean: Scored, at
     found = measures.traffic(clean, attacked, CUTS, BOOTSTRAP)
     assert found["uncorrected"].value == pytest.approx(0.8 * 2 / 4 + 0.2 * 0)
     assert found["corrected"]["0.05"].value == pytest.approx(0.8 * 2 / 4 + 0.2 * (1 / 2 + 0) / 2)
+
+
+def test_traffic_is_measured_with_either_answer() -> None:
+    clean = scored(
+        [0.9, 0.9, 0.9, 0.1],
+        truth=[0, 1, 2, 3],
+        prediction=[0, 1, 0, 3],
+        recovered=[1, 0, 2, 0],
+        corrected=[0, 1, 2, 3],
+    )
+    attacked = [scored([0.9, 0.9], truth=[0, 1], prediction=[1, 0], recovered=[0, 1], corrected=[0, 0])]
+    found = measures.traffic(clean, attacked, CUTS, BOOTSTRAP)
+    assert found["recovered"]["0.05"].value == pytest.approx(0.8 * 2 / 4 + 0.2 * 1)
+    assert found["corrected"]["0.05"].value == pytest.approx(0.8 * 4 / 4 + 0.2 * 1 / 2)
+
+
+def test_recovered_is_never_the_prediction_and_corrected_may_be() -> None:
+    rows = [{name: torch.tensor([3, 1]) for name in ("index", "truth", "origin", "prediction")}]
+    found = scores._table(rows, [Answers(torch.tensor([0.1, 0.2]), torch.tensor([[3, 2, 1], [2, 1, 0]]))])
+    assert found.recovered.tolist() == [[2, 1, 3], [2, 0, 1]]
+    assert found.corrected.tolist() == [3, 2]
 
 
 def test_traffic_without_a_successful_attack_is_no_number(clean: Scored) -> None:

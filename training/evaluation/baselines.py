@@ -33,7 +33,7 @@ __all__ = [
     "runner_up",
 ]
 
-RECOVERED = 5  # origin labels named, where there are as many candidates
+RECOVERED = 6  # origin labels named, where there are as many candidates: five besides the prediction
 MAX_MAP_SIDE = 64  # gradient maps of larger images are averaged down to this side
 
 
@@ -42,7 +42,7 @@ class Answers:
     """What a detector says of n images."""
 
     score: Tensor  # (n,) float32, higher = more likely attacked
-    recovered: Tensor  # (n, R) int64, the likeliest origin labels, best first
+    recovered: Tensor  # (n, R) int64, the likeliest origin labels, best first, the prediction where it is likely
 
 
 @dataclass(frozen=True)

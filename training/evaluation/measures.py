@@ -179,18 +179,21 @@ def corruption_alarms(
 def traffic(clean: Scored, attacked: Sequence[Scored], cuts: Cuts, bootstrap: Bootstrap) -> dict[str, Any]:
     """Accuracy against the truth on 80 % clean images and 20 % successful attacks, an equal share of each attack.
 
-    `corrected`: where an image is flagged, the recovered label replaces the prediction. Images of unknown truth and
-    attacks that never worked are left out.
+    `corrected`, `recovered`: where an image is flagged, the label of that name replaces the prediction. Images of
+    unknown truth and attacks that never worked are left out.
     """
 
-    def accuracy(cut: float) -> Estimate:
-        on_clean = _accuracy(clean, cut, bootstrap)
-        on_attacked = mean_of([_accuracy(each, cut, bootstrap) for each in attacked])
+    def accuracy(cut: float, answer: str = "corrected") -> Estimate:
+        on_clean = _accuracy(clean, cut, answer, bootstrap)
+        on_attacked = mean_of([_accuracy(each, cut, answer, bootstrap) for each in attacked])
         if on_attacked.count == 0:  # no attack worked: there is no such mixture
             return on_attacked
         return mean_of([on_clean, on_attacked], [CLEAN_SHARE, 1 - CLEAN_SHARE])
 
-    return {"uncorrected": accuracy(math.inf), "corrected": {str(rate): accuracy(cut) for rate, cut in cuts.items()}}
+    return {
+        "uncorrected": accuracy(math.inf),
+        **{name: {str(rate): accuracy(cut, name) for rate, cut in cuts.items()} for name in ("corrected", "recovered")},
+    }
 
 
 def mead(
@@ -254,7 +257,8 @@ def _recovered(attacked: Scored, rows: NDArray[np.bool_], bootstrap: Bootstrap) 
     return {f"top{top}": bootstrap.rate(hit[:, :top].any(axis=1), chosen.source) for top in TOPS}
 
 
-def _accuracy(scored: Scored, cut: float, bootstrap: Bootstrap) -> Estimate:
+def _accuracy(scored: Scored, cut: float, answer: str, bootstrap: Bootstrap) -> Estimate:
     known = scored[scored.truth >= 0]
-    label = np.where(flagged(known.score, cut), known.recovered[:, 0], known.prediction)
+    mended = known.corrected if answer == "corrected" else known.recovered[:, 0]
+    label = np.where(flagged(known.score, cut), mended, known.prediction)
     return bootstrap.rate(label == known.truth, known.source)

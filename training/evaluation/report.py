@@ -83,8 +83,9 @@ def write_report(path: Path, evaluation: Json, rows: Sequence[Row], worst: Seque
         *map(_as_html, corruption_tables(evaluation)),
         "<h2>In use</h2>",
         "<p>In traffic of 80&nbsp;% clean images and 20&nbsp;% successful attacks (an equal share of each), flagged "
-        "images get their recovered label. MEAD: of the images that every attack was tried on, those whose successful "
-        "attacks were all flagged.</p>",
+        "images get their corrected label (the likeliest one, attacked or not) or their recovered one (the likeliest, "
+        "given an attack). MEAD: of the images that every attack was tried on, those whose successful attacks were all "
+        "flagged.</p>",
         _as_html(use_table(evaluation)),
         f"<h2>Errors by class, flagged at {rate:.0%}</h2>",
         _class_table(evaluation),

@@ -37,7 +37,8 @@ class Scored:
     origin: Ints  # (n,) the classifier's prediction before the attack
     prediction: Ints  # (n,)
     score: Floats  # (n,) higher = more likely attacked
-    recovered: Ints  # (n, R) likeliest origin labels, best first
+    recovered: Ints  # (n, R) given an attack: likeliest origin labels, best first, the prediction last
+    corrected: Ints  # (n,) over all images: the likeliest label
 
     def __len__(self) -> int:
         return len(self.source)
@@ -166,13 +167,15 @@ def _table(rows: Sequence[Mapping[str, Tensor]], said: Sequence[Answers]) -> Sco
     def column(name: str) -> Ints:
         return torch.cat([part[name] for part in rows]).numpy() if rows else np.zeros(0, dtype=np.int64)
 
+    prediction = column("prediction")
+    likeliest = torch.cat([part.recovered for part in said]).numpy() if said else np.zeros((0, RECOVERED), np.int64)
+    others_first = np.argsort(likeliest == prediction[:, None], axis=1, kind="stable")
     return Scored(
         source=column("index"),
         truth=column("truth"),
         origin=column("origin"),
-        prediction=column("prediction"),
+        prediction=prediction,
         score=torch.cat([part.score.double() for part in said]).numpy() if said else np.zeros(0),
-        recovered=torch.cat([part.recovered for part in said]).numpy()
-        if said
-        else np.zeros((0, RECOVERED), dtype=np.int64),
+        recovered=np.take_along_axis(likeliest, others_first, axis=1),
+        corrected=likeliest[:, 0],
     )

@@ -196,7 +196,9 @@ def use_table(evaluation: Json) -> Table:
     table = Table(title=title, title_justify="left")
     rates = [str(rate) for rate in evaluation["rates"]]
     table.add_column("detector")
-    for column in ("as predicted", *(f"corrected where flagged at {float(rate):.0%}" for rate in rates)):
+    answers = ("corrected", "recovered")
+    where = [f"{answer} where flagged at {float(rate):.0%}" for answer in answers for rate in rates]
+    for column in ("as predicted", *where):
         table.add_column(column, justify="right")
     for rate in rates:
         table.add_column(f"MEAD at {float(rate):.0%}", justify="right")
@@ -205,7 +207,7 @@ def use_table(evaluation: Json) -> Table:
         table.add_row(
             few(title, accuracy["uncorrected"]),
             percent(accuracy["uncorrected"]),
-            *(_flagged(evaluation, accuracy["corrected"], rate, detector=name) for rate in rates),
+            *(_flagged(evaluation, accuracy[answer], rate, detector=name) for answer in answers for rate in rates),
             *(_flagged(evaluation, mead, rate, detector=name) if mead else "–" for rate in rates),
         )
     return table

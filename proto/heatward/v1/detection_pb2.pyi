@@ -117,7 +117,7 @@ class Label(_message.Message):
     def __init__(self, index: _Optional[int] = ..., name: _Optional[str] = ..., probability: _Optional[float] = ...) -> None: ...
 
 class Verdict(_message.Message):
-    __slots__ = ("request_id", "predicted", "top", "attack_score", "p_value", "attacked", "false_positive_rate", "recovered", "heatmap", "timings", "detector_version", "effort")
+    __slots__ = ("request_id", "predicted", "top", "attack_score", "p_value", "attacked", "false_positive_rate", "recovered", "heatmap", "timings", "detector_version", "effort", "corrected")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     PREDICTED_FIELD_NUMBER: _ClassVar[int]
     TOP_FIELD_NUMBER: _ClassVar[int]
@@ -130,6 +130,7 @@ class Verdict(_message.Message):
     TIMINGS_FIELD_NUMBER: _ClassVar[int]
     DETECTOR_VERSION_FIELD_NUMBER: _ClassVar[int]
     EFFORT_FIELD_NUMBER: _ClassVar[int]
+    CORRECTED_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     predicted: Label
     top: _containers.RepeatedCompositeFieldContainer[Label]
@@ -142,7 +143,8 @@ class Verdict(_message.Message):
     timings: Timings
     detector_version: str
     effort: Effort
-    def __init__(self, request_id: _Optional[str] = ..., predicted: _Optional[_Union[Label, _Mapping]] = ..., top: _Optional[_Iterable[_Union[Label, _Mapping]]] = ..., attack_score: _Optional[float] = ..., p_value: _Optional[float] = ..., attacked: bool = ..., false_positive_rate: _Optional[float] = ..., recovered: _Optional[_Iterable[_Union[Label, _Mapping]]] = ..., heatmap: _Optional[_Union[Heatmap, _Mapping]] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ..., detector_version: _Optional[str] = ..., effort: _Optional[_Union[Effort, str]] = ...) -> None: ...
+    corrected: Label
+    def __init__(self, request_id: _Optional[str] = ..., predicted: _Optional[_Union[Label, _Mapping]] = ..., top: _Optional[_Iterable[_Union[Label, _Mapping]]] = ..., attack_score: _Optional[float] = ..., p_value: _Optional[float] = ..., attacked: bool = ..., false_positive_rate: _Optional[float] = ..., recovered: _Optional[_Iterable[_Union[Label, _Mapping]]] = ..., heatmap: _Optional[_Union[Heatmap, _Mapping]] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ..., detector_version: _Optional[str] = ..., effort: _Optional[_Union[Effort, str]] = ..., corrected: _Optional[_Union[Label, _Mapping]] = ...) -> None: ...
 
 class Heatmap(_message.Message):
     __slots__ = ("map", "png")
