@@ -68,7 +68,6 @@ class Bare(detection_pb2_grpc.DetectionServiceServicer):
             false_positive_rate=0.01,
             recovered=labels,
             corrected=labels[0],
-            corrected=labels[0],
             timings=pb.Timings(queue_ms=0.1, decode_ms=0.1, compute_ms=0.1, total_ms=0.3, batch_size=1),
             detector_version="0" * 16,
             effort=pb.EFFORT_FAST,
