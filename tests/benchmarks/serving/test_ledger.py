@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 
 import grpc
@@ -53,6 +54,13 @@ async def test_a_status_answers_the_images_that_had_no_answer_yet() -> None:
     assert ledger.codes == {("stream", "OK"): 1, ("stream", "DEADLINE_EXCEEDED"): 1}
     await ledger.follow("stream", {"c": 3}, answers(error=failure(grpc.StatusCode.INTERNAL)), FINE, 1.0)
     assert ledger.violations == {"stream: INTERNAL: why": 1, "stream: an image got INTERNAL": 1}
+
+
+async def test_a_stream_that_grpc_cancels_is_over_unless_we_cancelled_it() -> None:
+    ledger = Ledger()
+    await ledger.follow("cancel", {"a": 1}, answers(error=asyncio.CancelledError()), FINE | {"CANCELLED"}, 1.0)
+    await ledger.follow("stream", {"b": 1}, answers(error=asyncio.CancelledError()), FINE | {"OVER"}, 1.0)
+    assert not ledger.violations and ledger.by_code == {"CANCELLED": 1, "OVER": 1}
 
 
 async def test_an_answer_to_nothing_that_was_asked_is_a_violation() -> None:
