@@ -57,7 +57,7 @@ def size(estimate: Json, unit: float = 1) -> str:
 
 def few(name: str, estimate: Json) -> str:
     """The name of a row; it says so where the row rests on few images."""
-    return f"{name} (fewer than {FEW} images: means little)" if estimate["count"] < FEW else name
+    return f"{name} (fewer than {FEW} images: means little)" if 0 < estimate["count"] < FEW else name
 
 
 def _counted(estimate: Json, write: Callable[[float], str], unit: str = "", *, interval: bool = True) -> str:
