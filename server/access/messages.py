@@ -35,10 +35,12 @@ class Messages(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc ships 
     Args:
         max_bytes: Largest message, inflated.
         calls: Counts and logs what is refused.
+        most_parts: Most fields of a message, those inside it included.
     """
 
-    def __init__(self, max_bytes: int, calls: Calls) -> None:
+    def __init__(self, max_bytes: int, calls: Calls, most_parts: int) -> None:
         self._max_bytes = max_bytes
+        self._most_parts = most_parts
         self._calls = calls
         # By path: a handler, and the one that reads for it.
         self._made: dict[str, tuple[grpc.RpcMethodHandler, grpc.RpcMethodHandler]] = {}
@@ -62,7 +64,7 @@ class Messages(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc ships 
         async def read(data: bytes) -> Any:
             if data.startswith(COMPRESSED):  # on another thread: the longest takes a good part of a second
                 data = await asyncio.to_thread(self._inflated, data)
-            return _parsed(parse, data)
+            return _parsed(parse, data, self._most_parts)
 
         async def answer_one(data: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
             try:
@@ -77,7 +79,7 @@ class Messages(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc ships 
 
         one, stream = handler.unary_unary or handler.unary_stream, handler.stream_unary or handler.stream_stream
         if not inspect.iscoroutinefunction(one or stream):  # reflection is a generator, and its messages are small
-            return handler._replace(request_deserializer=lambda data: _parsed(parse, data))
+            return handler._replace(request_deserializer=lambda data: _parsed(parse, data, self._most_parts))
         kind = ("stream" if stream else "unary") + ("_stream" if handler.response_streaming else "_unary")
         return handler._replace(request_deserializer=None, **{kind: answer_stream if stream else answer_one})
 
@@ -107,8 +109,8 @@ class _Reader:
         return await self._read(await anext(self._iterator))
 
 
-def _parsed(parse: Callable[[bytes], Any], data: bytes) -> Any:
-    refuse_crowds(parse, data)
+def _parsed(parse: Callable[[bytes], Any], data: bytes, most_parts: int) -> Any:
+    refuse_crowds(parse, data, most_parts)
     try:
         return parse(data)
     except DecodeError:
