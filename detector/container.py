@@ -106,6 +106,8 @@ def _read_zip(path: Path) -> tuple[dict[str, bytes], tuple[str, ...]]:
         if begins_like_a_zip:
             raise BundleDamagedError(f"{path} is truncated or damaged ({error}): copy it again.") from error
         raise BundleForeignError(f"{path} is no heatward bundle: it is not a zip file.") from error
+    except PermissionError as error:
+        raise BundleError(f"{path} cannot be read: {error.strerror}.") from error
     except (zlib.error, EOFError, OSError, ValueError, NotImplementedError, RuntimeError) as error:
         raise BundleDamagedError(f"{path} is damaged ({error}): copy it again.") from error
 

@@ -13,6 +13,7 @@ from heatward.v1 import detection_pb2 as pb
 
 from detector.calibration import Calibration
 from detector.detector import Detector
+from detector.errors import CalibrationError
 from server.config import ServerConfig
 from server.requests import MAX_TOP_K, Ask
 from server.warm import Warm
@@ -107,7 +108,10 @@ def describe(warm: Warm, name: str, config: ServerConfig) -> Loaded:
 
 def _default_rate(calibration: Calibration, configured: float | None) -> float:
     if configured is not None:
-        calibration.threshold(configured)  # refuses a rate that cannot be promised
+        try:
+            calibration.threshold(configured)
+        except CalibrationError as error:
+            raise CalibrationError(f"false_positive_rate = {configured} cannot be promised: {error}") from error
         return configured
     rate = min(rate for rate in calibration.operating_points() if rate >= PREFERRED_RATE)
     if rate > PREFERRED_RATE:

@@ -30,6 +30,7 @@ from detector.errors import ConfigError, HeatwardError
 from server.access.authentication import Authentication
 from server.access.channel import COMPRESSION, channel_options, warn_where_open
 from server.access.messages import Messages
+from server.access.parts import most_parts
 from server.access.tls import credentials
 from server.access.tokens import Tokens
 from server.addresses import addresses_of, taken, with_port
@@ -157,7 +158,9 @@ class App:
         )
         self.metrics.watch(lambda: self.batcher.pending, lambda: self.calls.in_flight)
         self._credentials = credentials(config, self.metrics.reload)
-        doors: list[grpc.aio.ServerInterceptor] = [Messages(config.max_message_bytes, self.calls)]
+        doors: list[grpc.aio.ServerInterceptor] = [
+            Messages(config.max_message_bytes, self.calls, most_parts(config.images_per_call))
+        ]
         if config.token_file is not None:
             doors.insert(0, Authentication(Tokens(config.token_file, self.metrics.reload), self.calls))
         self._server = grpc.aio.server(

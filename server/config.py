@@ -24,6 +24,7 @@ __all__ = ["PREFIX", "Effort", "ServerConfig"]
 
 PREFIX = "HEATWARD_SERVE_"
 DEVICE = re.compile(r"auto|cpu|cuda(:\d{1,4})?")
+UPSTREAM = re.compile(r"(?!https?://)\S+")
 CPUS = available_cpus()
 MIB = 2**20
 INT32 = 2**31 - 1
@@ -238,6 +239,13 @@ class ServerConfig(BaseSettings):
     @classmethod
     def _listens(cls, host: str) -> str:
         return without_brackets(host)
+
+    @field_validator("upstream")
+    @classmethod
+    def _is_no_url(cls, upstream: str | None) -> str | None:
+        if upstream is not None and not UPSTREAM.fullmatch(upstream):
+            raise ValueError("expected host:port, without http:// and spaces")
+        return upstream
 
     @field_validator("upstream_model")
     @classmethod

@@ -130,10 +130,9 @@ class DetectionService(pb_grpc.DetectionServiceServicer):
         """Of the `DetectResult` of one item of a batch or a stream: its verdict, or why it has none."""
         if isinstance(outcome, pb.Verdict):
             return {"request_id": request_id, "verdict": outcome}
-        status = to_status(outcome, request_id or call.request_id)
-        log.info(
-            "an image was not answered", extra={"request_id": request_id or call.request_id, "code": code_name(status)}
-        )
+        shown_id = printable(request_id or call.request_id)
+        status = to_status(outcome, shown_id)
+        log.info("an image was not answered", extra={"request_id": shown_id, "code": code_name(status)})
         return {"request_id": request_id, "status": status}
 
 

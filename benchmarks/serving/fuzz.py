@@ -4,9 +4,10 @@
     python -m benchmarks.serving.fuzz --cases 5000 --seed 7   # the same cases whenever the seed is the same
 
 Serves a fake detector in this process and sends it mutated JPEG, PNG and WebP files, random bytes and requests with
-every field out of its range: to the decoder alone, as Detect, as an item of DetectBatch, and as bytes that are no
-message. Exits 1 where a status says that the server is at fault (INTERNAL, UNKNOWN), an answer is missing, the decoder
-raises what is not ours, or one case takes longer than `--slowest-s`.
+every field out of its range: to the decoder alone, as Detect, as an item of DetectBatch, as bytes that are no message,
+and words, lists and shapes that are far too long (`fuzz_words.py`). Exits 1 where a status says that the server is at
+fault (INTERNAL, UNKNOWN; RESOURCE_EXHAUSTED for a word), an answer is missing, the decoder raises what is not ours,
+one case takes longer than `--slowest-s`, or the event loop stands still for longer than `--standstill-s`.
 """
 
 from __future__ import annotations
@@ -32,12 +33,14 @@ from heatward.v1 import detection_pb2 as pb
 from heatward.v1 import detection_pb2_grpc
 from PIL import Image
 
+from benchmarks.serving.fuzz_words import long_request, watched
 from detector.errors import ImageError
 from detector.images import ImageLimits, decode
 from server.app import App
 from server.config import ServerConfig
 
 MIB = 2**20
+LONGEST = 30 * MIB
 GROUP = 32
 LIMITS = ImageLimits(max_bytes=MIB, max_pixels=2_000_000)
 FAULTS = {"INTERNAL", "UNKNOWN", "DATA_LOSS"}
@@ -147,7 +150,7 @@ class Fuzz:
     def __init__(self, stub: detection_pb2_grpc.DetectionServiceStub, channel: grpc.aio.Channel, seed: int) -> None:
         self.statuses: collections.Counter[str] = collections.Counter()
         self.faults: list[str] = []
-        self.slowest_s = 0.0
+        self.slowest_s = self.standstill_s = 0.0
         self._stub, self._channel = stub, channel
         self._rng, self._files = random.Random(seed), samples()
 
@@ -159,11 +162,12 @@ class Fuzz:
                 await case()
                 self.slowest_s = max(self.slowest_s, time.monotonic() - started_s)
         await self._batch()
-        return 4 * GROUP
+        await self._word()
+        return 4 * GROUP + 1
 
     def _count(self, road: str, status: str, case: Callable[[], object]) -> None:
         self.statuses[f"{road} {status}"] += 1
-        if status in FAULTS or status.startswith("crash"):
+        if status in FAULTS or status.startswith("crash") or (road, status) == ("long word", "RESOURCE_EXHAUSTED"):
             self.faults.append(f"{road} {status}: {case()!r:.300}")
 
     async def _decode(self) -> None:
@@ -189,6 +193,12 @@ class Fuzz:
         method = self._rng.choice(("Detect", "DetectBatch", "GetDetector"))
         call = self._channel.unary_unary(f"/heatward.v1.DetectionService/{method}")(data)
         await self._call("bytes", call, data.hex)
+
+    async def _word(self) -> None:
+        method, data = long_request(self._rng, LONGEST)
+        async with watched() as seen:
+            await self._call("long word", self._channel.unary_unary(method)(data), lambda: (method, data[:100]))
+        self.standstill_s = max(self.standstill_s, seen.longest_s)
 
     async def _call(self, road: str, call: grpc.aio.UnaryUnaryCall, case: Callable[[], object]) -> None:
         try:
@@ -238,8 +248,11 @@ async def run(arguments: argparse.Namespace) -> dict[str, object]:
         "statuses": dict(sorted(fuzz.statuses.items())),
         "server at fault, or crashed": fuzz.faults[:10],
         "slowest case, s": round(fuzz.slowest_s, 3),
+        "loop stood still, s": round(fuzz.standstill_s, 3),
         "memory MiB: ready, then each tenth": resident,
-        "passed": not fuzz.faults and fuzz.slowest_s <= arguments.slowest_s,
+        "passed": not fuzz.faults
+        and fuzz.slowest_s <= arguments.slowest_s
+        and fuzz.standstill_s <= arguments.standstill_s,
     }
 
 
@@ -248,6 +261,9 @@ def main() -> int:
     parser.add_argument("--cases", type=int, default=100_000, help="(%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="(%(default)s)")
     parser.add_argument("--slowest-s", type=float, default=5.0, help="longest that one case may take (%(default)s)")
+    parser.add_argument(
+        "--standstill-s", type=float, default=1.0, help="longest that the event loop may stand still (%(default)s)"
+    )
     arguments = parser.parse_args()
     logging.disable(logging.ERROR)
     warnings.simplefilter("ignore")  # Pillow's, on broken EXIF

@@ -36,10 +36,12 @@ class Messages(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc ships 
     Args:
         max_bytes: Largest message, inflated.
         calls: Counts and logs what is refused.
+        most_parts: Most fields of a message, those inside it included.
     """
 
-    def __init__(self, max_bytes: int, calls: Calls) -> None:
+    def __init__(self, max_bytes: int, calls: Calls, most_parts: int) -> None:
         self._max_bytes = max_bytes
+        self._most_parts = most_parts
         self._calls = calls
         # By path: a handler, and the one that reads for it.
         self._made: dict[str, tuple[grpc.RpcMethodHandler, grpc.RpcMethodHandler]] = {}
@@ -65,7 +67,7 @@ class Messages(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc ships 
         async def read(data: bytes) -> Any:
             if data.startswith(COMPRESSED):  # on another thread: the longest takes a good part of a second
                 data = await asyncio.to_thread(self._inflated, data)
-            return _parsed(parse, data)
+            return _parsed(parse, data, self._most_parts)
 
         async def answer_one(data: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
             try:
@@ -117,8 +119,8 @@ class _Reader:
         return await self._read(await anext(self._iterator))
 
 
-def _parsed(parse: Callable[[bytes], Any], data: bytes) -> Any:
-    refuse_crowds(parse, data)
+def _parsed(parse: Callable[[bytes], Any], data: bytes, most_parts: int) -> Any:
+    refuse_crowds(parse, data, most_parts)
     try:
         return parse(data)
     except DecodeError:

@@ -14,16 +14,23 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
 from server.errors import RequestError
 
-__all__ = ["MOST", "refuse_crowds"]
+__all__ = ["most_parts", "refuse_crowds"]
 
-MOST = 100_000
-"""Fields of a message and of those inside it; a batch of a thousand images has about ten thousand."""
+MOST = 30_000
+"""Fields of a message and of those inside it."""
+OF_AN_IMAGE = 16
+"""Most fields of a `DetectRequest`, those inside it included."""
 VALUES = "InferTensorContents"
 """Its packed numbers are pixels, as many as there are."""
 TEXTS = (FieldDescriptor.TYPE_STRING, FieldDescriptor.TYPE_BYTES)
 
 
-def refuse_crowds(parse: Callable[[bytes], Any], data: bytes, most: int = MOST) -> None:
+def most_parts(images_per_call: int) -> int:
+    """How many parts a message may have that holds so many images."""
+    return max(MOST, OF_AN_IMAGE * images_per_call)
+
+
+def refuse_crowds(parse: Callable[[bytes], Any], data: bytes, most: int) -> None:
     """Counts the parts of a message.
 
     Args:
@@ -57,7 +64,7 @@ def _left(kind: Descriptor, data: bytes, left: int) -> int:
             if wire == 2:
                 size, place = _varint(data, place)
                 number = tag >> 3
-                if number in inside:
+                if number in inside and size:
                     waiting.append((inside[number], place, place + size))
                 elif number in packed:
                     left -= size
@@ -73,8 +80,8 @@ def _left(kind: Descriptor, data: bytes, left: int) -> int:
 def _fields(kind: Descriptor) -> tuple[dict[int, Descriptor], frozenset[int]]:
     """Numbers of the fields that are messages, with their types, and of those that pack many numbers into one."""
     inside = {field.number: field.message_type for field in kind.fields if field.message_type is not None}
-    packed = () if kind.name == VALUES else (each for each in kind.fields if each.label == each.LABEL_REPEATED)
-    return inside, frozenset(each.number for each in packed if each.number not in inside and each.type not in TEXTS)
+    numbers = {field.number for field in kind.fields if field.type not in TEXTS} - inside.keys()
+    return inside, frozenset(() if kind.name == VALUES else numbers)
 
 
 def _varint(data: bytes, place: int) -> tuple[int, int]:

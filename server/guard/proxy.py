@@ -23,7 +23,7 @@ from google.protobuf.message_factory import GetMessageClass
 from heatward.inference import grpc_service_pb2 as kserve
 from heatward.v1 import detection_pb2 as pb
 
-from server.access.parts import refuse_crowds
+from server.access.parts import most_parts, refuse_crowds
 from server.calls import Call, Calls
 from server.config import ServerConfig
 from server.errors import RequestError, UnguardedError
@@ -103,7 +103,7 @@ class Guard(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc ships no type
         request: Any = None
         if method in REQUESTS:
             try:
-                request = _parsed(REQUESTS[method], data)
+                request = _parsed(REQUESTS[method], data, most_parts(self._config.images_per_call))
             except RequestError as error:
                 async with self._calls.call(method, context):
                     raise error
@@ -214,8 +214,8 @@ class Guard(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc ships no type
         return answer + annotation(findings)
 
 
-def _parsed(kind: type[Message], data: bytes) -> Message:
-    refuse_crowds(kind.FromString, data)
+def _parsed(kind: type[Message], data: bytes, most: int) -> Message:
+    refuse_crowds(kind.FromString, data, most)
     try:
         return kind.FromString(data)
     except DecodeError:

@@ -90,3 +90,12 @@ async def test_calls_at_the_same_time_keep_their_ids_apart():
     await asyncio.gather(call("a"), call("b"))
     assert seen == {"a": "a", "b": "b"}
     assert "request_id" not in json.loads(JsonFormatter().format(logging.makeLogRecord({})))
+
+
+def test_a_long_value_is_cut_and_what_steers_a_terminal_is_escaped(written: io.StringIO):
+    logging.getLogger("heatward.test").error("x" * 10**6, extra={"request_id": "a\x9b2K\u202e\x7f\n"})
+    line = written.getvalue()
+    assert len(line) < 12_000 and line.rstrip("\n").isprintable()
+    told = json.loads(line)
+    assert told["request_id"] == "a\x9b2K\u202e\x7f\n"
+    assert told["message"].startswith("xxx") and " … " in told["message"]

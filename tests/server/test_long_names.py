@@ -15,11 +15,11 @@ from grpc_status import rpc_status
 from heatward.inference import grpc_service_pb2 as pb
 from heatward.v1 import admin_pb2
 from heatward.v1 import detection_pb2 as v1
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sample_requests import encoded, picture, raw
 
-from server.access.parts import refuse_crowds
+from server.access.parts import most_parts, refuse_crowds
 from server.errors import AdversarialInputError, RequestError, UnknownVersionError
 from server.status import to_grpc, to_status
 from server.telemetry.logs import JsonFormatter
@@ -129,6 +129,7 @@ async def test_an_id_of_a_stream_that_is_in_use_is_repeated_shortly(serving):
     assert result.status.ByteSize() < 1000
 
 
+@settings(deadline=None)
 @given(st.text(), st.integers(0, 5000), st.text())
 def test_any_status_fits(word: str, times: int, description: str):
     long = word * times
@@ -183,6 +184,7 @@ def test_a_message_of_very_many_parts_is_refused_before_it_is_parsed(crowd: str)
     refuse_crowds(kind.FromString, data, most=10_000)
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=300))
 def test_counting_says_nothing_of_what_is_no_message(data: bytes):
     refuse_crowds(v1.DetectBatchRequest.FromString, data, most=100)
@@ -194,6 +196,14 @@ def test_images_are_not_counted_by_their_size():
     typed = pb.ModelInferRequest()
     typed.inputs.add(name="image").contents.uint_contents.extend([7] * 10_000)
     refuse_crowds(pb.ModelInferRequest.FromString, typed.SerializeToString(), most=100)
+
+
+def test_a_full_batch_is_no_crowd():
+    request = raw(picture(), "an id", heatmap=v1.HEATMAP_FORMAT_FLOAT)
+    request.options.false_positive_rate, request.options.top_k, request.effort = 0.05, 3, v1.EFFORT_FAST
+    request.timeout_ms, request.priority, request.detector_version = 10, v1.PRIORITY_LOW, "none"
+    batch = v1.DetectBatchRequest(requests=[request] * 2500).SerializeToString()
+    refuse_crowds(v1.DetectBatchRequest.FromString, batch, most_parts(2500))
 
 
 async def test_a_crowd_is_refused_by_every_method(serving):

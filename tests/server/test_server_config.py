@@ -89,6 +89,8 @@ def test_every_number_is_finite(name: str, number: str):
         ("device", "gpu0", "device.0 = 'gpu0': expected auto, cpu, cuda"),
         ("threads", "9" * 12, "less than or equal to 4096"),
         ("upstream", "triton:8001", "upstream_model: upstream is set"),
+        ("upstream", "http://triton:8001", "expected host:port"),
+        ("upstream", "triton: 8001", "expected host:port"),
         ("trusted", "[a", "trusted = '[a': expected words with commas between"),
         ("token-file", "", "token_file = '': expected a path"),
         ("tls-key", "-----BEGIN PRIVATE KEY-----\nMIIE", "tls_key: expected the path of a file"),
