@@ -246,7 +246,7 @@ class App:
         self._streams.drain(started_s + grace_s / 2)
         self.engines.hurry(started_s + grace_s)
         await self.calls.refuse_new(min(LAST_ARRIVALS_S, grace_s))
-        stopping = asyncio.ensure_future(self._server.stop(2 * grace_s + CLOSE_S))
+        stopping = asyncio.ensure_future(self._server.stop(2 * grace_s + CLOSE_S))  # longer than we let it
         await asyncio.wait({stopping}, timeout=started_s + grace_s - time.monotonic())
         calls, images = (0, 0) if stopping.done() else await self.calls.cut(self._server.stop(None))
         await stopping

@@ -115,7 +115,7 @@ class Calls:
             await asyncio.sleep(QUIET_S / 2)
 
     async def cut(self, end: Awaitable[None]) -> tuple[int, int]:
-        """Has all that are open ended, and waits for it.
+        """Has all calls that are open ended, and waits for it.
 
         Args:
             end: Ends them.

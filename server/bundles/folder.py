@@ -29,7 +29,7 @@ def newest(path: Path) -> Path:
         return path
     bundles = [each for each in path.iterdir() if not each.name.startswith(".") and _is_bundle(each)]
     if not bundles:
-        raise ConfigError(f"{path} holds no bundle: put a {SUFFIX} file there, or name one")
+        raise ConfigError(f"{path} holds no bundle: put a {SUFFIX} file there (no hidden one), or name one")
     return max(bundles, key=_order)
 
 
