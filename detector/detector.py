@@ -12,11 +12,12 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import BaseModel, JsonValue
 from torch import Tensor
 
 from detector.bundle import Bundle, Manifest, load_bundle
@@ -25,7 +26,7 @@ from detector.classifier import Classifier, load_classifier
 from detector.errors import BundleVersionError, CalibrationError, FingerprintMismatchError
 from detector.evidence import EvidenceExtractor, EvidenceSettings
 from detector.image_batch import check_images
-from detector.network import EvidenceShape, HeatmapNetwork, NetworkSettings, ScoreSettings, score
+from detector.network import EvidenceShape, HeatmapNetwork, NetworkSettings, score
 from detector.second_look import SecondLook, mask_features, rivals_of
 
 __all__ = ["Detector", "Verdict"]
@@ -118,12 +119,12 @@ class Detector:
         networks = HeatmapNetwork.ensemble(
             EvidenceShape.model_validate(manifest.network["shape"]),
             len(manifest.families),
-            _settings(manifest),
+            _whole(NetworkSettings, manifest.network["settings"], "network.settings"),
             bundle.network_weights,
         )
         return cls(
             classifier,
-            EvidenceExtractor(classifier, EvidenceSettings.model_validate(manifest.evidence), witness),
+            EvidenceExtractor(classifier, _whole(EvidenceSettings, manifest.evidence, "evidence"), witness),
             [network.to(device) for network in networks],
             Calibration.fit(bundle.calibration_scores),
             manifest,
@@ -222,15 +223,20 @@ def _pairs(labels: Tensor, values: Tensor) -> list[tuple[tuple[int, float], ...]
     return [tuple(zip(indices, shares, strict=True)) for indices, shares in rows]
 
 
-def _settings(manifest: Manifest) -> NetworkSettings:
-    """Those of the manifest, whole: a default may have changed since the bundle was made."""
-    settings = NetworkSettings.model_validate(manifest.network["settings"])
-    missing = sorted(ScoreSettings.model_fields.keys() - settings.score.model_fields_set)
-    if missing:
-        raise BundleVersionError(
-            f"the bundle does not say how its scores are made: network.settings.score lacks {', '.join(missing)}; "
-            "run `heatward train` again"
-        )
+Settings = TypeVar("Settings", bound=BaseModel)
+
+
+def _whole(kind: type[Settings], stored: JsonValue, place: str) -> Settings:
+    """Settings that decide scores, every one of them from the bundle: a default may have changed since it was made."""
+    settings = kind.model_validate(stored)
+    for name in kind.model_fields:
+        value = getattr(settings, name)
+        if name not in settings.model_fields_set:
+            raise BundleVersionError(
+                f"the bundle does not say how its scores are made: {place} lacks {name}; run `heatward train` again"
+            )
+        if isinstance(value, BaseModel) and isinstance(stored, dict):
+            _whole(type(value), stored[name], f"{place}.{name}")
     return settings
 
 

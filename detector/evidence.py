@@ -14,7 +14,6 @@ view of the same image).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 
@@ -28,6 +27,7 @@ from detector.errors import ConfigError, LayerNotFoundError, NoGradientError
 from detector.heatmaps.channels import LayerAttribution, attribute_classes, attribute_margin
 from detector.image_batch import check_images, check_range
 from detector.settings import EvidenceSettings
+from detector.testimony import DISAGREEMENT, DIVERGENCE, TESTIMONY, Answer, testify
 from detector.views import CONSTANTS as VIEW_CONSTANTS
 from detector.views import make_views
 
@@ -43,8 +43,6 @@ __all__ = [
 
 ALL_CLASSES_UP_TO = 16
 EPSILON = 1e-8
-TESTIMONY = 5  # class features of the witness: log P, log P of the mirror image, …
-DISAGREEMENT, DIVERGENCE = 6, 4  # image features of the witness; where KL(witness ‖ classifier) is among them
 MOVES = 3  # numbers that say how far one depth's channel heatmap moved under one view
 DEPTHS, DEEP_SIDE = 4, 6  # where no layers are named: how many, and the smallest side of the class layer
 WITNESS_SEED = 1
@@ -230,7 +228,7 @@ class EvidenceExtractor:
         if said is not None:
             with torch.enable_grad():
                 own_maps, _ = attribute_classes(said.logits, said.activation, candidates)
-            seen = _testimony(logits, said, candidates, class_maps[:, :, 0], self._to_grid(own_maps))
+            seen = testify(logits, said, candidates, class_maps[:, :, 0], self._to_grid(own_maps))
             class_maps = torch.cat([class_maps, seen.maps[:, :, None]], dim=2)
             class_features.append(seen.class_features)
             channels.append(seen.disagreement)
@@ -249,7 +247,7 @@ class EvidenceExtractor:
             return logits.topk(self.candidates).indices
         return votes.scatter(1, logits.argmax(1, keepdim=True), torch.inf).topk(self.candidates).indices
 
-    def _ask_witness(self, witness: Classifier, images: Tensor) -> _Answer:
+    def _ask_witness(self, witness: Classifier, images: Tensor) -> Answer:
         """One forward with gradients, one of the mirrored and noisy image without."""
         mirrored = (images.flip(-1) + self.witness_noise).clamp(0, 1)
         if witness.input_size != tuple(images.shape[-2:]):
@@ -260,7 +258,7 @@ class EvidenceExtractor:
         with torch.enable_grad():
             logits, activations = witness.activations(images, [self.witness_layer])
         with torch.no_grad():
-            return _Answer(logits, activations[self.witness_layer], witness(mirrored))
+            return Answer(logits, activations[self.witness_layer], witness(mirrored))
 
     @torch.no_grad()
     def _under_views(self, images: Tensor, depths: Mapping[str, LayerAttribution]) -> tuple[Tensor, Tensor]:
@@ -290,59 +288,6 @@ class EvidenceExtractor:
         if maps.shape[-1] > grid:
             return functional.adaptive_avg_pool2d(maps, grid)
         return functional.interpolate(maps, size=(grid, grid), mode="bilinear", align_corners=False)
-
-
-@dataclass(frozen=True)
-class _Answer:
-    """What the witness says."""
-
-    logits: Tensor  # (B, K), attached to the graph
-    activation: Tensor  # (B, D, h, w) of its deep layer, likewise
-    mirrored: Tensor  # (B, K) logits of the mirrored image
-
-    @property
-    def votes(self) -> Tensor:
-        """(B, K) mean probabilities."""
-        return (self.logits.detach().softmax(1) + self.mirrored.softmax(1)) / 2
-
-
-@dataclass(frozen=True)
-class _Testimony:
-    maps: Tensor  # (B, C, g, g)
-    class_features: Tensor  # (B, C, TESTIMONY), last of all class features
-    disagreement: Tensor  # (B, DISAGREEMENT)
-
-
-def _testimony(logits: Tensor, answer: _Answer, candidates: Tensor, class_maps: Tensor, own_maps: Tensor) -> _Testimony:
-    """The witness's answer and its maps for the candidates (B, C, g, g), against the classifier's."""
-    own = answer.logits.detach()
-    log_classifier = logits.log_softmax(1)
-    log_witness, log_mirrored = own.log_softmax(1), answer.mirrored.log_softmax(1)
-    per_class = [log_witness, log_mirrored, own - own.mean(1, keepdim=True), log_witness - log_classifier]
-    agreement = functional.cosine_similarity(_contrast(class_maps), _contrast(own_maps), dim=-1)  # (B, C)
-    predicted = candidates[:, :1]
-    log_mean = torch.stack([log_witness, log_mirrored]).logsumexp(0) - math.log(2)
-    mean = log_mean.exp()
-    return _Testimony(
-        maps=own_maps,
-        class_features=torch.stack([*(each.gather(1, candidates) for each in per_class), agreement], dim=-1),
-        disagreement=torch.stack(
-            [
-                log_witness.gather(1, predicted)[:, 0],
-                mean.gather(1, predicted)[:, 0],
-                mean.amax(1),
-                -(mean * log_mean).sum(1),
-                (mean * (log_mean - log_classifier)).sum(1),
-                (log_classifier.exp() * (log_classifier - log_mean)).sum(1),
-            ],
-            dim=1,
-        ),
-    )
-
-
-def _contrast(maps: Tensor) -> Tensor:
-    """(B, C, g, g) → (B, C, g·g): what a class's map has beyond the mean of all classes'."""
-    return (maps - maps.mean(1, keepdim=True)).flatten(2)
 
 
 def _deep_layer(classifier: Classifier, layers: Sequence[str]) -> str:

@@ -52,7 +52,7 @@ def check_images(images: Any, *, device: torch.device | None = None, size: tuple
             f"images: expected {size[0]}×{size[1]} pixels, the classifier's input_size, got {shape[2]}×{shape[3]}: "
             "resize them (classifier.prepare takes photographs of any size)"
         )
-    if device is not None and images.device.type != device.type:
+    if device is not None and (device.type != images.device.type or device.index not in (None, images.device.index)):
         raise ImageShapeError(
             f"images are on {images.device}, the classifier is on {device}: give images.to('{device}')"
         )

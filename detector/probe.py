@@ -52,18 +52,23 @@ def probe(module: nn.Module, shown: nn.Module, spec: ClassifierSpec, device: tor
     Raises:
         ClassifierSpecError: It cannot be used as it is; says how to mend it.
     """
-    images = _images(spec.input_size).to(device).requires_grad_()
-    pair = images[:2].detach()
+    images = _images(spec.input_size).to(device)
     with torch.no_grad():
         with observed(shown) as layers:
-            two = _answer(module, pair, spec)
-        one = _answer(module, pair[:1], spec)
-    with torch.enable_grad():
-        three = _answer(module, images, spec)
+            two = _answer(module, images[:2], spec)
+        one, three = _answer(module, images[:1], spec), _answer(module, images, spec)
     if not (_alike(one, two[:1]) and _alike(three[:2], two)):
-        raise ClassifierSpecError(f"{spec.source} {_unlike(module, pair, two)}")
+        raise ClassifierSpecError(f"{spec.source} {_unlike(module, images[:2], two)}")
+    images.requires_grad_()
+    try:
+        with torch.enable_grad():
+            three = module(images)
+    except Exception as error:  # the user's code
+        no_gradient = f"it fails where gradients are on: {type(error).__name__}: {error}"
+    else:
+        no_gradient = _no_gradient(three, images)
     _check_logits(three, spec)
-    return Probe(tuple(layers), _no_gradient(three, images))
+    return Probe(tuple(layers), no_gradient)
 
 
 def _images(size: tuple[int, int]) -> Tensor:

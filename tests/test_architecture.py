@@ -19,7 +19,7 @@ DETECTOR = (
     {"spec", "weights"},
     {"sources", "layers", "probe"},
     {"classifier", "black_box"},
-    {"heatmaps", "views"},
+    {"heatmaps", "views", "testimony"},
     {"evidence", "calibration"},
     {"surprise"},
     {"network", "second_look"},

@@ -246,8 +246,17 @@ def test_settings_of_the_score_are_the_bundles_own_and_whole(lacking: str) -> No
     changed = replace(bundle, manifest=with_settings(bundle.manifest, settings))
     assert Detector.assemble(changed).networks[0].surprise.settings.surprise_weight == 0.25
     (settings if lacking == "score" else settings["score"]).pop(lacking)
-    with pytest.raises(BundleVersionError, match=r"network\.settings\.score lacks .*heatward train"):
+    with pytest.raises(BundleVersionError, match=rf"network\.settings.* lacks {lacking}; .*heatward train"):
         Detector.assemble(replace(bundle, manifest=with_settings(bundle.manifest, settings)))
+
+
+@pytest.mark.parametrize("lacking", ["witness_noise", "grid", "noise_draws"])
+def test_settings_of_the_evidence_are_the_bundles_own_and_whole(lacking: str) -> None:
+    bundle = load_bundle(EMBEDDED)
+    evidence: Any = copy.deepcopy(bundle.manifest.evidence)
+    (evidence if lacking in evidence else evidence["views"]).pop(lacking)
+    with pytest.raises(BundleVersionError, match=f"evidence.* lacks {lacking}; "):
+        Detector.assemble(replace(bundle, manifest=bundle.manifest.model_copy(update={"evidence": evidence})))
 
 
 def with_settings(manifest: Manifest, settings: Any) -> Manifest:

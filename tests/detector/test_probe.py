@@ -141,6 +141,10 @@ def test_logits_of_every_kind_are_taken(name: str) -> None:
 WITHOUT: dict[str, tuple[Callable[[Ending, Tensor], Any], str]] = {
     "no_grad": (lambda n, m: n.logits(m).detach(), "leaves the graph"),
     "numpy": (lambda n, m: torch.from_numpy(n.logits(m).detach().numpy()), "leaves the graph"),
+    "numpy without detach": (
+        lambda n, m: torch.from_numpy(n.logits(m).numpy()),
+        "where gradients are on: .*numpy",
+    ),
     "rounding": (lambda n, m: n.logits(m.round()), "rounds"),
     "saturated log": (lambda n, m: ((n.logits(m) * 1e6).softmax(1) + 1e-9).log(), "log_softmax"),
     "zero head": (lambda n, m: 0 * n.logits(m), "head is all zeros.*`weights`"),
