@@ -26,6 +26,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.clock import seconds
 from detector.evidence import Evidence, EvidenceExtractor, EvidenceShape
 from detector.heatmaps.channels import attribute_classes
+from detector.settings import ScoreSettings
 from training import fit
 from training.config import CLEAN, TrainingConfig
 from training.evaluation.measures import Thresholds
@@ -93,7 +94,8 @@ def measured(job: Job, config: TrainingConfig, part: str) -> dict[str, Any]:
     """Fit without a part; AUROC, TPR and recovery of every test attack."""
     see = PARTS[part]
     if part == "surprise":
-        config = config.model_copy(update={"fit": {**config.fit, "score": {"surprise_weight": 0.0}}})
+        fit_without = config.fit.model_copy(update={"score": ScoreSettings(surprise_weight=0.0)})
+        config = config.model_copy(update={"fit": fit_without})
     with tempfile.TemporaryDirectory() as folder:
         fit.run(config, job.work, job.progress, Path(folder), see)
         answer = by_network(fit.load_networks(Path(folder)), job.classifier.device)
