@@ -13,7 +13,7 @@ from heatward import checks
 from heatward.breaker import Breaker
 from heatward.connection import DEFAULT_ADDRESS, DEFAULT_TIMEOUT_S, LONGEST_S, PEM, Connection
 from heatward.errors import DetectionError
-from heatward.forks import check_fit
+from heatward.forks import check_fit, open_calls
 from heatward.hedge import Hedge
 from heatward.limits import KnownLimits, too_large
 from heatward.v1 import detection_pb2 as pb
@@ -79,6 +79,8 @@ class BaseClient:
     def _errors(self) -> Iterator[None]:
         """Around anything that asks gRPC: its errors become ours."""
         self._check_usable()
+        call = object()
+        open_calls.add(call)
         try:
             yield
         except grpc.RpcError as error:
@@ -89,6 +91,8 @@ class BaseClient:
             if self._closed:  # meanwhile; gRPC's own words for it are a ValueError or a UsageError
                 raise self._closed_error() from error
             raise
+        finally:
+            open_calls.discard(call)
 
     def _error(self, error: grpc.RpcError) -> DetectionError:
         if "message larger than max" in (error.details() or ""):

@@ -18,6 +18,7 @@ from heatward import checks
 from heatward.base import BaseClient
 from heatward.batches import Plan, batch
 from heatward.errors import arrived
+from heatward.forks import starting
 from heatward.health import CHECK, encode_request, is_serving
 from heatward.images import ImageInput
 from heatward.limits import ALONE_BYTES
@@ -105,13 +106,9 @@ class Client(BaseClient):
             asks = request.ByteSize() > ALONE_BYTES
             self._check_size(request, self._server_limits(budget_s) if asks else self._limits.get())
             if self._hedge is None:
-                return verdict(arrived(self._stub.Detect(request, **self._arguments(budget_s))))
+                return verdict(_answer(self._begin(self._stub.Detect, request, budget_s)))
             return verdict(
-                arrived(
-                    self._hedge.call(
-                        lambda left_s: self._stub.Detect.future(request, **self._arguments(left_s)), budget_s
-                    )
-                )
+                arrived(self._hedge.call(lambda left_s: self._begin(self._stub.Detect, request, left_s), budget_s))
             )
 
     def detect_batch(
@@ -141,7 +138,7 @@ class Client(BaseClient):
                 images,
                 Plan(template, budget_s),
                 lambda: self._server_limits(budget_s),
-                lambda request, left_s: self._stub.DetectBatch.future(request, **self._arguments(left_s)),
+                lambda request, left_s: self._begin(self._stub.DetectBatch, request, left_s),
                 self._error,
             )
 
@@ -177,7 +174,7 @@ class Client(BaseClient):
         """What the server has loaded."""
         budget_s = self._budget_s(timeout_s)
         with self._guarded():
-            info = arrived(self._stub.GetDetector(pb.GetDetectorRequest(), **self._arguments(budget_s)))
+            info = _answer(self._begin(self._stub.GetDetector, pb.GetDetectorRequest(), budget_s))
         self._limits.learn(info)
         return detector_info(info)
 
@@ -190,10 +187,15 @@ class Client(BaseClient):
         budget_s = self._budget_s(timeout_s)
         with self._errors(), self._open(health_checks=False) as channel:
             check = channel.unary_unary(CHECK, request_serializer=encode_request, response_deserializer=is_serving)
-            return bool(check(service, **self._arguments(budget_s)))
+            return bool(_answer(self._begin(check, service, budget_s)))
+
+    def _begin(self, method: Any, request: Any, budget_s: float) -> Any:
+        """A call as a future: no thread waits inside gRPC, where a fork would harm it."""
+        with starting:
+            return method.future(request, **self._arguments(budget_s))
 
     def _begin_stream(self, requests: Iterator[pb.DetectRequest]) -> Any:
-        with self._errors():
+        with self._errors(), starting:
             return self._stub.DetectStream(requests, **self._arguments(None))
 
     def _server_limits(self, budget_s: float) -> pb.Limits:
@@ -202,6 +204,16 @@ class Client(BaseClient):
         if known is None:
             info = None
             with suppress(grpc.RpcError):
-                info = self._stub.GetDetector(pb.GetDetectorRequest(), **self._arguments(budget_s / 2))
+                info = _answer(self._begin(self._stub.GetDetector, pb.GetDetectorRequest(), budget_s / 2))
             known = self._limits.learn(info)
         return known
+
+
+def _answer(call: Any) -> Any:
+    """What a call that was begun brings."""
+    try:
+        if call.code() is not grpc.StatusCode.OK:
+            raise call
+        return arrived(call.result())
+    finally:
+        call.cancel()

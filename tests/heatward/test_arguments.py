@@ -173,12 +173,20 @@ def threads():
         go_on.set()
         print("parent:", len(list(stream)), flush=True)
 
+def call():
+    with heatward.Client(address) as client:
+        waiting = threading.Thread(target=client.detect, args=(b"slow",), daemon=True)
+        waiting.start()
+        waiting.join(0.3)
+        child(client)
+        os._exit(0)
+
 async def loop():
     async with heatward.AsyncClient(address) as client:
         await client.detect(b"image")
         child(client)
 
-threads() if how == "threads" else asyncio.run(loop())
+{{"threads": threads, "call": call, "loop": lambda: asyncio.run(loop())}}[how]()
 os._exit(0)
 """
 
@@ -191,7 +199,7 @@ def forked(address: str, how: str, before: str = "") -> str:
         env=environment,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=40,
     )
     return ended.stdout
 
@@ -211,6 +219,11 @@ def test_a_fork_that_grpc_was_not_prepared_for_is_an_error_and_no_hang(process: 
     assert "refused: gRPC cannot be used in this process, because a stream was open" in forked(
         process[0], "threads", before="import grpc"
     )
+
+
+@needs_fork
+def test_a_fork_beside_a_call_does_not_harm_the_child(process: tuple[str, int]) -> None:
+    assert "own: Verdict" in forked(process[0], "call")
 
 
 @needs_fork

@@ -220,6 +220,9 @@ class Lost:
     def result(self) -> None:
         return None
 
+    def cancel(self) -> None:
+        pass
+
 
 @pytest.mark.parametrize("call", [lambda c: c.detect(b""), lambda c: c.detect_batch([b""]), lambda c: c.describe()])
 def test_ok_without_a_message_is_an_error_of_ours(
