@@ -28,7 +28,7 @@ LONGEST_FIELD_BYTES = 200
 the message that is not ASCII as three ("%F0"), the details with four for three (base64)."""
 
 LONGEST_PASSED_BYTES = 3000
-"""Of the message and of each piece of metadata that another server answered."""
+"""Of what another server answered: metadata together, and the message once it is escaped."""
 
 log = logging.getLogger("heatward.service")
 
@@ -80,8 +80,12 @@ def to_grpc(status: status_pb2.Status, remaining_s: float | None = None) -> grpc
 
 def passed_on(error: grpc.aio.AioRpcError) -> _Status:
     """Another server's status, as it came but for what would be too long for the caller."""
-    trailing = tuple(pair for pair in error.trailing_metadata() or () if len(pair[1]) <= LONGEST_PASSED_BYTES)
-    return _Status(error.code(), _short(error.details() or "", LONGEST_PASSED_BYTES // 3), trailing)
+    trailing, left = [], LONGEST_PASSED_BYTES
+    for key, value in error.trailing_metadata() or ():
+        if len(key) + len(value) <= left:
+            trailing.append((key, value))
+            left -= len(key) + len(value)
+    return _Status(error.code(), _cut(error.details() or "", LONGEST_PASSED_BYTES // 3), tuple(trailing))
 
 
 def code_name(status: status_pb2.Status) -> str:
@@ -89,8 +93,11 @@ def code_name(status: status_pb2.Status) -> str:
 
 
 def _short(text: str, longest: int = LONGEST_BYTES) -> str:
-    text = printable(text, longest)
-    data = text.encode(errors="replace")
+    return _cut(printable(text, longest), longest)
+
+
+def _cut(text: str, longest: int) -> str:
+    data = text[: longest + 1].encode(errors="replace")
     return text if len(data) <= longest else data[:longest].decode(errors="ignore") + "…"
 
 
