@@ -269,11 +269,11 @@ class EvidenceExtractor:
             self.classifier.activations(chunk, self.layers)
             for chunk in torch.split(changed, self.settings.forward_batch)
         ]
-        logits = torch.cat([output[0] for output in outputs]).view(len(self.views), batch, -1)
+        logits = torch.cat([output[0] for output in outputs]).view(len(self.views), batch, self.classifier.num_classes)
         moved = []
         for name, depth in depths.items():
             pooled = torch.cat([activations[name].mean((2, 3)) for _, activations in outputs])
-            pooled = pooled.view(len(self.views), batch, -1)  # (V, B, N)
+            pooled = pooled.view(len(self.views), batch, pooled.shape[1])  # (V, B, N)
             attribution = pooled * depth.weights
             original = depth.activation * depth.weights
             moved += [

@@ -144,7 +144,7 @@ class HeatmapNetwork(nn.Module):
     def forward(self, evidence: Evidence) -> NetworkOutput:
         batch, candidates = evidence.candidates.shape
         maps = self.scale_maps(evidence.maps).flatten(0, 1)  # (B·C, M, g, g)
-        tokens = self.encode_maps(maps).view(batch, candidates, -1) + self.encode_rank
+        tokens = self.encode_maps(maps).view(batch, candidates, self.encode_rank.shape[1]) + self.encode_rank
         tokens = tokens + self.encode_features(self.scale_features(evidence.class_features))
         if self.encode_class is not None:
             tokens = tokens + self.encode_class(evidence.candidates)

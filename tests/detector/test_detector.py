@@ -56,6 +56,10 @@ def test_the_prediction_is_left_out_and_the_others_share_the_whole(
     assert sure.corrected == (order[2][0], 1.0)
 
 
+def test_no_images_have_no_verdicts(detector: Detector, images: torch.Tensor) -> None:
+    assert detector.detect(images[:0]) == []
+
+
 def test_two_classes_recover_the_other_one() -> None:
     candidates, origin = torch.tensor([[1, 0], [0, 1]]), torch.tensor([[0.9, 0.1], [0.2, 0.8]])
     assert detector_module._recovered(candidates, origin) == [((0, 1.0),), ((1, 1.0),)]
