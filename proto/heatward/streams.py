@@ -141,6 +141,15 @@ async def async_stream(
             arrivals.put_nowait(None)
         except grpc.aio.AioRpcError as error:
             arrivals.put_nowait(explain(await _status(error, call, timeout_s)))
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            # not by us: grpc.aio cancels a stream that is over while a request is being written, and its status is lost
+            lost = grpc.aio.AioRpcError(
+                grpc.StatusCode.UNAVAILABLE, grpc.aio.Metadata(), grpc.aio.Metadata(), STATUS_LOST
+            )
+            arrivals.put_nowait(explain(await _status(lost, call, timeout_s)))
 
     answers = call(requests())
     reader = asyncio.create_task(read())

@@ -94,7 +94,7 @@ def test_nothing_is_left_on_the_classifier(planted: Classifier, images: Tensor) 
 
 
 def test_bad_input_is_named(planted: Classifier, images: Tensor) -> None:
-    with pytest.raises(LayerNotFoundError, match=r"no layer 'filter\.1'.*near: filters"):
+    with pytest.raises(LayerNotFoundError, match=r"no layer 'filter\.1'.*did you mean 'filters\.1'"):
         channel_mask(planted, images, "filter.1")
     with pytest.raises(HeatmapError, match=r"share: expected a share in \(0, 1\)"):
         channel_mask(planted, images, "filters.1", share=1.0)

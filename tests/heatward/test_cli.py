@@ -89,7 +89,10 @@ def test_detect_says_what_is_wrong_with_a_call(
 
 def test_detect_without_a_server_says_how_to_start_one(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["detect", str(photos), "--address", "127.0.0.1:1"]) == 2
-    assert "no server answers at 127.0.0.1:1: start one with `heatward serve`" in capsys.readouterr().err
+    assert (
+        "nothing listens at 127.0.0.1:1 (connection refused): start a server with `heatward serve`"
+        in capsys.readouterr().err
+    )
 
 
 def test_the_token_comes_from_the_environment(

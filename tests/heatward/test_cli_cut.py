@@ -98,24 +98,15 @@ def test_exit_code_says_whether_something_was_attacked(
 @pytest.mark.parametrize(
     ("address", "code", "message", "said"),
     [
-        ("127.0.0.1:1", "UNAVAILABLE", "connect: Connection refused (111)", "no server answers at 127.0.0.1:1: start"),
-        ("localhost:1", "UNAVAILABLE", "Connection refused", "start one with `heatward serve`"),
-        ("[::1]:1", "UNAVAILABLE", "Connection refused", "start one with `heatward serve`"),
-        ("dns:///localhost:1", "UNAVAILABLE", "Connection refused", "start one with `heatward serve`"),
-        ("ipv6:[::1]:1", "UNAVAILABLE", "Connection refused", "start one with `heatward serve`"),
-        ("ipv4:127.0.0.1:1,127.0.0.1:2", "UNAVAILABLE", "Connection refused", "start one with `heatward serve`"),
-        ("unix:/tmp/x", "UNAVAILABLE", "Connection refused", "start one with `heatward serve`"),
-        ("10.0.0.1:1", "UNAVAILABLE", "Connection refused", "10.0.0.1:1: UNAVAILABLE: Connection refused"),
-        ("guard:1", "UNAVAILABLE", "DNS resolution failed", "guard:1: UNAVAILABLE: DNS resolution failed"),
-        ("127.0.0.1:1", "UNAVAILABLE", "the server drains", "127.0.0.1:1: UNAVAILABLE: the server drains"),
-        ("a:1", "UNIMPLEMENTED", "no", "what listens there is not a heatward server"),
+        ("10.0.0.1:1", "UNAVAILABLE", "the server drains", "10.0.0.1:1: UNAVAILABLE: the server drains"),
+        ("guard:1", "UNAVAILABLE", "nothing listens at guard:1", "UNAVAILABLE: nothing listens at guard:1"),
         ("a:1", "UNAUTHENTICATED", "no", "the server asks for a token: set the environment variable HEATWARD_TOKEN"),
     ],
 )
 def test_the_cause_of_an_error_is_named(address: str, code: str, message: str, said: str) -> None:
     text = explain(DetectionError(code, message), address)
     assert said in text and message in text
-    assert ("heatward serve`" in text) == ("start" in said)
+    assert text.count(address) == 1
 
 
 def test_what_the_server_does_not_have_is_said_once(
@@ -162,13 +153,17 @@ def test_a_token_that_cannot_be_sent_is_refused_and_not_shown(
     code, out, err = run(command, *words, server.address, variables={"HEATWARD_TOKEN": written})
     assert code == (1 if command == "health" else 2)
     assert SECRET.encode() not in out + err
-    assert b"the token in the environment variable HEATWARD_TOKEN holds a character that cannot be sent" in out + err
+    assert b"environment variable HEATWARD_TOKEN: the token holds a" in out + err
+    assert b"(not shown here), which cannot be sent" in out + err
     assert server.detector.calls == 0
 
 
-def test_an_empty_token_is_none(server: FakeServer, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HEATWARD_TOKEN", " \n")
-    assert cli.main(["detect", str(photos / "a.png"), "--address", server.address]) == 0
+@pytest.mark.parametrize(("written", "code"), [("", 0), (" \n", 2)])
+def test_an_empty_token_is_none_and_a_blank_one_a_mistake(
+    written: str, code: int, server: FakeServer, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HEATWARD_TOKEN", written)
+    assert cli.main(["detect", str(photos / "a.png"), "--address", server.address]) == code
     assert "authorization" not in server.detector.metadata
 
 

@@ -32,6 +32,7 @@ def verdict(label: str = "dog", **changes: Any) -> Verdict:
         "predicted": Label(1, label, 0.75),
         "top": (Label(1, label, 0.75),),
         "recovered": (Label(0, label, 0.9),),
+        "corrected": Label(0, label, 0.9),
         "timings": Timings(0, 0, 0, 0, 1),
         "detector_version": "fake-1",
     }

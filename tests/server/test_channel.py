@@ -46,7 +46,7 @@ async def test_an_idle_connection_is_checked_for_life(serving):
                 break
 
 
-@pytest.mark.parametrize("keepalive_s", [1, 2.5, 9, 10, 19, 20, 60, 3600, 1e7, 1e300, float("inf")])
+@pytest.mark.parametrize("keepalive_s", [1, 2.5, 9, 10, 19, 20, 60, 3600, 1e7, 1e300])
 def test_our_clients_checks_are_within_what_every_server_allows(keepalive_s: float):
     theirs, ours = dict(channel_options(ServerConfig(keepalive_s=keepalive_s))), dict(OPTIONS)
     allowed_ms = theirs["grpc.http2.min_ping_interval_without_data_ms"]
@@ -55,7 +55,7 @@ def test_our_clients_checks_are_within_what_every_server_allows(keepalive_s: flo
     assert theirs["grpc.keepalive_time_ms"] <= 2**31 - 1
 
 
-@pytest.mark.parametrize("keepalive_s", [1, 3600, float("inf")])
+@pytest.mark.parametrize("keepalive_s", [1, 3600, 1e300])
 async def test_clients_may_check_an_idle_connection(serving, monkeypatch: pytest.MonkeyPatch, keepalive_s: float):
     monkeypatch.setattr(channel, "PINGS_ALLOWED_S", 0.01)
     async with serving(keepalive_s=keepalive_s) as served:
@@ -118,7 +118,7 @@ async def test_a_compressed_bomb_is_inflated_no_further_than_the_limit(serving):
 def test_inflating_takes_no_more_memory_than_the_limit():
     packer = zlib.compressobj(wbits=31)
     bomb = b"".join(packer.compress(bytes(2**20)) for _ in range(256)) + packer.flush()  # 256 MiB in 260 kB
-    messages = Messages(2**20, Calls(30.0, Metrics()))
+    messages = Messages(2**20, Calls(30.0, Metrics()), most_parts=1000)
     tracemalloc.start()
     try:
         with pytest.raises(MessageSizeError):
