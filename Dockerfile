@@ -17,7 +17,7 @@ COPY proto ./proto
 RUN python -m venv /opt/heatward && /opt/heatward/bin/pip install -c constraints.txt ".[serve]"
 
 FROM ${BASE} AS serve
-ARG VERSION=0.1.0
+ARG VERSION=0.2.0
 LABEL org.opencontainers.image.title="heatward" \
       org.opencontainers.image.description="Adversarial-input detection for image classifiers, over gRPC" \
       org.opencontainers.image.version="${VERSION}" \
