@@ -178,4 +178,4 @@ def test_variables_of_a_service_are_passed_over(minimal: Path, monkeypatch: pyte
         "HEATWARD_FIT__EPOCHS": "7",
     }.items():
         monkeypatch.setenv(name, value)
-    assert load_config(minimal).fit == {"epochs": "7"}
+    assert load_config(minimal).fit.epochs == 7
