@@ -38,8 +38,8 @@ protos: $(STAMP)  ## Generate the gRPC code from the .proto files
 imagenet: $(STAMP)  ## The ImageNet recipe, from a zip to a bundle: make imagenet ZIP=photographs.zip
 	$(if $(ZIP),,$(error name the zip of photographs: make imagenet ZIP=photographs.zip))
 	$(BIN)/pip install --quiet -c constraints.txt -e ".[train,imagenet]"
-	$(BIN)/python -m training.imagenet_recipe $(ZIP)
-	$(BIN)/heatward train --config configs/imagenet.toml
+	$(BIN)/python -m examples.imagenet.recipe $(ZIP)
+	$(BIN)/heatward train --config examples/imagenet/config.toml
 
 clean:  ## Remove the virtual environment and caches (never work/ or data/)
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -21,12 +21,12 @@ from pydantic import BaseModel, JsonValue
 from torch import Tensor
 
 from detector.bundle import Bundle, Manifest, load_bundle
-from detector.calibration import Calibration
 from detector.classifier import Classifier, load_classifier
 from detector.errors import BundleVersionError, CalibrationError, FingerprintMismatchError
 from detector.evidence import EvidenceExtractor, EvidenceSettings
-from detector.image_batch import check_images
-from detector.network import EvidenceShape, HeatmapNetwork, NetworkSettings, score
+from detector.images.batch import check_images
+from detector.scoring.calibration import Calibration
+from detector.scoring.network import EvidenceShape, HeatmapNetwork, NetworkSettings, score
 from detector.second_look import SecondLook, mask_features, rivals_of
 
 __all__ = ["Detector", "Verdict"]

@@ -1,1 +1,1 @@
-"""The service: a detector behind gRPC. Start with `server.app`; the road of one request is in `server.service`."""
+"""The service: a detector behind gRPC. Start with `server.app`; an image's way is `server.inference.pipeline`."""

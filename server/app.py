@@ -27,35 +27,35 @@ from heatward.v1 import admin_pb2, admin_pb2_grpc, detection_pb2, detection_pb2_
 from detector.cpus import available_cpus
 from detector.detector import Detector
 from detector.errors import ConfigError, HeatwardError
-from server.access.authentication import Authentication
-from server.access.channel import COMPRESSION, channel_options, warn_where_open
-from server.access.messages import Messages
-from server.access.parts import most_parts
 from server.access.tls import credentials
 from server.access.tokens import Tokens
 from server.addresses import addresses_of, taken, with_port
-from server.admin import AdminService
-from server.batcher import Batcher
-from server.bundles.reload import Load, Outcome, Reloader
-from server.bundles.versions import Versions
-from server.calls import Calls
 from server.config import ServerConfig
-from server.engine import Engine
-from server.engines import Engines, devices_of
-from server.guard.proxy import Guard
-from server.guard.upstream import Upstream
-from server.health import Health
-from server.judge import Judge
-from server.kserve.service import InferenceService
-from server.kserve.statistics import Statistics
-from server.reflection import reflect
-from server.service import DetectionService
-from server.streams import Streams
+from server.inference.batcher import Batcher
+from server.inference.engine import Engine
+from server.inference.engines import Engines, devices_of
+from server.inference.pipeline import Judge
+from server.models.registry import Versions
+from server.models.reload import Load, Outcome, Reloader
+from server.observers.exporter import open_traces
+from server.observers.logs import log_to_stderr
+from server.observers.metrics import Metrics
+from server.observers.systemd import notify
+from server.protocols.admin import AdminService
+from server.protocols.detection.service import DetectionService
+from server.protocols.guard.proxy import Guard
+from server.protocols.guard.upstream import Upstream
+from server.protocols.kserve.service import InferenceService
+from server.protocols.kserve.statistics import Statistics
 from server.surroundings import unusable
-from server.telemetry.exporter import open_traces
-from server.telemetry.logs import log_to_stderr
-from server.telemetry.metrics import Metrics
-from server.telemetry.systemd import notify
+from server.transport.authentication import Authentication
+from server.transport.calls import Calls
+from server.transport.channel import COMPRESSION, channel_options, warn_where_open
+from server.transport.health import Health
+from server.transport.messages import Messages
+from server.transport.parts import most_parts
+from server.transport.reflection import reflect
+from server.transport.streams import Streams
 
 try:
     from uvloop import new_event_loop

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from detector.errors import ConfigError
-from detector.heap import keep_freed_memory
+from detector.malloc import keep_freed_memory
 from server.load import load_config
 from server.surroundings import pass_over
 

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from detector.detector import Detector, Verdict
 from server.errors import DetectionError
-from server.work import Answer, Work
+from server.inference.request import Answer, Work
 
 __all__ = ["SecondLooks"]
 

@@ -6,7 +6,7 @@ import pytest
 import tiny
 
 from detector.classifier import Classifier
-from detector.heap import keep_freed_memory
+from detector.malloc import keep_freed_memory
 
 keep_freed_memory()
 

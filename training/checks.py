@@ -12,8 +12,8 @@ import math
 import torch
 from torch import Tensor
 
-from detector.calibration import FEWEST_SCORES
 from detector.errors import CalibrationError, DataError
+from detector.scoring.calibration import FEWEST_SCORES
 from detector.text import printable
 from training.config import CLEAN, SPLITS, Split
 from training.evaluation.metrics import FEW

@@ -1,4 +1,4 @@
-"""The commands `heatward train`, `heatward evaluate` and `heatward demo`: words from a shell in, an exit code out.
+"""The commands `heatward train` and `heatward evaluate`: words from a shell in, an exit code out.
 
 0: done. 1: the job failed, the message says why. 2: the command line or the configuration is wrong. 130: interrupted.
 """
@@ -10,21 +10,21 @@ import json
 import os
 import sys
 import tomllib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from detector.errors import ClassifierSpecError, ConfigError, HeatwardError, LayerNotFoundError
-from detector.heap import keep_freed_memory
+from detector.errors import ConfigError
+from detector.malloc import keep_freed_memory
 from detector.text import printable
+from training.command import Parser, exit_code
 from training.config import STAGES, TrainingConfig
 from training.load import load_config
-from training.parser import Parser
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-__all__ = ["demo", "evaluate", "train"]
+__all__ = ["evaluate", "train"]
 
 FLAGS = {
     "work": "folder for shards and results; a killed job goes on from here",
@@ -59,7 +59,7 @@ def train(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("stage", nargs="?", choices=STAGES, help="run this stage alone")
     arguments = parser.parse_args(argv)
-    return _guarded(lambda: _train(arguments))
+    return exit_code(lambda: _train(arguments))
 
 
 def evaluate(argv: Sequence[str] | None = None) -> int:
@@ -77,14 +77,7 @@ def evaluate(argv: Sequence[str] | None = None) -> int:
         help="instead, refit without one attack family at a time and measure each refit on what it never saw",
     )
     arguments = parser.parse_args(argv)
-    return _guarded(lambda: _evaluate(arguments))
-
-
-def demo(argv: Sequence[str] | None = None) -> int:
-    """`heatward demo`: a server, live attacks, a table."""
-    from training.demo import app as module
-
-    return _guarded(lambda: module.run(argv))
+    return exit_code(lambda: _evaluate(arguments))
 
 
 def _train(arguments: argparse.Namespace) -> int:
@@ -180,7 +173,7 @@ def _print(tables: Sequence[Table], note: str) -> None:
 
 def _parser(command: str, description: str, epilog: str) -> argparse.ArgumentParser:
     parser = Parser(f"heatward {command}", description=description, epilog=epilog)
-    parser.add_argument("--config", type=Path, metavar="FILE", help="TOML file; configs/ has examples")
+    parser.add_argument("--config", type=Path, metavar="FILE", help="TOML file; examples/ has some")
     for name, text in FLAGS.items():
         parser.add_argument(f"--{name}", help=text)
     for name, (_, text) in SHORT.items():
@@ -231,20 +224,3 @@ def _parsed(value: str) -> Any:
         return tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:
         return value
-
-
-def _guarded(command: Callable[[], int]) -> int:
-    try:
-        return command()
-    except (ConfigError, ClassifierSpecError, LayerNotFoundError) as error:
-        return _failed(error, 2)
-    except HeatwardError as error:
-        return _failed(error, 1)
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on from here", file=sys.stderr)
-        return 130
-
-
-def _failed(error: HeatwardError, code: int) -> int:
-    print(f"error: {printable(str(error), None)}", file=sys.stderr)
-    return code

@@ -17,8 +17,8 @@ import torch
 from detector.classifier import Classifier, load_classifier
 from detector.errors import ConfigError, DataError
 from training.attacks import check_attack
+from training.attacks.corruptions import STRENGTHS
 from training.config import CLEAN, SPLITS, AttackSpec, Split, TrainingConfig
-from training.corruptions import STRENGTHS
 from training.data import SplitImages, open_splits
 from training.progress import Progress
 from training.shards import digest, digest_of, folder, remove_temporary, shard_path, write_json

@@ -18,20 +18,21 @@ import torch
 from torch import Tensor
 
 from detector.bundle import Bundle, Manifest, load_bundle, save_bundle
-from detector.calibration import Calibration
 from detector.classifier import Classifier, ClassifierSpec
+from detector.classifier.weights import halve_where_lossless
 from detector.detector import Detector
 from detector.errors import ConfigError, DataError, FingerprintMismatchError
 from detector.evidence import EvidenceExtractor, EvidenceSettings
-from detector.network import EvidenceShape, HeatmapNetwork, NetworkSettings, ensemble_weights
-from detector.weights import halve_where_lossless
-from training import attack, attribute, calibrate, fit, second_look
+from detector.scoring.calibration import Calibration
+from detector.scoring.network import EvidenceShape, HeatmapNetwork, NetworkSettings, ensemble_weights
+from training import second_look
 from training.checks import check_attacks, check_classifier, check_images
 from training.config import SPLITS, STAGES, Stage, TrainingConfig
 from training.evaluation import SCHEMA_VERSION
 from training.job import Job, open_job
 from training.progress import Progress, SilentProgress
 from training.shards import digest
+from training.stages import attack, attribute, calibrate, fit
 from training.stamps import finished, once
 
 __all__ = ["evaluate_detector", "load_detector", "open_detector", "run", "run_stage"]

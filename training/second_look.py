@@ -13,15 +13,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from detector.calibration import Calibration
 from detector.detector import Detector
 from detector.errors import DataError
+from detector.scoring.calibration import Calibration
 from detector.second_look import FIRST_RANK, SecondLook, last_rank, mask_features, rivals_of, shaped
-from training.attack import predict
 from training.attacks import attack_images, noise_twin
 from training.config import CLEAN
 from training.job import Job
 from training.shards import derived_seed, digest, digest_of, list_shards, read_shard, shard_path, write_shard
+from training.stages.attack import predict
 
 __all__ = ["features_of", "first_look", "load", "run", "undecided"]
 

@@ -1,8 +1,8 @@
 """Our extremal masks beside the paper's recipe: CPU time, the logit that a mask keeps, cost of a step, memory.
 
-    python -m benchmarks.attribution.masks --config configs/cifar10.toml --bundle detector/embedded/cifar10.heatward \\
-        --json work/masks-cifar10.json
-    python -m benchmarks.attribution.masks --config configs/imagenet.toml --json work/masks-imagenet.json
+    python -m benchmarks.attribution.masks --config examples/cifar10/config.toml \\
+        --bundle detector/embedded/cifar10.heatward --json work/masks-cifar10.json
+    python -m benchmarks.attribution.masks --config examples/imagenet/config.toml --json work/masks-imagenet.json
 
 One thread, and ratios within one run. The recipe (`published_recipe.py`: 800 steps, one image per call) and
 `detector.heatmaps.extremal` at its defaults look for the tenth of a photograph that keeps most of the logit of its

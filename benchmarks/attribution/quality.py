@@ -1,9 +1,9 @@
 """How good the heatmaps are: every method of `METHODS` on photographs that a classifier gets right, in one table.
 
-    python -m benchmarks.attribution.quality --config configs/cifar10.toml \\
+    python -m benchmarks.attribution.quality --config examples/cifar10/config.toml \\
         --bundle detector/embedded/cifar10.heatward --json work/attributions-cifar10.json \\
         --pictures work/attributions-cifar10.png
-    python -m benchmarks.attribution.quality --config configs/imagenet.toml \\
+    python -m benchmarks.attribution.quality --config examples/imagenet/config.toml \\
         --json work/attributions-imagenet.json --pictures work/attributions-imagenet.jpg
 
 Maps are those of the predicted class, signed where the method signs them, brought to the image's size bilinearly.

@@ -1,7 +1,7 @@
 """Which heatmap detects attacks best? One method at a time, a small network on its maps alone: clean or attacked?
 
-    heatward train attack --config configs/cifar10.toml       # once: makes the attack shards
-    python -m benchmarks.attribution.which_heatmap --config configs/cifar10.toml \\
+    heatward train attack --config examples/cifar10/config.toml       # once: makes the attack shards
+    python -m benchmarks.attribution.which_heatmap --config examples/cifar10/config.toml \\
         --json work/which.json --plot work/which.png
 
 Repeats Fong & Vedaldi 2017, section 5.5 and figure 12 (there AlexNet on heatmaps of ImageNet photographs; learned masks

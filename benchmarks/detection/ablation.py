@@ -1,7 +1,7 @@
 """What each part of the evidence is worth: one network fitted without it, and what its heatmaps cost.
 
-    heatward train attribute --config configs/cifar10.toml       # once: makes the shards
-    python -m benchmarks.detection.ablation --config configs/cifar10.toml --threads 2 --json work/ablation.json
+    heatward train attribute --config examples/cifar10/config.toml       # once: makes the shards
+    python -m benchmarks.detection.ablation --config examples/cifar10/config.toml --threads 2 --json work/ablation.json
 
 A part is removed by zeros, in fitting, calibrating and testing alike. Every row has the same seed, epochs and images.
 Positives are attacks that changed the prediction, negatives rightly classified clean images.
@@ -27,7 +27,6 @@ from benchmarks.clock import seconds
 from detector.evidence import Evidence, EvidenceExtractor, EvidenceShape
 from detector.heatmaps.channels import attribute_classes
 from detector.settings import ScoreSettings
-from training import fit
 from training.config import CLEAN, TrainingConfig
 from training.evaluation.measures import Thresholds
 from training.evaluation.metrics import auroc
@@ -37,6 +36,7 @@ from training.job import Job, open_job
 from training.load import load_config
 from training.progress import make_progress
 from training.shards import list_shards, write_json
+from training.stages import fit
 
 RATE = 0.05
 BATCH, PASSES = 32, 3

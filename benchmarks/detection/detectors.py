@@ -1,9 +1,9 @@
 """heatward beside other detectors of adversarial examples, in one run: the same classifier, images and attacks for all.
 
     pip install -c constraints.txt -e ".[bench]"
-    heatward train attack --config configs/cifar10.toml                           # once: makes the attack shards
-    python -m benchmarks.detection.detectors --config configs/cifar10.toml --threads 2 --json work/detectors.json
-    python -m benchmarks.detection.detectors --config configs/cifar10.toml --limit 300 --lesson 1000  # quicker
+    heatward train attack --config examples/cifar10/config.toml               # once: makes the attack shards
+    python -m benchmarks.detection.detectors --config examples/cifar10/config.toml --json work/detectors.json
+    python -m benchmarks.detection.detectors --config examples/cifar10/config.toml --limit 300 --lesson 1000  # quicker
 
 What learns, learns from the fit split: clean images alone, or clean images and noise twins against the attacks that
 changed the prediction, as heatward does. Thresholds come from clean calibration images. Positives are attacks of the

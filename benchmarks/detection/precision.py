@@ -19,12 +19,12 @@ import torch
 
 from detector.bundle import EMBEDDED
 from detector.detector import Detector, Verdict
-from detector.heap import keep_freed_memory
-from training.attack import predict
+from detector.malloc import keep_freed_memory
+from examples.demo.images import ATTACKS, load_photographs
 from training.attacks import attack_images
-from training.demo.images import ATTACKS, load_photographs
 from training.evaluation.metrics import auroc
 from training.progress import make_progress
+from training.stages.attack import predict
 
 BATCH = 10
 RATES = (0.01, 0.05, 0.2)

@@ -20,7 +20,7 @@ from detector.bundle import EMBEDDED
 from detector.detector import Detector, Verdict
 from training.attacks import attack_images
 from training.config import AttackSpec, ImagesConfig
-from training.sources import open_source
+from training.data.sources import open_source
 
 RATES = (0.01, 0.05)
 CLEAN_SHARE = 0.8

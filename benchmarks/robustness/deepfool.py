@@ -22,7 +22,7 @@ from benchmarks.clock import seconds
 from detector.bundle import EMBEDDED, load_bundle
 from detector.classifier import Classifier, load_classifier
 from detector.images import decode
-from training.deepfool import DeepFool
+from training.attacks.deepfool import DeepFool
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 

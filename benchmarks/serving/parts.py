@@ -26,13 +26,13 @@ from benchmarks.serving.send import Report, photographs, raw_image
 from benchmarks.serving.serve import Small
 from benchmarks.serving.start import ENVIRONMENT, Server, drive, serving
 from detector.bundle import EMBEDDED
+from detector.classifier.preprocessing import to_images
 from detector.detector import Detector
-from detector.heap import keep_freed_memory
 from detector.images import decode
-from detector.preprocessing import to_images
+from detector.malloc import keep_freed_memory
 from server.config import ServerConfig
-from server.pace import Pace
-from server.warm import warm_up
+from server.inference.latency_model import Pace
+from server.inference.warm_up import warm_up
 
 __all__ = ["PARTS", "Row"]
 

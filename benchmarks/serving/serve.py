@@ -33,10 +33,10 @@ from benchmarks.serving.measures import Cost
 from detector.bundle import EMBEDDED
 from detector.detector import Detector, Verdict
 from detector.errors import HeatwardError
-from detector.heap import keep_freed_memory
+from detector.malloc import keep_freed_memory
 from server.app import run
-from server.bundles.reload import Load
 from server.load import load_config
+from server.models.reload import Load
 
 
 class Small(StandIn):

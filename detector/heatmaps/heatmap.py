@@ -14,10 +14,10 @@ from typing import Concatenate, TypeAlias
 import torch
 from torch import Tensor
 
-from detector.black_box import BlackBox
 from detector.classifier import Classifier
+from detector.classifier.black_box import BlackBox
 from detector.errors import HeatmapError, LayerNotFoundError, NoGradientError
-from detector.image_batch import check_images, check_range
+from detector.images.batch import check_images, check_range
 
 __all__ = [
     "Heatmap",

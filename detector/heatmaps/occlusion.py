@@ -10,8 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from detector.black_box import BlackBox
 from detector.classifier import Classifier
+from detector.classifier.black_box import BlackBox
 from detector.heatmaps.heatmap import Heatmap, check_at_least, received, resolve_classes
 from detector.heatmaps.reference import Reference, cover
 

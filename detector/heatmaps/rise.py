@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool1d, adaptive_avg_pool2d, interpolate
 
-from detector.black_box import BlackBox
 from detector.classifier import Classifier
+from detector.classifier.black_box import BlackBox
 from detector.errors import HeatmapError
 from detector.heatmaps.heatmap import Heatmap, check_at_least, received, resolve_classes
 from detector.heatmaps.reference import Reference, cover

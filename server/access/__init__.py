@@ -1,1 +1,1 @@
-"""Who may call, and what a connection may do: TLS, tokens, quotas, sizes."""
+"""Who may come in: certificates and tokens, followed when their files change."""

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from detector.black_box import BlackBox
+from detector.classifier.black_box import BlackBox
 from detector.errors import (
     BlackBoxError,
     ClassifierSpecError,

@@ -17,8 +17,8 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from detector import container
 from detector.bundle import EMBEDDED, Bundle, Manifest, load_bundle, save_bundle
+from detector.bundle import archive as container
 from detector.classifier import Classifier, load_classifier
 from detector.detector import Detector
 from detector.errors import BundleDamagedError, BundleError, BundleForeignError, BundleVersionError

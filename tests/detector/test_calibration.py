@@ -7,8 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from detector.calibration import FEWEST_SCORES, Calibration
 from detector.errors import CalibrationError
+from detector.scoring.calibration import FEWEST_SCORES, Calibration
 
 levels = st.integers(0, 12).map(lambda level: level / 4)  # few values: many ties
 any_scores = st.floats(-1e6, 1e6)

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from detector.classifier import Classifier, ClassifierSpec
+from detector.classifier.builders import Net
 from detector.errors import HeatmapError, LayerNotFoundError
 from detector.heatmaps import channel_mask
-from detector.sources import Net
 
 CHANNELS = 12
 DECISIVE = {0: 3, 1: 7}  # class: the one channel that speaks for it

@@ -7,7 +7,7 @@ import torch
 from detector.classifier import Classifier, load_classifier
 from detector.errors import ConfigError, LayerNotFoundError, NoGradientError
 from detector.evidence import Evidence, EvidenceExtractor, EvidenceSettings
-from detector.views import ViewSettings
+from detector.evidence.views import ViewSettings
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="th
 
 SCRIPT = """
 import ctypes, os, resource, sys, threading
-from detector.heap import keep_freed_memory
+from detector.malloc import keep_freed_memory
 
 print(keep_freed_memory() if sys.argv[1] == "keep" else None)
 import torch

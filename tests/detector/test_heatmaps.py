@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from detector.classifier import Classifier, ClassifierSpec
+from detector.classifier.builders import Net
 from detector.errors import HeatmapError, LayerNotFoundError, NoGradientError
 from detector.heatmaps import (
     METHODS,
@@ -23,7 +24,6 @@ from detector.heatmaps import (
     occlusion,
     smoothgrad,
 )
-from detector.sources import Net
 
 CLASSES = 5
 GRADIENT_METHODS = sorted(set(METHODS) - {"occlusion", "rise"})

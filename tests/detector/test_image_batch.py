@@ -13,8 +13,8 @@ from PIL import Image
 from torch import Tensor
 
 from detector import heatmaps
-from detector.black_box import BlackBox
 from detector.classifier import Classifier
+from detector.classifier.black_box import BlackBox
 from detector.errors import HeatmapError, ImageShapeError
 from detector.evidence import EvidenceExtractor, EvidenceSettings
 from detector.heatmaps import METHODS, channel_attribution, channel_mask, class_activation_gradients, input_gradients

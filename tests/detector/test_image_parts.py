@@ -13,9 +13,10 @@ import pytest
 from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 
-from detector import image_parts, images
 from detector.errors import ImageDecodeError
 from detector.images import decode
+from detector.images import decoding as images
+from detector.images import parts as image_parts
 
 
 def encoded(file_format: str, side: int = 16, **options: Any) -> bytes:

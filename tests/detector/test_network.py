@@ -6,8 +6,15 @@ from random_evidence import evidence_of
 
 from detector.errors import BundleDamagedError
 from detector.evidence import Evidence
-from detector.network import EvidenceShape, HeatmapNetwork, NetworkSettings, ScoreSettings, ensemble_weights, score
-from detector.standardise import Standardise
+from detector.scoring.network import (
+    EvidenceShape,
+    HeatmapNetwork,
+    NetworkSettings,
+    ScoreSettings,
+    ensemble_weights,
+    score,
+)
+from detector.scoring.standardise import Standardise
 
 SETTINGS = NetworkSettings(width=16, token=8, heads=2, ensemble=2)
 

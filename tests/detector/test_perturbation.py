@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from detector.classifier import Classifier, ClassifierSpec
+from detector.classifier.builders import Net
 from detector.errors import HeatmapError, NoGradientError, NonFiniteLogitsError
 from detector.heatmaps import MaskHeatmap, extremal, meaningful
 from detector.heatmaps.masks import SmoothMax, level_of, level_set, rank_term
 from detector.heatmaps.reference import levels, seen
-from detector.sources import Net
 
 SIDE = 32
 PATCH = (slice(6, 16), slice(14, 24))  # a tenth of the image

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from detector.classifier import Classifier, ClassifierSpec, load_classifier
+from detector.classifier.builders import Net
 from detector.errors import ClassifierSpecError, NoGradientError
 from detector.evidence import EvidenceExtractor, EvidenceSettings
 from detector.heatmaps import gradient
-from detector.sources import Net
 
 THREE = ("a", "b", "c")
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from detector.black_box import BlackBox
 from detector.classifier import Classifier
+from detector.classifier.black_box import BlackBox
 from detector.errors import HeatmapError
 from detector.heatmaps import rise
 

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from detector.calibration import Calibration
 from detector.errors import CalibrationError
+from detector.scoring.calibration import Calibration
 from detector.second_look import SecondLook, last_rank, mask_features, rivals_of
 
 COUNT = 39

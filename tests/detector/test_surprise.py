@@ -8,8 +8,8 @@ from random_evidence import evidence_of
 from torch import Tensor
 
 from detector.evidence import Evidence, EvidenceShape
+from detector.scoring.surprise import Surprise, doubt
 from detector.settings import ScoreSettings
-from detector.surprise import Surprise, doubt
 
 USUAL = evidence_of(2000, 4, 4)
 SETTINGS = ScoreSettings()

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from detector.views import ViewSettings, make_views
+from detector.evidence.views import ViewSettings, make_views
 
 VIEWS = make_views(ViewSettings(), (16, 12))
 

@@ -4,7 +4,7 @@ import tiny
 import torch
 
 from detector.classifier import Classifier, load_classifier
-from detector.weights import halve_where_lossless
+from detector.classifier.weights import halve_where_lossless
 
 
 def test_halved_weights_make_the_same_classifier(tiny_classifier: Classifier) -> None:

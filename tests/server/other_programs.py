@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from detector.bundle import EMBEDDED
 from detector.detector import Detector
 from detector.images import decode
-from training.attack import predict
+from examples.demo.images import ATTACKS
 from training.attacks import attack_images
-from training.demo.images import ATTACKS
+from training.stages.attack import predict
 
 
 def install(home: Path, *packages: str) -> Path:

@@ -82,7 +82,7 @@ def main(bundles: list[str]) -> None:
     import server
 
     for module in pkgutil.walk_packages(server.__path__, "server."):
-        if module.name != "server.telemetry.otel":  # the extra `trace`
+        if module.name != "server.observers.otel":  # the extra `trace`
             importlib.import_module(module.name)
     for bundle in bundles:
         print(Path(bundle).stem, asyncio.run(serve(Path(bundle))), flush=True)

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from fake_detector import FakeDetector
 
-from server.batcher import Batcher
 from server.errors import EngineStoppedError, ExpiredError, QueueFullError, TooLateError
-from server.pace import Pace
-from server.turns import HIGH, LOW, NORMAL
-from server.warm import Warm
-from server.work import Work
+from server.inference.batcher import Batcher
+from server.inference.fair_queue import HIGH, LOW, NORMAL
+from server.inference.latency_model import Pace
+from server.inference.request import Work
+from server.inference.warm_up import Warm
 
 IMAGE = np.zeros((2, 2, 3), np.uint8)
 

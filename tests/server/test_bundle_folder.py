@@ -10,7 +10,7 @@ import pytest
 from test_reload import Shop, reload, serving, version
 from test_service import settle
 
-from server.bundles.folder import newest, stamp
+from server.models.folder import newest, stamp
 
 
 @pytest.fixture

@@ -9,10 +9,10 @@ import math
 import grpc
 import pytest
 
-from server.calls import Calls
 from server.errors import NotReadyError
-from server.telemetry.logs import caller_was_there
-from server.telemetry.metrics import Metrics
+from server.observers.logs import caller_was_there
+from server.observers.metrics import Metrics
+from server.transport.calls import Calls
 
 UNSENT = 'Failed "execute_batch": (<grpc._cython.cygrpc.SendStatusFromServerOperation object at 0x7f>,)'
 

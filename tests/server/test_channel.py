@@ -18,13 +18,13 @@ from heatward.v1 import detection_pb2_grpc
 from sample_requests import picture, raw
 from wire import MAX_CONCURRENT_STREAMS, PING, SETTINGS, checked, frames, relay_to, settings
 
-from server.access import channel
-from server.access.channel import channel_options, warn_where_open
-from server.access.messages import Messages
-from server.calls import Calls
 from server.config import ServerConfig
 from server.errors import MessageSizeError
-from server.telemetry.metrics import Metrics
+from server.observers.metrics import Metrics
+from server.transport import channel
+from server.transport.calls import Calls
+from server.transport.channel import channel_options, warn_where_open
+from server.transport.messages import Messages
 
 DETECT = "/heatward.v1.DetectionService/Detect"
 STREAM = "/heatward.v1.DetectionService/DetectStream"

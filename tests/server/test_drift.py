@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from server.telemetry.drift import ALARM, Drift
+from server.observers.drift import ALARM, Drift
 
 RNG = np.random.default_rng
 

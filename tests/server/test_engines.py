@@ -15,7 +15,7 @@ from test_service import settle
 from detector.errors import ConfigError
 from server.app import App
 from server.config import ServerConfig
-from server.engines import devices_of
+from server.inference.engines import devices_of
 
 
 async def test_each_device_has_a_detector_and_takes_from_the_one_queue():

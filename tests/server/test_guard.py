@@ -18,10 +18,10 @@ from sample_requests import encoded, picture, png, status_of
 
 from detector.errors import ConfigError
 from server.errors import ServiceError
-from server.guard.findings import Finding, corrected
-from server.guard.images import images_of
-from server.kserve.tensors import DTYPES, pack
 from server.load import load_config
+from server.protocols.guard.findings import Finding, corrected
+from server.protocols.guard.images import images_of
+from server.protocols.kserve.tensors import DTYPES, pack
 
 CLEAN, ATTACKED = 7, 240  # the fake detector's p-values of them: 0.965 and 0.005; it recovers class 1
 UNKNOWN_FIELD = b"\xba\x3e\x05hello"  # number 999, of a newer version of the protocol

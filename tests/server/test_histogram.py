@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, Histogram, generate_latest
 
-from server.telemetry.histogram import BulkHistogram
+from server.observers.histogram import BulkHistogram
 
 BUCKETS = (0.0005, 0.01, 1.0, 30.0)
 VALUES = st.one_of(st.sampled_from(BUCKETS), st.floats(0, 100))  # edges belong to the bucket below

@@ -25,8 +25,8 @@ from test_service import settle
 
 from server.app import App
 from server.config import ServerConfig
-from server.kserve.inputs import images as images_of
-from server.kserve.tensors import pack, unpack
+from server.protocols.kserve.inputs import images as images_of
+from server.protocols.kserve.tensors import pack, unpack
 
 SERVICE = "inference.GRPCInferenceService"
 USUAL = [

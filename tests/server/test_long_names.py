@@ -19,10 +19,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sample_requests import encoded, picture, raw
 
-from server.access.parts import most_parts, refuse_crowds
 from server.errors import AdversarialInputError, RequestError, UnknownVersionError
-from server.status import to_grpc, to_status
-from server.telemetry.logs import JsonFormatter
+from server.observers.logs import JsonFormatter
+from server.transport.parts import most_parts, refuse_crowds
+from server.transport.status import to_grpc, to_status
 
 METADATA_BYTES = 6000  # gRPC's limit is 8 KiB, and proxies add their own
 LONG = {"letters": "imagebyts_" * 100_000, "emoji": "\U0001f600" * 100_000, "escapes": "%\n\x1b" * 100_000}
@@ -237,7 +237,7 @@ async def test_elements_are_not_unpacked_beyond_the_shape(serving, monkeypatch: 
     request = infer()
     request.raw_input_contents[0] = bytes(4 * 100_000)  # as many empty files
     sizes: list[int] = []
-    from server.kserve import tensors
+    from server.protocols.kserve import tensors
 
     unpack = tensors.unpack
     monkeypatch.setattr(tensors, "unpack", lambda *given: sizes.append(len(found := unpack(*given))) or found)

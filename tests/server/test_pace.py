@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from server.pace import Pace
+from server.inference.latency_model import Pace
 
 
 def test_the_limit_starts_at_the_smallest_size_that_is_about_the_cheapest_an_image():

@@ -19,7 +19,7 @@ from detector.classifier import Classifier
 from detector.detector import Detector
 from detector.errors import BundleDamagedError, CalibrationError
 from detector.evidence import EvidenceExtractor, EvidenceSettings
-from detector.network import EvidenceShape, HeatmapNetwork, NetworkSettings, ensemble_weights, score
+from detector.scoring.network import EvidenceShape, HeatmapNetwork, NetworkSettings, ensemble_weights, score
 from detector.second_look import SecondLook, mask_features, rivals_of, shaped
 from server.app import App, load_detector
 from server.config import ServerConfig

@@ -24,9 +24,9 @@ from torch import Tensor
 from detector.detector import Verdict
 from detector.errors import BundleDamagedError, ConfigError
 from server.app import App
-from server.bundles.folder import newest
-from server.bundles.versions import Role, Versions
 from server.config import ServerConfig
+from server.models.folder import newest
+from server.models.registry import Role, Versions
 
 CURRENT, CANARY, SHADOW = admin_pb2.ROLE_CURRENT, admin_pb2.ROLE_CANARY, admin_pb2.ROLE_SHADOW
 

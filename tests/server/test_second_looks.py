@@ -13,11 +13,11 @@ from fake_detector import SIZE, FakeDetector
 from torch import Tensor
 
 from detector.detector import Verdict
-from server.pace import Pace
+from server.inference.latency_model import Pace
+from server.inference.request import Answer, Work
+from server.inference.staging import Staging
+from server.inference.warm_up import Warm
 from server.second_look import SecondLooks
-from server.staging import Staging
-from server.warm import Warm
-from server.work import Answer, Work
 
 
 class Bench(FakeDetector):

@@ -20,7 +20,7 @@ from sample_requests import encoded, picture, raw
 
 from server.config import ServerConfig
 from server.errors import QueueFullError, RequestError
-from server.telemetry.metrics import Metrics
+from server.observers.metrics import Metrics
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"

@@ -14,7 +14,7 @@ from heatward.v1 import detection_pb2 as pb
 from PIL import Image
 from sample_requests import encoded, fields_at_fault, picture, png, raw, status_of
 
-from server.requests import Ask, prepare
+from server.protocols.detection.requests import Ask, prepare
 
 # ---- one image ------------------------------------------------------------------------------------------------------
 
@@ -353,7 +353,7 @@ async def test_what_nobody_waits_for_is_not_decoded(serving, monkeypatch: pytest
         gate.wait(10)
         return prepare(ask, classifier, limits)
 
-    monkeypatch.setattr("server.judge.prepare", slow)
+    monkeypatch.setattr("server.inference.pipeline.prepare", slow)
     async with serving(decode_workers=1) as served:
         first = served.stub.Detect(encoded(png(picture(1)), "first"))
         await settle(lambda: decoded == ["first"])

@@ -13,7 +13,7 @@ import torch
 from detector.bundle import Bundle, Manifest, save_bundle
 from detector.classifier import Classifier, load_classifier
 from detector.evidence import EvidenceExtractor
-from detector.network import EvidenceShape, HeatmapNetwork, NetworkSettings, ensemble_weights, score
+from detector.scoring.network import EvidenceShape, HeatmapNetwork, NetworkSettings, ensemble_weights, score
 from training.config import ClassifierConfig, TrainingConfig
 from training.load import load_config
 
@@ -64,8 +64,8 @@ def bundle_of(config: TrainingConfig, path: Path) -> Path:
 
 
 def test_every_bundle_of_a_configuration_is_served_with_the_packages_of_serve(tmp_path: Path) -> None:
-    configs = sorted((ROOT / "configs").glob("*.toml"))
-    bundles = [bundle_of(load_config(file), tmp_path / f"{file.stem}.heatward") for file in configs]
+    configs = sorted((ROOT / "examples").glob("*/config.toml"))
+    bundles = [bundle_of(load_config(file), tmp_path / f"{file.parent.name}.heatward") for file in configs]
     done = subprocess.run(
         [sys.executable, serving_packages.__file__, *map(str, bundles)],
         env=os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'proto'}", "OMP_NUM_THREADS": "1"},
@@ -75,7 +75,7 @@ def test_every_bundle_of_a_configuration_is_served_with_the_packages_of_serve(tm
         timeout=300,
     )
     assert done.returncode == 0, done.stderr
-    assert [line.split()[0] for line in done.stdout.splitlines()] == [file.stem for file in configs]
+    assert [line.split()[0] for line in done.stdout.splitlines()] == [file.parent.name for file in configs]
 
 
 def test_what_only_training_needs_is_told_from_what_serving_needs() -> None:

@@ -7,7 +7,7 @@ import torch
 from detector.bundle import EMBEDDED
 from detector.classifier import Classifier
 from detector.detector import Detector
-from server.staging import Staging
+from server.inference.staging import Staging
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 

@@ -16,7 +16,7 @@ from test_real_detector import bundle, config_for  # noqa: F401  # a fixture
 from detector.errors import CalibrationError, ClassifierSpecError, ConfigError
 from server.app import App, load_detector, serve
 from server.config import ServerConfig
-from server.telemetry import metrics
+from server.observers import metrics
 
 ROOT = Path(__file__).parents[2]
 

@@ -12,7 +12,7 @@ from fake_detector import FakeDetector
 
 from server.app import serve
 from server.config import ServerConfig
-from server.telemetry.systemd import notify
+from server.observers.systemd import notify
 
 UNIT = Path(__file__).parents[2] / "deploy" / "heatward.service"
 

@@ -17,10 +17,10 @@ from sample_requests import picture, raw
 from detector.errors import ConfigError
 from server.access import tokens
 from server.access.tokens import Quota, Tokens
-from server.calls import Call
 from server.errors import QuotaError
-from server.status import to_status
-from server.telemetry.logs import JsonFormatter
+from server.observers.logs import JsonFormatter
+from server.transport.calls import Call
+from server.transport.status import to_status
 
 ALICE, BOB = "alices-Secret-0123456789", "bobs~secret.9876543210=="
 

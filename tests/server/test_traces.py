@@ -19,9 +19,9 @@ from sample_requests import encoded, picture, raw
 
 from detector.errors import ConfigError
 from server.load import load_config
-from server.telemetry.exporter import open_traces
-from server.telemetry.otel import OtelTraces
-from server.telemetry.traces import UNTRACED, Traces
+from server.observers.exporter import open_traces
+from server.observers.otel import OtelTraces
+from server.observers.traces import UNTRACED, Traces
 
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 DETECT = "heatward.v1.DetectionService/Detect"
@@ -221,7 +221,7 @@ def test_without_the_extra_the_error_says_what_to_install(monkeypatch: pytest.Mo
     importing = builtins.__import__
 
     def without(name: str, *rest: Any, **named: Any) -> Any:
-        if name == "server.telemetry.otel":
+        if name == "server.observers.otel":
             raise ImportError("No module named 'opentelemetry.sdk'")
         return importing(name, *rest, **named)
 

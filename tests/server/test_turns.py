@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.turns import HIGH, LOW, NORMAL, Turns
+from server.inference.fair_queue import HIGH, LOW, NORMAL, Turns
 
 
 @dataclass(frozen=True)

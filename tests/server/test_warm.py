@@ -9,7 +9,7 @@ from fake_detector import FakeDetector
 from torch import Tensor
 
 from detector.detector import Verdict
-from server.warm import warm_up
+from server.inference.warm_up import warm_up
 
 
 def sizes(detector: FakeDetector) -> set[int]:

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from detector.calibration import Calibration
 from detector.detector import Verdict
+from detector.scoring.calibration import Calibration
 
 CURSED = 13
 UNDECIDED = range(150, 170)

@@ -12,9 +12,9 @@ from torchattacks.attack import Attack
 
 from detector.classifier import Classifier
 from detector.errors import ConfigError, DataError, NoGradientError
-from training.attack import predict
 from training.attacks import ATTACKS, attack_images, check_attack, draw_parameters, make_attack, noise_twin
 from training.config import AttackSpec
+from training.stages.attack import predict
 
 
 def spec(name: str, **parameters: Any) -> AttackSpec:

@@ -14,11 +14,12 @@ from test_copies import Recorder
 from tiny_job import configure, write_source
 
 from detector.errors import CalibrationError, ConfigError, DataError
-from training import attack, checks, cli, pipeline
+from training import checks, cli, pipeline
 from training.checks import chance_of, near_chance
 from training.config import TrainingConfig
 from training.job import open_job
 from training.progress import SilentProgress
+from training.stages import attack
 
 
 @pytest.fixture(scope="module")

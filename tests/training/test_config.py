@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 
 from detector.errors import ConfigError
+from forensics.explain import app
 from training import cli
 from training.config import AttackSpec
-from training.explain import app
 from training.load import load_config
 from training.settings import fraction
 
-CONFIGS = Path(__file__).parents[2] / "configs"
+EXAMPLES = Path(__file__).parents[2] / "examples"
 MINIMAL = """
 [classifier]
 source = "torchvision:resnet18"
@@ -41,7 +41,7 @@ def minimal(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.toml")), ids=lambda path: path.name)
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*/config.toml")), ids=lambda path: path.parent.name)
 def test_shipped_configurations_are_valid(path: Path) -> None:
     from training.attacks import check_attack
 
@@ -126,7 +126,7 @@ def test_unseen_attacks_are_made_for_the_test_split_only(minimal: Path) -> None:
 
 
 def test_threads_follow_what_the_container_may_use(minimal: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("training.config", "training.explain.app"):
+    for module in ("training.config", "forensics.explain.app"):
         monkeypatch.setattr(f"{module}.available_cpus", lambda: 3)
     assert load_config(minimal).thread_count == 3
     assert load_config(minimal, {"threads": 5}).thread_count == 5

@@ -15,10 +15,10 @@ from PIL import Image
 
 from detector.errors import DataError
 from training.config import ImagesConfig, Split
-from training.copies import Memory, divide, groups_of, sign
 from training.data import SplitImages, open_splits
+from training.data.copies import Memory, divide, groups_of, sign
+from training.data.sources import FolderSource
 from training.progress import PlainProgress, SilentProgress
-from training.sources import FolderSource
 
 
 class Recorder(SilentProgress):
@@ -197,7 +197,7 @@ def test_what_was_decoded_is_remembered_until_it_changes(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looked: list[int] = []
-    monkeypatch.setattr("training.copies.sign", lambda source, at: looked.append(at) or sign(source, at))
+    monkeypatch.setattr("training.data.copies.sign", lambda source, at: looked.append(at) or sign(source, at))
     source = FolderSource(folder)
 
     def look() -> list[object]:

@@ -5,8 +5,8 @@ import tiny
 import torch
 from torch.nn import functional
 
+from training.attacks.corruptions import STRENGTHS, corrupt
 from training.config import TrainingConfig
-from training.corruptions import STRENGTHS, corrupt
 from training.settings import Corruption
 
 

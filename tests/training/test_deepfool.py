@@ -10,7 +10,7 @@ import torchattacks
 from torch import Tensor, nn
 
 from detector.errors import ConfigError
-from training.deepfool import DeepFool
+from training.attacks.deepfool import DeepFool
 
 CLASSES = 6
 

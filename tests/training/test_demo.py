@@ -15,13 +15,13 @@ from detector.bundle import Bundle, Manifest, save_bundle
 from detector.classifier import Classifier
 from detector.errors import DataError
 from detector.evidence import EvidenceExtractor, EvidenceSettings
-from detector.network import EvidenceShape, HeatmapNetwork, NetworkSettings, ensemble_weights, score
+from detector.evidence.views import ViewSettings
+from detector.scoring.network import EvidenceShape, HeatmapNetwork, NetworkSettings, ensemble_weights, score
 from detector.text import printable
-from detector.views import ViewSettings
-from training.demo.app import ask, run
-from training.demo.images import ATTACKS, CLEAN, TWIN, Case, Photograph, load_photographs, make_cases
-from training.demo.report import Answer, picture_rows, show, totals, write_report
-from training.demo.server import ServerProcess, ServerProcessError
+from examples.demo.app import ask, run
+from examples.demo.images import ATTACKS, CLEAN, TWIN, Case, Photograph, load_photographs, make_cases
+from examples.demo.report import Answer, picture_rows, show, totals, write_report
+from examples.demo.server import ServerProcess, ServerProcessError
 
 ROOT = Path(__file__).parents[2]
 

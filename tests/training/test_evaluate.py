@@ -6,13 +6,13 @@ import tiny
 import torch
 from torch import Tensor
 
-from detector.calibration import Calibration
 from detector.classifier import Classifier
 from detector.detector import Detector
 from detector.errors import DataError
 from detector.evidence import EvidenceExtractor, EvidenceSettings
-from detector.network import EvidenceShape, HeatmapNetwork, NetworkSettings, score
-from detector.views import ViewSettings
+from detector.evidence.views import ViewSettings
+from detector.scoring.calibration import Calibration
+from detector.scoring.network import EvidenceShape, HeatmapNetwork, NetworkSettings, score
 from training.attacks import Distance, attack_images, noise_twin
 from training.config import TrainingConfig
 from training.evaluation import evaluate

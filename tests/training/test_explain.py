@@ -25,14 +25,14 @@ from detector.classifier import Classifier
 from detector.detector import Detector
 from detector.errors import ConfigError, HeatmapError
 from detector.heatmaps import METHODS
-from training.explain import words
-from training.explain.app import main
-from training.explain.captions import caption
-from training.explain.choices import choose_class, choose_methods
-from training.explain.colour import enlarge, overlay, through
-from training.explain.compute import Explanation, explain
-from training.explain.figure import DPI, WIDTH, draw, render_png
-from training.explain.page import render_page
+from forensics.explain import words
+from forensics.explain.app import main
+from forensics.explain.captions import caption
+from forensics.explain.choices import choose_class, choose_methods
+from forensics.explain.colour import enlarge, overlay, through
+from forensics.explain.compute import Explanation, explain
+from forensics.explain.figure import DPI, WIDTH, draw, render_png
+from forensics.explain.page import render_page
 
 CHEAP = ("gradient", "cam")
 

@@ -9,10 +9,11 @@ import torch
 
 from detector.errors import DataError
 from detector.evidence import Evidence
-from detector.network import NetworkOutput, score
-from training import fit, shards
+from detector.scoring.network import NetworkOutput, score
+from training import shards
 from training.config import TrainingConfig
 from training.progress import SilentProgress
+from training.stages import fit
 
 FIT = {"width": 16, "token": 8, "heads": 2, "ensemble": 2, "epochs": 12, "batch_size": 32, "learning_rate": 5e-3}
 

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from detector.errors import DataError
-from training.sources import FolderSource
+from training.data.sources import FolderSource
 
 
 def picture(path: Path) -> Path:

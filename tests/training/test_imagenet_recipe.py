@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from detector.errors import DataError
-from training.imagenet_recipe import renamed, unpack
+from examples.imagenet.recipe import renamed, unpack
 
 CLASSES = ("n01440764", "n01443537")
 

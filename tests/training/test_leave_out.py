@@ -9,11 +9,12 @@ import pytest
 from tiny_job import configure, write_source
 
 from detector.errors import ConfigError, DataError
-from training import attack, attribute, cli, fit
+from training import cli
 from training.config import TrainingConfig
 from training.evaluation import leave_out
 from training.job import open_job
 from training.progress import SilentProgress
+from training.stages import attack, attribute, fit
 
 UNSEEN = {"name": "BIM", "label": "bim", "family": "iterative", "parameters": {"eps": "16/255"}, "train": False}
 

@@ -17,11 +17,12 @@ from tiny_job import configure, write_source
 from detector.bundle import load_bundle
 from detector.detector import Detector
 from detector.errors import CalibrationError, DataError
-from training import attack, attribute, pipeline
+from training import pipeline
 from training.job import open_job
 from training.load import load_config
 from training.progress import SilentProgress
 from training.shards import digest_of, read_shard
+from training.stages import attack, attribute
 
 # in each stage: a file that is written but not yet in its place when the process dies
 DEATHS = (
@@ -243,7 +244,7 @@ def test_corruptions_are_made_for_the_test_split_beside_what_is_there(
     shutil.copytree(uninterrupted / "work", tmp_path / "work")
     before = snapshot(tmp_path / "work")
     settings = {"kinds": ["jpeg", "gaussian-noise"], "severities": [1, 4], "limit": 18}
-    monkeypatch.setattr("training.fit.run", lambda *arguments: pytest.fail("fitted again"))
+    monkeypatch.setattr("training.stages.fit.run", lambda *arguments: pytest.fail("fitted again"))
     pipeline.run(configure(source, tmp_path, corruptions=settings), SilentProgress())
     after = snapshot(tmp_path / "work")
     assert before.items() <= after.items()

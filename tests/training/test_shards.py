@@ -9,8 +9,8 @@ import torch
 from test_fit import config_for, write
 
 from detector.errors import DataError
-from training import fit
 from training.shards import read_columns, rows_of, write_shard
+from training.stages import fit
 
 
 @pytest.fixture

@@ -23,7 +23,6 @@ from rich.table import Table
 from torch import Tensor
 
 from detector.errors import ConfigError
-from training import fit
 from training.config import CLEAN, AttackSpec, Split, TrainingConfig
 from training.evaluation import measures
 from training.evaluation.measures import RATES, Thresholds
@@ -32,6 +31,7 @@ from training.evaluation.scores import Scored, by_network, from_evidence
 from training.evaluation.tables import few, percent, render, share, share_only
 from training.job import Job
 from training.shards import digest, digest_of, list_shards, read_shard, write_file, write_json, write_shard
+from training.stages import fit
 from training.stamps import finished, once
 
 __all__ = ["check", "run", "tables"]

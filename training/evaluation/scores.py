@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from detector.evidence import Evidence
-from detector.network import HeatmapNetwork, score
+from detector.scoring.network import HeatmapNetwork, score
 from training.evaluation.baselines import RECOVERED, Answers, runner_up
 from training.shards import read_columns, read_shard
 

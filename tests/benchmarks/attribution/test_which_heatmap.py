@@ -28,10 +28,10 @@ from benchmarks.attribution.which_heatmap_nets import Lesson, channels, shape_on
 from detector.errors import ConfigError
 from detector.heatmaps import Heatmap, gradient
 from detector.heatmaps.reference import cover
-from training import attack
 from training.config import TrainingConfig
 from training.job import Job, open_job
 from training.progress import SilentProgress
+from training.stages import attack
 
 PGD = {"eps": "16/255", "alpha": "eps/4", "steps": 3}
 

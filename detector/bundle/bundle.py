@@ -1,0 +1,244 @@
+"""The artefact between training and serving: **`Bundle`** ⇄ one `.heatward` file (zip) or a directory.
+
+    manifest.json             what it is: schema, sha256 of every file (its own included), classifier, settings, rates
+    classifier.safetensors    the classifier's weights, where they can be embedded
+    witness.safetensors       the witness's, where there is one
+    network.safetensors       the heatmap network's weights
+    calibration.safetensors   attack scores of clean images
+    second_look.safetensors   the second look at undecided images, where one was trained
+
+Nothing is unpickled and nothing is extracted; a bundle from elsewhere is read within limits. The same content gives the
+same bytes, and a reader sees the old bundle or the new one, never a torn file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import safetensors
+import safetensors.torch
+import torch
+from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
+from torch import Tensor
+
+from detector.bundle.archive import MANIFEST, read_files, write_files
+from detector.classifier import ClassifierSpec
+from detector.classifier.weights import is_weights_file
+from detector.errors import BundleDamagedError, BundleError, BundleForeignError, BundleVersionError
+from detector.evidence import CONSTANTS
+
+__all__ = ["EMBEDDED", "FORMAT", "SCHEMA_VERSION", "Bundle", "Manifest", "load_bundle", "save_bundle"]
+
+EMBEDDED = Path(__file__).parents[1] / "embedded" / "cifar10.heatward"
+"""The default bundle, in the repository."""
+
+FORMAT: Final = "heatward-bundle"
+SCHEMA_VERSION = 3
+CLASSIFIER, WITNESS = "classifier.safetensors", "witness.safetensors"
+NETWORK, CALIBRATION = "network.safetensors", "calibration.safetensors"
+SECOND_LOOK = "second_look.safetensors"
+
+
+class Manifest(BaseModel):
+    """What a bundle is.
+
+    Attributes:
+        format: Always "heatward-bundle".
+        schema_version: Of this layout.
+        heatward_version: That wrote it.
+        files: sha256 (hex) by file name; filled by `save_bundle`. The manifest's own is taken without this entry.
+        classifier: How to build the classifier under guard.
+        fingerprint: The classifier's.
+        witness: How to build the witness; None where the evidence has none.
+        witness_fingerprint: The witness's.
+        evidence: Settings of the evidence.
+        constants: What decides the evidence and is no setting; another heatward must compute with the same.
+        network: Settings of the heatmap network and of the attack score.
+        families: Attack families of the network's head.
+        operating_points: Threshold by false-positive rate.
+        measured: Results on the test split.
+        provenance: What made it: commands, seeds, data, versions.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    format: Literal["heatward-bundle"] = FORMAT
+    schema_version: int = SCHEMA_VERSION
+    heatward_version: str
+    files: dict[str, str] = {}
+    classifier: ClassifierSpec
+    fingerprint: str
+    witness: ClassifierSpec | None = None
+    witness_fingerprint: str = ""
+    evidence: dict[str, JsonValue] = {}
+    constants: dict[str, JsonValue] = CONSTANTS
+    network: dict[str, JsonValue] = {}
+    families: tuple[str, ...] = ()
+    operating_points: dict[str, float] = {}
+    measured: dict[str, JsonValue] = {}
+    provenance: dict[str, JsonValue] = {}
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A detector as it is stored.
+
+    Attributes:
+        manifest: What it is.
+        classifier_weights: The classifier's state dict; None where its file must be at hand (TorchScript, export).
+        network_weights: The heatmap network's state dict.
+        calibration_scores: (n,) attack scores of clean images.
+        witness_weights: The witness's state dict; None where there is no witness, or its file must be at hand.
+        second_look: Tensors of `detector.second_look.SecondLook`; None where none was trained.
+    """
+
+    manifest: Manifest
+    classifier_weights: dict[str, Tensor] | None
+    network_weights: dict[str, Tensor]
+    calibration_scores: Tensor
+    witness_weights: dict[str, Tensor] | None = None
+    second_look: dict[str, Tensor] | None = None
+
+
+def save_bundle(path: str | Path, bundle: Bundle, *, half: bool = False) -> None:
+    """Write a bundle: a zip if `path` ends in .heatward, otherwise a directory.
+
+    Args:
+        path: Where; a bundle that is there is replaced.
+        bundle: What; `manifest.files` is filled here, and a weights file's path is dropped from an embedded classifier.
+        half: Store float32 weights as float16 (round them before taking the classifier's fingerprint).
+
+    Raises:
+        BundleError: A weight does not fit into float16, or the place holds something that is no bundle.
+    """
+    contents = {
+        NETWORK: _packed(bundle.network_weights, half),
+        CALIBRATION: _packed({"scores": bundle.calibration_scores}, half=False),
+    }
+    if bundle.second_look is not None:
+        contents[SECOND_LOOK] = _packed(bundle.second_look, half=False)
+    manifest = bundle.manifest
+    changed: dict[str, Any] = {"classifier": manifest.classifier, "witness": manifest.witness}
+    for role, file, weights in (
+        ("classifier", CLASSIFIER, bundle.classifier_weights),
+        ("witness", WITNESS, bundle.witness_weights),
+    ):
+        if weights is not None:
+            contents[file] = _packed(weights, half)
+            if changed[role].weights and is_weights_file(changed[role].weights):
+                changed[role] = changed[role].model_copy(update={"weights": None})
+    files = {name: hashlib.sha256(data).hexdigest() for name, data in contents.items()}
+    manifest = manifest.model_copy(update={**changed, "files": files})
+    described = manifest.model_dump(mode="json")
+    described["files"][MANIFEST] = _manifest_digest(described)
+    contents[MANIFEST] = (json.dumps(described, indent=2, sort_keys=True) + "\n").encode()
+    write_files(Path(path), contents)
+
+
+def load_bundle(path: str | Path) -> Bundle:
+    """Read and verify a bundle; nothing of it is used before its sha256 fits.
+
+    Raises:
+        BundleError: There is no such file or directory.
+        BundleForeignError: It is something else.
+        BundleVersionError: It has another schema version, or scores are made otherwise.
+        BundleDamagedError: Truncated, changed, or a file is missing.
+    """
+    path = Path(path)
+    contents, foreign = read_files(path)
+    described = _described(contents.pop(MANIFEST), path)
+    if foreign:
+        raise BundleForeignError(f"{path} holds {foreign[0]!r}, which is no file of a bundle.")
+    manifest = _manifest(described, path)
+    for name in sorted(manifest.files.keys() - {MANIFEST} | {NETWORK, CALIBRATION}):
+        if name not in contents:
+            raise BundleDamagedError(f"{path} lacks its file {name}: copy or train the bundle again.")
+        if hashlib.sha256(contents[name]).hexdigest() != manifest.files.get(name):
+            raise BundleDamagedError(
+                f"{path}: {name} differs from the sha256 in {MANIFEST}: copy or train the bundle again."
+            )
+    undeclared = sorted(contents.keys() - manifest.files.keys())
+    if undeclared:
+        raise BundleForeignError(f"{path} holds {', '.join(undeclared)}, which its {MANIFEST} does not declare.")
+    scores = _unpacked(contents[CALIBRATION], CALIBRATION, path).get("scores")
+    if scores is None:
+        raise BundleDamagedError(f"{path}: {CALIBRATION} has no tensor 'scores': train the bundle again.")
+    return Bundle(
+        manifest,
+        _unpacked(contents[CLASSIFIER], CLASSIFIER, path) if CLASSIFIER in contents else None,
+        _unpacked(contents[NETWORK], NETWORK, path),
+        scores,
+        _unpacked(contents[WITNESS], WITNESS, path) if WITNESS in contents else None,
+        _unpacked(contents[SECOND_LOOK], SECOND_LOOK, path) if SECOND_LOOK in contents else None,
+    )
+
+
+def _described(text: bytes, path: Path) -> dict[str, Any]:
+    try:
+        described = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise BundleDamagedError(f"{path}: {MANIFEST} is not JSON ({error}): copy the bundle again.") from error
+    if not isinstance(described, dict) or described.get("format") != FORMAT:
+        raise BundleForeignError(f"{path}: its {MANIFEST} is not that of a heatward bundle: give a .heatward file.")
+    version = described.get("schema_version")
+    if isinstance(version, int) and version > SCHEMA_VERSION:
+        raise BundleVersionError(
+            f"{path} has schema version {version} (written by heatward {described.get('heatward_version')}), this "
+            f"heatward reads {SCHEMA_VERSION}: update heatward."
+        )
+    if isinstance(version, int) and version < SCHEMA_VERSION:
+        raise BundleVersionError(
+            f"{path} has schema version {version}, whose scores are made otherwise; this heatward reads "
+            f"{SCHEMA_VERSION}: run `heatward train` again, it keeps its attacked images."
+        )
+    return described
+
+
+def _manifest(described: dict[str, Any], path: Path) -> Manifest:
+    files = described.get("files")
+    if not isinstance(files, dict) or files.get(MANIFEST) != _manifest_digest(described):
+        raise BundleDamagedError(
+            f"{path}: {MANIFEST} differs from its own sha256: it was changed after it was written."
+        )
+    try:
+        manifest = Manifest.model_validate_json(json.dumps(described))
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise BundleDamagedError(f"{path}: {MANIFEST} has a bad {place!r} ({first['msg']}).") from error
+    stored: dict[str, Any] = described.get("constants", {})
+    for name in sorted(CONSTANTS.keys() | stored.keys()):
+        if stored.get(name) != CONSTANTS.get(name):
+            raise BundleVersionError(
+                f"{path} was made with {name} {stored.get(name)}, this heatward computes with {CONSTANTS.get(name)}: "
+                f"run `heatward train` again, or use heatward {manifest.heatward_version}."
+            )
+    return manifest
+
+
+def _manifest_digest(described: dict[str, Any]) -> str:
+    others = {name: digest for name, digest in described["files"].items() if name != MANIFEST}
+    return hashlib.sha256(json.dumps(described | {"files": others}, sort_keys=True).encode()).hexdigest()
+
+
+def _packed(tensors: dict[str, Tensor], half: bool) -> bytes:
+    stored = {}
+    for name, value in tensors.items():
+        kept = value.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
+        if half and kept.dtype == torch.float32:
+            kept = kept.half()
+            if not torch.equal(kept.isfinite(), value.detach().cpu().isfinite()):
+                raise BundleError(f"{name} has values beyond ±65504, float16 cannot hold them: save with half=False.")
+        stored[name] = kept
+    return safetensors.torch.save(stored)
+
+
+def _unpacked(data: bytes, name: str, path: Path) -> dict[str, Tensor]:
+    try:
+        return safetensors.torch.load(data)
+    except (safetensors.SafetensorError, KeyError, ValueError, RuntimeError) as error:
+        raise BundleDamagedError(f"{path}: {name} is no safetensors file ({error}): train the bundle again.") from error

@@ -1,0 +1,311 @@
+"""What the heatmap classifier reads: heatmaps over space, over channels, and their stability under small views.
+
+    images (B, 3, H, W) ─▶ one forward ─▶ logits, activations at several depths
+                             ├─ backward of the margin top1 − top2 ─▶ channel attribution, margin maps (every depth)
+                             ├─ backward of each candidate's logit from one deep layer ─▶ maps per class
+    views of the images  ─▶ forward only ─▶ logits per class, attribution under the view against the original's
+    the witness, a second classifier ─▶ its maps and logits for the same classes, against the classifier's
+
+Every magnitude is kept: a map scaled to [0, 1] loses the strongest signal. Nothing depends on the other images of the
+batch. Sources: Fong & Vedaldi 2018 (Net2Vec) and Fong et al. 2019 section 5 (channel attribution); Selvaraju et al.
+2017 (activation × gradient at a layer); Roth et al. 2019 (logits under noise); Wei et al. 2024, "PID" (a second model's
+view of the same image).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+
+import torch
+from pydantic import BaseModel, ConfigDict, JsonValue
+from torch import Tensor
+from torch.nn import functional
+
+from detector.classifier import Classifier
+from detector.errors import ConfigError, LayerNotFoundError, NoGradientError
+from detector.evidence.views import CONSTANTS as VIEW_CONSTANTS
+from detector.evidence.views import make_views
+from detector.evidence.witness import DISAGREEMENT, DIVERGENCE, TESTIMONY, Answer, testify
+from detector.heatmaps.channels import LayerAttribution, attribute_classes, attribute_margin
+from detector.images.batch import check_images, check_range
+from detector.settings import EvidenceSettings
+
+__all__ = [
+    "ALL_CLASSES_UP_TO",
+    "CONSTANTS",
+    "DIVERGENCE",
+    "Evidence",
+    "EvidenceExtractor",
+    "EvidenceSettings",
+    "EvidenceShape",
+]
+
+ALL_CLASSES_UP_TO = 16
+EPSILON = 1e-8
+MOVES = 3  # numbers that say how far one depth's channel heatmap moved under one view
+DEPTHS, DEEP_SIDE = 4, 6  # where no layers are named: how many, and the smallest side of the class layer
+WITNESS_SEED = 1
+CONSTANTS: dict[str, JsonValue] = {
+    "all_classes_up_to": ALL_CLASSES_UP_TO,
+    "evidence_epsilon": EPSILON,
+    "witness_features": [TESTIMONY, DISAGREEMENT, DIVERGENCE],
+    "witness_seed": WITNESS_SEED,
+    "moves": MOVES,
+    "depths": [DEPTHS, DEEP_SIDE],
+    **VIEW_CONSTANTS,
+}
+"""What decides the evidence and is no setting; a bundle belongs to these."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Evidence about B images. C candidates, M maps a class, S margin maps, g cells a side.
+
+    Candidate 0 is the prediction. With up to 16 classes all follow, by falling logit. With more, the class before an
+    attack may be far down the logits: those follow that the witness, or without one the views, find likeliest.
+    """
+
+    logits: Tensor  # (B, K)
+    candidates: Tensor  # (B, C) class indices; candidate 0 is the prediction
+    maps: Tensor  # (B, C, M, g, g) activation × gradient per candidate
+    margin_maps: Tensor  # (B, S, g, g) of the margin, at every depth
+    class_features: Tensor  # (B, C, F) logits and probabilities, under every view too; size of the channel heatmap
+    channels: Tensor  # (B, D) channel attribution, the witness's disagreement, stability under views
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+    @classmethod
+    def from_tensors(cls, tensors: dict[str, Tensor]) -> Evidence:
+        return cls(**{field.name: tensors[field.name] for field in fields(cls)})
+
+    @classmethod
+    def cat(cls, parts: Sequence[Evidence]) -> Evidence:
+        return cls(**{f.name: torch.cat([getattr(part, f.name) for part in parts]) for f in fields(cls)})
+
+    def __getitem__(self, index: slice | Tensor) -> Evidence:
+        return Evidence(**{name: tensor[index] for name, tensor in self.tensors().items()})
+
+    def __len__(self) -> int:
+        return len(self.logits)
+
+    def to(self, device: torch.device | str) -> Evidence:
+        return Evidence(**{name: tensor.to(device) for name, tensor in self.tensors().items()})
+
+    def float(self) -> Evidence:
+        return Evidence(**{n: t.float() if t.is_floating_point() else t for n, t in self.tensors().items()})
+
+
+class EvidenceShape(BaseModel):
+    """Sizes of the evidence a network was built for."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    classes: int
+    candidates: int
+    map_kinds: int
+    margin_maps: int
+    class_features: int
+    channels: int
+    grid: int
+
+    @classmethod
+    def of(cls, evidence: Evidence) -> EvidenceShape:
+        _, candidates, kinds, grid, _ = evidence.maps.shape
+        return cls(
+            classes=evidence.logits.shape[1],
+            candidates=candidates,
+            map_kinds=kinds,
+            margin_maps=evidence.margin_maps.shape[1],
+            class_features=evidence.class_features.shape[2],
+            channels=evidence.channels.shape[1],
+            grid=grid,
+        )
+
+    @property
+    def witness(self) -> bool:
+        """Whether a witness was asked."""
+        return self.map_kinds == 2
+
+    @property
+    def own_features(self) -> int:
+        """Class features that come first and are the classifier's own."""
+        return self.class_features - TESTIMONY * self.witness
+
+    @property
+    def stability(self) -> int:
+        """Channel features that come last and say how far the channel heatmap of each depth moves under each view."""
+        return MOVES * self.views * (self.margin_maps // 2)
+
+    @property
+    def views(self) -> int:
+        """Views that were taken."""
+        return (self.own_features - 4) // 2
+
+    @property
+    def disagreement(self) -> slice:
+        """Channel features that say how far the witness's answer is from the classifier's; empty without a witness."""
+        stop = self.channels - self.stability
+        return slice(stop - DISAGREEMENT * self.witness, stop)
+
+
+class EvidenceExtractor:
+    """Images in [0, 1] → `Evidence`, with settings fixed at construction.
+
+    Raises:
+        NoGradientError: The classifier has no gradients or no layers that can be observed.
+        LayerNotFoundError: A named layer does not exist.
+        ConfigError: The witness knows other classes, or no view is left.
+    """
+
+    def __init__(self, classifier: Classifier, settings: EvidenceSettings, witness: Classifier | None = None) -> None:
+        if not classifier.differentiable:
+            raise NoGradientError(
+                f"classifier {classifier.spec.source!r} gives no gradients, which channel attribution needs: "
+                f"{classifier.no_gradient}"
+            )
+        layers = settings.layers or classifier.depths(DEPTHS)
+        if not layers:
+            raise NoGradientError(
+                f"classifier {classifier.spec.source!r} shows no inner layers, which channel attribution needs: "
+                f"{classifier.no_layers}"
+            )
+        self.classifier = classifier
+        self.settings = settings
+        self.views = make_views(settings.views, classifier.input_size, classifier.device)
+        if not self.views:
+            raise ConfigError("evidence.views: no view is left; keep at least one (noise, flip, shifts, blur, rescale)")
+        self.class_layer = settings.class_layer or _deep_layer(classifier, layers)
+        if self.class_layer not in layers:
+            raise LayerNotFoundError(
+                f"evidence.class_layer {self.class_layer!r} is not one of evidence.layers {list(layers)}"
+            )
+        self.layers = tuple(layers)
+        few = classifier.num_classes <= ALL_CLASSES_UP_TO
+        self.candidates = classifier.num_classes if few else settings.candidates
+        self.witness = witness
+        self.witness_layer = ""
+        noise = torch.randn(1, 3, *classifier.input_size, generator=torch.Generator().manual_seed(WITNESS_SEED))
+        self.witness_noise = (noise * settings.witness_noise / 255).to(classifier.device)
+        if witness is not None:
+            if witness.classes != classifier.classes:
+                raise ConfigError("the witness must have the classifier's classes, in the same order")
+            if not witness.differentiable or not witness.layers:
+                why = witness.no_gradient or witness.no_layers
+                raise NoGradientError(
+                    f"witness {witness.spec.source!r} gives no gradients or shows no inner layers: {why}"
+                )
+            self.witness_layer = _deep_layer(witness, witness.depths(DEPTHS))
+
+    def __call__(self, images: Tensor) -> Evidence:
+        """Evidence about `images` (B, 3, H, W) in [0, 1], float32, of the classifier's input size and on its device.
+
+        Raises:
+            ImageShapeError: They are no such batch.
+            NonFiniteLogitsError: The classifier answered NaN or infinity.
+        """
+        check_images(images, device=self.classifier.device, size=self.classifier.input_size)
+        check_range(images)
+        parts = [self._extract(chunk) for chunk in torch.split(images, self.settings.forward_batch)]
+        return parts[0] if len(parts) == 1 else Evidence.cat(parts)
+
+    def _extract(self, images: Tensor) -> Evidence:
+        with torch.enable_grad():
+            logits, activations = self.classifier.activations(images, self.layers)
+            depths = attribute_margin(logits, activations, retain_graph=True)
+        view_logits, stability = self._under_views(images, depths)
+        said = self._ask_witness(self.witness, images) if self.witness is not None else None
+        candidates = self._candidates(logits.detach(), said.votes if said else view_logits.softmax(-1).mean(1))
+        with torch.enable_grad():
+            maps, class_channels = attribute_classes(logits, activations[self.class_layer], candidates)
+        logits = logits.detach()
+        margin_maps = [m for depth in depths.values() for m in (depth.spatial, depth.spatial_gradient)]
+        channels = [c for d in depths.values() for c in (d.attribution, d.gradient_norm, d.activation)]
+        spread = torch.stack([class_channels.norm(dim=-1), class_channels.abs().amax(-1)], dim=-1)
+        class_maps = self._to_grid(maps)[:, :, None]  # (B, C, 1, g, g)
+        class_features = [_class_features(logits, view_logits, candidates), spread]
+        if said is not None:
+            with torch.enable_grad():
+                own_maps, _ = attribute_classes(said.logits, said.activation, candidates)
+            seen = testify(logits, said, candidates, class_maps[:, :, 0], self._to_grid(own_maps))
+            class_maps = torch.cat([class_maps, seen.maps[:, :, None]], dim=2)
+            class_features.append(seen.class_features)
+            channels.append(seen.disagreement)
+        return Evidence(
+            logits=logits,
+            candidates=candidates,
+            maps=class_maps,
+            margin_maps=torch.cat([self._to_grid(m[:, None]) for m in margin_maps], dim=1),
+            class_features=torch.cat(class_features, dim=-1),
+            channels=torch.cat([*channels, stability], dim=1),
+        )
+
+    def _candidates(self, logits: Tensor, votes: Tensor) -> Tensor:
+        """(B, C) classes to look at."""
+        if self.candidates == logits.shape[1]:
+            return logits.topk(self.candidates).indices
+        return votes.scatter(1, logits.argmax(1, keepdim=True), torch.inf).topk(self.candidates).indices
+
+    def _ask_witness(self, witness: Classifier, images: Tensor) -> Answer:
+        """One forward with gradients, one of the mirrored and noisy image without."""
+        mirrored = (images.flip(-1) + self.witness_noise).clamp(0, 1)
+        if witness.input_size != tuple(images.shape[-2:]):
+            images, mirrored = (
+                functional.interpolate(each, size=witness.input_size, mode="bilinear", antialias=True)
+                for each in (images, mirrored)
+            )
+        with torch.enable_grad():
+            logits, activations = witness.activations(images, [self.witness_layer])
+        with torch.no_grad():
+            return Answer(logits, activations[self.witness_layer], witness(mirrored))
+
+    @torch.no_grad()
+    def _under_views(self, images: Tensor, depths: Mapping[str, LayerAttribution]) -> tuple[Tensor, Tensor]:
+        """Logits under each view (B, V, K); how far each depth's channel heatmap moves (B, V·L·3)."""
+        batch = len(images)
+        changed = torch.cat([view(images) for view in self.views.values()])  # (V·B, 3, H, W)
+        outputs = [
+            self.classifier.activations(chunk, self.layers)
+            for chunk in torch.split(changed, self.settings.forward_batch)
+        ]
+        logits = torch.cat([output[0] for output in outputs]).view(len(self.views), batch, self.classifier.num_classes)
+        moved = []
+        for name, depth in depths.items():
+            pooled = torch.cat([activations[name].mean((2, 3)) for _, activations in outputs])
+            pooled = pooled.view(len(self.views), batch, pooled.shape[1])  # (V, B, N)
+            attribution = pooled * depth.weights
+            original = depth.activation * depth.weights
+            moved += [
+                functional.cosine_similarity(pooled, depth.activation[None], dim=-1),
+                functional.cosine_similarity(attribution, original[None], dim=-1),
+                (attribution - original).norm(dim=-1) / (original.norm(dim=-1) + EPSILON),
+            ]
+        return logits.transpose(0, 1), torch.stack(moved, dim=-1).transpose(0, 1).flatten(1)
+
+    def _to_grid(self, maps: Tensor) -> Tensor:
+        grid = self.settings.grid
+        if maps.shape[-1] > grid:
+            return functional.adaptive_avg_pool2d(maps, grid)
+        return functional.interpolate(maps, size=(grid, grid), mode="bilinear", align_corners=False)
+
+
+def _deep_layer(classifier: Classifier, layers: Sequence[str]) -> str:
+    probe = torch.zeros(1, 3, *classifier.input_size, device=classifier.device)
+    with torch.no_grad():
+        _, activations = classifier.activations(probe, layers)
+    deep = [name for name in layers if min(activations[name].shape[-2:]) >= DEEP_SIDE]
+    return deep[-1] if deep else layers[0]
+
+
+def _class_features(logits: Tensor, view_logits: Tensor, candidates: Tensor) -> Tensor:
+    """(B, C, 2 + 2·V): centred logit and log-probability, and their change under every view."""
+    count = view_logits.shape[1]
+    stacked = torch.cat([logits[:, None], view_logits], dim=1)  # (B, 1 + V, K)
+    index = candidates[:, None].expand(-1, count + 1, -1)
+    centred = (stacked - stacked.mean(-1, keepdim=True)).gather(2, index)
+    log_probability = stacked.log_softmax(-1).gather(2, index)
+    features = torch.cat([centred, log_probability], dim=1)  # (B, 2 + 2V, C)
+    features[:, 1 : count + 1] -= features[:, :1]
+    features[:, count + 2 :] -= features[:, count + 1 : count + 2]
+    return features.transpose(1, 2)

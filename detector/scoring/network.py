@@ -1,0 +1,196 @@
+"""The heatmap classifier: `Evidence` in, an attack score and a distribution over origin labels out.
+
+    class maps ─▶ shared encoder ─┐
+    class features ───────────────┼─▶ one token a candidate ─┐
+                                  │                          ├─▶ attention ─▶ origin head, (B, C)
+    margin maps ─▶ encoder ───────┐                          │
+    channels ─────────────────────┴─▶ one token an image ────┘─▶ family head, (B, families)
+
+The family head says *clean* or which family of attack. Families are told apart because a pooled binary head makes them
+fight (docs/experiments.md) and because the origin label hides in another place for each of them. The attack score is
+−log P(clean), plus a share of the surprise (`detector.scoring.surprise`), which no attack has trained.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from detector.errors import BundleDamagedError
+from detector.evidence import ALL_CLASSES_UP_TO, Evidence, EvidenceShape
+from detector.scoring.standardise import Standardise
+from detector.scoring.surprise import Surprise
+from detector.settings import NetworkSettings, ScoreSettings
+
+__all__ = [
+    "EvidenceShape",
+    "HeatmapNetwork",
+    "NetworkOutput",
+    "NetworkSettings",
+    "ScoreSettings",
+    "ensemble_weights",
+    "score",
+]
+
+SURPRISE = "surprise."
+
+
+@dataclass(frozen=True)
+class NetworkOutput:
+    """family_logits (B, families), family 0 = clean; origin_logits (B, C) over the candidates."""
+
+    family_logits: Tensor
+    origin_logits: Tensor
+
+
+class MapEncoder(nn.Module):
+    """(N, M, g, g) → (N, width): two convolutions, then the cells' mean and maximum."""
+
+    def __init__(self, kinds: int, width: int) -> None:
+        super().__init__()
+        self.convolutions = nn.Sequential(
+            nn.Conv2d(kinds, 32, 3, padding=1), nn.GELU(), nn.Conv2d(32, 32, 3, stride=2, padding=1), nn.GELU()
+        )
+        self.project = nn.Linear(64, width)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        cells = self.convolutions(maps).flatten(2)
+        encoded: Tensor = self.project(torch.cat([cells.mean(-1), cells.amax(-1)], dim=-1))
+        return encoded
+
+
+class HeatmapNetwork(nn.Module):
+    """See the module's docstring.
+
+    Args:
+        shape: Sizes of the evidence.
+        families: Number of families, clean (index 0) counted.
+        settings: Widths and dropout.
+    """
+
+    def __init__(self, shape: EvidenceShape, families: int, settings: NetworkSettings) -> None:
+        super().__init__()
+        width, token = settings.width, settings.token
+        self.scale_maps = Standardise((1, shape.map_kinds, 1, 1))
+        self.scale_margin = Standardise((shape.margin_maps, 1, 1))
+        self.scale_features = Standardise((1, shape.class_features))
+        self.scale_channels = Standardise((shape.channels,))
+        self.surprise = Surprise(shape, settings.score)
+
+        self.encode_maps = MapEncoder(shape.map_kinds, token)
+        self.encode_features = nn.Linear(shape.class_features, token)
+        self.encode_rank = nn.Parameter(torch.zeros(shape.candidates, token))
+        # with few classes a class has an identity (its channels are its own); with many only its rank counts
+        identities = shape.classes if shape.classes <= ALL_CLASSES_UP_TO else 0
+        self.encode_class = nn.Embedding(identities, token) if identities else None
+        self.image_to_class = nn.Linear(width, identities) if identities else None
+
+        self.encode_margin = MapEncoder(shape.margin_maps, 64)
+        self.encode_image = nn.Sequential(
+            nn.Linear(shape.channels + 64, width),
+            nn.GELU(),
+            nn.Dropout(settings.dropout),
+            nn.Linear(width, width),
+            nn.GELU(),
+            nn.Dropout(settings.dropout),
+        )
+        self.image_to_token = nn.Linear(width, token)
+        self.mix = nn.TransformerEncoderLayer(
+            token, settings.heads, 2 * token, settings.dropout, activation="gelu", batch_first=True, norm_first=True
+        )
+        self.family_head = nn.Sequential(
+            nn.Linear(width + 2 * token, width), nn.GELU(), nn.Dropout(settings.dropout), nn.Linear(width, families)
+        )
+        self.origin_head = nn.Sequential(nn.Linear(token, token), nn.GELU(), nn.Linear(token, 1))
+
+    @classmethod
+    def ensemble(
+        cls, shape: EvidenceShape, families: int, settings: NetworkSettings, weights: dict[str, Tensor]
+    ) -> list[HeatmapNetwork]:
+        """Rebuild `settings.ensemble` networks from weights stored under `0.`, `1.`, …; frozen, in eval mode.
+
+        They share one `surprise`, which depends on no network and is stored once.
+
+        Raises:
+            BundleDamagedError: The weights do not fit the sizes.
+        """
+        networks: list[HeatmapNetwork] = []
+        shared = {name: tensor.float() for name, tensor in weights.items() if name.startswith(SURPRISE)}
+        for member in range(settings.ensemble):
+            prefix = f"{member}."
+            own = {name.removeprefix(prefix): t.float() for name, t in weights.items() if name.startswith(prefix)}
+            network = cls(shape, families, settings)
+            try:
+                network.load_state_dict(own | shared)
+            except RuntimeError as error:
+                raise BundleDamagedError(f"the heatmap network's weights do not fit its sizes: {error}") from error
+            if networks:
+                network.surprise = networks[0].surprise
+            networks.append(network.eval().requires_grad_(False))
+        return networks
+
+    @torch.no_grad()
+    def fit_scales(self, evidence: Evidence) -> None:
+        """Take the standardising statistics from a sample of the fit images."""
+        self.scale_maps.fit(evidence.maps)
+        self.scale_margin.fit(evidence.margin_maps)
+        self.scale_features.fit(evidence.class_features)
+        self.scale_channels.fit(evidence.channels)
+
+    def forward(self, evidence: Evidence) -> NetworkOutput:
+        batch, candidates = evidence.candidates.shape
+        maps = self.scale_maps(evidence.maps).flatten(0, 1)  # (B·C, M, g, g)
+        tokens = self.encode_maps(maps).view(batch, candidates, self.encode_rank.shape[1]) + self.encode_rank
+        tokens = tokens + self.encode_features(self.scale_features(evidence.class_features))
+        if self.encode_class is not None:
+            tokens = tokens + self.encode_class(evidence.candidates)
+        margin = self.encode_margin(self.scale_margin(evidence.margin_maps))
+        image = self.encode_image(torch.cat([self.scale_channels(evidence.channels), margin], dim=1))  # (B, width)
+
+        mixed = self.mix(torch.cat([self.image_to_token(image)[:, None], tokens], dim=1))  # (B, 1 + C, token)
+        family_logits = self.family_head(torch.cat([image, mixed[:, 0], mixed[:, 1]], dim=1))
+        origin_logits = self.origin_head(mixed[:, 1:])[..., 0]
+        if self.image_to_class is not None:
+            origin_logits = origin_logits + self.image_to_class(image).gather(1, evidence.candidates)
+        return NetworkOutput(family_logits, origin_logits)
+
+
+@torch.no_grad()
+def score(networks: Sequence[HeatmapNetwork], evidence: Evidence) -> tuple[Tensor, Tensor]:
+    """Average an ensemble.
+
+    Args:
+        networks: In eval mode.
+        evidence: About B images.
+
+    Returns:
+        Attack score (B,), −log of the mean P(clean) plus the weighted surprise, higher is more attack-like;
+        origin probabilities (B, C).
+    """
+    outputs = [network(evidence) for network in networks]
+    log_clean = torch.stack([output.family_logits.double().log_softmax(1)[:, 0] for output in outputs])
+    origin = torch.stack([output.origin_logits.softmax(1) for output in outputs]).mean(0)
+    attack_score = math.log(len(networks)) - log_clean.logsumexp(0)
+    surprise = networks[0].surprise
+    attack_score = attack_score + surprise.settings.surprise_weight * surprise(evidence)
+    return attack_score, origin
+
+
+def ensemble_weights(networks: Sequence[HeatmapNetwork]) -> dict[str, Tensor]:
+    """The inverse of `HeatmapNetwork.ensemble`: all weights in one dictionary, matrices in half precision.
+
+    The surprise, fitted alike for each, is that of the first.
+
+    Calibrate networks that were loaded from these, so that what is calibrated is what is served.
+    """
+    weights = {SURPRISE + name: tensor for name, tensor in networks[0].surprise.state_dict().items()}
+    for member, network in enumerate(networks):
+        for name, tensor in network.state_dict().items():
+            if not name.startswith(SURPRISE):
+                is_matrix = tensor.ndim >= 2 and not name.startswith("scale_")
+                weights[f"{member}.{name}"] = tensor.half() if is_matrix else tensor
+    return weights

@@ -1,0 +1,118 @@
+"""How unlike clean images an image is: learned from clean images and noise twins alone, from no attack.
+
+    evidence ─▶ doubt       how little the witness and the margin speak for the prediction
+                divergence  KL(witness ‖ classifier)
+                stability   Mahalanobis distance of how far the channel heatmap moves under the views
+                classes     Mahalanobis distance of the first three candidates' class features
+             ─▶ −log of the share of clean images with a higher number, each ─▶ their sum, (B,)
+
+A network learns to ignore what the attacks of its training do not need; the next attack may need it. Sources: Lee et
+al. 2018 (Mahalanobis distance); Fisher 1932 (sum of −log p).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from detector.evidence import DIVERGENCE, Evidence, EvidenceShape
+from detector.scoring.standardise import Standardise
+from detector.settings import ScoreSettings
+
+__all__ = ["Surprise"]
+
+RIDGE = 0.3  # of the mean variance, when it is fitted
+
+
+class Mahalanobis(nn.Module):
+    """x (B, n) → (B,) mean squared distance from the fit images, along whitened axes."""
+
+    whiten: Tensor
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.standardise = Standardise((size,))
+        self.register_buffer("whiten", torch.zeros(size, size))
+
+    @torch.no_grad()
+    def fit(self, x: Tensor) -> None:
+        """Take mean and covariance from x (N, n)."""
+        self.standardise.fit(x)
+        standard = self.standardise(x).double()
+        covariance = standard.T @ standard / len(x)
+        ridge = RIDGE * covariance.diagonal().mean().clamp_min(1e-6)
+        covariance += ridge * torch.eye(len(covariance), dtype=covariance.dtype, device=covariance.device)
+        self.whiten.copy_(torch.linalg.cholesky(torch.linalg.inv(covariance)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        whitened: Tensor = self.standardise(x) @ self.whiten
+        return whitened.square().mean(1)
+
+
+class Surprise(nn.Module):
+    """Evidence → (B,), 0 and up; 0 for everything before `fit`.
+
+    Args:
+        shape: Sizes of the evidence.
+        settings: What it looks at.
+    """
+
+    clean: Tensor
+
+    def __init__(self, shape: EvidenceShape, settings: ScoreSettings) -> None:
+        super().__init__()
+        self.settings = settings
+        self.stability = Mahalanobis(shape.stability)
+        self.classes = Mahalanobis(min(settings.first_candidates, shape.candidates) * shape.own_features)
+        # (numbers, Q) quantiles of clean images, ascending
+        self.register_buffer("clean", torch.full((4 if shape.witness else 3, settings.quantiles), torch.inf))
+
+    @torch.no_grad()
+    def fit(self, clean: Evidence, unharmed: Evidence) -> None:
+        """Learn what is usual.
+
+        Args:
+            clean: Clean images, whose share is counted.
+            unharmed: Clean images and noise twins, for the distances.
+        """
+        shape = EvidenceShape.of(unharmed)
+        self.stability.fit(unharmed.channels[:, -shape.stability :])
+        self.classes.fit(self._first(unharmed, shape))
+        count = self.settings.quantiles
+        levels = (torch.arange(count, device=clean.logits.device) + 0.5) / count
+        self.clean.copy_(torch.quantile(self._numbers(clean), levels, dim=0).T)
+
+    def forward(self, evidence: Evidence) -> Tensor:
+        lower = torch.searchsorted(self.clean, self._numbers(evidence).T.contiguous())  # (numbers, B)
+        count = self.settings.quantiles
+        share = (1 + count - lower) / (1 + count)
+        return -share.log().sum(0)
+
+    def _numbers(self, evidence: Evidence) -> Tensor:
+        """(B, numbers), each higher for what is less usual."""
+        shape = EvidenceShape.of(evidence)
+        numbers = [
+            doubt(evidence, self.settings.margin_share),
+            self.stability(evidence.channels[:, -shape.stability :]),
+            self.classes(self._first(evidence, shape)),
+        ]
+        if shape.witness:
+            numbers.append(evidence.channels[:, shape.disagreement][:, DIVERGENCE])
+        return torch.stack(numbers, dim=1)
+
+    def _first(self, evidence: Evidence, shape: EvidenceShape) -> Tensor:
+        return evidence.class_features[:, : self.settings.first_candidates, : shape.own_features].flatten(1)
+
+
+def doubt(evidence: Evidence, margin_share: float) -> Tensor:
+    """(B,) −P(witness) − margin_share · margin of probabilities; without a witness the margin alone.
+
+    P(witness) is the witness's mean probability of the predicted class on the image and on its mirror image, noisy
+    or not.
+    """
+    first, second = evidence.logits.softmax(1).topk(2).values.unbind(1)
+    shape = EvidenceShape.of(evidence)
+    if not shape.witness:
+        return second - first
+    witness = evidence.class_features[:, 0, shape.own_features :][:, :2].exp().mean(1)
+    return -witness - margin_share * (first - second)

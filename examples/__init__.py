@@ -1,0 +1,1 @@
+"""Worked examples: recipe, configuration and what to expect, one folder each."""

@@ -1,0 +1,1 @@
+"""The embedded detector: its classifier, and the configuration it is trained with."""

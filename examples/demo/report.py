@@ -1,0 +1,211 @@
+"""What the demonstration shows: answers in; terminal tables, demo.png and demo.html out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+
+import numpy as np
+from heatward import Verdict
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from detector.text import printable
+from examples.demo.images import CLEAN, Case
+from training.evaluation.examples import pixels
+from training.evaluation.pictures import Row, draw_rows, png
+from training.evaluation.report import cards, html_table, page, picture
+from training.shards import write_file
+
+__all__ = ["Answer", "Total", "latency_ms", "picture_rows", "show", "totals", "write_report"]
+
+TITLE = "What the classifier looked at gives the attack away"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What was sent, what came back, and how long that took."""
+
+    case: Case
+    verdict: Verdict
+    latency_ms: float
+
+    @property
+    def counts(self) -> bool:
+        """Attacks that did not change the prediction are shown but not counted."""
+        return self.case.worked or not self.case.attacked
+
+    @property
+    def recovered(self) -> str:
+        return self.verdict.recovered[0].name if self.verdict.recovered else ""
+
+
+@dataclass(frozen=True)
+class Total:
+    """Counts of one kind."""
+
+    kind: str
+    attacked: bool
+    sent: int
+    worked: int  # = sent where nothing was attacked
+    flagged: int  # of those that worked
+    recovered: int  # of those flagged
+
+
+def totals(answers: Sequence[Answer]) -> list[Total]:
+    """One line a kind, in the order in which kinds were sent."""
+    lines = []
+    for kind in dict.fromkeys(answer.case.kind for answer in answers):
+        sent = [answer for answer in answers if answer.case.kind == kind]
+        counted = [answer for answer in sent if answer.counts]
+        flagged = [answer for answer in counted if answer.verdict.attacked]
+        recovered = sum(answer.recovered == answer.case.origin for answer in flagged)
+        lines.append(Total(kind, sent[0].case.attacked, len(sent), len(counted), len(flagged), recovered))
+    return lines
+
+
+def latency_ms(answers: Sequence[Answer]) -> dict[str, float]:
+    """Percentiles over all calls."""
+    times = np.array([answer.latency_ms for answer in answers])
+    return {f"p{at}": float(np.percentile(times, at)) for at in (50, 90, 99)}
+
+
+def show(answers: Sequence[Answer], console: Console, *, rate: float, photographs: int) -> None:
+    """Print the first photographs' answers, the totals and the latency."""
+    names = list(dict.fromkeys(answer.case.photograph.name for answer in answers))
+    table = _table(f"The first {min(photographs, len(names))} photographs of {len(names)} (all are in demo.html)")
+    for column in ("#", "sent as", "truth", "prediction", "verdict", "p-value", "was before"):
+        table.add_column(column, justify="right" if column == "p-value" else "left", no_wrap=True)
+    for number, name in enumerate(names[:photographs], 1):
+        for answer in (answer for answer in answers if answer.case.photograph.name == name):
+            style = {"ATTACKED": "bold red", "no attack": "green"}.get(_verdict(answer), "yellow")
+            _, *row = map(Text, _cells(answer))  # names are no markup
+            row[3].style = style
+            table.add_row(f"{number}" if answer.case.kind == CLEAN else "", *row)
+        table.add_section()
+    console.print(table)
+
+    table = _table(f"All {len(answers)} images, at {rate:.0%} false positives")
+    for column in ("sent as", "fooled the classifier", "flagged", "label recovered"):
+        table.add_column(column, justify="left" if column == "sent as" else "right")
+    for total in totals(answers):
+        worked = f"{total.worked}/{total.sent}" if total.attacked else "–"
+        recovered = f"{total.recovered}/{total.flagged}" if total.attacked else "–"
+        color = "red" if total.attacked else "green"
+        table.add_row(total.kind, worked, f"[{color}]{total.flagged}/{total.worked}[/]", recovered)
+    console.print(table)
+    times = ", ".join(f"{name} {value:.0f} ms" for name, value in latency_ms(answers).items())
+    console.print(f"One gRPC call, image to verdict: {times}", highlight=False)
+
+
+def picture_rows(answers: Sequence[Answer]) -> list[Row]:
+    """One row a kind: the first rightly classified photograph that it fooled, each time another one."""
+    clean = {answer.case.photograph.name: answer for answer in answers if answer.case.kind == CLEAN}
+    used: set[str] = set()
+    rows = []
+    kinds = [total for total in totals(answers) if total.kind != CLEAN]
+    for total in sorted(kinds, key=lambda total: not total.attacked):  # attacks first, noise last
+        fits = [a for a in answers if a.case.kind == total.kind and a.counts and a.case.photograph.name in clean]
+        fits.sort(key=lambda a: a.case.photograph.truth not in ("", a.case.origin))  # rightly classified ones first
+        chosen = next((answer for answer in fits if answer.case.photograph.name not in used), fits[0] if fits else None)
+        if chosen is not None:
+            used.add(chosen.case.photograph.name)
+            rows.append(_row(clean[chosen.case.photograph.name], chosen))
+    return rows
+
+
+def write_report(folder: Path, answers: Sequence[Answer], *, rate: float) -> None:
+    """Write demo.png and demo.html."""
+    note = f"The first rightly classified photograph that each attack fooled. Flagged when p ≤ {rate:g}."
+    image = png(draw_rows(picture_rows(answers), title=TITLE, note=note), dpi=120)
+    write_file(folder / "demo.png", image)
+    lines = totals(answers)
+    attacks = [line for line in lines if line.attacked]
+    others = [line for line in lines if not line.attacked]
+    flagged, worked = sum(line.flagged for line in attacks), sum(line.worked for line in attacks)
+    body = [
+        f"<h1>{escape(TITLE)}</h1>",
+        "<p>Photographs were attacked here and now, sent as PNG files to a running heatward server, and judged by "
+        f"what the classifier looks at. An image is flagged when its p-value is at most {rate:g}.</p>",
+        cards(
+            [
+                (f"{flagged}/{worked}", "attacks flagged"),
+                (f"{sum(line.recovered for line in attacks)}/{flagged}", "labels recovered, of those flagged"),
+                (f"{sum(o.flagged for o in others)}/{sum(o.worked for o in others)}", "false alarms"),
+                (f"{latency_ms(answers)['p50']:.0f} ms", "one call, median"),
+            ]
+        ),
+        picture(image, "clean and attacked photographs with heatmaps and verdicts"),
+        "<h2>Totals</h2>",
+        html_table(
+            ["sent as", "fooled the classifier", "flagged", "label recovered, of flagged"],
+            [
+                [
+                    line.kind,
+                    f"{line.worked}/{line.sent}" if line.attacked else "–",
+                    f"{line.flagged}/{line.worked}",
+                    f"{line.recovered}/{line.flagged}" if line.attacked else "–",
+                ]
+                for line in lines
+            ],
+        ),
+        "<h2>Every image</h2>",
+        html_table(
+            ["image", "sent as", "truth", "prediction", "verdict", "p-value", "before the attack", "ms"],
+            [[*_cells(answer), f"{answer.latency_ms:.0f}"] for answer in answers],
+        ),
+    ]
+    write_file(folder / "demo.html", page("heatward demo", "\n".join(body)).encode())
+
+
+def _table(title: str) -> Table:
+    """A light table that fits 80 columns."""
+    return Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, padding=0, pad_edge=False)
+
+
+def _verdict(answer: Answer) -> str:
+    if answer.case.attacked and not answer.case.worked:
+        return "no effect" if not answer.verdict.attacked else "flagged"
+    if answer.verdict.attacked:
+        return "ATTACKED" if answer.case.attacked else "false alarm"
+    return "missed" if answer.case.attacked else "no attack"
+
+
+def _cells(answer: Answer) -> list[str]:
+    """Image, kind, truth, prediction, verdict, p-value, recovered label."""
+    case, verdict = answer.case, answer.verdict
+    recovered = ""
+    if case.worked and verdict.attacked:
+        recovered = f"{answer.recovered} {'✓' if answer.recovered == case.origin else '✗'}"
+    seen = f"{verdict.predicted.name} {verdict.predicted.probability:.0%}"
+    photo = case.photograph
+    said = [photo.name, case.kind, photo.truth or "?", seen, _verdict(answer), f"{verdict.p_value:.4f}", recovered]
+    return [printable(text) for text in said]
+
+
+def _row(clean: Answer, sent: Answer) -> Row:
+    return Row(
+        title=sent.case.kind,
+        clean=pixels(clean.case.pixels),
+        sent=pixels(sent.case.pixels),
+        heat_before=_heat(clean.verdict),
+        heat_after=_heat(sent.verdict),
+        label_before=clean.verdict.predicted.name,
+        label_after=sent.verdict.predicted.name,
+        probability_before=clean.verdict.predicted.probability,
+        probability_after=sent.verdict.predicted.probability,
+        flagged=sent.verdict.attacked,
+        p_value=sent.verdict.p_value,
+        attacked=sent.case.attacked,
+        recovered=sent.recovered,
+    )
+
+
+def _heat(verdict: Verdict) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
+    if verdict.heatmap is None:
+        return np.zeros((1, 1), dtype=np.float32)
+    return np.asarray(verdict.heatmap.to_numpy(), dtype=np.float32)

@@ -1,0 +1,1 @@
+"""A thousand classes and few photographs: from a zip to a bundle."""

@@ -1,1 +1,0 @@
-"""Which detectors are loaded: reload, versions, canary, shadow."""

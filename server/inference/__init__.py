@@ -1,0 +1,1 @@
+"""The way of an image: admission, queue, batches, engines."""

@@ -1,0 +1,1 @@
+"""Which detectors are loaded: the registry of versions, and reload."""

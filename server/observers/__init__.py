@@ -1,0 +1,1 @@
+"""Who looks on: metrics, traces, logs, drift, the shadow."""

@@ -1,0 +1,110 @@
+"""Calls and images → **OpenTelemetry spans**, sent to a collector over OTLP/gRPC.
+
+    the call, child of the caller's span (W3C `traceparent` in its metadata)
+    └── image: verdict or status, effort, batch size
+        └── decode ─▶ queue ─▶ compute
+
+Names follow OpenTelemetry's semantic conventions for gRPC. A span never holds anything of an image. Sampling, headers
+and certificates are set by the standard's `OTEL_…` variables.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+
+import grpc
+from heatward.v1 import detection_pb2 as pb
+from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.trace import Span, SpanKind, StatusCode, Tracer, format_trace_id, set_span_in_context
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+from server.observers.traces import Trace, Traces
+
+__all__ = ["OtelTraces", "provider"]
+
+NS_PER_MS = 1_000_000
+EXPORT_S = 3  # the end of the server waits that long for a collector that is away
+FAULTS = frozenset({"UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"})
+"""Status codes that are errors of a server; the others are its caller's."""
+
+
+class OtelTraces(Traces):
+    """Makes spans of calls and their images.
+
+    Args:
+        provider: OpenTelemetry's; closed with this.
+    """
+
+    def __init__(self, provider: TracerProvider) -> None:
+        self._provider = provider
+        self._tracer = provider.get_tracer("heatward")
+        self._parent = TraceContextTextMapPropagator().extract
+
+    def begin(self, method: str, context: grpc.aio.ServicerContext, request_id: str) -> Trace:
+        headers = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
+        attributes = {"rpc.system.name": "grpc", "rpc.method": method, "heatward.request_id": request_id}
+        span = self._tracer.start_span(method, self._parent(headers), SpanKind.SERVER, attributes)
+        return _OtelTrace(self._tracer, span)
+
+    def close(self) -> None:
+        self._provider.shutdown()
+
+
+class _OtelTrace(Trace):
+    def __init__(self, tracer: Tracer, span: Span) -> None:
+        self._tracer = tracer
+        self._span = span
+        self._inside = set_span_in_context(span)
+        self.trace_id = format_trace_id(span.get_span_context().trace_id)
+
+    def image(self, verdict: pb.Verdict) -> None:
+        if not self._span.is_recording():  # not sampled
+            return
+        timings, end_ns = verdict.timings, time.time_ns()
+        attributes: dict[str, str | int] = {
+            "heatward.verdict": "attacked" if verdict.attacked else "clean",
+            "heatward.effort": "thorough" if verdict.effort == pb.EFFORT_THOROUGH else "fast",
+            "heatward.batch_size": timings.batch_size,
+            "heatward.detector_version": verdict.detector_version,
+        }
+        start_ns = end_ns - round(timings.total_ms * NS_PER_MS)
+        span = self._tracer.start_span("image", self._inside, attributes=attributes, start_time=start_ns)
+        inside = set_span_in_context(span)
+        for part, ms in (
+            ("decode", timings.decode_ms),
+            ("queue", timings.queue_ms),
+            ("compute", timings.compute_ms),
+        ):  # laid end to end; what is left is the wait for a decoding thread, and the delivery
+            child = self._tracer.start_span(part, inside, start_time=start_ns)
+            start_ns += round(ms * NS_PER_MS)
+            child.end(start_ns)
+        span.end(end_ns)
+
+    def failed_image(self, seconds: float, code: str) -> None:
+        end_ns = time.time_ns()
+        span = self._tracer.start_span("image", self._inside, start_time=end_ns - round(seconds * 1e9))
+        _end(span, code, end_ns)
+
+    def end(self, code: str) -> None:
+        _end(self._span, code)
+
+
+def provider(endpoint: str) -> TracerProvider:
+    """Sends spans to this collector, in batches, from a thread of its own."""
+    resource = Resource.create({"service.name": os.environ.get("OTEL_SERVICE_NAME", "heatward")})
+    made = TracerProvider(resource=resource, shutdown_on_exit=False)
+    timeout_s = float(os.environ.get("OTEL_EXPORTER_OTLP_TIMEOUT", EXPORT_S))
+    made.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint, timeout=timeout_s)))
+    return made
+
+
+def _end(span: Span, code: str, end_ns: int | None = None) -> None:
+    span.set_attribute("rpc.response.status_code", code)
+    if code in FAULTS:
+        span.set_attribute("error.type", code)
+        span.set_status(StatusCode.ERROR)
+    span.end(end_ns)

@@ -1,0 +1,1 @@
+"""What is spoken: messages in, requests to the pipeline out; results in, messages out."""

@@ -1,0 +1,1 @@
+"""heatward.v1.DetectionService."""

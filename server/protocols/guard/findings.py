@@ -1,0 +1,165 @@
+"""What the guard found in the images of one call, and what it makes of upstream's answer.
+
+findings → **parameters** that are added to the answer, **an error** in place of it, or **other labels** in its output.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from heatward.inference import grpc_service_pb2 as kserve
+from heatward.v1 import detection_pb2 as pb
+from numpy.typing import NDArray
+
+from server.errors import AdversarialInputError, ServiceError, UnjudgedError
+from server.protocols.kserve.tensors import CONTENTS, DTYPES
+
+__all__ = ["Finding", "annotation", "corrected", "rejection", "unjudged"]
+
+PREFIX = "heatward_"
+LISTED = 32
+"""Most images that an error names: it travels in a header, and clients take no more than 8 KiB of those."""
+KINDS: dict[type, str] = {str: "string_param", float: "double_param", int: "int64_param"}
+NUMBERS = DTYPES.keys() - {"BOOL", "BF16", "BYTES"}
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Of one image."""
+
+    verdict: pb.Verdict | None
+    """None: it could not be judged."""
+    reason: str = ""
+    """Why there is no verdict, or why it could not be acted on."""
+
+    @property
+    def attacked(self) -> bool:
+        return self.verdict is not None and self.verdict.attacked
+
+    @property
+    def word(self) -> str:
+        return "unknown" if self.verdict is None else "attacked" if self.verdict.attacked else "clean"
+
+    @property
+    def p_value(self) -> float | None:
+        return None if self.verdict is None else self.verdict.p_value
+
+    @property
+    def recovered(self) -> pb.Label | None:
+        """The best estimate of what an attacked image showed before."""
+        return self.verdict.recovered[0] if self.verdict and self.attacked and self.verdict.recovered else None
+
+    @property
+    def corrected(self) -> pb.Label | None:
+        """The label to go on with where an image is flagged: of all flagged images, it is right for more of them."""
+        return self.verdict.corrected if self.verdict and self.attacked else None
+
+    @property
+    def replacement(self) -> pb.Label | None:
+        """`corrected`, unless it confirms the prediction: then upstream's answer stands."""
+        kept = self.corrected is None or self.verdict is None or self.corrected.index == self.verdict.predicted.index
+        return None if kept else self.corrected
+
+
+def annotation(findings: Sequence[Finding]) -> bytes:
+    """A `ModelInferResponse` with nothing but our parameters: put behind another's bytes, it adds them to its own.
+
+    One image: plain values. More: JSON lists of as many, null where an image has none. Left out where all are null.
+    """
+    columns: dict[str, list[Any]] = {
+        "verdict": [each.word for each in findings],
+        "p_value": [each.p_value for each in findings],
+        "recovered_label": [each.recovered and (each.recovered.name or str(each.recovered.index)) for each in findings],
+        "recovered_index": [each.recovered and each.recovered.index for each in findings],
+        "corrected_label": [each.corrected and (each.corrected.name or str(each.corrected.index)) for each in findings],
+        "corrected_index": [each.corrected and each.corrected.index for each in findings],
+        "reason": [each.reason or None for each in findings],
+    }
+    response = kserve.ModelInferResponse()
+    for name, column in columns.items():
+        if any(value is not None for value in column):
+            value = column[0] if len(column) == 1 else json.dumps(column)
+            setattr(response.parameters[PREFIX + name], KINDS[type(value)], value)
+    return response.SerializeToString()
+
+
+def rejection(findings: Sequence[Finding]) -> AdversarialInputError:
+    """The error for a call with attacked images; its metadata lists the first of them, separated by commas."""
+    found = [(place, each) for place, each in enumerate(findings) if each.attacked]
+    message = f"{len(found)} of {len(findings)} images attacked, the first at index {found[0][0]}"
+    found = found[:LISTED]
+    return AdversarialInputError(
+        message,
+        index=",".join(str(place) for place, _ in found),
+        p_value=",".join(f"{each.p_value:.6g}" for _, each in found),
+        recovered_index=",".join(str(each.recovered.index) if each.recovered else "" for _, each in found),
+    )
+
+
+def unjudged(findings: Sequence[Finding]) -> UnjudgedError:
+    """The error for a call with images that have no verdict, or one that could not be acted on."""
+    failed = [(place, each.reason) for place, each in enumerate(findings) if each.reason]
+    return UnjudgedError(f"not judged: {failed[0][1]}", index=",".join(str(place) for place, _ in failed[:LISTED]))
+
+
+def corrected(answer: bytes, findings: Sequence[Finding], name: str | None) -> bytes:
+    """Puts corrected labels in the place of those of attacked images.
+
+    Integers, one for each image, are labels: overwritten. Floating-point numbers, K for each image, are scores: the
+    largest one and the corrected label's are exchanged. Where the corrected label is the predicted one, they stay.
+
+    Args:
+        answer: A `ModelInferResponse`.
+        findings: One for each image.
+        name: Of the output; None: the only one.
+
+    Raises:
+        ServiceError: There is no such output, or it is neither labels nor scores of these images.
+    """
+    response = kserve.ModelInferResponse.FromString(answer)
+    found = [place for place, tensor in enumerate(response.outputs) if name in (None, tensor.name)]
+    if len(found) != 1:
+        wanted = f"one output {name!r}" if name else "one output; which holds labels or scores? set upstream_output"
+        raise ServiceError(f"expected {wanted}, but upstream sent {[tensor.name for tensor in response.outputs]}")
+    tensor, raw = response.outputs[found[0]], response.raw_output_contents
+    what = f"output {tensor.name!r}, {tensor.datatype} of {list(tensor.shape)},"
+    if tensor.datatype not in NUMBERS or (len(raw) != len(response.outputs) if raw else tensor.datatype == "FP16"):
+        raise ServiceError(f"{what} holds no labels or scores that can be read")
+    dtype = np.dtype(DTYPES[tensor.datatype])
+    typed = None if raw else getattr(tensor.contents, CONTENTS[tensor.datatype])
+    came, count = (len(raw[found[0]]) / dtype.itemsize if typed is None else len(typed)), math.prod(tensor.shape)
+    if came != count:
+        raise ServiceError(f"{what} holds {came:g} elements")
+    values = np.frombuffer(raw[found[0]], dtype).copy() if typed is None else np.array(typed, dtype)
+    _correct(values, findings, what)
+    if typed is None:
+        raw[found[0]] = values.tobytes()
+    else:
+        typed[:] = values.tolist()
+    return response.SerializeToString()
+
+
+def _correct(values: NDArray[Any], findings: Sequence[Finding], what: str) -> None:
+    """Writes into `values`, (N,) labels or (N · K,) scores."""
+    per_image, rest = divmod(values.size, len(findings))
+    labels = values.dtype.kind in "iu" and per_image == 1
+    if rest or not (labels or (values.dtype.kind == "f" and per_image > 1)):
+        raise ServiceError(f"{what} holds neither labels nor scores: {values.size} elements for {len(findings)} images")
+    rows = values.reshape(len(findings), per_image)
+    classes = np.iinfo(values.dtype).max + 1 if labels else per_image
+    for row, finding in zip(rows, findings, strict=True):
+        if finding.replacement is None:
+            continue
+        index = finding.replacement.index
+        if index >= classes:
+            raise ServiceError(f"{what} has no class {index}: both models must number the same classes alike")
+        if labels:
+            row[0] = index
+        else:
+            top = int(row.argmax())
+            row[[top, index]] = row[[index, top]]

@@ -1,0 +1,239 @@
+"""Guard mode: heatward stands in front of a KServe v2 server, and the calls of one of its models are judged on the way.
+
+    request ─┬─▶ upstream ───────────────▶ answer ─┬─▶ annotate, reject or replace ─▶ answer
+             └─▶ images ─▶ judge ─▶ findings ──────┘
+
+Both ways at once, so a verdict costs the time by which it is later than the answer. Every other call passes as it came,
+byte for byte, but for those of our own model, which stays at hand under its name.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+import time
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import grpc
+from google.protobuf.message import DecodeError, Message
+from google.protobuf.message_factory import GetMessageClass
+from heatward.inference import grpc_service_pb2 as kserve
+from heatward.v1 import detection_pb2 as pb
+
+from server.config import ServerConfig
+from server.errors import RequestError, UnguardedError
+from server.inference.pipeline import Judge
+from server.observers.metrics import Metrics
+from server.protocols.guard.findings import Finding, annotation, corrected, rejection, unjudged
+from server.protocols.guard.images import images_of
+from server.protocols.guard.upstream import Upstream
+from server.protocols.kserve.model import NAME
+from server.protocols.kserve.service import InferenceService
+from server.transport.calls import Call, Calls
+from server.transport.parts import most_parts, refuse_crowds
+from server.transport.status import to_status
+from server.transport.streams import Streams
+
+__all__ = ["Guard"]
+
+log = logging.getLogger("heatward.guard")
+
+STREAM = "ModelStreamInfer"
+SERVICE = kserve.DESCRIPTOR.services_by_name["GRPCInferenceService"]
+REQUESTS: dict[str, type[Message]] = {
+    method.name: GetMessageClass(method.input_type)
+    for method in SERVICE.methods  # of a descriptor pool of their own
+}
+UPSTREAMS = {
+    *("RepositoryIndex", "RepositoryModelLoad", "RepositoryModelUnload", "TraceSetting", "LogSettings"),
+    *("SystemSharedMemoryStatus", "SystemSharedMemoryRegister", "SystemSharedMemoryUnregister"),
+    *("CudaSharedMemoryStatus", "CudaSharedMemoryRegister", "CudaSharedMemoryUnregister"),
+}
+"""Triton's other methods. One that is not known here might carry images past the guard: UNIMPLEMENTED."""
+LONGEST_MARGIN_S = 0.05
+LONGEST_REASON = 400
+
+
+class Guard(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc ships no types
+    """The methods of `GRPCInferenceService`, those that only upstream serves among them.
+
+    Args:
+        config: What is guarded, and how.
+        judge: Gives the verdicts.
+        calls: Counts the calls.
+        metrics: Counts the outcomes.
+        own: Serves our own model.
+        upstream: The server behind.
+        streams: Brings streams to their end where the server drains.
+    """
+
+    def __init__(
+        self,
+        config: ServerConfig,
+        judge: Judge,
+        calls: Calls,
+        metrics: Metrics,
+        own: InferenceService,
+        upstream: Upstream,
+        streams: Streams,
+    ) -> None:
+        self._config = config
+        self._judge = judge
+        self._calls = calls
+        self._metrics = metrics
+        self._own = own
+        self._upstream = upstream
+        self._streams = streams
+        self._closed = (config.guard_failure or ("open" if config.guard_policy == "annotate" else "closed")) == "closed"
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:
+        service, _, method = handler_call_details.method.removeprefix("/").rpartition("/")
+        if service != SERVICE.full_name:
+            return None
+        if method == STREAM:
+            return grpc.stream_stream_rpc_method_handler(self._stream)
+        if method not in REQUESTS and method not in UPSTREAMS:
+            return None
+        return grpc.unary_unary_rpc_method_handler(functools.partial(self._unary, method))
+
+    async def _unary(self, method: str, data: bytes, context: grpc.aio.ServicerContext) -> bytes:
+        request: Any = None
+        if method in REQUESTS:
+            try:
+                request = _parsed(REQUESTS[method], data, most_parts(self._config.images_per_call))
+            except RequestError as error:
+                async with self._calls.call(method, context):
+                    raise error
+        if method == "ServerReady":
+            return await self._server_ready(request, data, context)
+        model = getattr(request, "model_name", None) or getattr(request, "name", None)
+        if model == self._config.upstream_model and method == "ModelInfer":
+            return await self._guarded(request, data, context)
+        if method == "ServerLive" or (model == NAME and model != self._config.upstream_model):
+            answer: bytes = (await getattr(self._own, method)(request, context)).SerializeToString()
+            return answer
+        async with self._calls.call(method, context):
+            answer = await self._upstream.unary(_path(method), data, context)
+        return answer
+
+    async def _server_ready(
+        self, request: kserve.ServerReadyRequest, data: bytes, context: grpc.aio.ServicerContext
+    ) -> bytes:
+        """Ready are we where upstream is, too."""
+        own = await self._own.ServerReady(request, context)
+        if own.ready:
+            try:
+                return await self._upstream.unary(_path("ServerReady"), data, context)
+            except grpc.aio.AioRpcError as error:
+                log.info("upstream is not ready", extra={"code": error.code().name, "reason": error.details()})
+        return kserve.ServerReadyResponse(ready=False).SerializeToString()
+
+    async def _stream(self, requests: AsyncIterator[bytes], context: grpc.aio.ServicerContext) -> None:
+        async with self._calls.call(STREAM, context):
+            if self._config.guard_streams == "refuse":
+                raise UnguardedError(
+                    f"{STREAM} is not judged and would reach {self._config.upstream_model} past the guard: use "
+                    "ModelInfer, or have the operator set guard_streams to pass"
+                )
+            with self._streams.reading(requests, lambda: False, len) as messages:
+                await self._upstream.stream(_path(STREAM), messages, context)
+
+    async def _guarded(
+        self, request: kserve.ModelInferRequest, data: bytes, context: grpc.aio.ServicerContext
+    ) -> bytes:
+        async with self._calls.call("ModelInfer", context, request.id) as call:
+            judging = asyncio.ensure_future(self._findings(request, _earlier(call)))
+            try:
+                answer = await self._upstream.unary(_path("ModelInfer"), data, context)
+                findings = await self._in_time(judging)
+            except grpc.aio.AioRpcError:
+                self._metrics.guarded(self._config.guard_policy, "upstream_error")
+                raise
+            finally:
+                judging.cancel()
+            answer = self._act(answer, findings, call)
+        return answer
+
+    async def _findings(self, request: kserve.ModelInferRequest, call: Call) -> list[Finding]:
+        """One for each image; a single one that says why where the images cannot be read."""
+        window = asyncio.Semaphore(self._config.in_flight_per_call)
+
+        async def one(place: int) -> Finding:
+            async with window:
+                try:
+                    asked = pb.DetectRequest(image=await asyncio.to_thread(images.at, place))
+                    return Finding(await self._judge.verdict(asked, f"images[{place}].", call))
+                except Exception as error:
+                    return Finding(None, _why(error, call))
+
+        try:
+            images = await asyncio.to_thread(images_of, request, self._config)
+        except Exception as error:
+            return [Finding(None, _why(error, call))]
+        call.unanswered.images = images.count
+        return await asyncio.gather(*(one(place) for place in range(images.count)))
+
+    async def _in_time(self, judging: asyncio.Future[list[Finding]]) -> list[Finding]:
+        limit_ms = self._config.guard_timeout_ms
+        try:
+            return await asyncio.wait_for(judging, None if limit_ms is None else limit_ms / 1e3)
+        except TimeoutError:
+            return [Finding(None, f"no verdict within {limit_ms} ms after upstream's answer (guard_timeout_ms)")]
+
+    def _act(self, answer: bytes, findings: Sequence[Finding], call: Call) -> bytes:
+        """The answer that the policy makes of upstream's.
+
+        Raises:
+            AdversarialInputError: An image is attacked, and the policy is to reject.
+            UnjudgedError: There is no verdict, or it could not be acted on, and the guard fails closed.
+        """
+        policy = self._config.guard_policy
+        found = any(each.attacked for each in findings)
+        if found and policy == "replace":
+            try:
+                answer = corrected(answer, findings, self._config.upstream_output)
+            except Exception as error:
+                why = _why(error, call)
+                findings = [replace(each, reason=why) if each.attacked else each for each in findings]
+        reason = next((each.reason for each in findings if each.reason), "")
+        if found and (policy == "reject" or not reason):
+            outcome = "attacked"
+        elif reason:
+            outcome = "failed_closed" if self._closed else "failed_open"
+        else:
+            outcome = "clean"
+        self._metrics.guarded(policy, outcome)
+        log.info("guarded", extra={"outcome": outcome, "reason": reason})
+        if found and policy == "reject":
+            raise rejection(findings)
+        if reason and self._closed:
+            raise unjudged(findings)
+        return answer + annotation(findings)
+
+
+def _parsed(kind: type[Message], data: bytes, most: int) -> Message:
+    refuse_crowds(kind.FromString, data, most)
+    try:
+        return kind.FromString(data)
+    except DecodeError:
+        raise RequestError("", f"not a {kind.DESCRIPTOR.name} of KServe v2") from None
+
+
+def _path(method: str) -> str:
+    return f"/{SERVICE.full_name}/{method}"
+
+
+def _why(error: Exception, call: Call) -> str:
+    """In few words, though names in it are the caller's: it goes into logs and headers."""
+    return str(to_status(error, call.request_id).message)[:LONGEST_REASON]
+
+
+def _earlier(call: Call) -> Call:
+    """The call with a little less time, so that an answer whose verdict is late still arrives."""
+    if call.deadline_s is None:
+        return call
+    left_s = max(0.0, call.deadline_s - time.monotonic())
+    return replace(call, deadline_s=call.deadline_s - min(LONGEST_MARGIN_S, left_s / 10))

@@ -1,1 +1,0 @@
-"""What the server shows of itself: metrics, drift, traces, logs."""

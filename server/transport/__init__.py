@@ -1,0 +1,1 @@
+"""gRPC itself: connections, messages, calls with their statuses, streams, health, reflection."""

@@ -1,0 +1,187 @@
+"""Which images show the same photograph: images in, groups of copies out.
+
+Copies have the same pixels once decoded, whatever their files are called and however they are packed. Near copies, if
+asked for, were saved again, scaled or slightly cropped: their difference hashes (N. Krawetz, "Kind of Like That", 2013:
+is each of 8×8 cells brighter than its right neighbour?) differ in few bits, and their mean colours in little.
+What was decoded is remembered in a file, so that a job that goes on decodes nothing again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from detector.cpus import available_cpus
+from detector.errors import DataError
+from training.progress import Progress
+from training.shards import write_file
+from training.data.sources import Item, Source
+
+__all__ = ["Copies", "Memory", "divide", "groups_of", "sign"]
+
+Signature = tuple[str, str, tuple[int, int, int]]
+"""Digest of the pixels, difference hash (16 hex digits), mean colour."""
+UNREADABLE: Signature = ("", "", (0, 0, 0))
+MOST_COLOUR = 12  # near copies differ by no more in any channel's mean, of 255
+ROWS_AT_ONCE, IMAGES_AT_ONCE = 1024, 64
+
+
+def sign(source: Source, position: int) -> Signature:
+    """The signature of one image; `UNREADABLE` where it cannot be decoded."""
+    try:
+        pixels = source.pixels(position)
+    except DataError:
+        return UNREADABLE
+    digest = hashlib.blake2b(repr(pixels.shape).encode(), digest_size=16)
+    digest.update(np.ascontiguousarray(pixels).data)
+    grey = np.asarray(Image.fromarray(pixels).convert("L").resize((9, 8), Image.Resampling.BOX), dtype=np.int16)
+    bits = np.packbits(grey[:, :-1] > grey[:, 1:])
+    red, green, blue = pixels.reshape(-1, 3).mean(0).round().astype(int).tolist()
+    return digest.hexdigest(), bits.tobytes().hex(), (red, green, blue)
+
+
+class Memory:
+    """Signatures by what an image is (its place, size and time), kept in a file; None keeps nothing."""
+
+    def __init__(self, path: Path | None) -> None:
+        self.path = path
+        self.known: dict[str, Signature] = {}
+        try:
+            stored = json.loads(path.read_text(encoding="utf-8")) if path else {}
+            self.known = {key: (digest, bits, tuple(colour)) for key, (digest, bits, colour) in stored.items()}
+        except (OSError, ValueError, TypeError, AttributeError):  # none yet, or damaged: looked at again
+            pass
+
+    def signatures(self, source: Source, positions: Sequence[int], advance: Callable[[int], None]) -> list[Signature]:
+        """One signature a position; what is not known yet is decoded, in as many threads as there are processors."""
+        keys = [source.version(position) for position in positions]
+        new = [at for at, key in enumerate(keys) if key not in self.known]
+        advance(len(keys) - len(new))
+        with ThreadPoolExecutor(available_cpus()) as threads:
+            for start in range(0, len(new), IMAGES_AT_ONCE):  # what an interruption waits for
+                some = new[start : start + IMAGES_AT_ONCE]
+                signed = threads.map(lambda at: sign(source, positions[at]), some)
+                self.known.update(zip((keys[at] for at in some), signed, strict=True))
+                advance(len(some))
+        return [self.known[key] for key in keys]
+
+    def store(self) -> None:
+        """Write the file, whole or not at all."""
+        if self.path is not None:
+            kept = {key: signature for key, signature in self.known.items() if signature != UNREADABLE}
+            write_file(self.path, json.dumps(kept, separators=(",", ":")).encode())
+
+
+@dataclass(frozen=True)
+class Copies:
+    """Which source images (by id) show the same photograph, and which cannot be decoded."""
+
+    group: Mapping[int, int]
+    unreadable: frozenset[int]
+
+    @classmethod
+    def among(
+        cls, parts: Sequence[tuple[Source, Sequence[Item]]], near: int, progress: Progress, memory: Path | None
+    ) -> Copies:
+        """Look at every image once.
+
+        Args:
+            parts: Sources, and which of their images to look at.
+            near: Bits by which difference hashes of copies may differ; 0: only the same pixels are copies.
+            progress: Told of images, and of photographs under several classes.
+            memory: A file that remembers what was seen; None: nothing is remembered.
+        """
+        items = [item for _, some in parts for item in some]
+        remembered, signatures = Memory(memory), []
+        try:
+            with progress.task("look for copies", total=len(items)) as advance:
+                for source, some in parts:
+                    signatures += remembered.signatures(source, [item.position for item in some], advance)
+        finally:
+            remembered.store()
+        groups = groups_of(signatures, near)
+        copies = cls(
+            {item.index: group for item, group in zip(items, groups, strict=True)},
+            frozenset(item.index for item, each in zip(items, signatures, strict=True) if each == UNREADABLE),
+        )
+        if torn := copies._torn(items):
+            names = " and ".join(item.name for item in torn[0])
+            progress.note(f"images: {len(torn)} photographs lie in several classes, as copies: {names}, …")
+        return copies
+
+    def count(self, items: Sequence[Item]) -> int:
+        """How many are copies of another one among them."""
+        return len(items) - len({self.group[item.index] for item in items})
+
+    def _torn(self, items: Sequence[Item]) -> list[list[Item]]:
+        """Of each photograph under several classes one image a class."""
+        classes: dict[int, dict[int, Item]] = {}
+        for item in items:
+            classes.setdefault(self.group[item.index], {}).setdefault(item.truth, item)
+        return [list(each.values()) for each in classes.values() if len(each) > 1]
+
+
+def divide(groups: Sequence[int], room: Mapping[str, int]) -> list[str]:
+    """Which split each image goes to: the first with room for it and its copies; `fit` takes what fits nowhere.
+
+    Args:
+        groups: The group of each image, in order.
+        room: Split → how many images it takes. Without copies each split gets exactly so many, in this order.
+    """
+    sizes, left, home = Counter(groups), dict(room), {}
+    for group in dict.fromkeys(groups):
+        home[group] = next((split for split, count in left.items() if count >= sizes[group]), "fit")
+        left[home[group]] -= sizes[group]
+    return [home[group] for group in groups]
+
+
+def groups_of(signatures: Sequence[Signature], near: int) -> list[int]:
+    """A number for each image, the same for copies: the place of the group's first image.
+
+    Args:
+        signatures: Those of all images.
+        near: Bits by which difference hashes of copies may differ; 0: only the same pixels are copies.
+    """
+    parent = list(range(len(signatures)))
+
+    def root(at: int) -> int:
+        while parent[at] != at:
+            parent[at] = parent[parent[at]]
+            at = parent[at]
+        return at
+
+    first: dict[str, int] = {}
+    for at, (digest, _, _) in enumerate(signatures):
+        if digest:
+            parent[at] = first.setdefault(digest, at)
+    if near:
+        for one, other in _near_pairs(signatures, sorted(first.values()), near):
+            low, high = sorted((root(one), root(other)))
+            parent[high] = low
+    return [root(at) for at in range(len(signatures))]
+
+
+def _near_pairs(signatures: Sequence[Signature], chosen: Sequence[int], near: int) -> list[tuple[int, int]]:
+    """Pairs among `chosen` whose hashes and colours are close. Every pair is compared, in blocks of matrix products."""
+    if not chosen:
+        return []
+    places = np.array(chosen)
+    hashes = np.frombuffer(bytes.fromhex("".join(signatures[at][1] for at in chosen)), np.uint8).reshape(-1, 8)
+    signs: NDArray[np.float32] = np.unpackbits(hashes, axis=1).astype(np.float32) * 2 - 1  # (N, 64)
+    colours = np.array([signatures[at][2] for at in chosen])
+    pairs = []
+    for start in range(0, len(places), ROWS_AT_ONCE):
+        agreeing = signs[start : start + ROWS_AT_ONCE] @ signs[start:].T  # equal bits less differing ones
+        rows, columns = (found + start for found in np.nonzero(agreeing >= 64 - 2 * near))
+        alike = (np.abs(colours[rows] - colours[columns]).max(1) <= MOST_COLOUR) & (rows < columns)
+        pairs += list(zip(places[rows[alike]].tolist(), places[columns[alike]].tolist(), strict=True))
+    return pairs
