@@ -83,7 +83,7 @@ def test_alpha_is_composited_alike_in_strips(monkeypatch: pytest.MonkeyPatch) ->
     pixels = np.random.default_rng(0).integers(0, 256, (9, 7, 4), dtype=np.uint8)
     data = encoded(Image.fromarray(pixels))
     whole = decode(data)
-    monkeypatch.setattr("detector.images._STRIP_PIXELS", 14)
+    monkeypatch.setattr("detector.images.decoding._STRIP_PIXELS", 14)
     np.testing.assert_array_equal(decode(data), whole)
 
 

@@ -183,7 +183,7 @@ async def test_a_batch_is_split_by_the_servers_count(server: FakeServer, kind: s
 @both
 async def test_a_batch_is_split_by_the_servers_bytes(small: FakeServer, kind: str) -> None:
     assert kinds(await ask(kind, "batch", small.address, [bytes(300_000)] * 10)) == "v" * 10
-    assert small.detector.batches == [3, 3, 3, 1]
+    assert sorted(small.detector.batches) == [1, 3, 3, 3]  # two calls at a time: in any order
 
 
 @both
