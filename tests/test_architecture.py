@@ -22,7 +22,7 @@ DETECTOR = (
     {"heatmaps", "views", "testimony"},
     {"evidence", "calibration"},
     {"surprise"},
-    {"network", "second_look"},
+    {"network"},
     {"container", "bundle"},
     {"detector"},
 )
