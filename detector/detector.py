@@ -2,7 +2,6 @@
 
     images (B, 3, H, W) ─▶ evidence ─▶ heatmap networks ─▶ attack score ─▶ conformal p-value ─▶ Verdict
                                              └─▶ origin probabilities ─▶ recovered and corrected label
-    undecided images, where asked ─▶ learned masks ─▶ second look ─▶ p-value again ─▶ Verdict
 
 A detector belongs to one thread at a time: evidence observes the classifier through hooks that live for one call.
 """
@@ -10,9 +9,9 @@ A detector belongs to one thread at a time: evidence observes the classifier thr
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -22,12 +21,11 @@ from torch import Tensor
 
 from detector.bundle import Bundle, Manifest, load_bundle
 from detector.classifier import Classifier, load_classifier
-from detector.errors import BundleVersionError, CalibrationError, FingerprintMismatchError
+from detector.errors import BundleVersionError, FingerprintMismatchError
 from detector.evidence import EvidenceExtractor, EvidenceSettings
 from detector.images.batch import check_images
 from detector.scoring.calibration import Calibration
 from detector.scoring.network import EvidenceShape, HeatmapNetwork, NetworkSettings, score
-from detector.second_look import SecondLook, mask_features, rivals_of
 
 __all__ = ["Detector", "Verdict"]
 
@@ -55,8 +53,6 @@ class Verdict:
     """Over all images, attacked or not: the likeliest label and its probability. `label` where that is likelier."""
     heatmap: NDArray[np.float32]
     """(g, g): activation × gradient for the predicted class, signed, unscaled."""
-    effort: Literal["fast", "thorough"] = "fast"
-    """"thorough": the p-value is that of the second look, not of `attack_score`."""
 
 
 class Detector:
@@ -68,7 +64,6 @@ class Detector:
         networks: The ensemble, in eval mode.
         calibration: Attack scores of clean images.
         manifest: Of the bundle all this came from, if any.
-        second_look: Ranks undecided images again, if one was trained.
     """
 
     def __init__(
@@ -78,14 +73,12 @@ class Detector:
         networks: Sequence[HeatmapNetwork],
         calibration: Calibration,
         manifest: Manifest | None = None,
-        second_look: SecondLook | None = None,
     ) -> None:
         self.classifier = classifier
         self.extractor = extractor
         self.networks = tuple(networks)
         self.calibration = calibration
         self.manifest = manifest
-        self.second_look = second_look
 
     @classmethod
     def from_bundle(
@@ -128,13 +121,7 @@ class Detector:
             [network.to(device) for network in networks],
             Calibration.fit(bundle.calibration_scores),
             manifest,
-            SecondLook.from_tensors(bundle.second_look) if bundle.second_look is not None else None,
         )
-
-    @property
-    def thorough(self) -> bool:
-        """Whether `reconsider` is there."""
-        return self.second_look is not None
 
     def detect(self, images: Tensor) -> list[Verdict]:
         """Judge images (B, 3, H, W) in [0, 1], float32, of the classifier's input size, on any device.
@@ -167,41 +154,6 @@ class Detector:
                 heatmap=heatmaps[i].astype(np.float32),
             )
             for i in range(len(images))
-        ]
-
-    def undecided(self, verdict: Verdict) -> bool:
-        """Whether a second look may change this verdict: its p-value lies near the usual thresholds."""
-        return self.second_look is not None and self.second_look.undecided(verdict.p_value)
-
-    def reconsider(self, images: Tensor, verdicts: Sequence[Verdict]) -> list[Verdict]:
-        """Look at undecided images again, with learned masks: their p-values change, nothing else does.
-
-        It costs several times what `detect` does.
-
-        Args:
-            images: (B, 3, H, W) in [0, 1], on any device.
-            verdicts: What `detect` said of them; each `undecided`.
-
-        Raises:
-            CalibrationError: No second look was trained.
-            NonFiniteLogitsError: The classifier answered NaN or infinity.
-        """
-        if self.second_look is None:
-            raise CalibrationError("this detector has no second look: train one with images.splits.tune > 0")
-        labels = torch.tensor([verdict.label for verdict in verdicts])
-        recovered = torch.tensor([[label for label, _ in verdict.recovered] for verdict in verdicts])
-        features = mask_features(
-            self.classifier,
-            self.extractor.witness,
-            images.to(self.classifier.device),
-            labels,
-            rivals_of(labels, recovered),
-            torch.tensor([verdict.attack_score for verdict in verdicts], dtype=torch.float64),
-        )
-        p_values = self.second_look.p_value(self.second_look.score(features)).tolist()
-        return [
-            replace(verdict, p_value=p_value, effort="thorough")
-            for verdict, p_value in zip(verdicts, p_values, strict=True)
         ]
 
     def warm_up(self, sizes: Iterable[int]) -> None:

@@ -137,10 +137,7 @@ class App:
                 number,
                 device=devices[number],
                 threads=config.threads,
-                thorough_batch=config.thorough_batch,
-                thorough_queue=config.thorough_queue,
                 on_batch=self._on_batch,
-                on_second_look=self.metrics.second_look,
             ),
             threads=config.threads,
             max_batch=config.max_batch,
@@ -244,7 +241,6 @@ class App:
         started_s = time.monotonic()
         await self._health.enter_graceful_shutdown()
         self._streams.drain(started_s + grace_s / 2)
-        self.engines.hurry(started_s + grace_s)
         await self.calls.refuse_new(min(LAST_ARRIVALS_S, grace_s))
         stopping = asyncio.ensure_future(self._server.stop(2 * grace_s + CLOSE_S))  # longer than we let it
         await asyncio.wait({stopping}, timeout=started_s + grace_s - time.monotonic())

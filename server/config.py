@@ -20,7 +20,7 @@ from detector.cpus import available_cpus
 from detector.images import ImageLimits
 from server.addresses import without_brackets
 
-__all__ = ["PREFIX", "Effort", "ServerConfig"]
+__all__ = ["PREFIX", "ServerConfig"]
 
 PREFIX = "HEATWARD_SERVE_"
 DEVICE = re.compile(r"auto|cpu|cuda(:\d{1,4})?")
@@ -28,8 +28,6 @@ UPSTREAM = re.compile(r"(?!https?://)\S+")
 CPUS = available_cpus()
 MIB = 2**20
 INT32 = 2**31 - 1
-
-Effort = Literal["fast", "thorough"]
 
 
 def _split(value: object) -> object:
@@ -152,11 +150,6 @@ class ServerConfig(BaseSettings):
     in_flight_per_call: int = Field(64, ge=1, description="most images of one call worked on at once")
     images_per_call: int = Field(1024, ge=1, le=INT32, description="most images in one DetectBatch")
     default_deadline_s: float = Field(30.0, gt=0, description="deadline of a call that sends none")
-    effort: Effort = Field("fast", description="effort of a request that names none: fast, or thorough")
-    thorough_batch: int = Field(4, ge=1, description="most images in one second look; others wait while it runs")
-    thorough_queue: int = Field(
-        64, ge=0, description="most images waiting for a second look; one more is answered fast; 0: no second looks"
-    )
     drain_grace_s: float = Field(20.0, ge=0, description="after SIGTERM, how long work in flight may still take")
 
     false_positive_rate: float | None = Field(

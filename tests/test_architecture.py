@@ -23,7 +23,7 @@ DETECTOR = (
     {"heatmaps"},
     {"evidence"},
     {"scoring"},
-    {"bundle", "second_look"},
+    {"bundle"},
     {"detector"},
 )
 CONTRACTS = ("heatward.v1", "heatward.inference")

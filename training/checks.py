@@ -76,6 +76,7 @@ def check_classifier(job: Job) -> None:
     parts = [
         read_columns(path, ("truth", "origin"))
         for split in SPLITS
+        if len(job.splits[split])
         for path in list_shards(job.work, "attack", split, CLEAN)
     ]
     truth, prediction = (torch.cat([part[name] for part in parts]) for name in ("truth", "origin"))

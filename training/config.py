@@ -33,9 +33,9 @@ __all__ = [
 ]
 
 Split = Literal["fit", "calibrate", "test", "tune"]
-SPLITS: tuple[Split, ...] = ("fit", "calibrate", "test")  # those that have shards; "tune" is attacked where it is used
+SPLITS: tuple[Split, ...] = get_args(Split)
 CLEAN = "clean"
-Stage = Literal["attack", "attribute", "fit", "calibrate", "second-look", "evaluate", "bundle"]
+Stage = Literal["attack", "attribute", "fit", "calibrate", "evaluate", "bundle"]
 STAGES: tuple[Stage, ...] = get_args(Stage)
 
 
@@ -92,7 +92,8 @@ class Splits(Settings):
     test: int | float | None = None
     """For the evaluation. Default: all of `test_source`, or 0.2 of `source` when there is none."""
     tune: int | float = 0
-    """For the second look at undecided images (effort THOROUGH), from what the others leave. 0: train none."""
+    """Clean images held out, from what the others leave, for what is chosen after the fit: attacked and attributed like
+    the others, but nothing uses them yet."""
 
 
 class ImagesConfig(Settings):
@@ -140,7 +141,7 @@ class AttackSpec(Settings):
     `[low, high]` drawn from uniformly for each batch, or a list of three or more numbers to choose from."""
     train: bool = True
     """False: an unseen attack, made for the test split only."""
-    limit: int | dict[Literal["fit", "test"], int] | None = None
+    limit: int | dict[Literal["fit", "test", "tune"], int] | None = None
     """At most so many source images of each split."""
 
     @model_validator(mode="after")
@@ -154,12 +155,12 @@ class AttackSpec(Settings):
     @property
     def splits(self) -> tuple[Split, ...]:
         """Where this attack is made."""
-        return ("fit", "test") if self.train else ("test",)
+        return ("fit", "test", "tune") if self.train else ("test",)
 
     def limit_of(self, split: Split) -> int | None:
         """At most so many source images of this split; None = all."""
         if isinstance(self.limit, dict):
-            return {"fit": self.limit.get("fit"), "test": self.limit.get("test")}.get(split)
+            return next((limit for name, limit in self.limit.items() if name == split), None)
         return self.limit
 
 

@@ -1,4 +1,4 @@
-"""The stages of a training job, in order: attack → attribute → fit → calibrate → second look → evaluate → bundle.
+"""The stages of a training job, in order: attack → attribute → fit → calibrate → evaluate → bundle.
 
 Each stage reads what the one before wrote under the work folder, makes only what is missing or stale, and leaves either
 a whole file or none; so a job can be killed at any point and run again. The same configuration and seed give the same
@@ -25,7 +25,6 @@ from detector.errors import ConfigError, DataError, FingerprintMismatchError
 from detector.evidence import EvidenceExtractor, EvidenceSettings
 from detector.scoring.calibration import Calibration
 from detector.scoring.network import EvidenceShape, HeatmapNetwork, NetworkSettings, ensemble_weights
-from training import second_look
 from training.checks import check_attacks, check_classifier, check_images
 from training.config import SPLITS, STAGES, Stage, TrainingConfig
 from training.evaluation import SCHEMA_VERSION
@@ -63,7 +62,6 @@ def run_stage(job: Job, stage: Stage) -> None:
         "attribute": attribute.run,
         "fit": _fit,
         "calibrate": _calibrate,
-        "second-look": _second_look,
         "evaluate": _evaluate,
         "bundle": _bundle,
     }
@@ -159,12 +157,6 @@ def _calibrate(job: Job) -> None:
     calibrate.run(job, fit.fit_digest(job))
 
 
-def _second_look(job: Job) -> None:
-    _calibrate(job)
-    if len(job.splits["tune"]):
-        second_look.run(job, load_detector(job), fit.fit_digest(job))
-
-
 def _evaluate(job: Job) -> None:
     from training.evaluation import evaluate  # matplotlib: only this stage needs it
 
@@ -195,7 +187,7 @@ def _bundle(job: Job) -> None:
     quiet = replace(job, progress=SilentProgress())  # `attack` has said it
     check_classifier(quiet)
     check_attacks(quiet)
-    _second_look(job)
+    _calibrate(job)
     measured = {}
     if _finished(job, "evaluate", _evaluate_digest(job)):
         measured = _measured(json.loads((job.work / "evaluate" / "evaluation.json").read_text(encoding="utf-8")))
@@ -210,7 +202,6 @@ def _assemble(job: Job, measured: dict[str, Any]) -> Bundle:
     described = json.loads((job.work / "fit" / "network.json").read_text(encoding="utf-8"))
     networks = fit.load_networks(job.work)
     scores = calibrate.load_scores(job.work)
-    look = second_look.load(job)
     manifest = Manifest(
         heatward_version=heatward.__version__,
         files={},
@@ -240,7 +231,6 @@ def _assemble(job: Job, measured: dict[str, Any]) -> Bundle:
         witness_weights=_stored_weights(witness) if witness else None,
         network_weights=ensemble_weights(networks),
         calibration_scores=scores,
-        second_look=look.tensors() if look else None,
     )
 
 

@@ -134,8 +134,6 @@ def request(files: list[bytes], rng: random.Random) -> pb.DetectRequest:
         message.options.heatmap = rng.choice(ENUMS)  # type: ignore[assignment]
     if chance() < 0.3:
         message.options.top_k = rng.choice(UINT32)
-    if chance() < 0.3:
-        message.effort = rng.choice(ENUMS)  # type: ignore[assignment]
     if chance() < 0.1:
         message.timeout_ms = rng.choice(UINT32)
     for field in ("priority", "detector_version"):  # where this version of the contract has them

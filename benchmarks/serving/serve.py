@@ -70,7 +70,6 @@ class Bare(detection_pb2_grpc.DetectionServiceServicer):
             corrected=labels[0],
             timings=pb.Timings(queue_ms=0.1, decode_ms=0.1, compute_ms=0.1, total_ms=0.3, batch_size=1),
             detector_version="0" * 16,
-            effort=pb.EFFORT_FAST,
         )
 
     async def Detect(self, request: pb.DetectRequest, context: grpc.aio.ServicerContext) -> pb.Verdict:

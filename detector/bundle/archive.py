@@ -28,7 +28,6 @@ LIMITS = {
     "witness.safetensors": 8 * 2**30,
     "network.safetensors": 2**30,
     "calibration.safetensors": 2**28,
-    "second_look.safetensors": 2**28,
 }
 """Every file a bundle may have and its largest size in bytes."""
 

@@ -5,7 +5,6 @@
     witness.safetensors       the witness's, where there is one
     network.safetensors       the heatmap network's weights
     calibration.safetensors   attack scores of clean images
-    second_look.safetensors   the second look at undecided images, where one was trained
 
 Nothing is unpickled and nothing is extracted; a bundle from elsewhere is read within limits. The same content gives the
 same bytes, and a reader sees the old bundle or the new one, never a torn file.
@@ -25,7 +24,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 from torch import Tensor
 
-from detector.bundle.archive import MANIFEST, read_files, write_files
+from detector.bundle.archive import LIMITS, MANIFEST, read_files, write_files
 from detector.classifier import ClassifierSpec
 from detector.classifier.weights import is_weights_file
 from detector.errors import BundleDamagedError, BundleError, BundleForeignError, BundleVersionError
@@ -40,7 +39,6 @@ FORMAT: Final = "heatward-bundle"
 SCHEMA_VERSION = 3
 CLASSIFIER, WITNESS = "classifier.safetensors", "witness.safetensors"
 NETWORK, CALIBRATION = "network.safetensors", "calibration.safetensors"
-SECOND_LOOK = "second_look.safetensors"
 
 
 class Manifest(BaseModel):
@@ -93,7 +91,6 @@ class Bundle:
         network_weights: The heatmap network's state dict.
         calibration_scores: (n,) attack scores of clean images.
         witness_weights: The witness's state dict; None where there is no witness, or its file must be at hand.
-        second_look: Tensors of `detector.second_look.SecondLook`; None where none was trained.
     """
 
     manifest: Manifest
@@ -101,7 +98,6 @@ class Bundle:
     network_weights: dict[str, Tensor]
     calibration_scores: Tensor
     witness_weights: dict[str, Tensor] | None = None
-    second_look: dict[str, Tensor] | None = None
 
 
 def save_bundle(path: str | Path, bundle: Bundle, *, half: bool = False) -> None:
@@ -119,8 +115,6 @@ def save_bundle(path: str | Path, bundle: Bundle, *, half: bool = False) -> None
         NETWORK: _packed(bundle.network_weights, half),
         CALIBRATION: _packed({"scores": bundle.calibration_scores}, half=False),
     }
-    if bundle.second_look is not None:
-        contents[SECOND_LOOK] = _packed(bundle.second_look, half=False)
     manifest = bundle.manifest
     changed: dict[str, Any] = {"classifier": manifest.classifier, "witness": manifest.witness}
     for role, file, weights in (
@@ -149,11 +143,11 @@ def load_bundle(path: str | Path) -> Bundle:
         BundleDamagedError: Truncated, changed, or a file is missing.
     """
     path = Path(path)
-    contents, foreign = read_files(path)
+    contents, others = read_files(path)
     described = _described(contents.pop(MANIFEST), path)
-    if foreign:
-        raise BundleForeignError(f"{path} holds {foreign[0]!r}, which is no file of a bundle.")
     manifest = _manifest(described, path)
+    if foreign := [*others, *sorted(manifest.files.keys() - LIMITS.keys())]:
+        raise BundleForeignError(f"{path} holds {foreign[0]!r}, which is no file of a bundle: train the bundle again.")
     for name in sorted(manifest.files.keys() - {MANIFEST} | {NETWORK, CALIBRATION}):
         if name not in contents:
             raise BundleDamagedError(f"{path} lacks its file {name}: copy or train the bundle again.")
@@ -173,7 +167,6 @@ def load_bundle(path: str | Path) -> Bundle:
         _unpacked(contents[NETWORK], NETWORK, path),
         scores,
         _unpacked(contents[WITNESS], WITNESS, path) if WITNESS in contents else None,
-        _unpacked(contents[SECOND_LOOK], SECOND_LOOK, path) if SECOND_LOOK in contents else None,
     )
 
 

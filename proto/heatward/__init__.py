@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from heatward.values import (
         ClassifierInfo,
         DetectorInfo,
-        Effort,
         Failure,
         Heatmap,
         Label,
@@ -44,7 +43,6 @@ __all__ = [
     "Client",
     "DetectionError",
     "DetectorInfo",
-    "Effort",
     "Failure",
     "Heatmap",
     "ImageInput",

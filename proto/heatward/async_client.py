@@ -25,7 +25,7 @@ from heatward.limits import ALONE_BYTES
 from heatward.messages import HeatmapChoice, detect_request, detect_template, detector_info, verdict
 from heatward.streams import MAX_IN_FLIGHT, async_stream
 from heatward.v1 import detection_pb2 as pb
-from heatward.values import DetectorInfo, Effort, Failure, Verdict
+from heatward.values import DetectorInfo, Failure, Verdict
 
 __all__ = ["AsyncClient"]
 
@@ -58,11 +58,10 @@ class AsyncClient(BaseClient):
         false_positive_rate: float | None = None,
         heatmap: HeatmapChoice | None = None,
         top_k: int | None = None,
-        effort: Effort | None = None,
         timeout_s: float | None = None,
     ) -> Verdict:
         """As `Client.detect`."""
-        request = detect_request(image, detect_template(false_positive_rate, heatmap, top_k, effort))
+        request = detect_request(image, detect_template(false_positive_rate, heatmap, top_k))
         budget_s = self._budget_s(timeout_s)
         with self._guarded():
             asks = request.ByteSize() > ALONE_BYTES
@@ -84,11 +83,10 @@ class AsyncClient(BaseClient):
         false_positive_rate: float | None = None,
         heatmap: HeatmapChoice | None = None,
         top_k: int | None = None,
-        effort: Effort | None = None,
         timeout_s: float | None = None,
     ) -> list[Verdict | Failure]:
         """As `Client.detect_batch`."""
-        template = detect_template(false_positive_rate, heatmap, top_k, effort)
+        template = detect_template(false_positive_rate, heatmap, top_k)
         checks.several_images(images)
         budget_s = self._budget_s(timeout_s)
         with self._guarded():
@@ -107,12 +105,11 @@ class AsyncClient(BaseClient):
         false_positive_rate: float | None = None,
         heatmap: HeatmapChoice | None = None,
         top_k: int | None = None,
-        effort: Effort | None = None,
         timeout_s: float | None = None,
         max_in_flight: int = MAX_IN_FLIGHT,
     ) -> AsyncIterator[tuple[int, Verdict | Failure]]:
         """As `Client.detect_stream`; `images` may also be an asynchronous iterable."""
-        template = detect_template(false_positive_rate, heatmap, top_k, effort)
+        template = detect_template(false_positive_rate, heatmap, top_k)
         checks.several_images(images, asynchronous=True)
         budget_s, count = self._budget_s(timeout_s), checks.count("max_in_flight", max_in_flight)
         self._check_usable()

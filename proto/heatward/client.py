@@ -25,7 +25,7 @@ from heatward.limits import ALONE_BYTES
 from heatward.messages import HeatmapChoice, detect_request, detect_template, detector_info, verdict
 from heatward.streams import MAX_IN_FLIGHT, stream
 from heatward.v1 import detection_pb2 as pb
-from heatward.values import DetectorInfo, Effort, Failure, Verdict
+from heatward.values import DetectorInfo, Failure, Verdict
 
 __all__ = ["Client"]
 
@@ -80,7 +80,6 @@ class Client(BaseClient):
         false_positive_rate: float | None = None,
         heatmap: HeatmapChoice | None = None,
         top_k: int | None = None,
-        effort: Effort | None = None,
         timeout_s: float | None = None,
     ) -> Verdict:
         """Asks about one image.
@@ -91,8 +90,6 @@ class Client(BaseClient):
             false_positive_rate: The share of clean images you accept to see flagged; None: the server's default.
             heatmap: "float" for the numbers, "png" for a picture.
             top_k: How many of the classifier's labels to return; None: the server's choice.
-            effort: "thorough" looks again, with learned masks, at an image whose p-value lies near the thresholds, if
-                the deadline leaves time: `Verdict.effort` says whether. None: the server's default.
             timeout_s: Deadline of this call.
 
         Raises:
@@ -100,7 +97,7 @@ class Client(BaseClient):
             OSError, TypeError, ValueError: The image cannot be read or is of no known kind, or another argument makes
                 no sense; nothing was sent.
         """
-        request = detect_request(image, detect_template(false_positive_rate, heatmap, top_k, effort))
+        request = detect_request(image, detect_template(false_positive_rate, heatmap, top_k))
         budget_s = self._budget_s(timeout_s)
         with self._guarded():
             asks = request.ByteSize() > ALONE_BYTES
@@ -118,7 +115,6 @@ class Client(BaseClient):
         false_positive_rate: float | None = None,
         heatmap: HeatmapChoice | None = None,
         top_k: int | None = None,
-        effort: Effort | None = None,
         timeout_s: float | None = None,
     ) -> list[Verdict | Failure]:
         """Asks about several images: an answer each, in their order.
@@ -130,7 +126,7 @@ class Client(BaseClient):
             DetectionError: No image at all could be answered.
             TypeError, ValueError: An argument makes no sense; nothing was sent.
         """
-        template = detect_template(false_positive_rate, heatmap, top_k, effort)
+        template = detect_template(false_positive_rate, heatmap, top_k)
         checks.several_images(images)
         budget_s = self._budget_s(timeout_s)
         with self._guarded():
@@ -149,7 +145,6 @@ class Client(BaseClient):
         false_positive_rate: float | None = None,
         heatmap: HeatmapChoice | None = None,
         top_k: int | None = None,
-        effort: Effort | None = None,
         timeout_s: float | None = None,
         max_in_flight: int = MAX_IN_FLIGHT,
     ) -> Iterator[tuple[int, Verdict | Failure]]:
@@ -163,7 +158,7 @@ class Client(BaseClient):
             DetectionError: The stream has ended; says how many images that were sent are unanswered.
             Exception: What `images` raises itself, once all before it is answered.
         """
-        template = detect_template(false_positive_rate, heatmap, top_k, effort)
+        template = detect_template(false_positive_rate, heatmap, top_k)
         checks.several_images(images)
         budget_s, count = self._budget_s(timeout_s), checks.count("max_in_flight", max_in_flight)
         self._check_usable()

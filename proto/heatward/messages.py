@@ -11,7 +11,6 @@ from heatward.v1 import detection_pb2 as pb
 from heatward.values import (
     ClassifierInfo,
     DetectorInfo,
-    Effort,
     Failure,
     Heatmap,
     Label,
@@ -42,29 +41,23 @@ HEATMAP_FORMATS: dict[str, pb.HeatmapFormat] = {
     "png": pb.HEATMAP_FORMAT_PNG_OVERLAY,
 }
 HEATMAP_NAMES = {number: name for name, number in HEATMAP_FORMATS.items()}
-EFFORTS: dict[Effort, pb.Effort] = {"fast": pb.EFFORT_FAST, "thorough": pb.EFFORT_THOROUGH}
-EFFORT_NAMES = {number: name for name, number in EFFORTS.items()}
 
 
 def detect_template(
     false_positive_rate: float | None = None,
     heatmap: HeatmapChoice | None = None,
     top_k: int | None = None,
-    effort: Effort | None = None,
 ) -> pb.DetectRequest:
     """A request without its image; None leaves a choice to the server."""
     if heatmap is not None and heatmap not in HEATMAP_FORMATS:
         expected = ", ".join(map(repr, HEATMAP_FORMATS))
         raise ValueError(f"heatmap is None or one of {expected}; this is {checks.shown(heatmap)}")
-    if effort is not None and effort not in EFFORTS:
-        expected = ", ".join(map(repr, EFFORTS))
-        raise ValueError(f"effort is None or one of {expected}; this is {checks.shown(effort)}")
     options = pb.Options(top_k=0 if top_k is None else checks.count("top_k", top_k))
     if heatmap is not None:
         options.heatmap = HEATMAP_FORMATS[heatmap]
     if false_positive_rate is not None:
         options.false_positive_rate = checks.false_positive_rate(false_positive_rate)
-    return pb.DetectRequest(options=options, effort=pb.EFFORT_UNSPECIFIED if effort is None else EFFORTS[effort])
+    return pb.DetectRequest(options=options)
 
 
 def detect_request(
@@ -75,7 +68,6 @@ def detect_request(
         request_id=request_id,
         image=image_message(image),
         options=template.options,
-        effort=template.effort,
         timeout_ms=0 if timeout_s is None else timeout_ms(timeout_s),
     )
 
@@ -124,7 +116,6 @@ def verdict(message: pb.Verdict) -> Verdict:
         request_id=message.request_id,
         heatmap=heatmap,
         heatmap_png=png,
-        effort=EFFORT_NAMES.get(message.effort, "fast"),
     )
 
 
@@ -166,7 +157,6 @@ def detector_info(message: pb.DetectorInfo) -> DetectorInfo:
             max_top_k=limits.max_top_k,
             max_message_bytes=limits.max_message_bytes,
         ),
-        efforts=tuple(EFFORT_NAMES[e] for e in message.efforts if e in EFFORT_NAMES) or ("fast",),
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import array
 import sys
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from heatward.errors import DetectionError, Violation
 
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 __all__ = [
     "ClassifierInfo",
     "DetectorInfo",
-    "Effort",
     "Failure",
     "Heatmap",
     "Label",
@@ -28,9 +27,6 @@ __all__ = [
     "Timings",
     "Verdict",
 ]
-
-
-Effort = Literal["fast", "thorough"]
 
 
 @dataclass(frozen=True)
@@ -105,8 +101,6 @@ class Verdict:
     """Set where `heatmap="float"` was asked for."""
     heatmap_png: bytes | None = None
     """A PNG file, set where `heatmap="png"` was asked for."""
-    effort: Effort = "fast"
-    """What it got, which may be less than was asked for: the deadline comes first."""
 
 
 @dataclass(frozen=True)
@@ -187,5 +181,3 @@ class DetectorInfo:
     operating_points: tuple[OperatingPoint, ...]
     measured: tuple[MeasuredRates, ...]
     limits: Limits
-    efforts: tuple[Effort, ...] = ("fast",)
-    """What `effort=` can get on this server."""

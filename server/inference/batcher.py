@@ -78,7 +78,6 @@ class Batcher:
         warm: Warm,
         expires_s: float,
         *,
-        thorough: bool = False,
         client: str = "",
         priority: int = NORMAL,
         size_bytes: int = 0,
@@ -93,7 +92,7 @@ class Batcher:
             EngineStoppedError: The queue is closed.
         """
         answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        work = Work(warm, expires_s, answer, thorough, client, priority, size_bytes, request_id)
+        work = Work(warm, expires_s, answer, client, priority, size_bytes, request_id)
         with self._changed:
             if self._closed:
                 raise EngineStoppedError(STOPPED)
@@ -131,24 +130,22 @@ class Batcher:
                 self._on_drop("expired" if self._clock() >= work.expires_s else "cancelled")
             self._free(work)
 
-    def take(self, engine: int = 0, *, wait: bool = True) -> list[Work]:
+    def take(self, engine: int = 0) -> list[Work]:
         """Blocks until there is work and returns the next batch; empty once the queue is closed and drained.
 
         Args:
             engine: Who takes, from 0.
-            wait: False for an engine that has other work: what is queued now, be it nothing.
         """
         with self._changed:
             self._busy_until_s[engine] = -math.inf
             while True:
-                if wait:
-                    self._changed.wait_for(lambda: self._turns or self._closed)
-                    if self._linger_s:
-                        self._changed.wait_for(self._is_full, self._linger_s)
+                self._changed.wait_for(lambda: self._turns or self._closed)
+                if self._linger_s:
+                    self._changed.wait_for(self._is_full, self._linger_s)
                 batch = self._pop(self._clock())
                 if batch:
                     self._busy_until_s[engine] = self._clock() + batch[0].warm.pace.slow_s(len(batch))
-                if batch or not wait or (self._closed and not self._turns):
+                if batch or (self._closed and not self._turns):
                     return batch
 
     def close(self) -> None:

@@ -1,9 +1,5 @@
 """A thread that computes: *batches of work* → **one answer for each piece of work**.
 
-    take ─▶ detect ─▶ answer, but for works that wait for a second look ─▶ between two batches, one group of those ─┐
-      ▲                                                                                                            │
-      └────────────────────────────────────────────────────────────────────────────────────────────────────────────┘
-
 Each work names the detector that judges it, so that another can be loaded and warmed up beside the one that serves.
 Once warm, only this thread touches it. A batch that fails is halved until the image at fault stands alone, so that it
 fails by itself and its neighbours are answered; where the accelerator's memory ran out, later batches are smaller.
@@ -13,11 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import threading
 import time
 from collections.abc import Callable, Sequence
-from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -30,8 +24,6 @@ from server.errors import DetectionError, EngineStoppedError
 from server.inference.batcher import STOPPED, Batcher
 from server.inference.request import Answer, Work
 from server.inference.staging import Staging
-from server.inference.warm_up import Warm
-from server.second_look import SecondLooks
 
 __all__ = ["Engine", "detect_each"]
 
@@ -46,10 +38,7 @@ class Engine(threading.Thread):
         number: Of this engine, from 0: its place in `Warm.detectors`.
         device: Where its detectors compute.
         threads: Torch threads of the model on the CPU.
-        thorough_batch: Most images in one second look.
-        thorough_queue: Most images waiting for one, of each detector; 0: there are none.
         on_batch: Told (seconds, images) of each batch; called on this thread.
-        on_second_look: Told the seconds of each; called on this thread.
     """
 
     def __init__(
@@ -59,88 +48,45 @@ class Engine(threading.Thread):
         *,
         device: str = "cpu",
         threads: int,
-        thorough_batch: int = 4,
-        thorough_queue: int = 64,
         on_batch: Callable[[float, int], None] = lambda seconds, images: None,
-        on_second_look: Callable[[float], None] = lambda seconds: None,
     ) -> None:
         super().__init__(name=f"heatward-engine-{number}", daemon=True)
         self._batcher = batcher
         self._number = number
         self._staging = Staging(device)
         self._threads = threads
-        self._thorough_batch = thorough_batch
-        self._thorough_queue = thorough_queue
         self._on_batch = on_batch
-        self._on_second_look = on_second_look
-        self._second_looks: WeakKeyDictionary[Warm, SecondLooks] = WeakKeyDictionary()
-        self._until_s = math.inf
         self._loop = asyncio.get_running_loop()
         self.stopped: asyncio.Future[BaseException | None] = self._loop.create_future()
         """None after the batcher was closed and drained; else what ended the thread."""
 
-    def adopt(self, warm: Warm) -> None:
-        """Is ready for works of this detector from now on. Call it from any thread, before there are any."""
-        second_looks = SecondLooks(
-            warm.detectors[self._number],
-            self._deliver,
-            lambda: self._batcher.queued,
-            self._staging.batch,
-            batch=self._thorough_batch,
-            capacity=self._thorough_queue,
-            on_group=self._on_second_look,
-        )
-        second_looks.warm_up()
-        second_looks.hurry(self._until_s)
-        self._second_looks[warm] = second_looks
-
-    def hurry(self, until_s: float) -> None:
-        """Has every work that waits for a second look answered by then. Call it from any thread."""
-        self._until_s = until_s
-        for second_looks in list(self._second_looks.values()):
-            second_looks.hurry(until_s)
-
     def run(self) -> None:
         cause: BaseException | None = None
         taken: list[Work] = []
-        looking: list[SecondLooks] = []  # those that works wait for
         try:
             torch.set_num_threads(self._threads)
             with self._staging.stream():
-                while (taken := self._batcher.take(self._number, wait=not looking)) or looking:
-                    if taken:
-                        second_looks = self._second_looks[taken[0].warm]
-                        self._answer(taken, second_looks)
-                        if second_looks not in looking:
-                            looking.append(second_looks)
-                    for each in looking:
-                        each.turn()
-                    looking = [each for each in looking if each]
+                while taken := self._batcher.take(self._number):
+                    self._answer(taken)
         except BaseException as error:
             cause = error
-            for each in looking:
-                each.give_up()
         self._batcher.close()
         self._loop.call_soon_threadsafe(self._end, cause, taken)
 
-    def _answer(self, batch: list[Work], second_looks: SecondLooks) -> None:
+    def _answer(self, batch: list[Work]) -> None:
         detector, pace = batch[0].warm.detectors[self._number], batch[0].warm.pace
         started_s = time.monotonic()
         outcomes = detect_each(detector, batch, self._staging.batch, pace.out_of_memory)
         compute_s = time.monotonic() - started_s
         pace.observe(compute_s, len(batch))
         self._on_batch(compute_s, len(batch))
-        second_looks.observe(compute_s, len(batch))
         answers = [
             outcome
             if isinstance(outcome, HeatwardError)
-            else second_looks.admit(work, Answer(outcome, started_s - work.queued_s, compute_s, len(batch)))
+            else Answer(outcome, started_s - work.queued_s, compute_s, len(batch))
             for work, outcome in zip(batch, outcomes, strict=True)
         ]
-        self._deliver(batch, answers)
-
-    def _deliver(self, batch: Sequence[Work], outcomes: Sequence[Answer | HeatwardError | None]) -> None:
-        self._loop.call_soon_threadsafe(_deliver, batch, outcomes)
+        self._loop.call_soon_threadsafe(_deliver, batch, answers)
 
     def _end(self, cause: BaseException | None, taken: list[Work]) -> None:
         while queued := self._batcher.take(self._number):
@@ -195,9 +141,9 @@ def _as_ours(error: Exception, work: Work) -> HeatwardError:
     return DetectionError("the detector failed on this image; the server's log says why")
 
 
-def _deliver(batch: Sequence[Work], outcomes: Sequence[Answer | HeatwardError | None]) -> None:
+def _deliver(batch: Sequence[Work], outcomes: Sequence[Answer | HeatwardError]) -> None:
     for work, outcome in zip(batch, outcomes, strict=True):
-        if outcome is None or work.answer.done():
+        if work.answer.done():
             continue
         if isinstance(outcome, Answer):
             work.answer.set_result(outcome)

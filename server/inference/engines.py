@@ -75,10 +75,7 @@ class Engines:
         for device in self._devices:
             detectors.append(load(device))
             paces.append(warm_up(detectors[-1], self._max_batch, self._batch_goal_s))
-        warm = Warm(tuple(detectors), paces[0])
-        for engine in self._engines:
-            engine.adopt(warm)
-        return warm
+        return Warm(tuple(detectors), paces[0])
 
     def warm_soon(self, load: Callable[[str], Detector]) -> asyncio.Future[Warm]:
         """`warm` on a thread of its own, which the end of the process does not wait for. Call it on the event loop."""
@@ -103,11 +100,6 @@ class Engines:
 
         threading.Thread(target=work, name="heatward-load", daemon=True).start()
         return warm
-
-    def hurry(self, until_s: float) -> None:
-        """Has every work that waits for a second look answered by then. Call it from any thread."""
-        for engine in self._engines:
-            engine.hurry(until_s)
 
     def join(self, timeout_s: float) -> None:
         """Waits for the engines to end, each for so long at most."""

@@ -207,12 +207,10 @@ class Judge:
             path,
             default_rate=loaded.info.default_false_positive_rate,
             smallest_rate=loaded.smallest_rate,
-            default_effort=self._config.effort,
         )
         work = self._batcher.admit(
             loaded.warm,
             call.expires_s(arrived_s, request.timeout_ms),
-            thorough=ask.effort == "thorough",
             client=call.client,
             priority=ask.priority,
             size_bytes=ask.image_bytes + loaded.image_bytes,
@@ -281,7 +279,7 @@ class Judge:
         if isinstance(outcome, Exception):
             self._failed(trip.call, outcome, trip.arrived_s)
             return
-        self._metrics.image(outcome, trip.ask.effort)
+        self._metrics.image(outcome)
         trip.call.trace.image(outcome)
         shadow = self._versions.get(Role.SHADOW)
         if shadow is not None and shadow is not trip.loaded:
@@ -309,7 +307,6 @@ class Judge:
         request = pb.DetectRequest(
             image=request.image,
             options=pb.Options(false_positive_rate=rate),
-            effort=pb.EFFORT_FAST,
             priority=pb.PRIORITY_LOW,
         )
         call = Call(call.request_id, None, self._config.default_deadline_s)

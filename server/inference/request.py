@@ -36,7 +36,6 @@ class Work:
     """The detector that judges it."""
     expires_s: float
     answer: asyncio.Future[Answer]
-    thorough: bool = False  # asked for a second look
     client: str = ""
     priority: int = NORMAL
     size_bytes: int = 0

@@ -22,7 +22,6 @@ from prometheus_client.registry import RestrictedRegistry
 from detector.errors import HeatwardError
 from detector.scoring.calibration import FEWEST_SCORES
 from server.addresses import with_port
-from server.config import Effort
 from server.observers.drift import RATES, Drift
 from server.observers.histogram import BulkHistogram
 
@@ -81,9 +80,6 @@ class Metrics:
         )
         self._failed = counter("images_failed_total", "Images not answered, by the kind of error", "reason")
         self._p_value = bulk("p_value", "p-values of verdicts; uniform on clean traffic", P_VALUES)
-        self._verdicts = counter(
-            "verdicts_total", "Verdicts, by the effort asked for and the one they got: fast, thorough", "asked", "got"
-        )
         self._guarded = counter(
             "guard_total",
             "Calls of the guarded model, by outcome: clean, attacked, failed_open, failed_closed, upstream_error",
@@ -94,7 +90,6 @@ class Metrics:
         self._queue_s = bulk("queue_duration_seconds", "An image's wait for the engine")
         self._decode_s = bulk("decode_duration_seconds", "Reading, checking and resizing an image")
         self._compute_s = histogram("compute_duration_seconds", "The detector's work on one batch")
-        self._second_look_s = histogram("second_look_duration_seconds", "The detector's second look at one group")
         self._batch_size = histogram("batch_size", "Images in one batch", buckets=SIZES)
         self._pending = gauge("pending_images", "Images waiting, decoding ones included")
         self._in_flight = gauge("in_flight_requests", "Calls being answered")
@@ -113,11 +108,10 @@ class Metrics:
         self._image = lru_cache(256)(self._images.labels)
         self._failure = lru_cache(256)(self._failed.labels)
         self._drop = lru_cache(256)(self._dropped.labels)
-        self._verdict = lru_cache(256)(self._verdicts.labels)
         self._served_by = lru_cache(256)(self._served.labels)
         self._request = lru_cache(256)(self._requests.labels)
         self._request_of = lru_cache(256)(self._request_s.labels)
-        self._answered: deque[tuple[tuple[str, str, Effort, Effort], float, float, float]] = deque()
+        self._answered: deque[tuple[tuple[str, str], float, float, float]] = deque()
         self._counting = threading.Lock()
         self._version = ""
         self.drift = Drift(FEWEST_SCORES)
@@ -141,11 +135,10 @@ class Metrics:
         self._request(method, code).inc()
         self._request_of(method).observe(seconds)
 
-    def image(self, verdict: pb.Verdict, asked: Effort) -> None:
+    def image(self, verdict: pb.Verdict) -> None:
         timings = verdict.timings
         outcome = "attacked" if verdict.attacked else "clean"
-        got: Effort = "thorough" if verdict.effort == pb.EFFORT_THOROUGH else "fast"
-        kind = outcome, verdict.detector_version, asked, got
+        kind = outcome, verdict.detector_version
         self._answered.append((kind, timings.queue_ms / 1e3, timings.decode_ms / 1e3, verdict.p_value))
         if len(self._answered) >= TOGETHER:
             self._count()
@@ -154,16 +147,15 @@ class Metrics:
         """Counts the images answered since the last time: many at once cost half as much as one by one."""
         with self._counting:
             answered = [self._answered.popleft() for _ in range(len(self._answered))]
-            for (outcome, version, asked, got), images in Counts(kind for kind, *_ in answered).items():
+            for (outcome, version), images in Counts(kind for kind, *_ in answered).items():
                 self._image(outcome).inc(images)
                 self._served_by(version, outcome).inc(images)
-                self._verdict(asked, got).inc(images)
             if not answered:
                 return
             _, queue_s, decode_s, p_values = zip(*answered, strict=True)
             for histogram, values in ((self._queue_s, queue_s), (self._decode_s, decode_s), (self._p_value, p_values)):
                 histogram.observe(values)
-            for (_, version, _, _), _, _, p_value in answered:
+            for (_, version), _, _, p_value in answered:
                 if version == self._version:  # a canary's p-values are ranks among others
                     self.drift.observe(p_value)
 
@@ -185,9 +177,6 @@ class Metrics:
     def batch(self, seconds: float, images: int) -> None:
         self._compute_s.observe(seconds)
         self._batch_size.observe(images)
-
-    def second_look(self, seconds: float) -> None:
-        self._second_look_s.observe(seconds)
 
     def ready(self, serving: bool) -> None:
         self._ready.set(serving)

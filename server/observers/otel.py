@@ -1,7 +1,7 @@
 """Calls and images → **OpenTelemetry spans**, sent to a collector over OTLP/gRPC.
 
     the call, child of the caller's span (W3C `traceparent` in its metadata)
-    └── image: verdict or status, effort, batch size
+    └── image: verdict or status, batch size
         └── decode ─▶ queue ─▶ compute
 
 Names follow OpenTelemetry's semantic conventions for gRPC. A span never holds anything of an image. Sampling, headers
@@ -67,7 +67,6 @@ class _OtelTrace(Trace):
         timings, end_ns = verdict.timings, time.time_ns()
         attributes: dict[str, str | int] = {
             "heatward.verdict": "attacked" if verdict.attacked else "clean",
-            "heatward.effort": "thorough" if verdict.effort == pb.EFFORT_THOROUGH else "fast",
             "heatward.batch_size": timings.batch_size,
             "heatward.detector_version": verdict.detector_version,
         }

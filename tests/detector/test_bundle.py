@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 import os
 import shutil
@@ -19,6 +20,7 @@ from hypothesis import strategies as st
 
 from detector.bundle import EMBEDDED, Bundle, Manifest, load_bundle, save_bundle
 from detector.bundle import archive as container
+from detector.bundle import bundle as bundle_module
 from detector.classifier import Classifier, load_classifier
 from detector.detector import Detector
 from detector.errors import BundleDamagedError, BundleError, BundleForeignError, BundleVersionError
@@ -42,7 +44,6 @@ def make(**updates: Any) -> Bundle:
         "classifier_weights": WEIGHTS,
         "network_weights": network,
         "calibration_scores": torch.linspace(0, 1, 30, dtype=torch.float64),
-        "second_look": {"weights": torch.arange(3.0), "images": torch.tensor([30])},
     }
     return Bundle(**{**fields, **updates})
 
@@ -56,7 +57,6 @@ def assert_same(loaded: Bundle, original: Bundle) -> None:
     for one, other in (
         (loaded.network_weights, original.network_weights),
         (loaded.classifier_weights or {}, original.classifier_weights or {}),
-        (loaded.second_look or {}, original.second_look or {}),
         ({"scores": loaded.calibration_scores}, {"scores": original.calibration_scores}),
     ):
         assert one.keys() == other.keys()
@@ -261,6 +261,22 @@ def test_settings_of_the_evidence_are_the_bundles_own_and_whole(lacking: str) ->
 
 def with_settings(manifest: Manifest, settings: Any) -> Manifest:
     return manifest.model_copy(update={"network": {**manifest.network, "settings": settings}})
+
+
+def test_a_second_look_is_a_file_that_no_bundle_has(saved: Path, tmp_path: Path) -> None:
+    """Bundles of 0.2.0 could hold one."""
+    contents = files_of(saved) | {"second_look.safetensors": b""}
+    described = json.loads(contents["manifest.json"])
+    described["files"]["second_look.safetensors"] = hashlib.sha256(b"").hexdigest()
+    described["files"]["manifest.json"] = bundle_module._manifest_digest(described)
+    contents["manifest.json"] = json.dumps(described).encode()
+    with pytest.raises(BundleForeignError, match=r"'second_look\.safetensors', which is no file of a bundle: train"):
+        load_bundle(rezip(saved, contents))
+    (tmp_path / "folder").mkdir()
+    for name, data in contents.items():
+        (tmp_path / "folder" / name).write_bytes(data)
+    with pytest.raises(BundleForeignError, match=r"'second_look\.safetensors', which is no file of a bundle: train"):
+        load_bundle(tmp_path / "folder")
 
 
 # --- hostile

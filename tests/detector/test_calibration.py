@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
 from detector.errors import CalibrationError
 from detector.scoring.calibration import FEWEST_SCORES, Calibration
@@ -27,6 +28,34 @@ def test_among_exchangeable_scores_at_most_the_rate_is_flagged(scores: list[floa
         others = torch.cat([values[:index], values[index + 1 :]])
         flagged += bool(Calibration.fit(others).p_value(score) <= rate)
     assert flagged <= rate * len(values) + 1e-9
+
+
+def ranked_again(first: Tensor, second: Tensor, new: int) -> float:
+    """The p-value of image `new` among the others, ranked by a second score where its first rank lies in a band.
+
+    Args:
+        first: (n + 1,) scores.
+        second: (n + 1,) other scores.
+        new: Which one is new.
+    """
+    others = torch.arange(len(first)) != new
+    total, low, high = len(first), 2, len(first) // 4
+    rank = round(float(Calibration.fit(first[others]).p_value(first[new])) * total)
+    if not low <= rank <= high:
+        return rank / total
+    band = second[others][first[others].argsort(descending=True)[low - 1 : high - 1]]
+    within = float(Calibration(band.sort().values).p_value(second[new]))
+    return (low - 1 + within * (len(band) + 1)) / total
+
+
+@few
+@given(st.integers(0, 10_000), st.sampled_from(["independent", "equal", "opposite"]))
+def test_a_band_of_ranks_may_be_ranked_again_by_any_other_score(seed: int, kind: str) -> None:
+    """ADR 10: leave each of n + 1 images out in turn; their p-values are 1/(n+1) … 1, each once: every rate holds."""
+    first, other = torch.randn(2, 40, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    second = {"independent": other, "equal": first, "opposite": -first}[kind]
+    p_values = [ranked_again(first, second, new) for new in range(40)]
+    assert sorted(p_values) == pytest.approx([rank / 40 for rank in range(1, 41)])
 
 
 @pytest.mark.parametrize(("count", "rate"), [(19, 0.05), (99, 0.01), (99, 0.1), (57, 0.05), (200, 0.013)])

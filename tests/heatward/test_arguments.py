@@ -48,7 +48,6 @@ CALLS = [
     ("top_k", "3"),
     ("top_k", 2**40),
     ("heatmap", "x" * 10**6),
-    ("effort", 1),
     ("max_in_flight", 0),
     ("max_in_flight", 1.5),
     ("max_in_flight", "8"),

@@ -53,15 +53,6 @@ def test_detect_fails_with_2_when_an_image_has_no_verdict_and_still_answers_the_
     assert good["predicted"] == {"index": 1, "name": "dog", "probability": 0.75}
 
 
-def test_detect_asks_for_an_effort_and_json_says_which_one_came(
-    server: FakeServer, photos: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    for words, effort in (([], "fast"), (["--effort", "thorough"], "thorough")):
-        assert cli.main(["detect", str(photos / "a.png"), "--address", server.address, "--json", *words]) == 0
-        assert json.loads(capsys.readouterr().out)["effort"] == effort
-    assert [request.effort for request in server.detector.requests] == [0, 2]
-
-
 def test_detect_saves_heatmaps_beside_one_another(server: FakeServer, photos: Path, tmp_path: Path) -> None:
     out = tmp_path / "maps"
     arguments = [str(photos), str(photos / "a.png"), "--address", server.address, "--save-heatmaps", str(out)]
@@ -73,7 +64,7 @@ def test_detect_saves_heatmaps_beside_one_another(server: FakeServer, photos: Pa
 
 @pytest.mark.parametrize(
     "arguments",
-    [["nowhere.png"], ["."], ["a.png", "--fpr", "x"], ["a.png", "--effort", "x"], ["a.png", "--timeout", "0"]],
+    [["nowhere.png"], ["."], ["a.png", "--fpr", "x"], ["a.png", "--timeout", "0"]],
 )
 def test_detect_says_what_is_wrong_with_a_call(
     arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
@@ -120,7 +111,6 @@ def test_inspect_shows_a_server(server: FakeServer, capsys: pytest.CaptureFixtur
         "cat, dog, ship",
         "1999 clean images; smallest rate 0.05 %",
         "0.991",
-        "fast, thorough",
     ):
         assert fact in out
     assert cli.main(["inspect", server.address, "--json"]) == 0

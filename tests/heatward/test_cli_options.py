@@ -38,7 +38,6 @@ def code_of(*words: str) -> int:
         (("detect", "x", "--top-k", "9" * 30), "argument --top-k: "),
         (("detect", "x", "--address", ""), "argument --address: an address is host:port, e.g. '127.0.0.1:50051'"),
         (("health", "--address", "http://a:1"), "argument --address: an address is host:port, e.g. 'a:1'"),
-        (("detect", "x", "--effort", "x"), "argument --effort: invalid choice: 'x'"),
         (("detect", "--jsn", "x"), "there is no option '--jsn'; did you mean '--json'?"),
         (("detect", "--time-out=3", "x"), "there is no option '--time-out'; did you mean '--timeout'?"),
         (("detect", "x", "--\x1b[2Ktypo"), "there is no option '--\\\\x1b[2Ktypo'"),

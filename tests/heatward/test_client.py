@@ -11,8 +11,6 @@ import grpc
 import heatward
 import pytest
 from fake_servicer import FakeServer
-from heatward.messages import detector_info, verdict
-from heatward.v1 import detection_pb2 as pb
 
 
 @pytest.fixture
@@ -63,25 +61,6 @@ def test_an_unknown_heatmap_is_named_before_anything_is_sent(client: heatward.Cl
     with pytest.raises(ValueError, match="'float', 'png'; this is 'jpeg'"):
         client.detect(b"image", heatmap="jpeg")  # type: ignore[arg-type]
     assert server.detector.calls == 0
-
-
-def test_the_effort_is_left_to_the_server_unless_named(client: heatward.Client, server: FakeServer) -> None:
-    assert client.detect(b"image").effort == "fast"
-    assert client.detect(b"image", effort="thorough").effort == "thorough"
-    (answer,) = client.detect_batch([b"image"], effort="thorough")
-    assert isinstance(answer, heatward.Verdict) and answer.effort == "thorough"
-    assert [request.effort for request in server.detector.requests] == [
-        pb.EFFORT_UNSPECIFIED,
-        pb.EFFORT_THOROUGH,
-        pb.EFFORT_THOROUGH,
-    ]
-    with pytest.raises(ValueError, match="'fast', 'thorough'; this is 'heroic'"):
-        client.detect(b"image", effort="heroic")  # type: ignore[arg-type]
-
-
-def test_a_server_that_knows_no_effort_is_fast() -> None:
-    assert verdict(pb.Verdict()).effort == "fast"
-    assert detector_info(pb.DetectorInfo()).efforts == ("fast",)
 
 
 def test_a_refused_image_raises_with_the_field_named(client: heatward.Client) -> None:
@@ -163,7 +142,6 @@ def test_describe_tells_what_was_measured_and_what_was_not(client: heatward.Clie
     assert info.measured == (heatward.MeasuredRates("pgd-8", 0.991, 0.9, None, None),)
     assert (info.calibration_size, info.smallest_false_positive_rate) == (1999, 0.0005)
     assert info.limits.max_batch == 64
-    assert info.efforts == ("fast", "thorough")
 
 
 def test_health_agrees_with_the_real_health_service(client: heatward.Client, server: FakeServer) -> None:

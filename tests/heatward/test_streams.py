@@ -55,9 +55,8 @@ async def test_answers_out_of_order_find_their_images(server: FakeServer, kind: 
 
 
 @both
-async def test_the_server_is_told_the_effort_and_each_images_deadline(server: FakeServer, kind: str) -> None:
-    answers = await collect(kind, server.address, [b"image"] * 2, effort="thorough", timeout_s=7.5)
-    assert [answer.effort for _, answer in answers if isinstance(answer, heatward.Verdict)] == ["thorough"] * 2
+async def test_the_server_is_told_each_images_deadline(server: FakeServer, kind: str) -> None:
+    await collect(kind, server.address, [b"image"] * 2, timeout_s=7.5)
     assert [request.timeout_ms for request in server.detector.requests] == [7500] * 2
 
 
@@ -214,9 +213,9 @@ async def test_the_async_client_answers_as_the_other(server: FakeServer) -> None
         assert server.detector.metadata["authorization"] == "Bearer secret"
         together = await asyncio.gather(*(client.detect(b"image") for _ in range(8)))
         assert not any(verdict.attacked for verdict in together)
-        batch = await client.detect_batch([b"attacked", b"bad"], effort="thorough")
+        batch = await client.detect_batch([b"attacked", b"bad"], top_k=2)
         assert [type(item) for item in batch] == [heatward.Verdict, heatward.Failure]
-        assert batch[0] == await client.detect(b"attacked", effort="thorough")
+        assert batch[0] == await client.detect(b"attacked", top_k=2)
         assert (await client.describe()).name == "fake"
         assert await client.health() is True
         with pytest.raises(heatward.DetectionError, match=r"image\.encoded"):

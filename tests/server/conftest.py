@@ -55,7 +55,6 @@ def serving() -> Iterator[Serving]:
                 yield Served(app, fake, detection_pb2_grpc.DetectionServiceStub(channel), channel)
         finally:
             fake.gate.set()
-            fake.second_gate.set()
             await app.close()
 
     yield start

@@ -137,10 +137,8 @@ async def test_engines_share_what_waits():
 
 async def test_a_deadline_that_no_server_could_meet_is_told_so():
     queue = Queue(warm(batch_s=0.5))
-    queue.take(wait=False)
     assert queue.put(0.4).probe
     queue.take()
-    queue.take(wait=False)
     with pytest.raises(ExpiredError, match="an image takes 500 ms here"):
         queue.admit(queue.served, 0.4)
 
@@ -158,7 +156,6 @@ async def test_an_idle_engine_tries_again_once_a_second_after_a_slow_minute():
         except ExpiredError:
             continue
         assert queue.take() == [work]
-        assert queue.take(wait=False) == []
         tried += 1
     assert tried == 5
 
@@ -168,7 +165,8 @@ async def test_late_work_is_dropped_and_told_at_once():
     first, second = queue.put(5.0), queue.put(5.0)
     assert queue.take() == [first]
     queue.now_s = 4.5
-    assert queue.take(wait=False) == []
+    queue.close()
+    assert queue.take() == []
     with pytest.raises(ExpiredError, match="it would be late"):
         await second.answer
     assert queue.dropped == ["late"]
@@ -280,13 +278,6 @@ async def test_closed_hands_out_the_rest_and_takes_no_more():
         queue.admit(queue.served, 60.0)
     assert queue.take() == works
     assert queue.take() == []
-
-
-async def test_an_engine_with_other_work_does_not_wait():
-    queue = Queue(linger_s=30)
-    assert queue.take(wait=False) == []
-    work = queue.put()
-    assert queue.take(wait=False) == [work]
 
 
 async def test_expired_work_alone_does_not_end_the_engine():

@@ -101,7 +101,6 @@ requests = st.builds(
     request_id=st.text(max_size=150),
     image=st.none() | images,
     options=st.none() | options,
-    effort=enum,
 )
 
 

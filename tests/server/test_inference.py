@@ -187,17 +187,13 @@ async def test_only_the_outputs_asked_for_in_their_order(serving):
 # ---- what a request may say -----------------------------------------------------------------------------------------
 
 
-async def test_the_rate_and_the_effort_are_the_requests(serving):
+async def test_the_rate_is_the_requests(serving):
     request = pixels(190)
-    async with serving(FakeDetector(thorough=True)) as served:
+    async with serving() as served:
         usual = await stub_of(served).ModelInfer(request)
         request.parameters["false_positive_rate"].double_param = 0.05
         lax = await stub_of(served).ModelInfer(request)
-        undecided = pixels(160)
-        undecided.parameters["effort"].string_param = "thorough"
-        thorough = await stub_of(served).ModelInfer(undecided)
     assert (values(usual, "attacked"), values(lax, "attacked")) == ([False], [True])
-    assert values(thorough, "p_value") == [0.005]
 
 
 async def test_timeout_in_microseconds_covers_all_images(serving):
@@ -251,7 +247,6 @@ async def test_priority_one_goes_before_three(serving):
         ("false_positive_rte", "double_param", 0.01, "did you mean 'false_positive_rate'"),
         ("false_positive_rate", "string_param", "0.01", "double_param, but came string_param"),
         ("false_positive_rate", "double_param", 1e-9, "calibration can promise"),
-        ("effort", "string_param", "thorugh", "did you mean 'thorough'"),
         ("top_k", "int64_param", -1, "0 or more"),
         ("priority", "uint64_param", 4, "from 1 (first) to 3 (last)"),
     ],

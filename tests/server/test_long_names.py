@@ -53,7 +53,6 @@ DOORS: dict[str, tuple[str, Callable[[str], object]]] = {
     "tensor name": (f"{KSERVE}ModelInfer", lambda word: with_input(name=word)),
     "datatype": (f"{KSERVE}ModelInfer", lambda word: with_input(datatype=word)),
     "parameter name": (f"{KSERVE}ModelInfer", with_parameter),
-    "parameter value": (f"{KSERVE}ModelInfer", lambda word: with_parameter("effort", word)),
     "output": (
         f"{KSERVE}ModelInfer",
         lambda word: infer(outputs=[pb.ModelInferRequest.InferRequestedOutputTensor(name=word)]),
@@ -200,7 +199,7 @@ def test_images_are_not_counted_by_their_size():
 
 def test_a_full_batch_is_no_crowd():
     request = raw(picture(), "an id", heatmap=v1.HEATMAP_FORMAT_FLOAT)
-    request.options.false_positive_rate, request.options.top_k, request.effort = 0.05, 3, v1.EFFORT_FAST
+    request.options.false_positive_rate, request.options.top_k = 0.05, 3
     request.timeout_ms, request.priority, request.detector_version = 10, v1.PRIORITY_LOW, "none"
     batch = v1.DetectBatchRequest(requests=[request] * 2500).SerializeToString()
     refuse_crowds(v1.DetectBatchRequest.FromString, batch, most_parts(2500))

@@ -20,7 +20,6 @@ from detector.detector import Detector
 from detector.errors import BundleDamagedError, CalibrationError
 from detector.evidence import EvidenceExtractor, EvidenceSettings
 from detector.scoring.network import EvidenceShape, HeatmapNetwork, NetworkSettings, ensemble_weights, score
-from detector.second_look import SecondLook, mask_features, rivals_of, shaped
 from server.app import App, load_detector
 from server.config import ServerConfig
 
@@ -87,35 +86,6 @@ async def test_over_grpc_is_the_same_as_directly(bundle: Path, tiny_images: tiny
     assert list(info.families) == list(FAMILIES)
     assert info.measured[0].auroc == 0.9
     assert not info.measured[0].HasField("tpr_at_1_percent")
-
-
-async def test_effort_thorough_is_the_detectors_second_look(bundle: Path, tiny_images: tiny.TinyImages):
-    detector = Detector.from_bundle(bundle, allow=("tiny",))
-    image = tiny_images.images[:1]
-    labels, recovered = torch.tensor([0]), torch.tensor([[1, 2]])
-    rivals = rivals_of(labels, recovered)
-    features = mask_features(detector.classifier, None, image, labels, rivals, torch.zeros(1).double())
-    width = shaped(features).shape[1]
-    count = len(detector.calibration.scores)
-    detector.second_look = SecondLook(  # finds nothing suspect, whatever the features
-        torch.zeros(width), torch.ones(width), torch.zeros(width), torch.zeros(1), torch.tensor([1.0, 2.0]), count
-    )
-    verdicts = detector.detect(tiny_images.images)
-    undecided = [place for place, verdict in enumerate(verdicts) if detector.undecided(verdict)][:3]
-    assert undecided
-    expected = [verdict.p_value for verdict in detector.reconsider(image, verdicts[:1])] * len(undecided)
-    pixels = (tiny_images.images[undecided] * 255).round().byte().permute(0, 2, 3, 1).numpy()
-    app = App(config_for(bundle, effort="thorough"), lambda path, device: detector)
-    try:
-        await app.listen()
-        await app.begin()
-        async with grpc.aio.insecure_channel(app.address) as channel:
-            stub = detection_pb2_grpc.DetectionServiceStub(channel)
-            results = (await stub.DetectBatch(pb.DetectBatchRequest(requests=[raw(one) for one in pixels]))).results
-    finally:
-        await app.close()
-    assert [result.verdict.effort for result in results] == [pb.EFFORT_THOROUGH] * len(undecided)
-    assert [result.verdict.p_value for result in results] == expected
 
 
 async def test_a_damaged_bundle_never_serves(bundle: Path, tmp_path: Path):

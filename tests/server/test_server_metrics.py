@@ -71,7 +71,7 @@ def strings(tree: Any, *keys: str) -> Iterator[str]:
 def test_p_values_fill_a_histogram_whose_edges_are_the_usual_rates():
     metrics = Metrics()
     for p_value in (0.01, 0.011, 0.05, 1.0):
-        metrics.image(verdict(p_value), "fast")
+        metrics.image(verdict(p_value))
     seen = values(metrics.registry)
     assert [seen[f"heatward_p_value_bucket[le={edge}]"] for edge in (0.005, 0.01, 0.02, 0.05, 0.9, 1.0)] == [
         0, 1, 2, 3, 3, 4,
@@ -85,7 +85,7 @@ def test_unusual_p_values_raise_the_drift_alarm_and_a_new_detector_begins_anew()
     metrics = Metrics()
     metrics.detector("v1", "torchvision:resnet18", "f" * 64, 1999)
     for _ in range(100):
-        metrics.image(verdict(0.001, "v1"), "fast")
+        metrics.image(verdict(0.001, "v1"))
     assert values(metrics.registry)["heatward_drift_log10_e_value"] > 2
     metrics.detector("v2", "torchvision:resnet18", "f" * 64, 1999)
     seen = values(metrics.registry)
@@ -98,8 +98,8 @@ def test_drift_is_of_the_current_detector_and_verdicts_are_counted_by_version():
     metrics = Metrics()
     metrics.detector("v1", "torchvision:resnet18", "f" * 64, 1999)
     for _ in range(100):
-        metrics.image(verdict(0.001, "canary"), "fast")
-    metrics.image(verdict(0.5, "v1"), "fast")
+        metrics.image(verdict(0.001, "canary"))
+    metrics.image(verdict(0.5, "v1"))
     seen = values(metrics.registry)
     assert seen["heatward_drift_log10_e_value"] < 0
     assert seen["heatward_version_images_total[verdict=attacked][version=canary]"] == 100
@@ -167,7 +167,7 @@ def test_whoever_looks_sees_every_image_counted(images: int):
     metrics = Metrics()
     metrics.detector("new", "tiny", "f" * 64, 199)
     for _ in range(images):
-        metrics.image(verdict(0.5, "new"), "fast")
+        metrics.image(verdict(0.5, "new"))
     asked = metrics.registry.restricted_registry(["heatward_images_total"])
     assert next(s.value for m in asked.collect() for s in m.samples if s.labels == {"verdict": "clean"}) == images
     seen = values(metrics.registry)
@@ -188,7 +188,7 @@ def test_images_are_counted_once_while_others_look():
     for each in lookers:
         each.start()
     for _ in range(20_000):
-        metrics.image(verdict(0.5, "new"), "fast")
+        metrics.image(verdict(0.5, "new"))
     done.set()
     for each in lookers:
         each.join()

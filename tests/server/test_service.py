@@ -110,7 +110,6 @@ BAD = {
     "rate of 0": (raw(picture(), false_positive_rate=0.0), "options.false_positive_rate"),
     "rate of NaN": (raw(picture(), false_positive_rate=float("nan")), "options.false_positive_rate"),
     "rate that cannot be promised": (raw(picture(), false_positive_rate=0.001), "options.false_positive_rate"),
-    "unknown effort": (pb.DetectRequest(image=raw(picture()).image, effort=9), "effort"),
     "unknown heatmap": (raw(picture(), heatmap=9), "options.heatmap"),
     "long id": (raw(picture(), "é" * 65), "request_id"),
 }
@@ -378,3 +377,17 @@ async def test_detector_that_answers_too_few_is_an_error_not_a_mix_up(serving):
         served.detector.gate.set()
         assert [(await call).predicted.index for call in calls] == [60, 61, 62, 63]
         await first
+
+
+async def test_the_timeout_of_one_image_ends_that_image_alone(serving):
+    async with serving() as served:
+        served.detector.gate.clear()
+        call = served.stub.DetectStream()
+        await call.write(raw(picture(1), "first"))
+        await settle(served.detector.entered.is_set)
+        late = raw(picture(2), "late")
+        late.timeout_ms = 50
+        await call.write(late)
+        assert (await call.read()).status.code == grpc.StatusCode.DEADLINE_EXCEEDED.value[0]
+        served.detector.gate.set()
+        assert (await call.read()).verdict.predicted.index == 1

@@ -95,14 +95,13 @@ def test_only_the_servers_own_faults_are_errors(traces: Traces, spans: InMemoryS
 
 def test_an_image_shows_where_its_time_went(traces: Traces, spans: InMemorySpanExporter):
     trace = traces.begin(DETECT, Context(), "")
-    trace.image(verdict(attacked=True, effort=pb.EFFORT_THOROUGH))
+    trace.image(verdict(attacked=True))
     trace.end("OK")
     found = named(spans)
     image = found["image"]
     assert image.parent.span_id == found[DETECT].context.span_id
     assert dict(image.attributes) == {
         "heatward.verdict": "attacked",
-        "heatward.effort": "thorough",
         "heatward.batch_size": 4,
         "heatward.detector_version": "v1",
     }

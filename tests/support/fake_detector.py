@@ -1,15 +1,12 @@
 """A detector whose answers can be told in advance from the image, so that the service can be tested without a model.
 
 The label is the red value of the first pixel; an image whose first pixel is (13, 13, 13) makes detection fail
-(`cursed=None`: none does). Labels
-from 150 to 169 are undecided; a second look finds them attacked, but fails on 166.
+(`cursed=None`: none does).
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 import torch
@@ -21,8 +18,6 @@ from detector.detector import Verdict
 from detector.scoring.calibration import Calibration
 
 CURSED = 13
-UNDECIDED = range(150, 170)
-CURSED_AGAIN = 166
 SIZE = 8
 
 
@@ -39,7 +34,7 @@ class FakeClassifier:
 
 
 class FakeDetector:
-    def __init__(self, *, thorough: bool = False, name: str = "f", cursed: int | None = CURSED) -> None:
+    def __init__(self, *, name: str = "f", cursed: int | None = CURSED) -> None:
         self.classifier = FakeClassifier()
         self.classifier.fingerprint = name * 64  # its first 16 characters are the version
         self.calibration = Calibration.fit(torch.arange(199.0))
@@ -49,12 +44,6 @@ class FakeDetector:
         self.gate.set()
         self.entered = threading.Event()
         self.batches: list[list[int]] = []  # labels, after warm-up
-        self.thorough = thorough
-        self.second_looks: list[list[int]] = []
-        self.calls: list[str] = []
-        self.second_gate = threading.Event()  # holds second looks back
-        self.second_gate.set()
-        self.looking = threading.Event()
         self.lethal = False
         self.warmed: list[int] = []
         self.threads: set[str] = set()
@@ -66,7 +55,6 @@ class FakeDetector:
         labels = (images[:, 0, 0, 0] * 255).round().int().tolist()
         self.threads.add(threading.current_thread().name)
         self.batches.append(labels)
-        self.calls.append("fast")
         self.entered.set()
         self.gate.wait(10)
         if self.lethal:
@@ -88,24 +76,8 @@ class FakeDetector:
             for label, p in zip(labels, self.calibration.p_value(scores), strict=True)
         ]
 
-    def undecided(self, verdict: Verdict) -> bool:
-        return self.thorough and verdict.label in UNDECIDED
-
-    def reconsider(self, images: Tensor, verdicts: Sequence[Verdict]) -> list[Verdict]:
-        labels = (images[:, 0, 0, 0] * 255).round().int().tolist()
-        assert labels == [verdict.label for verdict in verdicts]
-        self.threads.add(threading.current_thread().name)
-        self.second_looks.append(labels)
-        self.calls.append("thorough")
-        self.looking.set()
-        self.second_gate.wait(10)
-        if CURSED_AGAIN in labels:
-            raise ValueError("unlucky again")
-        return [replace(verdict, p_value=0.005, effort="thorough") for verdict in verdicts]
-
     def forget(self) -> None:
         """Clears what was recorded, the warm-up with it."""
-        for record in (self.batches, self.second_looks, self.calls, self.threads):
+        for record in (self.batches, self.threads):
             record.clear()
         self.entered.clear()
-        self.looking.clear()

@@ -66,7 +66,6 @@ INFO = pb.DetectorInfo(
     limits=pb.Limits(
         max_image_bytes=20 << 20, max_image_pixels=50_000_000, max_batch=64, max_top_k=5, max_message_bytes=64 << 20
     ),
-    efforts=[pb.EFFORT_FAST, pb.EFFORT_THOROUGH],
 )
 
 
@@ -171,7 +170,6 @@ class FakeDetector(detection_pb2_grpc.DetectionServiceServicer):
             corrected=pb.Label(index=0, name="cat", probability=0.8),
             timings=pb.Timings(queue_ms=0.1, decode_ms=0.2, compute_ms=3, total_ms=3.5, batch_size=4),
             detector_version="fake-1",
-            effort=request.effort or pb.EFFORT_FAST,
         )
         if request.options.heatmap == pb.HEATMAP_FORMAT_FLOAT:
             data = b"\x00\x00\x80\x3f" + b"\x00\x00\x00\xbf" + bytes(4 * 4)  # 1.0, -0.5, 0 …

@@ -42,13 +42,6 @@ def spoiled() -> list[pb.Image]:
     ]
 
 
-def thorough(label: int, request_id: str = "", **fields: Any) -> pb.DetectRequest:
-    """A request for an image of this label, with effort THOROUGH unless it names another."""
-    request = raw(picture(label), request_id)
-    request.MergeFrom(pb.DetectRequest(**{"effort": pb.EFFORT_THOROUGH} | fields))
-    return request
-
-
 def encoded(data: bytes, request_id: str = "", **options: Any) -> pb.DetectRequest:
     return pb.DetectRequest(request_id=request_id, image=pb.Image(encoded=data), options=pb.Options(**options))
 

@@ -43,7 +43,7 @@ WRONG_ORDER = ["vertical", "horizontal", "checker", "diagonal"]
 
 def test_a_wrong_order_of_classes_ends_before_the_first_attack(source: Path, tmp_path: Path) -> None:
     config = configure(source, tmp_path, classifier={"classes": WRONG_ORDER}, witness=None)
-    with pytest.raises(DataError, match=r"right on \d+ of 84 images.*by chance.*order of the logits") as caught:
+    with pytest.raises(DataError, match=r"right on \d+ of 100 images.*by chance.*order of the logits") as caught:
         train(config)
     said = str(caught.value)
     assert "'vertical' are called 'horizontal'" in said and "--allow-inaccurate" in said and "preprocessing" in said
@@ -71,7 +71,7 @@ def test_the_accuracy_of_a_good_classifier_is_said(source: Path, tmp_path: Path)
     attack.run(open_job(configure(source, tmp_path), recorder))
     (said,) = [note for note in recorder.notes if note.startswith("classifier:")]
     right = int(said.split("right on ")[1].split()[0])
-    assert right >= 60 and "of 84 images" in said and "by chance it would be on 25" in said
+    assert right >= 60 and "of 100 images" in said and "by chance it would be on 25" in said
 
 
 def test_images_without_labels_have_no_accuracy(source: Path, tmp_path: Path) -> None:

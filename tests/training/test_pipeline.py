@@ -16,7 +16,7 @@ from tiny_job import configure, write_source
 
 from detector.bundle import load_bundle
 from detector.detector import Detector
-from detector.errors import CalibrationError, DataError
+from detector.errors import DataError
 from training import pipeline
 from training.job import open_job
 from training.load import load_config
@@ -29,10 +29,9 @@ DEATHS = (
     "attack/test/clean/00001.safetensors",
     "attack/fit/pgd/00001.safetensors",
     "attribute/fit/fgsm/00000.safetensors",
+    "attribute/tune/pgd/00000.safetensors",
     "fit/network.json",
     "calibrate/scores.safetensors",
-    "second_look/tune/pgd/00000.safetensors",
-    "second_look/second_look.safetensors",
     "evaluate/evaluation.json",
     "evaluate/settings.json",
     "detector.heatward",
@@ -111,38 +110,11 @@ def test_the_bundle_detects_and_says_where_it_came_from(source: Path, uninterrup
     assert str(uninterrupted) not in text
 
 
-def test_a_second_look_moves_the_p_value_of_undecided_images_alone(uninterrupted: Path) -> None:
-    detector = Detector.from_bundle(uninterrupted / "detector.heatward", allow=("tiny",))
-    assert detector.thorough
-    images = tiny.images(60, seed=5).images
-    verdicts = detector.detect(images)
-    chosen = [index for index, verdict in enumerate(verdicts) if detector.undecided(verdict)]
-    assert 0 < len(chosen) < 60
-    for before, after in zip(
-        [verdicts[index] for index in chosen],
-        detector.reconsider(images[chosen], [verdicts[index] for index in chosen]),
-        strict=True,
-    ):
-        assert after.effort == "thorough"
-        assert 2 / 25 <= after.p_value <= 6 / 25
-        assert (after.label, after.recovered, after.attack_score) == (
-            before.label,
-            before.recovered,
-            before.attack_score,
-        )
-
-
-def test_without_tune_images_there_is_no_second_look(source: Path, tmp_path: Path) -> None:
-    path = pipeline.run(
-        configure(source, tmp_path, images={"splits": {"calibrate": 24, "test": 20, "tune": 0}}), SilentProgress()
-    )
-    detector = Detector.from_bundle(path, allow=("tiny",))
-    assert not detector.thorough
-    images = tiny.images(2).images
-    verdicts = detector.detect(images)
-    assert not any(detector.undecided(verdict) for verdict in verdicts)
-    with pytest.raises(CalibrationError, match="no second look"):
-        detector.reconsider(images, verdicts)
+def test_tune_images_are_attacked_where_there_are_some(source: Path, tmp_path: Path) -> None:
+    for tune, expected in ((16, ["clean", "twin-8", "fgsm", "pgd"]), (0, [])):
+        splits = {"calibrate": 24, "test": 20, "tune": tune}
+        job = open_job(configure(source, tmp_path, images={"splits": splits}), SilentProgress())
+        assert [label for split, label, plans in job.plans("attack") if split == "tune" and plans] == expected
 
 
 def test_shards_hold_every_attempt_and_evidence_of_successes(uninterrupted: Path) -> None:
@@ -235,7 +207,7 @@ def test_unreadable_images_may_be_left_out(source: Path, tmp_path: Path) -> None
     attack.run(open_job(configure(source, tmp_path, images=settings | {"skip_unreadable": True}), notes))
     assert any("left out 1 unreadable" in note and "003.png" in note for note in notes.notes)
     rows = sum(len(read_shard(path)["index"]) for path in (tmp_path / "work/attack").glob("*/clean/0*.safetensors"))
-    assert rows == 83
+    assert rows == 99
 
 
 def test_corruptions_are_made_for_the_test_split_beside_what_is_there(

@@ -56,11 +56,6 @@ def _parser() -> Parser:
         "--exit-code", action="store_true", help="exit with 1 when an image was attacked and none failed"
     )
     parser.add_argument("--top-k", type=count, metavar="N", help="how many of the classifier's labels --json holds")
-    parser.add_argument(
-        "--effort",
-        choices=("fast", "thorough"),
-        help="thorough looks again at images near the thresholds, if the timeout leaves time (default: the server's)",
-    )
     parser.add_argument("--save-heatmaps", type=Path, metavar="DIR", help="write each image's heatmap as a PNG file")
     parser.add_argument(
         "--in-flight", type=count, default=32, metavar="N", help="images sent ahead of their answers (%(default)s)"

@@ -33,7 +33,6 @@ def server_lines(info: DetectorInfo) -> str:
         "fingerprint": classifier.fingerprint,
         "evidence": ", ".join(info.evidence),
         "heatmaps": ", ".join(info.heatmap_formats) or "none",
-        "efforts": ", ".join(info.efforts),
         "trained on": ", ".join(info.families),
         "default rate": f"{_percent(info.default_false_positive_rate)} of clean images flagged",
         "calibration": f"{info.calibration_size} clean images; smallest rate "

@@ -81,7 +81,6 @@ def _send(client: Client, files: list[ImageFile], rows: _Rows, arguments: argpar
         false_positive_rate=arguments.fpr,
         heatmap="png" if arguments.save_heatmaps else None,
         top_k=arguments.top_k,
-        effort=arguments.effort,
         max_in_flight=arguments.in_flight,
     )
     try:

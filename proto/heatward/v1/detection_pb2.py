@@ -25,19 +25,17 @@ _sym_db = _symbol_database.Default()
 from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bheatward/v1/detection.proto\x12\x0bheatward.v1\x1a\x17google/rpc/status.proto\"I\n\x08RawImage\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x12\x0e\n\x06height\x18\x02 \x01(\r\x12\r\n\x05width\x18\x03 \x01(\r\x12\x10\n\x08\x63hannels\x18\x04 \x01(\r\"J\n\x05Image\x12\x11\n\x07\x65ncoded\x18\x01 \x01(\x0cH\x00\x12$\n\x03raw\x18\x02 \x01(\x0b\x32\x15.heatward.v1.RawImageH\x00\x42\x08\n\x06source\"\x7f\n\x07Options\x12 \n\x13\x66\x61lse_positive_rate\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12+\n\x07heatmap\x18\x02 \x01(\x0e\x32\x1a.heatward.v1.HeatmapFormat\x12\r\n\x05top_k\x18\x03 \x01(\rB\x16\n\x14_false_positive_rate\"\xe9\x01\n\rDetectRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12!\n\x05image\x18\x02 \x01(\x0b\x32\x12.heatward.v1.Image\x12%\n\x07options\x18\x03 \x01(\x0b\x32\x14.heatward.v1.Options\x12#\n\x06\x65\x66\x66ort\x18\x04 \x01(\x0e\x32\x13.heatward.v1.Effort\x12\x12\n\ntimeout_ms\x18\x05 \x01(\r\x12\'\n\x08priority\x18\x06 \x01(\x0e\x32\x15.heatward.v1.Priority\x12\x18\n\x10\x64\x65tector_version\x18\x07 \x01(\t\"B\n\x12\x44\x65tectBatchRequest\x12,\n\x08requests\x18\x01 \x03(\x0b\x32\x1a.heatward.v1.DetectRequest\"A\n\x13\x44\x65tectBatchResponse\x12*\n\x07results\x18\x01 \x03(\x0b\x32\x19.heatward.v1.DetectResult\"{\n\x0c\x44\x65tectResult\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\'\n\x07verdict\x18\x02 \x01(\x0b\x32\x14.heatward.v1.VerdictH\x00\x12$\n\x06status\x18\x03 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\x08\n\x06result\"9\n\x05Label\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x13\n\x0bprobability\x18\x03 \x01(\x01\"\x96\x03\n\x07Verdict\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12%\n\tpredicted\x18\x02 \x01(\x0b\x32\x12.heatward.v1.Label\x12\x1f\n\x03top\x18\x03 \x03(\x0b\x32\x12.heatward.v1.Label\x12\x14\n\x0c\x61ttack_score\x18\x04 \x01(\x01\x12\x0f\n\x07p_value\x18\x05 \x01(\x01\x12\x10\n\x08\x61ttacked\x18\x06 \x01(\x08\x12\x1b\n\x13\x66\x61lse_positive_rate\x18\x07 \x01(\x01\x12%\n\trecovered\x18\x08 \x03(\x0b\x32\x12.heatward.v1.Label\x12%\n\x07heatmap\x18\t \x01(\x0b\x32\x14.heatward.v1.Heatmap\x12%\n\x07timings\x18\n \x01(\x0b\x32\x14.heatward.v1.Timings\x12\x18\n\x10\x64\x65tector_version\x18\x0b \x01(\t\x12#\n\x06\x65\x66\x66ort\x18\x0c \x01(\x0e\x32\x13.heatward.v1.Effort\x12%\n\tcorrected\x18\r \x01(\x0b\x32\x12.heatward.v1.Label\"I\n\x07Heatmap\x12$\n\x03map\x18\x01 \x01(\x0b\x32\x15.heatward.v1.FloatMapH\x00\x12\r\n\x03png\x18\x02 \x01(\x0cH\x00\x42\t\n\x07\x63ontent\"7\n\x08\x46loatMap\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x12\x0e\n\x06height\x18\x02 \x01(\r\x12\r\n\x05width\x18\x03 \x01(\r\"h\n\x07Timings\x12\x10\n\x08queue_ms\x18\x01 \x01(\x01\x12\x11\n\tdecode_ms\x18\x02 \x01(\x01\x12\x12\n\ncompute_ms\x18\x03 \x01(\x01\x12\x10\n\x08total_ms\x18\x04 \x01(\x01\x12\x12\n\nbatch_size\x18\x05 \x01(\r\"%\n\x12GetDetectorRequest\x12\x0f\n\x07version\x18\x01 \x01(\t\"\xe4\x03\n\x0c\x44\x65tectorInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x16\n\x0eserver_version\x18\x03 \x01(\t\x12/\n\nclassifier\x18\x04 \x01(\x0b\x32\x1b.heatward.v1.ClassifierInfo\x12\x10\n\x08\x65vidence\x18\x05 \x03(\t\x12\x33\n\x0fheatmap_formats\x18\x06 \x03(\x0e\x32\x1a.heatward.v1.HeatmapFormat\x12\x10\n\x08\x66\x61milies\x18\x07 \x03(\t\x12#\n\x1b\x64\x65\x66\x61ult_false_positive_rate\x18\x08 \x01(\x01\x12\x18\n\x10\x63\x61libration_size\x18\t \x01(\x04\x12$\n\x1csmallest_false_positive_rate\x18\n \x01(\x01\x12\x35\n\x10operating_points\x18\x0b \x03(\x0b\x32\x1b.heatward.v1.OperatingPoint\x12,\n\x08measured\x18\x0c \x03(\x0b\x32\x1a.heatward.v1.MeasuredRates\x12#\n\x06limits\x18\r \x01(\x0b\x32\x13.heatward.v1.Limits\x12$\n\x07\x65\x66\x66orts\x18\x0e \x03(\x0e\x32\x13.heatward.v1.Effort\"q\n\x0e\x43lassifierInfo\x12\x0e\n\x06source\x18\x01 \x01(\t\x12\x0f\n\x07\x63lasses\x18\x02 \x03(\t\x12\x13\n\x0b\x66ingerprint\x18\x03 \x01(\t\x12\x14\n\x0cinput_height\x18\x04 \x01(\r\x12\x13\n\x0binput_width\x18\x05 \x01(\r\"@\n\x0eOperatingPoint\x12\x1b\n\x13\x66\x61lse_positive_rate\x18\x01 \x01(\x01\x12\x11\n\tthreshold\x18\x02 \x01(\x01\"\xc9\x01\n\rMeasuredRates\x12\x0e\n\x06\x61ttack\x18\x01 \x01(\t\x12\x12\n\x05\x61uroc\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12\x1d\n\x10tpr_at_1_percent\x18\x03 \x01(\x01H\x01\x88\x01\x01\x12\x1d\n\x10tpr_at_5_percent\x18\x04 \x01(\x01H\x02\x88\x01\x01\x12\x15\n\x08recovery\x18\x05 \x01(\x01H\x03\x88\x01\x01\x42\x08\n\x06_aurocB\x13\n\x11_tpr_at_1_percentB\x13\n\x11_tpr_at_5_percentB\x0b\n\t_recovery\"|\n\x06Limits\x12\x17\n\x0fmax_image_bytes\x18\x01 \x01(\x04\x12\x18\n\x10max_image_pixels\x18\x02 \x01(\x04\x12\x11\n\tmax_batch\x18\x03 \x01(\r\x12\x11\n\tmax_top_k\x18\x04 \x01(\r\x12\x19\n\x11max_message_bytes\x18\x05 \x01(\x04*b\n\rHeatmapFormat\x12\x17\n\x13HEATMAP_FORMAT_NONE\x10\x00\x12\x18\n\x14HEATMAP_FORMAT_FLOAT\x10\x01\x12\x1e\n\x1aHEATMAP_FORMAT_PNG_OVERLAY\x10\x02*F\n\x06\x45\x66\x66ort\x12\x16\n\x12\x45\x46\x46ORT_UNSPECIFIED\x10\x00\x12\x0f\n\x0b\x45\x46\x46ORT_FAST\x10\x01\x12\x13\n\x0f\x45\x46\x46ORT_THOROUGH\x10\x02*^\n\x08Priority\x12\x18\n\x14PRIORITY_UNSPECIFIED\x10\x00\x12\x10\n\x0cPRIORITY_LOW\x10\x01\x12\x13\n\x0fPRIORITY_NORMAL\x10\x02\x12\x11\n\rPRIORITY_HIGH\x10\x03\x32\xb6\x02\n\x10\x44\x65tectionService\x12:\n\x06\x44\x65tect\x12\x1a.heatward.v1.DetectRequest\x1a\x14.heatward.v1.Verdict\x12P\n\x0b\x44\x65tectBatch\x12\x1f.heatward.v1.DetectBatchRequest\x1a .heatward.v1.DetectBatchResponse\x12I\n\x0c\x44\x65tectStream\x12\x1a.heatward.v1.DetectRequest\x1a\x19.heatward.v1.DetectResult(\x01\x30\x01\x12I\n\x0bGetDetector\x12\x1f.heatward.v1.GetDetectorRequest\x1a\x19.heatward.v1.DetectorInfob\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bheatward/v1/detection.proto\x12\x0bheatward.v1\x1a\x17google/rpc/status.proto\"I\n\x08RawImage\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x12\x0e\n\x06height\x18\x02 \x01(\r\x12\r\n\x05width\x18\x03 \x01(\r\x12\x10\n\x08\x63hannels\x18\x04 \x01(\r\"J\n\x05Image\x12\x11\n\x07\x65ncoded\x18\x01 \x01(\x0cH\x00\x12$\n\x03raw\x18\x02 \x01(\x0b\x32\x15.heatward.v1.RawImageH\x00\x42\x08\n\x06source\"\x7f\n\x07Options\x12 \n\x13\x66\x61lse_positive_rate\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12+\n\x07heatmap\x18\x02 \x01(\x0e\x32\x1a.heatward.v1.HeatmapFormat\x12\r\n\x05top_k\x18\x03 \x01(\rB\x16\n\x14_false_positive_rate\"\xc4\x01\n\rDetectRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12!\n\x05image\x18\x02 \x01(\x0b\x32\x12.heatward.v1.Image\x12%\n\x07options\x18\x03 \x01(\x0b\x32\x14.heatward.v1.Options\x12\x12\n\ntimeout_ms\x18\x05 \x01(\r\x12\'\n\x08priority\x18\x06 \x01(\x0e\x32\x15.heatward.v1.Priority\x12\x18\n\x10\x64\x65tector_version\x18\x07 \x01(\t\"B\n\x12\x44\x65tectBatchRequest\x12,\n\x08requests\x18\x01 \x03(\x0b\x32\x1a.heatward.v1.DetectRequest\"A\n\x13\x44\x65tectBatchResponse\x12*\n\x07results\x18\x01 \x03(\x0b\x32\x19.heatward.v1.DetectResult\"{\n\x0c\x44\x65tectResult\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\'\n\x07verdict\x18\x02 \x01(\x0b\x32\x14.heatward.v1.VerdictH\x00\x12$\n\x06status\x18\x03 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\x08\n\x06result\"9\n\x05Label\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x13\n\x0bprobability\x18\x03 \x01(\x01\"\xf1\x02\n\x07Verdict\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12%\n\tpredicted\x18\x02 \x01(\x0b\x32\x12.heatward.v1.Label\x12\x1f\n\x03top\x18\x03 \x03(\x0b\x32\x12.heatward.v1.Label\x12\x14\n\x0c\x61ttack_score\x18\x04 \x01(\x01\x12\x0f\n\x07p_value\x18\x05 \x01(\x01\x12\x10\n\x08\x61ttacked\x18\x06 \x01(\x08\x12\x1b\n\x13\x66\x61lse_positive_rate\x18\x07 \x01(\x01\x12%\n\trecovered\x18\x08 \x03(\x0b\x32\x12.heatward.v1.Label\x12%\n\x07heatmap\x18\t \x01(\x0b\x32\x14.heatward.v1.Heatmap\x12%\n\x07timings\x18\n \x01(\x0b\x32\x14.heatward.v1.Timings\x12\x18\n\x10\x64\x65tector_version\x18\x0b \x01(\t\x12%\n\tcorrected\x18\r \x01(\x0b\x32\x12.heatward.v1.Label\"I\n\x07Heatmap\x12$\n\x03map\x18\x01 \x01(\x0b\x32\x15.heatward.v1.FloatMapH\x00\x12\r\n\x03png\x18\x02 \x01(\x0cH\x00\x42\t\n\x07\x63ontent\"7\n\x08\x46loatMap\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x12\x0e\n\x06height\x18\x02 \x01(\r\x12\r\n\x05width\x18\x03 \x01(\r\"h\n\x07Timings\x12\x10\n\x08queue_ms\x18\x01 \x01(\x01\x12\x11\n\tdecode_ms\x18\x02 \x01(\x01\x12\x12\n\ncompute_ms\x18\x03 \x01(\x01\x12\x10\n\x08total_ms\x18\x04 \x01(\x01\x12\x12\n\nbatch_size\x18\x05 \x01(\r\"%\n\x12GetDetectorRequest\x12\x0f\n\x07version\x18\x01 \x01(\t\"\xbe\x03\n\x0c\x44\x65tectorInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x16\n\x0eserver_version\x18\x03 \x01(\t\x12/\n\nclassifier\x18\x04 \x01(\x0b\x32\x1b.heatward.v1.ClassifierInfo\x12\x10\n\x08\x65vidence\x18\x05 \x03(\t\x12\x33\n\x0fheatmap_formats\x18\x06 \x03(\x0e\x32\x1a.heatward.v1.HeatmapFormat\x12\x10\n\x08\x66\x61milies\x18\x07 \x03(\t\x12#\n\x1b\x64\x65\x66\x61ult_false_positive_rate\x18\x08 \x01(\x01\x12\x18\n\x10\x63\x61libration_size\x18\t \x01(\x04\x12$\n\x1csmallest_false_positive_rate\x18\n \x01(\x01\x12\x35\n\x10operating_points\x18\x0b \x03(\x0b\x32\x1b.heatward.v1.OperatingPoint\x12,\n\x08measured\x18\x0c \x03(\x0b\x32\x1a.heatward.v1.MeasuredRates\x12#\n\x06limits\x18\r \x01(\x0b\x32\x13.heatward.v1.Limits\"q\n\x0e\x43lassifierInfo\x12\x0e\n\x06source\x18\x01 \x01(\t\x12\x0f\n\x07\x63lasses\x18\x02 \x03(\t\x12\x13\n\x0b\x66ingerprint\x18\x03 \x01(\t\x12\x14\n\x0cinput_height\x18\x04 \x01(\r\x12\x13\n\x0binput_width\x18\x05 \x01(\r\"@\n\x0eOperatingPoint\x12\x1b\n\x13\x66\x61lse_positive_rate\x18\x01 \x01(\x01\x12\x11\n\tthreshold\x18\x02 \x01(\x01\"\xc9\x01\n\rMeasuredRates\x12\x0e\n\x06\x61ttack\x18\x01 \x01(\t\x12\x12\n\x05\x61uroc\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12\x1d\n\x10tpr_at_1_percent\x18\x03 \x01(\x01H\x01\x88\x01\x01\x12\x1d\n\x10tpr_at_5_percent\x18\x04 \x01(\x01H\x02\x88\x01\x01\x12\x15\n\x08recovery\x18\x05 \x01(\x01H\x03\x88\x01\x01\x42\x08\n\x06_aurocB\x13\n\x11_tpr_at_1_percentB\x13\n\x11_tpr_at_5_percentB\x0b\n\t_recovery\"|\n\x06Limits\x12\x17\n\x0fmax_image_bytes\x18\x01 \x01(\x04\x12\x18\n\x10max_image_pixels\x18\x02 \x01(\x04\x12\x11\n\tmax_batch\x18\x03 \x01(\r\x12\x11\n\tmax_top_k\x18\x04 \x01(\r\x12\x19\n\x11max_message_bytes\x18\x05 \x01(\x04*b\n\rHeatmapFormat\x12\x17\n\x13HEATMAP_FORMAT_NONE\x10\x00\x12\x18\n\x14HEATMAP_FORMAT_FLOAT\x10\x01\x12\x1e\n\x1aHEATMAP_FORMAT_PNG_OVERLAY\x10\x02*^\n\x08Priority\x12\x18\n\x14PRIORITY_UNSPECIFIED\x10\x00\x12\x10\n\x0cPRIORITY_LOW\x10\x01\x12\x13\n\x0fPRIORITY_NORMAL\x10\x02\x12\x11\n\rPRIORITY_HIGH\x10\x03\x32\xb6\x02\n\x10\x44\x65tectionService\x12:\n\x06\x44\x65tect\x12\x1a.heatward.v1.DetectRequest\x1a\x14.heatward.v1.Verdict\x12P\n\x0b\x44\x65tectBatch\x12\x1f.heatward.v1.DetectBatchRequest\x1a .heatward.v1.DetectBatchResponse\x12I\n\x0c\x44\x65tectStream\x12\x1a.heatward.v1.DetectRequest\x1a\x19.heatward.v1.DetectResult(\x01\x30\x01\x12I\n\x0bGetDetector\x12\x1f.heatward.v1.GetDetectorRequest\x1a\x19.heatward.v1.DetectorInfob\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'heatward.v1.detection_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_HEATMAPFORMAT']._serialized_start=2588
-  _globals['_HEATMAPFORMAT']._serialized_end=2686
-  _globals['_EFFORT']._serialized_start=2688
-  _globals['_EFFORT']._serialized_end=2758
-  _globals['_PRIORITY']._serialized_start=2760
-  _globals['_PRIORITY']._serialized_end=2854
+  _globals['_HEATMAPFORMAT']._serialized_start=2476
+  _globals['_HEATMAPFORMAT']._serialized_end=2574
+  _globals['_PRIORITY']._serialized_start=2576
+  _globals['_PRIORITY']._serialized_end=2670
   _globals['_RAWIMAGE']._serialized_start=69
   _globals['_RAWIMAGE']._serialized_end=142
   _globals['_IMAGE']._serialized_start=144
@@ -45,35 +43,35 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_OPTIONS']._serialized_start=220
   _globals['_OPTIONS']._serialized_end=347
   _globals['_DETECTREQUEST']._serialized_start=350
-  _globals['_DETECTREQUEST']._serialized_end=583
-  _globals['_DETECTBATCHREQUEST']._serialized_start=585
-  _globals['_DETECTBATCHREQUEST']._serialized_end=651
-  _globals['_DETECTBATCHRESPONSE']._serialized_start=653
-  _globals['_DETECTBATCHRESPONSE']._serialized_end=718
-  _globals['_DETECTRESULT']._serialized_start=720
-  _globals['_DETECTRESULT']._serialized_end=843
-  _globals['_LABEL']._serialized_start=845
-  _globals['_LABEL']._serialized_end=902
-  _globals['_VERDICT']._serialized_start=905
-  _globals['_VERDICT']._serialized_end=1311
-  _globals['_HEATMAP']._serialized_start=1313
-  _globals['_HEATMAP']._serialized_end=1386
-  _globals['_FLOATMAP']._serialized_start=1388
-  _globals['_FLOATMAP']._serialized_end=1443
-  _globals['_TIMINGS']._serialized_start=1445
-  _globals['_TIMINGS']._serialized_end=1549
-  _globals['_GETDETECTORREQUEST']._serialized_start=1551
-  _globals['_GETDETECTORREQUEST']._serialized_end=1588
-  _globals['_DETECTORINFO']._serialized_start=1591
-  _globals['_DETECTORINFO']._serialized_end=2075
-  _globals['_CLASSIFIERINFO']._serialized_start=2077
-  _globals['_CLASSIFIERINFO']._serialized_end=2190
-  _globals['_OPERATINGPOINT']._serialized_start=2192
-  _globals['_OPERATINGPOINT']._serialized_end=2256
-  _globals['_MEASUREDRATES']._serialized_start=2259
-  _globals['_MEASUREDRATES']._serialized_end=2460
-  _globals['_LIMITS']._serialized_start=2462
-  _globals['_LIMITS']._serialized_end=2586
-  _globals['_DETECTIONSERVICE']._serialized_start=2857
-  _globals['_DETECTIONSERVICE']._serialized_end=3167
+  _globals['_DETECTREQUEST']._serialized_end=546
+  _globals['_DETECTBATCHREQUEST']._serialized_start=548
+  _globals['_DETECTBATCHREQUEST']._serialized_end=614
+  _globals['_DETECTBATCHRESPONSE']._serialized_start=616
+  _globals['_DETECTBATCHRESPONSE']._serialized_end=681
+  _globals['_DETECTRESULT']._serialized_start=683
+  _globals['_DETECTRESULT']._serialized_end=806
+  _globals['_LABEL']._serialized_start=808
+  _globals['_LABEL']._serialized_end=865
+  _globals['_VERDICT']._serialized_start=868
+  _globals['_VERDICT']._serialized_end=1237
+  _globals['_HEATMAP']._serialized_start=1239
+  _globals['_HEATMAP']._serialized_end=1312
+  _globals['_FLOATMAP']._serialized_start=1314
+  _globals['_FLOATMAP']._serialized_end=1369
+  _globals['_TIMINGS']._serialized_start=1371
+  _globals['_TIMINGS']._serialized_end=1475
+  _globals['_GETDETECTORREQUEST']._serialized_start=1477
+  _globals['_GETDETECTORREQUEST']._serialized_end=1514
+  _globals['_DETECTORINFO']._serialized_start=1517
+  _globals['_DETECTORINFO']._serialized_end=1963
+  _globals['_CLASSIFIERINFO']._serialized_start=1965
+  _globals['_CLASSIFIERINFO']._serialized_end=2078
+  _globals['_OPERATINGPOINT']._serialized_start=2080
+  _globals['_OPERATINGPOINT']._serialized_end=2144
+  _globals['_MEASUREDRATES']._serialized_start=2147
+  _globals['_MEASUREDRATES']._serialized_end=2348
+  _globals['_LIMITS']._serialized_start=2350
+  _globals['_LIMITS']._serialized_end=2474
+  _globals['_DETECTIONSERVICE']._serialized_start=2673
+  _globals['_DETECTIONSERVICE']._serialized_end=2983
 # @@protoc_insertion_point(module_scope)

@@ -13,12 +13,6 @@ class HeatmapFormat(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     HEATMAP_FORMAT_FLOAT: _ClassVar[HeatmapFormat]
     HEATMAP_FORMAT_PNG_OVERLAY: _ClassVar[HeatmapFormat]
 
-class Effort(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
-    __slots__ = ()
-    EFFORT_UNSPECIFIED: _ClassVar[Effort]
-    EFFORT_FAST: _ClassVar[Effort]
-    EFFORT_THOROUGH: _ClassVar[Effort]
-
 class Priority(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     PRIORITY_UNSPECIFIED: _ClassVar[Priority]
@@ -28,9 +22,6 @@ class Priority(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
 HEATMAP_FORMAT_NONE: HeatmapFormat
 HEATMAP_FORMAT_FLOAT: HeatmapFormat
 HEATMAP_FORMAT_PNG_OVERLAY: HeatmapFormat
-EFFORT_UNSPECIFIED: Effort
-EFFORT_FAST: Effort
-EFFORT_THOROUGH: Effort
 PRIORITY_UNSPECIFIED: Priority
 PRIORITY_LOW: Priority
 PRIORITY_NORMAL: Priority
@@ -67,22 +58,20 @@ class Options(_message.Message):
     def __init__(self, false_positive_rate: _Optional[float] = ..., heatmap: _Optional[_Union[HeatmapFormat, str]] = ..., top_k: _Optional[int] = ...) -> None: ...
 
 class DetectRequest(_message.Message):
-    __slots__ = ("request_id", "image", "options", "effort", "timeout_ms", "priority", "detector_version")
+    __slots__ = ("request_id", "image", "options", "timeout_ms", "priority", "detector_version")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     IMAGE_FIELD_NUMBER: _ClassVar[int]
     OPTIONS_FIELD_NUMBER: _ClassVar[int]
-    EFFORT_FIELD_NUMBER: _ClassVar[int]
     TIMEOUT_MS_FIELD_NUMBER: _ClassVar[int]
     PRIORITY_FIELD_NUMBER: _ClassVar[int]
     DETECTOR_VERSION_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     image: Image
     options: Options
-    effort: Effort
     timeout_ms: int
     priority: Priority
     detector_version: str
-    def __init__(self, request_id: _Optional[str] = ..., image: _Optional[_Union[Image, _Mapping]] = ..., options: _Optional[_Union[Options, _Mapping]] = ..., effort: _Optional[_Union[Effort, str]] = ..., timeout_ms: _Optional[int] = ..., priority: _Optional[_Union[Priority, str]] = ..., detector_version: _Optional[str] = ...) -> None: ...
+    def __init__(self, request_id: _Optional[str] = ..., image: _Optional[_Union[Image, _Mapping]] = ..., options: _Optional[_Union[Options, _Mapping]] = ..., timeout_ms: _Optional[int] = ..., priority: _Optional[_Union[Priority, str]] = ..., detector_version: _Optional[str] = ...) -> None: ...
 
 class DetectBatchRequest(_message.Message):
     __slots__ = ("requests",)
@@ -117,7 +106,7 @@ class Label(_message.Message):
     def __init__(self, index: _Optional[int] = ..., name: _Optional[str] = ..., probability: _Optional[float] = ...) -> None: ...
 
 class Verdict(_message.Message):
-    __slots__ = ("request_id", "predicted", "top", "attack_score", "p_value", "attacked", "false_positive_rate", "recovered", "heatmap", "timings", "detector_version", "effort", "corrected")
+    __slots__ = ("request_id", "predicted", "top", "attack_score", "p_value", "attacked", "false_positive_rate", "recovered", "heatmap", "timings", "detector_version", "corrected")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     PREDICTED_FIELD_NUMBER: _ClassVar[int]
     TOP_FIELD_NUMBER: _ClassVar[int]
@@ -129,7 +118,6 @@ class Verdict(_message.Message):
     HEATMAP_FIELD_NUMBER: _ClassVar[int]
     TIMINGS_FIELD_NUMBER: _ClassVar[int]
     DETECTOR_VERSION_FIELD_NUMBER: _ClassVar[int]
-    EFFORT_FIELD_NUMBER: _ClassVar[int]
     CORRECTED_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     predicted: Label
@@ -142,9 +130,8 @@ class Verdict(_message.Message):
     heatmap: Heatmap
     timings: Timings
     detector_version: str
-    effort: Effort
     corrected: Label
-    def __init__(self, request_id: _Optional[str] = ..., predicted: _Optional[_Union[Label, _Mapping]] = ..., top: _Optional[_Iterable[_Union[Label, _Mapping]]] = ..., attack_score: _Optional[float] = ..., p_value: _Optional[float] = ..., attacked: bool = ..., false_positive_rate: _Optional[float] = ..., recovered: _Optional[_Iterable[_Union[Label, _Mapping]]] = ..., heatmap: _Optional[_Union[Heatmap, _Mapping]] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ..., detector_version: _Optional[str] = ..., effort: _Optional[_Union[Effort, str]] = ..., corrected: _Optional[_Union[Label, _Mapping]] = ...) -> None: ...
+    def __init__(self, request_id: _Optional[str] = ..., predicted: _Optional[_Union[Label, _Mapping]] = ..., top: _Optional[_Iterable[_Union[Label, _Mapping]]] = ..., attack_score: _Optional[float] = ..., p_value: _Optional[float] = ..., attacked: bool = ..., false_positive_rate: _Optional[float] = ..., recovered: _Optional[_Iterable[_Union[Label, _Mapping]]] = ..., heatmap: _Optional[_Union[Heatmap, _Mapping]] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ..., detector_version: _Optional[str] = ..., corrected: _Optional[_Union[Label, _Mapping]] = ...) -> None: ...
 
 class Heatmap(_message.Message):
     __slots__ = ("map", "png")
@@ -185,7 +172,7 @@ class GetDetectorRequest(_message.Message):
     def __init__(self, version: _Optional[str] = ...) -> None: ...
 
 class DetectorInfo(_message.Message):
-    __slots__ = ("name", "version", "server_version", "classifier", "evidence", "heatmap_formats", "families", "default_false_positive_rate", "calibration_size", "smallest_false_positive_rate", "operating_points", "measured", "limits", "efforts")
+    __slots__ = ("name", "version", "server_version", "classifier", "evidence", "heatmap_formats", "families", "default_false_positive_rate", "calibration_size", "smallest_false_positive_rate", "operating_points", "measured", "limits")
     NAME_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     SERVER_VERSION_FIELD_NUMBER: _ClassVar[int]
@@ -199,7 +186,6 @@ class DetectorInfo(_message.Message):
     OPERATING_POINTS_FIELD_NUMBER: _ClassVar[int]
     MEASURED_FIELD_NUMBER: _ClassVar[int]
     LIMITS_FIELD_NUMBER: _ClassVar[int]
-    EFFORTS_FIELD_NUMBER: _ClassVar[int]
     name: str
     version: str
     server_version: str
@@ -213,8 +199,7 @@ class DetectorInfo(_message.Message):
     operating_points: _containers.RepeatedCompositeFieldContainer[OperatingPoint]
     measured: _containers.RepeatedCompositeFieldContainer[MeasuredRates]
     limits: Limits
-    efforts: _containers.RepeatedScalarFieldContainer[Effort]
-    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., server_version: _Optional[str] = ..., classifier: _Optional[_Union[ClassifierInfo, _Mapping]] = ..., evidence: _Optional[_Iterable[str]] = ..., heatmap_formats: _Optional[_Iterable[_Union[HeatmapFormat, str]]] = ..., families: _Optional[_Iterable[str]] = ..., default_false_positive_rate: _Optional[float] = ..., calibration_size: _Optional[int] = ..., smallest_false_positive_rate: _Optional[float] = ..., operating_points: _Optional[_Iterable[_Union[OperatingPoint, _Mapping]]] = ..., measured: _Optional[_Iterable[_Union[MeasuredRates, _Mapping]]] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., efforts: _Optional[_Iterable[_Union[Effort, str]]] = ...) -> None: ...
+    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., server_version: _Optional[str] = ..., classifier: _Optional[_Union[ClassifierInfo, _Mapping]] = ..., evidence: _Optional[_Iterable[str]] = ..., heatmap_formats: _Optional[_Iterable[_Union[HeatmapFormat, str]]] = ..., families: _Optional[_Iterable[str]] = ..., default_false_positive_rate: _Optional[float] = ..., calibration_size: _Optional[int] = ..., smallest_false_positive_rate: _Optional[float] = ..., operating_points: _Optional[_Iterable[_Union[OperatingPoint, _Mapping]]] = ..., measured: _Optional[_Iterable[_Union[MeasuredRates, _Mapping]]] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ...) -> None: ...
 
 class ClassifierInfo(_message.Message):
     __slots__ = ("source", "classes", "fingerprint", "input_height", "input_width")

@@ -101,7 +101,6 @@ def describe(warm: Warm, name: str, config: ServerConfig) -> Loaded:
             max_top_k=MAX_TOP_K,
             max_message_bytes=config.max_message_bytes,
         ),
-        efforts=_efforts(detector, config),
     )
     return Loaded(warm, info)
 
@@ -120,15 +119,6 @@ def _default_rate(calibration: Calibration, configured: float | None) -> float:
             extra={"images": len(calibration.scores), "usual": PREFERRED_RATE, "default": rate},
         )
     return rate
-
-
-def _efforts(detector: Detector, config: ServerConfig) -> list[pb.Effort]:
-    if detector.thorough and config.thorough_queue:
-        return [pb.EFFORT_FAST, pb.EFFORT_THOROUGH]
-    if config.effort == "thorough":
-        why = "thorough_queue is 0" if detector.thorough else "the bundle has no second look"
-        log.warning("effort is thorough, but every answer will be fast", extra={"why": why})
-    return [pb.EFFORT_FAST]
 
 
 def to_verdict(ask: Ask, answer: Answer, loaded: Loaded, decode_s: float, total_s: float, png: bytes) -> pb.Verdict:
@@ -152,7 +142,6 @@ def to_verdict(ask: Ask, answer: Answer, loaded: Loaded, decode_s: float, total_
             "batch_size": answer.batch_size,
         },
         detector_version=loaded.info.version,
-        effort=pb.EFFORT_THOROUGH if verdict.effort == "thorough" else pb.EFFORT_FAST,
     )
     if ask.heatmap == pb.HEATMAP_FORMAT_FLOAT:
         height, width = verdict.heatmap.shape

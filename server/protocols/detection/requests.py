@@ -16,16 +16,12 @@ from numpy.typing import NDArray
 from detector.classifier import Classifier
 from detector.errors import ImageError
 from detector.images import ImageLimits, decode, from_raw
-from server.config import Effort
 from server.errors import RequestError
 from server.inference.fair_queue import HIGH, LOW, NORMAL
 
 __all__ = ["MAX_TOP_K", "Ask", "parse", "prepare"]
 
-EFFORTS: dict[int, Effort] = {pb.EFFORT_FAST: "fast", pb.EFFORT_THOROUGH: "thorough"}
-HEATMAPS, KNOWN_EFFORTS, KNOWN_PRIORITIES = (
-    frozenset(each.values()) for each in (pb.HeatmapFormat, pb.Effort, pb.Priority)
-)
+HEATMAPS, KNOWN_PRIORITIES = (frozenset(each.values()) for each in (pb.HeatmapFormat, pb.Priority))
 PRIORITIES = {pb.PRIORITY_LOW: LOW, pb.PRIORITY_HIGH: HIGH}
 
 MAX_TOP_K = 5
@@ -49,13 +45,10 @@ class Ask:
     heatmap: int
     """A `HeatmapFormat`."""
     top_k: int
-    effort: Effort
     priority: int
 
 
-def parse(
-    request: pb.DetectRequest, path: str, *, default_rate: float, smallest_rate: float, default_effort: Effort
-) -> Ask:
+def parse(request: pb.DetectRequest, path: str, *, default_rate: float, smallest_rate: float) -> Ask:
     """Validates everything but the image's content.
 
     Args:
@@ -63,7 +56,6 @@ def parse(
         path: Where it stands in the call's message: "" or "requests[3].".
         default_rate: False-positive rate where the request names none.
         smallest_rate: The smallest one that the calibration can promise.
-        default_effort: Effort where the request names none.
 
     Raises:
         RequestError: A field is missing or out of range.
@@ -81,8 +73,6 @@ def parse(
         )
     if options.heatmap not in HEATMAPS:
         raise RequestError(f"{path}options.heatmap", f"unknown format {options.heatmap}")
-    if request.effort not in KNOWN_EFFORTS:
-        raise RequestError(f"{path}effort", f"unknown effort {request.effort}")
     if request.priority not in KNOWN_PRIORITIES:
         raise RequestError(f"{path}priority", f"unknown priority {request.priority}")
     field, image_bytes, raw_size, read = _image(request.image, path)
@@ -95,7 +85,6 @@ def parse(
         rate,
         options.heatmap,
         min(options.top_k or MAX_TOP_K, MAX_TOP_K),
-        EFFORTS.get(request.effort, default_effort),
         PRIORITIES.get(request.priority, NORMAL),
     )
 

@@ -23,12 +23,10 @@ INPUTS = {"image": "UINT8", "image_bytes": "BYTES"}
 WHOLE = ("int64_param", "uint64_param")
 PARAMETERS: Mapping[str, Sequence[str]] = {
     "false_positive_rate": ("double_param",),
-    "effort": ("string_param",),
     "top_k": WHOLE,
     "timeout": WHOLE,
     "priority": WHOLE,
 }
-EFFORTS = {"fast": v1.EFFORT_FAST, "thorough": v1.EFFORT_THOROUGH}
 PRIORITIES = (v1.PRIORITY_UNSPECIFIED, v1.PRIORITY_HIGH, v1.PRIORITY_NORMAL, v1.PRIORITY_LOW)
 ELSEWHERE = ("shared_memory_region", "classification")
 """Parameters of a tensor that would have it lie or look different from what we read and write."""
@@ -87,10 +85,6 @@ def ask(request: pb.ModelInferRequest) -> v1.DetectRequest:
         value: Any = getattr(parameter, kind)
         if name == "false_positive_rate":
             asked.options.false_positive_rate = value
-        elif name == "effort":
-            if value not in EFFORTS:
-                raise RequestError(field, unknown(value, EFFORTS))
-            asked.effort = EFFORTS[value]
         elif value < 0:
             raise RequestError(field, f"0 or more, but came {value}")
         elif name == "top_k":
