@@ -95,6 +95,17 @@ async def test_metrics_count_calls_images_and_batches(serving):
     assert any(line.startswith("heatward_detector_info{") for line in lines)
 
 
+async def port_closed(address: str) -> None:
+    host, _, port = address.rpartition(":")
+    while True:
+        try:
+            _, writer = await asyncio.open_connection(host, int(port))
+        except ConnectionRefusedError:
+            return
+        writer.close()
+        await asyncio.sleep(0.01)
+
+
 async def test_drain_answers_what_is_in_flight_and_refuses_the_rest(serving):
     async with serving() as served:
         health = health_pb2_grpc.HealthStub(served.channel)
@@ -112,7 +123,7 @@ async def test_drain_answers_what_is_in_flight_and_refuses_the_rest(serving):
             await asyncio.sleep(0.01)
         drain = asyncio.create_task(served.app.drain(5))
         assert (await watch.read()).status == Status.NOT_SERVING
-        await asyncio.sleep(0.05)
+        await port_closed(served.app.address)  # until then it refuses calls itself: test_drain.py
         async with grpc.aio.insecure_channel(served.app.address) as late:
             with pytest.raises(grpc.aio.AioRpcError) as caught:
                 await detection_pb2_grpc.DetectionServiceStub(late).Detect(raw(picture(9)))
