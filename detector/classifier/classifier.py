@@ -87,6 +87,7 @@ class Classifier:
         self._probed = found.layers
         self.layers = tuple(layer.name for layer in found.layers)
         self.no_gradient = found.no_gradient
+        self._no_layers = found.no_layers
         self.differentiable = not found.no_gradient
 
     def __call__(self, images: Tensor) -> Tensor:
@@ -183,6 +184,8 @@ class Classifier:
         """Why `layers` is empty; empty where it is not."""
         if self.layers:
             return ""
+        if self._no_layers:
+            return self._no_layers
         if not self.embeddable:
             return "TorchScript and exported programs hide theirs: give the net as torchvision:, timm: or python:"
         return "no module of it answers maps (B, C, h, w)"

@@ -7,7 +7,7 @@ or another number of classes than its owner lists.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,6 +36,9 @@ class Probe:
     """What three images told."""
 
     layers: tuple[Layer, ...]
+    """Those whose maps can be read."""
+    no_layers: str
+    """Why there are none; empty where nothing is known."""
     no_gradient: str
     """Why no gradient reaches the images; empty where one does."""
 
@@ -54,7 +57,7 @@ def probe(module: nn.Module, shown: nn.Module, spec: ClassifierSpec, device: tor
     """
     images = _images(spec.input_size).to(device)
     with torch.no_grad():
-        with observed(shown) as layers:
+        with observed(shown, spec.input_size) as layers:
             two = _answer(module, images[:2], spec)
         one, three = _answer(module, images[:1], spec), _answer(module, images, spec)
     if not (_alike(one, two[:1]) and _alike(three[:2], two)):
@@ -68,7 +71,15 @@ def probe(module: nn.Module, shown: nn.Module, spec: ClassifierSpec, device: tor
     else:
         no_gradient = _no_gradient(three, images)
     _check_logits(three, spec)
-    return Probe(tuple(layers), no_gradient)
+    return Probe(*_readable(layers), no_gradient)
+
+
+def _readable(layers: Sequence[Layer]) -> tuple[tuple[Layer, ...], str]:
+    """Those that are (B, C, h, w); none, and why, where most of the net's blocks are channels-last."""
+    blocks = [layer.channels_last for layer in layers if layer.block]
+    if 2 * sum(blocks) > len(blocks):
+        return (), "most of its blocks answer channels-last maps (B, h, w, C), which heatward cannot read yet"
+    return tuple(layer for layer in layers if not layer.channels_last), ""
 
 
 def _images(size: tuple[int, int]) -> Tensor:
