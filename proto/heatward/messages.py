@@ -53,10 +53,10 @@ def detect_template(
     effort: Effort | None = None,
 ) -> pb.DetectRequest:
     """A request without its image; None leaves a choice to the server."""
-    if heatmap is not None and heatmap not in HEATMAP_FORMATS:
+    if heatmap is not None and not (isinstance(heatmap, str) and heatmap in HEATMAP_FORMATS):
         expected = ", ".join(map(repr, HEATMAP_FORMATS))
         raise ValueError(f"heatmap is None or one of {expected}; this is {checks.shown(heatmap)}")
-    if effort is not None and effort not in EFFORTS:
+    if effort is not None and not (isinstance(effort, str) and effort in EFFORTS):
         expected = ", ".join(map(repr, EFFORTS))
         raise ValueError(f"effort is None or one of {expected}; this is {checks.shown(effort)}")
     options = pb.Options(top_k=0 if top_k is None else checks.count("top_k", top_k))
