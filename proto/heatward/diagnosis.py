@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 import socket
-from contextlib import suppress
 
 __all__ = ["diagnose"]
 
@@ -83,7 +82,8 @@ CAUSES: tuple[tuple[str, bool | None, str], ...] = (
         "{address} cannot be reached from here: a firewall, or a wrong address",
     ),
 )
-LOCAL = re.compile(r"(?:dns:/*)?localhost\.?:(\d+)", re.IGNORECASE)
+LOOPBACK = ("127.0.0.1", "[::1]")
+LOCAL = re.compile(r"(?:dns:/*|ipv[46]:)?(localhost\.?|127\.0\.0\.1|\[::1\]):(\d+)", re.IGNORECASE)
 NEVER_CONNECTED = re.compile(r"connections to all backends failing|failed to connect to all addresses|DNS resolution")
 LOST = re.compile(r"^(Socket closed|recvmsg|Connection reset|Broken pipe|.*ping timeout|.*keepalive|GOAWAY|.*pings)")
 TOO_LARGE = re.compile(r"Received message larger than max \((\d+) vs\.? (\d+)\)")
@@ -120,6 +120,8 @@ def diagnose(code: str, details: str, *, address: str, tls: bool, proxy: str = "
     if code == "UNIMPLEMENTED" and NO_METHOD.search(details):
         return f"what listens at {address} is no heatward server, or an older one ({details})"
     if code == "DEADLINE_EXCEEDED" and details.startswith("Deadline Exceeded"):
+        if _listening(address) == "":
+            return _cause("Connection refused", address, tls)
         through = f", which may be the proxy's fault that the environment variable {proxy} names" if proxy else ""
         return f"no answer from {address} before the deadline: the server is busy, hangs, or cannot be reached{through}"
     if code == "NOT_FOUND" and not details:
@@ -128,7 +130,7 @@ def diagnose(code: str, details: str, *, address: str, tls: bool, proxy: str = "
 
 
 def _cause(details: str, address: str, tls: bool) -> str:
-    if "Connection refused" in details and (place := _listening(address)):
+    if "Connection refused" in details and (place := _listening(address)) and place not in address:
         if tls:
             fault = "speaks no TLS, has a certificate that is not trusted, or asks for yours (tls=, certificate=)"
         else:
@@ -141,10 +143,19 @@ def _cause(details: str, address: str, tls: bool) -> str:
     return f"no server answers at {address} ({details})"
 
 
-def _listening(address: str) -> str:
-    """Where something listens after all: localhost is two addresses, and gRPC tells of either one's error."""
-    if match := LOCAL.fullmatch(address):
-        for host, ip in (("127.0.0.1", "127.0.0.1"), ("[::1]", "::1")):
-            with suppress(OSError), socket.create_connection((ip, int(match[1])), timeout=0.2):
-                return f"{host}:{match[1]}"
+def _listening(address: str) -> str | None:
+    """Where on this machine something listens after all, "" for nowhere; None: this cannot be found out at once.
+
+    localhost is two addresses, and gRPC tells of either one's error; and of none where the deadline passes first.
+    """
+    if not (match := LOCAL.fullmatch(address)):
+        return None
+    for host in LOOPBACK if match[1].lower().startswith("localhost") else (match[1],):
+        try:
+            with socket.create_connection((host.strip("[]"), int(match[2])), timeout=0.2):
+                return f"{host}:{match[2]}"
+        except TimeoutError:  # it takes no more connections
+            return None
+        except (OSError, OverflowError):
+            continue
     return ""

@@ -190,3 +190,14 @@ def test_nothing_at_localhost_is_nothing() -> None:
 def test_a_deadline_that_passes_at_a_proxy_names_it() -> None:
     said = diagnose("DEADLINE_EXCEEDED", "Deadline Exceeded", address="a.test:1", tls=False, proxy="https_proxy")
     assert "environment variable https_proxy" in said
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "localhost:1", "[::1]:1", "dns:///localhost:1", "ipv4:127.0.0.1:1"])
+def test_a_deadline_that_passes_where_nothing_listens_says_so(address: str) -> None:
+    said = diagnose("DEADLINE_EXCEEDED", "Deadline Exceeded", address=address, tls=False)
+    assert said.startswith(f"nothing listens at {address}")
+
+
+def test_a_deadline_that_passes_at_a_server_is_the_servers(places: Places) -> None:
+    said = diagnose("DEADLINE_EXCEEDED", "Deadline Exceeded", address=places.plain.address, tls=False)
+    assert "before the deadline" in said
