@@ -23,6 +23,9 @@ OTHERS = (
     (r"_PORT_\d+_(TCP|UDP|SCTP)_ADDR", ADDRESS),
     (r"_PORT_\d+_(TCP|UDP|SCTP)_PORT", NUMBER),
     (r"_PORT_\d+_(TCP|UDP|SCTP)_PROTO", re.compile("tcp|udp|sctp")),
+    (r"(_PORT_\d+_(TCP|UDP|SCTP)|_PORT)_(START|END)", URL),  # of `docker --link`, as those below
+    ("_NAME", re.compile(r"/\S+/\S+")),
+    (r"_ENV_\w+", re.compile(".*", re.DOTALL)),
 )
 
 
@@ -43,6 +46,11 @@ def service_variables(environment: Mapping[str, str], prefix: str) -> frozenset[
 
 
 def _services(name: str, value: str, shapes: tuple[tuple[str, re.Pattern[str]], ...]) -> list[str]:
-    """The Services that may have made this variable."""
-    found = (re.fullmatch(rf"(.+?){ending}", name) for ending, looks in shapes if looks.fullmatch(value))
+    """The Services that may have made this variable: a Service's own name may hold what looks like an ending."""
+    found = (
+        re.fullmatch(rf"({some}){ending}", name)
+        for ending, looks in shapes
+        if looks.fullmatch(value)
+        for some in (".+?", ".+")
+    )
     return [match[1] for match in found if match]

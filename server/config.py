@@ -24,7 +24,7 @@ __all__ = ["PREFIX", "ServerConfig"]
 
 PREFIX = "HEATWARD_SERVE_"
 DEVICE = re.compile(r"auto|cpu|cuda(:\d{1,4})?")
-UPSTREAM = re.compile(r"(?!https?://)\S+")
+UPSTREAM = re.compile(r"(?!https?://)[^\s@]+")
 CPUS = available_cpus()
 MIB = 2**20
 INT32 = 2**31 - 1
@@ -237,7 +237,7 @@ class ServerConfig(BaseSettings):
     @classmethod
     def _is_no_url(cls, upstream: str | None) -> str | None:
         if upstream is not None and not UPSTREAM.fullmatch(upstream):
-            raise ValueError("expected host:port, without http:// and spaces")
+            raise ValueError("expected host:port, without http://, spaces, and a user before an @")
         return upstream
 
     @field_validator("upstream_model")

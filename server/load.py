@@ -24,8 +24,8 @@ from server.config import PREFIX, ServerConfig
 
 __all__ = ["load_config"]
 
-USER = re.compile(r"(?<=//)[^/@\s]+(?=@)")
-"""What stands before a host in a URL may be a password."""
+USER = re.compile(r"((?<=//)|^)[^/\s]+(?=@)")
+"""What stands before a host may be a password."""
 
 
 class _Parser(ArgumentParser):
@@ -40,8 +40,9 @@ class _Parser(ArgumentParser):
             raise ConfigError(f"unexpected word '{printable(word)}': one bundle, everything else is an option")
         if word.partition("=")[0] == "--bundle":
             raise ConfigError("unknown option '--bundle': the bundle stands alone, heatward serve BUNDLE")
+        name = word.partition("=")[0]  # what follows may be a secret
         options = [option for action in self._actions for option in action.option_strings]
-        raise ConfigError(f"unknown option {_named(word, options)}")
+        raise ConfigError(f"unknown option {_named(name, options)}")
 
 
 def load_config(argv: Sequence[str]) -> ServerConfig:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from detector.errors import ClassifierSpecError, ConfigError, HeatwardError, LayerNotFoundError
-from detector.text import printable
+from detector.text import nearest, printable
 
 __all__ = ["Parser", "exit_code"]
 
@@ -19,12 +19,20 @@ WRITTEN = (ConfigError, ClassifierSpecError, LayerNotFoundError)
 """Errors in what the user wrote."""
 
 
+LONGEST = 500
+"""Characters of a complaint."""
+
+
 class Parser(argparse.ArgumentParser):
-    """Escapes what it repeats: words may steer a terminal."""
+    """Escapes and shortens what it repeats: words may be long and steer a terminal. Names the nearest option."""
 
     def error(self, message: str) -> NoReturn:
-        """Say what is wrong, and exit with 2."""
-        super().error(printable(message, None))
+        """Say what is wrong on one line, and exit with 2."""
+        unknown = message.removeprefix("unrecognized arguments: ")
+        word = unknown.split(" ")[0].partition("=")[0]
+        if unknown != message and word.startswith("-"):
+            message = f"there is no option '{printable(word)}'{nearest(word, self._option_string_actions)}"
+        self.exit(2, f"{self.prog}: error: {printable(message, LONGEST)} ({self.prog} --help)\n")
 
 
 def exit_code(command: Callable[[], int]) -> int:

@@ -6,10 +6,12 @@ rights. Reading takes only the names a bundle has and never follows a member's p
 
 from __future__ import annotations
 
+import lzma
 import os
 import secrets
 import shutil
 import stat
+import struct
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -107,7 +109,16 @@ def _read_zip(path: Path) -> tuple[dict[str, bytes], tuple[str, ...]]:
         raise BundleForeignError(f"{path} is no heatward bundle: it is not a zip file.") from error
     except PermissionError as error:
         raise BundleError(f"{path} cannot be read: {error.strerror}.") from error
-    except (zlib.error, EOFError, OSError, ValueError, NotImplementedError, RuntimeError) as error:
+    except (
+        zlib.error,
+        lzma.LZMAError,
+        struct.error,
+        EOFError,
+        OSError,
+        ValueError,
+        NotImplementedError,
+        RuntimeError,
+    ) as error:
         raise BundleDamagedError(f"{path} is damaged ({error}): copy it again.") from error
 
 

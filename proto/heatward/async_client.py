@@ -19,7 +19,7 @@ from heatward.base import BaseClient
 from heatward.batches import Plan, async_batch
 from heatward.errors import arrived
 from heatward.forks import asyncio_clients
-from heatward.health import CHECK, encode_request, is_serving
+from heatward.health import CHECK, check_service, encode_request, is_serving
 from heatward.images import ImageInput
 from heatward.limits import ALONE_BYTES
 from heatward.messages import HeatmapChoice, detect_request, detect_template, detector_info, verdict
@@ -126,6 +126,7 @@ class AsyncClient(BaseClient):
 
     async def health(self, service: str = "", *, timeout_s: float | None = None) -> bool:
         """As `Client.health`."""
+        check_service(service)
         budget_s = self._budget_s(timeout_s)
         with self._errors():
             async with self._open(health_checks=False) as channel:

@@ -95,6 +95,8 @@ class BaseClient:
             open_calls.discard(call)
 
     def _error(self, error: grpc.RpcError) -> DetectionError:
+        if self._closed and error.code() is grpc.StatusCode.CANCELLED:
+            return self._closed_error()
         if "message larger than max" in (error.details() or ""):
             self._limits.forget()
         return self._connection.error(error)

@@ -111,7 +111,7 @@ def _load(name: str) -> Command | None:
     if not found and name not in SUMMARIES:
         known = [*SUMMARIES, *(point.name for point in entry_points(group=GROUP))]
         guess = nearest(name.lstrip("-"), known) or f"; there are {', '.join(SUMMARIES)}"
-        complain("heatward", f"there is no command {printable(name)!r}{guess} (heatward --help)")
+        complain("heatward", f"there is no command '{printable(name)}'{guess} (heatward --help)")
         return None
     try:
         for entry_point in found:

@@ -19,7 +19,7 @@ from heatward.base import BaseClient
 from heatward.batches import Plan, batch
 from heatward.errors import arrived
 from heatward.forks import starting
-from heatward.health import CHECK, encode_request, is_serving
+from heatward.health import CHECK, check_service, encode_request, is_serving
 from heatward.images import ImageInput
 from heatward.limits import ALONE_BYTES
 from heatward.messages import HeatmapChoice, detect_request, detect_template, detector_info, verdict
@@ -178,7 +178,9 @@ class Client(BaseClient):
 
         Raises:
             DetectionError: No server answers (UNAVAILABLE), or it has no such service (NOT_FOUND).
+            TypeError, ValueError: `service` is no name.
         """
+        check_service(service)
         budget_s = self._budget_s(timeout_s)
         with self._errors(), self._open(health_checks=False) as channel:
             check = channel.unary_unary(CHECK, request_serializer=encode_request, response_deserializer=is_serving)

@@ -15,7 +15,7 @@ from typing import Any
 import grpc
 import grpc.aio
 
-from heatward.credentials import PEM, clean_token, read_pem
+from heatward.credentials import PEM, check_pair, clean_token, read_pem
 from heatward.diagnosis import diagnose
 from heatward.errors import DetectionError, error_from_rpc
 from heatward.proxies import is_direct, proxy_variable
@@ -145,4 +145,6 @@ class Connection:
 
     def _credentials(self) -> grpc.ChannelCredentials:
         roots = None if isinstance(self.tls, bool) else read_pem("tls", self.tls)
-        return grpc.ssl_channel_credentials(roots, read_pem("key", self.key), read_pem("certificate", self.certificate))
+        key, certificate = read_pem("key", self.key), read_pem("certificate", self.certificate)
+        check_pair(certificate, key)
+        return grpc.ssl_channel_credentials(roots, key, certificate)

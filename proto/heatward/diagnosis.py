@@ -7,6 +7,7 @@ not known stays as well.
 from __future__ import annotations
 
 import re
+import socket
 
 __all__ = ["diagnose"]
 
@@ -81,6 +82,8 @@ CAUSES: tuple[tuple[str, bool | None, str], ...] = (
         "{address} cannot be reached from here: a firewall, or a wrong address",
     ),
 )
+LOOPBACK = ("127.0.0.1", "[::1]")
+LOCAL = re.compile(r"(?:dns:/*|ipv[46]:)?(localhost\.?|127\.0\.0\.1|\[::1\]):(\d+)", re.IGNORECASE)
 NEVER_CONNECTED = re.compile(r"connections to all backends failing|failed to connect to all addresses|DNS resolution")
 LOST = re.compile(r"^(Socket closed|recvmsg|Connection reset|Broken pipe|.*ping timeout|.*keepalive|GOAWAY|.*pings)")
 TOO_LARGE = re.compile(r"Received message larger than max \((\d+) vs\.? (\d+)\)")
@@ -117,13 +120,42 @@ def diagnose(code: str, details: str, *, address: str, tls: bool, proxy: str = "
     if code == "UNIMPLEMENTED" and NO_METHOD.search(details):
         return f"what listens at {address} is no heatward server, or an older one ({details})"
     if code == "DEADLINE_EXCEEDED" and details.startswith("Deadline Exceeded"):
-        return f"no answer from {address} before the deadline: the server is busy, hangs, or cannot be reached"
+        if _listening(address) == "":
+            return _cause("Connection refused", address, tls)
+        through = f", which may be the proxy's fault that the environment variable {proxy} names" if proxy else ""
+        return f"no answer from {address} before the deadline: the server is busy, hangs, or cannot be reached{through}"
+    if code == "NOT_FOUND" and not details:
+        return f"the server at {address} has no service of that name"
     return details
 
 
 def _cause(details: str, address: str, tls: bool) -> str:
+    if "Connection refused" in details and (place := _listening(address)) and place not in address:
+        if tls:
+            fault = "speaks no TLS, has a certificate that is not trusted, or asks for yours (tls=, certificate=)"
+        else:
+            fault = "expects TLS (tls=, --tls, --tls-roots), or is no gRPC server"
+        return f"what listens at {place}, one address of {address}, {fault}: name {place} to hear which"
     for pattern, with_tls, meaning in CAUSES:
         if with_tls in (EITHER, tls) and (match := re.search(pattern, details)):
             what = match.groupdict().get("what") or "the one asked for"
             return meaning.format(address=address, what=what.strip())
     return f"no server answers at {address} ({details})"
+
+
+def _listening(address: str) -> str | None:
+    """Where on this machine something listens after all, "" for nowhere; None: this cannot be found out at once.
+
+    localhost is two addresses, and gRPC tells of either one's error; and of none where the deadline passes first.
+    """
+    if not (match := LOCAL.fullmatch(address)):
+        return None
+    for host in LOOPBACK if match[1].lower().startswith("localhost") else (match[1],):
+        try:
+            with socket.create_connection((host.strip("[]"), int(match[2])), timeout=0.2):
+                return f"{host}:{match[2]}"
+        except TimeoutError:  # it takes no more connections
+            return None
+        except (OSError, OverflowError):
+            continue
+    return ""

@@ -6,7 +6,11 @@ See https://github.com/grpc/grpc/blob/master/doc/health-checking.md.
 
 from __future__ import annotations
 
-__all__ = ["CHECK", "encode_request", "is_serving"]
+from typing import Any
+
+from heatward.checks import shown
+
+__all__ = ["CHECK", "check_service", "encode_request", "is_serving"]
 
 CHECK = "/grpc.health.v1.Health/Check"
 
@@ -16,11 +20,22 @@ SERVING = 1
 MAX_NAME_BYTES = 127  # longer needs a second length byte
 
 
+def check_service(service: Any) -> None:
+    """Before it is sent.
+
+    Raises:
+        TypeError, ValueError: It is no service's name.
+    """
+    expected = "service is a name such as 'heatward.v1.DetectionService', or '' for the server as a whole"
+    if not isinstance(service, str):
+        raise TypeError(f"{expected}; this is {shown(service)}")
+    if not service.isascii() or len(service) > MAX_NAME_BYTES:
+        raise ValueError(f"{expected}, at most {MAX_NAME_BYTES} ASCII characters; this is {shown(service)}")
+
+
 def encode_request(service: str) -> bytes:
     """HealthCheckRequest; an empty name asks for the server as a whole."""
     name = service.encode()
-    if len(name) > MAX_NAME_BYTES:
-        raise ValueError(f"a service name has at most {MAX_NAME_BYTES} bytes; this one has {len(name)}")
     return FIELD_1_BYTES + bytes([len(name)]) + name if name else b""
 
 

@@ -58,6 +58,8 @@ def image_message(image: ImageInput) -> pb.Image:
             raise TypeError(f"a memoryview of {image.ndim} dimensions is no image file: pass the array itself")
         return _encoded(bytes(image))
     if isinstance(image, (str, os.PathLike)):
+        if "\0" in os.fsdecode(image):
+            raise ValueError("a path has no NUL character: an image file's content is bytes, not str")
         with open(image, "rb") as file:
             _check_size(os.fstat(file.fileno()).st_size)
             return _encoded(file.read())

@@ -49,7 +49,7 @@ def detect_template(
     top_k: int | None = None,
 ) -> pb.DetectRequest:
     """A request without its image; None leaves a choice to the server."""
-    if heatmap is not None and heatmap not in HEATMAP_FORMATS:
+    if heatmap is not None and not (isinstance(heatmap, str) and heatmap in HEATMAP_FORMATS):
         expected = ", ".join(map(repr, HEATMAP_FORMATS))
         raise ValueError(f"heatmap is None or one of {expected}; this is {checks.shown(heatmap)}")
     options = pb.Options(top_k=0 if top_k is None else checks.count("top_k", top_k))

@@ -69,9 +69,9 @@ def _packed(image: Any) -> pb.Image:
     if mode in WITH_ALPHA:
         straight = image.convert("LA") if mode == "La" else image
         return _png(straight.convert("RGBA"))
-    if mode in TRANSPARENCY and "transparency" in image.info:
-        fits = isinstance(image.info["transparency"], TRANSPARENCY[mode])
-        return _png(image if fits else image.convert("RGBA"))
+    transparency = image.info.get("transparency")
+    if mode in TRANSPARENCY and transparency is not None:
+        return _png(image if isinstance(transparency, TRANSPARENCY[mode]) else image.convert("RGBA"))
     if mode in ("1", "P"):
         return _png(image)
     if mode != "L":

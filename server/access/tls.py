@@ -16,10 +16,10 @@ from pathlib import Path
 import grpc
 
 from detector.errors import ConfigError
-from server.access.watched import Watched
+from server.access.watched import Watched, file_name
 from server.config import ServerConfig
 
-__all__ = ["credentials"]
+__all__ = ["check_certificates", "credentials"]
 
 CERTIFICATE, KEY, CLIENT_CA = "tls_certificate", "tls_key", "tls_client_ca"
 
@@ -40,15 +40,12 @@ def credentials(config: ServerConfig, on_reload: Callable[[str, bool], None]) ->
         return None
     for setting in (CERTIFICATE, KEY):
         if setting not in files:
-            given = " and ".join(f"{name} = {file}" for name, file in files.items())
+            given = " and ".join(f"{name} = {file_name(file)}" for name, file in files.items())
             raise ConfigError(f"{setting}: required where there is {given}: name a PEM file")
 
     def parse(contents: dict[str, bytes]) -> grpc.ServerCertificateConfiguration:
         for setting in contents.keys() - {KEY}:
-            try:
-                ssl.create_default_context(cadata=contents[setting].decode("ascii"))
-            except (ssl.SSLError, ValueError):
-                raise ConfigError(f"{setting}: {files[setting]} holds no certificate in PEM") from None
+            check_certificates(setting, files[setting], contents[setting])
         try:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             with _as_file(contents[CERTIFICATE]) as certificate, _as_file(contents[KEY]) as key:
@@ -72,6 +69,18 @@ def credentials(config: ServerConfig, on_reload: Callable[[str, bool], None]) ->
         return None if current is previous else current
 
     return grpc.dynamic_ssl_server_credentials(current, fetch, require_client_authentication=CLIENT_CA in files)
+
+
+def check_certificates(setting: str, file: Path, content: bytes) -> None:
+    """Before gRPC, which would say nothing of it. Comments may be in any language.
+
+    Raises:
+        ConfigError: There is none that can be read.
+    """
+    try:
+        ssl.create_default_context(cadata=content.decode("ascii", "ignore"))
+    except (ssl.SSLError, ValueError):
+        raise ConfigError(f"{setting}: {file} holds no certificate in PEM") from None
 
 
 @contextmanager

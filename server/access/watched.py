@@ -19,9 +19,12 @@ from typing import Generic, TypeVar
 from detector.errors import ConfigError
 from detector.text import plain, printable
 
-__all__ = ["Watched"]
+__all__ = ["Watched", "file_name"]
 
 T = TypeVar("T")
+
+LONGEST_NAME = 16
+"""No token is shorter, and no key."""
 
 log = logging.getLogger("heatward.files")
 
@@ -90,10 +93,16 @@ class Watched(Generic[T]):
                 # joined files may have a mark in the middle
                 contents[setting] = plain(file.read_bytes()).replace(BOM_UTF8, b"")
             except OSError as error:
-                raise ConfigError(f"{setting}: cannot read {printable(str(file))}: {error.strerror}") from error
+                raise ConfigError(f"{setting}: cannot read {file_name(file)}: {error.strerror}") from None
             except ValueError:
                 raise ConfigError(f"{setting}: {file} is damaged UTF-16: save it as UTF-8") from None
         return contents
+
+
+def file_name(file: Path) -> str:
+    """The file's name, unless it may be a secret that was given in place of a file."""
+    known = len(str(file)) < LONGEST_NAME or Path(*file.parts[: 1 + file.is_absolute()]).is_dir()
+    return printable(str(file)) if known else "the file that it names"
 
 
 def _digest(contents: dict[str, bytes]) -> tuple[bytes, ...]:

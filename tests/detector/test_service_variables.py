@@ -33,9 +33,17 @@ def service(name: str, host: str = "10.0.0.7", *ports: str) -> dict[str, str]:
         service("HEATWARD_SERVE_GRPC"),
         service("HEATWARD_SERVE_METRICS"),  # its HEATWARD_SERVE_METRICS_PORT is a setting's name
         service("HEATWARD_SERVE_SERVICE", "10.0.0.7", "GRPC"),
+        service("HEATWARD_SERVE_X_SERVICE_PORT", "10.0.0.7", "GRPC"),  # a name that holds what looks like an ending
+        service("HEATWARD_SERVE_PORT_80_TCP", "10.0.0.7", "PORT"),
         service("HEATWARD_SERVE") | service("HEATWARD_SERVE_CANARY", "10.0.0.8"),
         {"HEATWARD_SERVE_PORT": "tcp://172.17.0.2:50051"},  # docker --link
         {"HEATWARD_SERVE_PORT_53_UDP": "udp://10.0.0.7:53", "HEATWARD_SERVE_PORT_53_UDP_PROTO": "udp"},
+        service("HEATWARD_SERVE")
+        | {
+            "HEATWARD_SERVE_NAME": "/app/heatward_serve",
+            "HEATWARD_SERVE_ENV_LANG": "C",
+            "HEATWARD_SERVE_PORT_50051_TCP_START": "tcp://10.0.0.7:50051",
+        },
     ],
 )
 def test_all_that_a_service_made_is_found(made: dict[str, str]) -> None:
@@ -61,6 +69,7 @@ def test_settings_stay_settings_beside_a_service() -> None:
         {"HEATWARD_SERVE_SERVICE_HOST": "yes"},
         {"HEATWARD_SERVE_PORT_50051_TCP_PROTO": "tcp"},
         {"HEATWARD_SERVE_PORT": "tcp"},
+        {"HEATWARD_SERVE_NAME": "/app/heatward_serve", "HEATWARD_SERVE_ENV_LANG": "C"},
     ],
 )
 def test_a_variable_that_belongs_to_no_service_is_none(alone: dict[str, str]) -> None:

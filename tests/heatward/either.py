@@ -25,8 +25,8 @@ class Threaded:
     async def describe(self) -> heatward.DetectorInfo:
         return await asyncio.to_thread(self._client.describe)
 
-    async def health(self) -> bool:
-        return await asyncio.to_thread(self._client.health)
+    async def health(self, service: str = "") -> bool:
+        return await asyncio.to_thread(self._client.health, service)
 
 
 @asynccontextmanager

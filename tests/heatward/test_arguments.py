@@ -11,7 +11,7 @@ from typing import Any
 import heatward
 import numpy as np
 import pytest
-from either import both
+from either import both, either
 from fake_servicer import FakeServer
 
 NAN, INF = math.nan, math.inf
@@ -48,6 +48,7 @@ CALLS = [
     ("top_k", "3"),
     ("top_k", 2**40),
     ("heatmap", "x" * 10**6),
+    ("heatmap", ["png"]),
     ("max_in_flight", 0),
     ("max_in_flight", 1.5),
     ("max_in_flight", "8"),
@@ -228,3 +229,35 @@ def test_a_fork_beside_a_call_does_not_harm_the_child(process: tuple[str, int]) 
 @needs_fork
 def test_a_fork_beside_an_asyncio_client_is_an_error_and_no_hang(process: tuple[str, int]) -> None:
     assert "refused: gRPC cannot be used in this process, because an AsyncClient was open" in forked(process[0], "loop")
+
+
+@both
+@pytest.mark.parametrize("service", [None, 5, "x" * 128, "\ud800", "é"])
+async def test_a_service_that_is_no_name_is_refused(server: FakeServer, kind: str, service: Any) -> None:
+    async with either(kind, server.address) as client:
+        with pytest.raises((TypeError, ValueError), match="service is a name such as"):
+            await client.health(service)
+
+
+@both
+async def test_a_service_that_the_server_has_not_is_named(server: FakeServer, kind: str) -> None:
+    async with either(kind, server.address) as client:
+        with pytest.raises(heatward.DetectionError, match=r"NOT_FOUND: the server at .* has no service of that name"):
+            await client.health("another")
+
+
+def test_a_path_that_holds_nul_is_named(server: FakeServer) -> None:
+    with heatward.Client(server.address) as client:
+        with pytest.raises(ValueError, match="a path has no NUL character"):
+            client.detect("\0JFIF")
+        (failure,) = client.detect_batch(["\0JFIF"])
+    assert isinstance(failure, heatward.Failure) and "NUL" in failure.message
+
+
+def test_a_client_that_is_closed_while_a_stream_is_open_says_so(server: FakeServer) -> None:
+    client = heatward.Client(server.address)
+    answers = client.detect_stream([b"image"] * 200, max_in_flight=2)
+    next(answers)
+    client.close()
+    with pytest.raises(heatward.DetectionError, match="the client is closed: open another one"):
+        list(answers)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import random
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -114,3 +116,21 @@ def test_a_pipe_is_not_opened(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     os.mkfifo(tmp_path / "x.heatward")  # nobody writes: opening it would wait for ever
     assert cli.main(["inspect", str(tmp_path / "x.heatward")]) == 2
     assert "neither a folder nor a regular file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_damaged_file_is_an_error_and_no_traceback(
+    method: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "x.heatward"
+    with zipfile.ZipFile(path, "w", method) as archive:
+        archive.writestr("manifest.json", json.dumps({"format": "heatward-bundle", "numbers": list(range(300))}))
+    whole, dice = path.read_bytes(), random.Random(0)
+    for _ in range(400):
+        damaged = bytearray(whole)
+        damaged[dice.randrange(len(damaged))] = dice.randrange(256)
+        path.write_bytes(damaged)
+        code = cli.main(["inspect", str(path)])
+        err = capsys.readouterr().err
+        assert (code, err.count("\n")) in ((0, 0), (2, 1)), err
+        assert code == 0 or str(path) in err

@@ -40,7 +40,7 @@ def code_of(*words: str) -> int:
         (("health", "--address", "http://a:1"), "argument --address: an address is host:port, e.g. 'a:1'"),
         (("detect", "--jsn", "x"), "there is no option '--jsn'; did you mean '--json'?"),
         (("detect", "--time-out=3", "x"), "there is no option '--time-out'; did you mean '--timeout'?"),
-        (("detect", "x", "--\x1b[2Ktypo"), "there is no option '--\\\\x1b[2Ktypo'"),
+        (("detect", "x", "--\x1b[2Ktypo"), "there is no option '--\\x1b[2Ktypo'"),
         (("detect", "x", "--" + "y" * 10**6), "there is no option '--yyy"),
         (("detect",), "the following arguments are required: PATH"),
         (("detect", ""), "an empty path: no such file or folder"),

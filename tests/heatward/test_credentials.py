@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import codecs
 import traceback
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import heatward
 import pytest
+import trustme
 from either import both, either
 from fake_servicer import FakeServer
 from heatward.connection import Connection
@@ -89,3 +93,59 @@ def test_a_password_in_an_address_is_refused_and_not_shown(address: str) -> None
 def test_tls_is_never_guessed() -> None:
     with pytest.raises(TypeError, match="tls is True, False, or root certificates"):
         heatward.Client(tls=None)  # type: ignore[arg-type]
+
+
+def test_a_token_that_is_longer_than_a_call_may_carry_is_refused() -> None:
+    with pytest.raises(ValueError, match="the token has 6001 characters, and at most 6000") as caught:
+        clean_token("x" * 6001)
+    assert "xxx" not in str(caught.value)
+
+
+AUTHORITY = trustme.CA()
+LEAF, OTHER = AUTHORITY.issue_cert("guard.test"), AUTHORITY.issue_cert("guard.test")
+CHAIN, PRIVATE = LEAF.cert_chain_pems[0].bytes(), LEAF.private_key_pem.bytes()
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        lambda pem: codecs.BOM_UTF8 + pem,
+        lambda pem: pem.decode().encode("utf-16"),
+        lambda pem: "# Autorit\u00e9\n".encode() + pem,
+    ],
+)
+def test_pem_may_have_a_byte_order_mark_and_comments(written: Callable[[bytes], bytes], tmp_path: Path) -> None:
+    path = tmp_path / "cert.pem"
+    path.write_bytes(written(CHAIN))
+    read = read_pem("certificate", path)
+    assert read is not None and read.endswith(CHAIN) and not read.startswith((codecs.BOM_UTF8, codecs.BOM_UTF16_LE))
+    with heatward.Client(tls=written(CHAIN), certificate=written(CHAIN), key=written(PRIVATE)):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"tls": PRIVATE}, "tls holds no certificate .*it holds a private key, which goes into key="),
+        ({"tls": CHAIN[:300]}, "tls holds no certificate in PEM"),
+        ({"certificate": PRIVATE, "key": PRIVATE}, "certificate holds no certificate"),
+        ({"certificate": CHAIN, "key": CHAIN}, "key holds no private key in PEM: it holds a certificate"),
+        ({"certificate": CHAIN, "key": OTHER.private_key_pem.bytes()}, "not the private key of certificate"),
+        ({"certificate": CHAIN, "key": KEY}, "key is damaged"),
+        ({"certificate": CHAIN, "key": KEY.replace("PRIVATE", "ENCRYPTED PRIVATE")}, "key is encrypted"),
+    ],
+)
+@pytest.mark.parametrize("client", [heatward.Client, heatward.AsyncClient])
+async def test_pem_that_cannot_be_used_is_refused_when_the_client_opens(
+    client: type, settings: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(ValueError, match=said) as caught:
+        client("guard.test:1", **{"tls": True, **settings})
+    assert SECRET not in "".join(traceback.format_exception(caught.value))
+
+
+@pytest.mark.parametrize("name", ["tls", "certificate"])
+def test_what_may_be_a_key_in_place_of_a_path_is_not_shown(name: str) -> None:
+    with pytest.raises(OSError, match=f"{name}: cannot read the file that it names") as caught:
+        read_pem(name, f"{SECRET}" * 10)
+    assert SECRET not in str(caught.value)

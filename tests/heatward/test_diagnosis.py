@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.server
+import re
 import socket
 import threading
 from collections.abc import Iterator
@@ -157,3 +158,46 @@ def test_what_a_server_says_stays_as_it_is(details: str) -> None:
 async def test_a_certificate_file_is_named_where_it_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(OSError, match=r"tls: cannot read .*missing\.pem"):
         heatward.Client(tls=tmp_path / "missing.pem")
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "cause"),
+    [
+        ("tls", {}, "expects TLS"),
+        ("plain", {"tls": True}, "speaks? no TLS|does not speak TLS"),
+        ("mutual", {"tls": True}, "not trusted"),
+    ],
+)
+def test_localhost_which_is_two_addresses_names_the_cause_too(
+    name: str, settings: dict[str, Any], cause: str, places: Places
+) -> None:
+    address = f"localhost:{getattr(places, name).address.rpartition(':')[2]}"
+    with (
+        heatward.Client(address, timeout_s=30, **settings) as client,
+        pytest.raises(heatward.DetectionError, match=cause) as caught,
+    ):
+        client.detect(b"image")
+    assert "heatward serve" not in caught.value.message
+    refused = "connections to all backends failing; last error: UNKNOWN: ipv6:%5B::1%5D:9: Connection refused (111)"
+    assert re.search(cause, diagnose("UNAVAILABLE", refused, address=address, tls=bool(settings)))
+
+
+def test_nothing_at_localhost_is_nothing() -> None:
+    refused = "connections to all backends failing; last error: UNKNOWN: ipv6:%5B::1%5D:1: Connection refused (111)"
+    assert "nothing listens at localhost:1" in diagnose("UNAVAILABLE", refused, address="localhost:1", tls=False)
+
+
+def test_a_deadline_that_passes_at_a_proxy_names_it() -> None:
+    said = diagnose("DEADLINE_EXCEEDED", "Deadline Exceeded", address="a.test:1", tls=False, proxy="https_proxy")
+    assert "environment variable https_proxy" in said
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "localhost:1", "[::1]:1", "dns:///localhost:1", "ipv4:127.0.0.1:1"])
+def test_a_deadline_that_passes_where_nothing_listens_says_so(address: str) -> None:
+    said = diagnose("DEADLINE_EXCEEDED", "Deadline Exceeded", address=address, tls=False)
+    assert said.startswith(f"nothing listens at {address}")
+
+
+def test_a_deadline_that_passes_at_a_server_is_the_servers(places: Places) -> None:
+    said = diagnose("DEADLINE_EXCEEDED", "Deadline Exceeded", address=places.plain.address, tls=False)
+    assert "before the deadline" in said

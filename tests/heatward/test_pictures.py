@@ -172,3 +172,11 @@ def test_a_mode_without_a_range_is_refused() -> None:
     for low, high in ((-1, 5), (0, 65536)):
         with pytest.raises(ValueError, match=f"0 to 65535.*{low} to {high}"):
             image_message(Image.fromarray(np.array([[low, high]], np.int32)))
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "I;16"])
+def test_a_transparent_colour_of_none_is_none(mode: str, photograph: Image.Image) -> None:
+    image = in_mode(mode, photograph)
+    expected = seen(image)
+    image.info["transparency"] = None
+    assert np.array_equal(seen(image), expected)

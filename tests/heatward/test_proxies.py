@@ -40,11 +40,12 @@ NEAR = [
     "localhost:1", "LOCALHOST", "heatward:50051", "heatward", "dns:heatward:50051", "dns:///heatward:50051",
     "dns://10.0.0.53/heatward:50051", "heatward.default.svc:1", "heatward.svc.cluster.local:1", "a.internal:1",
     "box.local.:1", "unix:/run/guard.sock", "unix:///run/guard.sock", "unix-abstract:guard", "ipv4:10.0.0.1:1",
-    "8.8.8.8:1,9.9.9.9:1",
+    "8.8.8.8:1,9.9.9.9:1", "nas.lan:1", "nas.home.arpa:1", "localhost.localdomain:1",
 ]  # fmt: skip
 FAR = [
     "8.8.8.8:50051", "172.32.0.1:1", "100.128.0.1:1", "11.0.0.1:1", "[2001:4860::1]:1", "guard.example.com:50051",
-    "dns:///guard.example.com:1", "ipv4:8.8.8.8:1", "ipv6:[2001:4860::1]:1", "[::ffff:8.8.8.8]:1", "notlocal.org:1",
+    "a.notlan:1", "dns:///guard.example.com:1", "ipv4:8.8.8.8:1", "ipv6:[2001:4860::1]:1", "[::ffff:8.8.8.8]:1",
+    "notlocal.org:1",
 ]  # fmt: skip
 
 
@@ -94,3 +95,22 @@ async def test_a_far_server_in_no_proxy_is_not_said_to_be_behind_one(
     async with either(kind, "guard.invalid:50051", **settings) as client:
         with pytest.raises(heatward.DetectionError, match="cannot be resolved"):
             await client.detect(b"image")
+
+
+@pytest.mark.parametrize(
+    "proxy", ["https://127.0.0.1:1", "user:hidden@127.0.0.1:1", "proxy:3128", "http://", "http://[x", "x"]
+)
+def test_a_proxy_that_grpc_ignores_is_not_blamed(proxy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("https_proxy", proxy)
+    monkeypatch.setenv("http_proxy", "http://proxy:3128")  # behind it: gRPC looks at the first only
+    assert proxy_variable("guard.example.com:1") == ""
+
+
+@pytest.mark.parametrize(
+    ("address", "excepted"),
+    [("203.0.113.7:1", True), ("203.0.114.7:1", False), ("[2001:db8::1]:1", True), ("guard.example.com:1", False)],
+)
+def test_no_proxy_may_hold_networks(address: str, excepted: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("https_proxy", "http://proxy:3128")
+    monkeypatch.setenv("no_proxy", "203.0.113.0/24, 2001:db8::/32")
+    assert proxy_variable(address) == ("" if excepted else "https_proxy")

@@ -32,8 +32,13 @@ def never(path: Path, device: str) -> FakeDetector:
         ({"token_file": "/"}, "token_file: cannot read /: Is a directory"),
         ({"tls_certificate": "nowhere", "tls_key": "nowhere"}, "tls_certificate: cannot read nowhere"),
         ({"tls_key": "nowhere"}, "tls_certificate: required where there is tls_key = nowhere"),
+        ({"tls_key": "A0b1" * 20}, "tls_certificate: required where there is tls_key = the file that it names"),
         ({"device": ("cuda:77",)}, "device = 'cuda:77': this machine has cpu"),
         ({"upstream": "a:1", "upstream_model": "m", "upstream_ca": "/"}, "upstream_ca: cannot read /: Is a directory"),
+        (
+            {"upstream": "a:1", "upstream_model": "m", "upstream_ca": __file__},
+            "test_startup.py holds no certificate in PEM",
+        ),
     ],
 )
 async def test_a_file_or_device_that_a_setting_names_wrongly_exits_2(

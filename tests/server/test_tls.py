@@ -148,3 +148,10 @@ def locked(key: bytes) -> bytes:
 
     private = load_pem_private_key(key, None)
     return private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"secret"))
+
+
+def test_a_comment_in_any_language_may_stand_between_certificates(tmp_path: Path):
+    files = write(tmp_path, OLD)
+    authorities = tmp_path / "authorities.pem"
+    authorities.write_bytes("# Autorit\u00e9\n".encode() + CLIENTS.cert_pem.bytes())
+    assert credentials(ServerConfig(**files, tls_client_ca=authorities), lambda what, fine: None) is not None

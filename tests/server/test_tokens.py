@@ -263,3 +263,10 @@ def test_damaged_utf_16_is_named(file: Path):
 def test_a_folder_in_place_of_the_file_is_named(tmp_path: Path):
     with pytest.raises(ConfigError, match=r"token_file: cannot read .*: Is a directory"):
         Tokens(tmp_path)
+
+
+@pytest.mark.parametrize("given", [ALICE, f"alice {ALICE}", f"./{ALICE}", f"no-such-folder/{ALICE}"])
+def test_a_token_in_place_of_the_file_is_not_shown(given: str):
+    with pytest.raises(ConfigError, match="token_file: cannot read the file that it names") as caught:
+        Tokens(Path(given))
+    assert ALICE not in str(caught.value) and caught.value.__cause__ is None

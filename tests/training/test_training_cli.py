@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from heatward import cli as heatward_cli
 from tiny_job import CONFIG
 
 from training import cli
@@ -179,3 +180,19 @@ def test_words_that_steer_a_terminal_are_shown(tmp_path: Path, capsys: pytest.Ca
     assert cli.train(["--config", f"{tmp_path}/\x1b[2K\n.toml"]) == 2
     told = capsys.readouterr().err
     assert "\x1b" not in told and "\\x1b[2K\\nerror" in told and "\\x1b[2K\\n.toml" in told
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["train", "--sed=5"], "there is no option '--sed'; did you mean '--seed'?"),
+        (["evaluate", "--leave-outt"], "there is no option '--leave-outt'; did you mean '--leave-out'?"),
+        (["train", "x" * 10**6], "argument stage: invalid choice: 'xxx"),
+        (["demo", "a\x1b[2K\nb"], "unrecognized arguments: a\\x1b[2K\\nb"),
+    ],
+)
+def test_a_wrong_word_is_answered_on_one_short_line(words: list[str], said: str, capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit) as caught:
+        heatward_cli.main(words)
+    err = capsys.readouterr().err
+    assert caught.value.code == 2 and said in err and err.count("\n") == 1 and len(err) < 800

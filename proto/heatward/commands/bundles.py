@@ -6,7 +6,10 @@ Reads `manifest.json` only, of a directory or a `.heatward` zip, with a bound on
 from __future__ import annotations
 
 import json
+import lzma
+import struct
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,8 @@ __all__ = ["NotABundleError", "read_manifest"]
 MANIFEST = "manifest.json"
 FORMAT = "heatward-bundle"
 MAX_MANIFEST_BYTES = 16 * 2**20
+DAMAGE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, NotImplementedError, RuntimeError, EOFError)
+"""What reading a damaged zip file may raise."""
 
 
 class NotABundleError(Exception):
@@ -46,7 +51,9 @@ def _manifest_bytes(path: Path) -> bytes:
             return _bounded(path, opened.read(MAX_MANIFEST_BYTES + 1))
     except KeyError as error:
         raise NotABundleError(f"{path}: a zip file without {MANIFEST}: not a heatward bundle") from error
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError) as error:
+    except (*DAMAGE, OSError) as error:
+        if getattr(error, "filename", None):  # the file cannot be opened; else a place in it that cannot be
+            raise
         raise NotABundleError(f"{path}: neither a folder nor a readable zip file ({error})") from error
 
 

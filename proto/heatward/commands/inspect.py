@@ -42,7 +42,7 @@ def inspect(argv: list[str]) -> int:
             facts, text = found
             text = json_text(facts, indent=2) if arguments.json else text
         else:
-            complain(NAME, f"{printable(target)!r}: no such file, nor an address HOST:PORT")
+            complain(NAME, f"'{printable(target)}': no such file, nor an address HOST:PORT")
             return EXIT_ERROR
     except RecursionError:
         complain(NAME, f"{target}: the manifest nests too deep: the bundle is damaged")

@@ -30,7 +30,7 @@ class Parser(argparse.ArgumentParser):
                 break
             name = word.partition("=")[0]
             if name.startswith("--") and " " not in name and not any(o.startswith(name) for o in self._options()):
-                self.error(f"there is no option {printable(name)!r}{nearest(name, self._options())}")
+                self.error(f"there is no option '{printable(name)}'{nearest(name, self._options())}")
         return super().parse_args(words)
 
     def print_help(self, file: object = None) -> None:
@@ -106,4 +106,4 @@ def _address(text: str) -> str:
 
 
 def _wrong(text: str, expected: str) -> Any:
-    return argparse.ArgumentTypeError(f"{printable(text)!r} is not {expected}")
+    return argparse.ArgumentTypeError(f"'{printable(text)}' is not {expected}")

@@ -12,6 +12,7 @@ import grpc
 
 from detector.errors import ConfigError
 from detector.text import plain
+from server.access.tls import check_certificates
 from server.config import ServerConfig
 
 __all__ = ["Upstream"]
@@ -39,7 +40,7 @@ class Upstream:
         config: Its address, its certificate authorities, and what to hand on.
 
     Raises:
-        ConfigError: The authorities cannot be read.
+        ConfigError: The authorities cannot be read, or are none.
     """
 
     def __init__(self, config: ServerConfig) -> None:
@@ -54,6 +55,7 @@ class Upstream:
                 raise ConfigError(f"upstream_ca: cannot read {config.upstream_ca}: {error.strerror}") from error
             except ValueError:
                 raise ConfigError(f"upstream_ca: {config.upstream_ca} is damaged UTF-16: save it as UTF-8") from None
+            check_certificates("upstream_ca", config.upstream_ca, authorities)
             credentials = grpc.ssl_channel_credentials(authorities)
             self._channel = grpc.aio.secure_channel(self._target, credentials, options=OPTIONS)
 
