@@ -28,6 +28,7 @@ SUM_TOLERANCE = 0.01  # of probabilities in half precision
 NUMBERS = {1: "one image", 2: "two images", 3: "three images"}
 SQUASHED = {"SigmoidBackward0": "sigmoid", "HardsigmoidBackward0": "hard sigmoid"}
 PASSED_ON = {"ToCopyBackward0", "ViewBackward0", "UnsafeViewBackward0", "ReshapeAliasBackward0", "CloneBackward0"}
+PASSED_ON |= {"ClampBackward0", "ClampBackward1", "ClampMinBackward0", "ClampMaxBackward0"}
 """What may stand behind a net's last operation without changing its answers."""
 
 
@@ -161,6 +162,8 @@ def _unlike(module: nn.Module, pair: Tensor, logits: Tensor) -> str:
 def _check_logits(logits: Tensor, spec: ClassifierSpec) -> None:
     values = logits.detach().double()
     sums = values.sum(1)
+    if values.isnan().any(1).all() or values.isinf().any(1).all():
+        raise ClassifierSpecError(f"{spec.source} answers {_not_finite(values)}")
     found = ""
     for whole in (1, 100):
         if values.min() >= 0 and bool(((sums - whole).abs() <= SUM_TOLERANCE * whole).all()):
@@ -173,6 +176,18 @@ def _check_logits(logits: Tensor, spec: ClassifierSpec) -> None:
             f"{spec.source} answers {found}, expected logits, the numbers that go into it: leave that last layer out, "
             "or wrap the net so that it returns them. (detector.black_box.BlackBox takes probabilities, for heatmaps.)"
         )
+
+
+def _not_finite(values: Tensor) -> str:
+    if not values.isnan().any() and values.max() <= 0:
+        return (
+            "minus infinity for every image, expected logits: the logarithm of a softmax that is exactly 0 somewhere? "
+            "Return log_softmax of the logits, or the logits."
+        )
+    return (
+        "NaN or infinity for every image, expected logits: look at its weights (a file of half precision that "
+        "overflowed?) and its preprocessing (a std near 0?)."
+    )
 
 
 def _last_operation(logits: Tensor) -> str:
@@ -196,8 +211,8 @@ def _no_gradient(logits: Tensor, images: Tensor) -> str:
         return "its gradients are NaN or infinite"
     if gradient.any():
         return ""
-    if torch.equal(logits[:1].expand_as(logits), logits):
-        return "every image gets the same logits: its head is all zeros, or trained weights are missing; give `weights`"
     if bool(((logits.double().exp().sum(1) - 1).abs() <= SUM_TOLERANCE).all()):
         return "it answers the logarithm of saturated probabilities; return log_softmax of the logits, or the logits"
+    if torch.equal(logits[:1].expand_as(logits), logits):
+        return "every image gets the same logits: its head is all zeros, or trained weights are missing; give `weights`"
     return "they are all zero: it rounds, compares with thresholds, or is saturated (a softmax or sigmoid within it?)"
