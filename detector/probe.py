@@ -130,6 +130,8 @@ def _mend_shape(shape: tuple[int, ...], count: int, classes: int) -> str:
         return "images come first, end it in .T"
     if size == count * classes:
         return "the batch dimension is lost, keep it: flatten(1) in place of flatten(0), squeeze() or view(-1)"
+    if shape == (count,) and classes != 2:
+        return "one logit for each class, leave out an argmax at its end"
     if len(shape) == 2 and shape[0] == count:
         return f"the spec lists {classes} classes, one logit each"
     if shape == (count,) and classes == 2:
