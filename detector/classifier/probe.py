@@ -28,6 +28,7 @@ SUM_TOLERANCE = 0.01  # of probabilities in half precision
 NUMBERS = {1: "one image", 2: "two images", 3: "three images"}
 SQUASHED = {"SigmoidBackward0": "sigmoid", "HardsigmoidBackward0": "hard sigmoid"}
 PASSED_ON = {"ToCopyBackward0", "ViewBackward0", "UnsafeViewBackward0", "ReshapeAliasBackward0", "CloneBackward0"}
+PASSED_ON |= {"ClampBackward0", "ClampBackward1", "ClampMinBackward0", "ClampMaxBackward0"}
 """What may stand behind a net's last operation without changing its answers."""
 
 
@@ -140,6 +141,8 @@ def _mend_shape(shape: tuple[int, ...], count: int, classes: int) -> str:
         return "images come first, end it in .T"
     if size == count * classes:
         return "the batch dimension is lost, keep it: flatten(1) in place of flatten(0), squeeze() or view(-1)"
+    if shape == (count,) and classes != 2:
+        return "one logit for each class, leave out an argmax at its end"
     if len(shape) == 2 and shape[0] == count:
         return f"the spec lists {classes} classes, one logit each"
     if shape == (count,) and classes == 2:
@@ -172,6 +175,8 @@ def _unlike(module: nn.Module, pair: Tensor, logits: Tensor) -> str:
 def _check_logits(logits: Tensor, spec: ClassifierSpec) -> None:
     values = logits.detach().double()
     sums = values.sum(1)
+    if values.isnan().any(1).all() or values.isinf().any(1).all():
+        raise ClassifierSpecError(f"{spec.source} answers {_not_finite(values)}")
     found = ""
     for whole in (1, 100):
         if values.min() >= 0 and bool(((sums - whole).abs() <= SUM_TOLERANCE * whole).all()):
@@ -185,6 +190,18 @@ def _check_logits(logits: Tensor, spec: ClassifierSpec) -> None:
             "or wrap the net so that it returns them. (For heatmaps, detector.classifier.black_box.BlackBox takes "
             "probabilities.)"
         )
+
+
+def _not_finite(values: Tensor) -> str:
+    if not values.isnan().any() and values.max() <= 0:
+        return (
+            "minus infinity for every image, expected logits: the logarithm of a softmax that is exactly 0 somewhere? "
+            "Return log_softmax of the logits, or the logits."
+        )
+    return (
+        "NaN or infinity for every image, expected logits: look at its weights (a file of half precision that "
+        "overflowed?) and its preprocessing (a std near 0?)."
+    )
 
 
 def _last_operation(logits: Tensor) -> str:
@@ -208,8 +225,8 @@ def _no_gradient(logits: Tensor, images: Tensor) -> str:
         return "its gradients are NaN or infinite"
     if gradient.any():
         return ""
-    if torch.equal(logits[:1].expand_as(logits), logits):
-        return "every image gets the same logits: its head is all zeros, or trained weights are missing; give `weights`"
     if bool(((logits.double().exp().sum(1) - 1).abs() <= SUM_TOLERANCE).all()):
         return "it answers the logarithm of saturated probabilities; return log_softmax of the logits, or the logits"
+    if torch.equal(logits[:1].expand_as(logits), logits):
+        return "every image gets the same logits: its head is all zeros, or trained weights are missing; give `weights`"
     return "they are all zero: it rounds, compares with thresholds, or is saturated (a softmax or sigmoid within it?)"

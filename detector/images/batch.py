@@ -56,6 +56,8 @@ def check_images(images: Any, *, device: torch.device | None = None, size: tuple
         raise ImageShapeError(
             f"images are on {images.device}, the classifier is on {device}: give images.to('{device}')"
         )
+    if images.is_meta:
+        raise ImageShapeError(f"images: {EXPECTED}, got a tensor without data, on the meta device")
 
 
 def check_range(images: Tensor) -> None:

@@ -18,6 +18,7 @@ from detector.classifier.black_box import BlackBox
 from detector.errors import HeatmapError, ImageShapeError
 from detector.evidence import EvidenceExtractor, EvidenceSettings
 from detector.heatmaps import METHODS, channel_attribution, channel_mask, class_activation_gradients, input_gradients
+from detector.image_batch import check_images
 
 IMAGES = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 
@@ -138,3 +139,8 @@ def test_black_boxes_have_the_same_door(door: str, what: str) -> None:
 def test_classes_that_cannot_be_are_refused(method: Any, classes: Any, told: str, net: Classifier) -> None:
     with pytest.raises(HeatmapError, match=f"classes: .*{told}"):
         method(net, IMAGES, classes)
+
+
+def test_a_tensor_without_data_is_refused() -> None:
+    with pytest.raises(ImageShapeError, match="without data"):
+        check_images(torch.empty(1, 3, 4, 4, device="meta"))

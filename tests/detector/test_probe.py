@@ -53,6 +53,9 @@ class ModelOutput(OrderedDict[str, Tensor]):
 
 
 REFUSED: dict[str, tuple[Callable[[Ending, Tensor], Any], str]] = {
+    "NaN for every image": (lambda n, m: n.logits(m) * torch.nan, "NaN or infinity for every image.*weights"),
+    "log of a sure softmax": (lambda n, m: (n.logits(m) * 1e6).softmax(1).log(), "minus infinity.*log_softmax"),
+    "clamped sigmoid": (lambda n, m: n.logits(m).sigmoid().clamp(1e-6, 1 - 1e-6), r"probabilities \(of a sigmoid\)"),
     "squeeze": (lambda n, m: n.head(m.mean((2, 3), keepdim=True).squeeze()), r"\(3,\) for one image.*batch dimension"),
     "squeeze of logits": (lambda n, m: n.logits(m).squeeze(), r"\(3,\) for one image.*batch dimension"),
     "flatten(0)": (lambda n, m: n.logits(m).flatten(0), r"\(6,\) for two images.*batch dimension"),

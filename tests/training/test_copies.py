@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import random
 import shutil
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from detector.errors import DataError
 from training.config import ImagesConfig, Split
@@ -164,11 +165,44 @@ def test_near_copies_are_found_through_others_but_not_across_colours() -> None:
     def bits(count: int) -> str:
         return f"{(1 << count) - 1:016x}"
 
-    grey, red = (90, 90, 90), (200, 90, 90)
-    signatures = [("a", bits(0), grey), ("b", bits(3), grey), ("c", bits(6), grey), ("d", bits(0), red)]
+    def cells(shift: int) -> str:
+        return bytes([at * 3 + shift * (at % 3 == 0) for at in range(64)] * 3).hex()
+
+    signatures = [
+        ("a", bits(0), cells(0)),
+        ("b", bits(3), cells(0)),
+        ("c", bits(6), cells(0)),
+        ("d", bits(0), cells(60)),
+    ]
     assert groups_of(signatures, near=3) == [0, 0, 0, 3]
     assert groups_of(signatures, near=2) == [0, 1, 2, 3]
     assert groups_of([*signatures, signatures[2]], near=0) == [0, 1, 2, 3, 2]
+
+
+@pytest.mark.parametrize("ground", ["white", "black"])
+def test_other_objects_on_a_plain_ground_are_no_near_copies(tmp_path: Path, ground: str) -> None:
+    """There almost every bit of a difference hash is alike; and plain images saved again still are copies."""
+    drawn = random.Random(1)
+    for number in range(60):
+        image = Image.new("RGB", (64, 64), ground)
+        left, top, size = drawn.randrange(6, 40), drawn.randrange(6, 40), drawn.randrange(8, 18)
+        colour = tuple(drawn.randrange(40, 216) for _ in range(3))
+        ImageDraw.Draw(image).ellipse((left, top, left + size, top + size), fill=colour)
+        path = tmp_path / ("cat", "dog")[number % 2] / f"{number:02d}.png"
+        path.parent.mkdir(exist_ok=True)
+        image.save(path)
+        image.resize((48, 48), Image.Resampling.LANCZOS).save(path.with_name(f"{number:02d} small.png"))
+    splits, _ = opened(tmp_path, near_copies=12)
+    assert all(len(found) == 1 for found in homes(splits).values())
+    assert sum(split.copies for split in splits.values()) == 60
+
+
+def test_an_older_releases_memory_is_looked_at_again(folder: Path, tmp_path: Path) -> None:
+    source = FolderSource(folder)
+    key = source.version(0)
+    (tmp_path / "images.json").write_text(json.dumps({key: ["a", "0" * 16, [1, 2, 3]]}))
+    (found,) = Memory(tmp_path / "images.json").signatures(source, [0], lambda count: None)
+    assert found == sign(source, 0)
 
 
 def test_unreadable_images_are_nobodys_copies(folder: Path) -> None:

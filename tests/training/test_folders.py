@@ -71,6 +71,22 @@ def test_linked_folders_are_followed_once_and_loops_end(tmp_path: Path) -> None:
     assert any("linked folders" in note for note in source.notes)
 
 
+def test_a_link_back_does_not_bring_loose_images_into_a_class(tmp_path: Path) -> None:
+    picture(tmp_path / "cat/a.png")
+    picture(tmp_path / "loose.png")
+    (tmp_path / "cat/loop").symlink_to(tmp_path)
+    source = FolderSource(tmp_path)
+    assert names(source) == ["cat/a.png"]
+    assert any("left out 1 linked folders" in note for note in source.notes)
+
+
+@pytest.mark.parametrize("named", [".", "..", "cat/.."])
+def test_the_folder_where_one_stands_is_searched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: str) -> None:
+    picture(tmp_path / "cat/a.png")
+    monkeypatch.chdir(tmp_path / "cat" if named == ".." else tmp_path)
+    assert len(FolderSource(Path(named), labelled=False)) == 1
+
+
 def test_a_linked_class_folder_is_a_class(tmp_path: Path) -> None:
     picture(tmp_path / "elsewhere/a.png")
     (tmp_path / "images").mkdir()

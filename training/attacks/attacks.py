@@ -59,8 +59,8 @@ def check_attack(spec: AttackSpec, classifier: Classifier | None = None) -> None
     draw_parameters(spec, seed=0)
     if classifier is not None and not classifier.differentiable and spec.name not in NO_GRADIENT:
         raise NoGradientError(
-            f"attack {spec.label!r}: {spec.name} needs gradients, and classifier {classifier.spec.source!r} has none; "
-            f"attacks without gradients: {', '.join(sorted(NO_GRADIENT))}"
+            f"attack {spec.label!r}: {spec.name} needs gradients, and classifier {classifier.spec.source!r} has none "
+            f"({classifier.no_gradient}); attacks without gradients: {', '.join(sorted(NO_GRADIENT))}"
         )
 
 

@@ -2,7 +2,8 @@
 
 Copies have the same pixels once decoded, whatever their files are called and however they are packed. Near copies, if
 asked for, were saved again, scaled or slightly cropped: their difference hashes (N. Krawetz, "Kind of Like That", 2013:
-is each of 8×8 cells brighter than its right neighbour?) differ in few bits, and their mean colours in little.
+is each of 8×8 cells brighter than its right neighbour?) differ in few bits, and the colours of the cells in little for
+what there is to see: on plain backgrounds most bits are alike, whatever stands before them.
 What was decoded is remembered in a file, so that a job that goes on decodes nothing again.
 """
 
@@ -11,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,10 +29,16 @@ from training.data.sources import Item, Source
 
 __all__ = ["Copies", "Memory", "divide", "groups_of", "sign"]
 
-Signature = tuple[str, str, tuple[int, int, int]]
-"""Digest of the pixels, difference hash (16 hex digits), mean colour."""
-UNREADABLE: Signature = ("", "", (0, 0, 0))
-MOST_COLOUR = 12  # near copies differ by no more in any channel's mean, of 255
+CELLS = 8
+Signature = tuple[str, str, str]
+"""Digest of the pixels, difference hash, red, green and blue of 8×8 cells; all in hex digits."""
+UNREADABLE: Signature = ("", "", "")
+DIGITS = {"hash": 16, "colours": 2 * CELLS * CELLS * 3}
+MOST_APART = 0.25
+"""Of their contrast: so far may the cells of near copies differ (root mean square). Saved again (quality 60) or scaled:
+0.15; other photographs: above 0.45; other objects on white: above 0.29."""
+LEAST_APART = 2.0
+"""Of 255: in plain images that much is rounding."""
 ROWS_AT_ONCE, IMAGES_AT_ONCE = 1024, 64
 
 
@@ -43,10 +50,11 @@ def sign(source: Source, position: int) -> Signature:
         return UNREADABLE
     digest = hashlib.blake2b(repr(pixels.shape).encode(), digest_size=16)
     digest.update(np.ascontiguousarray(pixels).data)
-    grey = np.asarray(Image.fromarray(pixels).convert("L").resize((9, 8), Image.Resampling.BOX), dtype=np.int16)
+    image = Image.fromarray(pixels)
+    grey = np.asarray(image.convert("L").resize((CELLS + 1, CELLS), Image.Resampling.BOX))
     bits = np.packbits(grey[:, :-1] > grey[:, 1:])
-    red, green, blue = pixels.reshape(-1, 3).mean(0).round().astype(int).tolist()
-    return digest.hexdigest(), bits.tobytes().hex(), (red, green, blue)
+    colours = image.resize((CELLS, CELLS), Image.Resampling.BOX)
+    return digest.hexdigest(), bits.tobytes().hex(), colours.tobytes().hex()
 
 
 class Memory:
@@ -57,7 +65,11 @@ class Memory:
         self.known: dict[str, Signature] = {}
         try:
             stored = json.loads(path.read_text(encoding="utf-8")) if path else {}
-            self.known = {key: (digest, bits, tuple(colour)) for key, (digest, bits, colour) in stored.items()}
+            self.known = {
+                key: (digest, bits, colours)
+                for key, (digest, bits, colours) in stored.items()
+                if len(bits) == DIGITS["hash"] and len(colours) == DIGITS["colours"]  # an older release had others
+            }
         except (OSError, ValueError, TypeError, AttributeError):  # none yet, or damaged: looked at again
             pass
 
@@ -175,13 +187,24 @@ def _near_pairs(signatures: Sequence[Signature], chosen: Sequence[int], near: in
     if not chosen:
         return []
     places = np.array(chosen)
-    hashes = np.frombuffer(bytes.fromhex("".join(signatures[at][1] for at in chosen)), np.uint8).reshape(-1, 8)
-    signs: NDArray[np.float32] = np.unpackbits(hashes, axis=1).astype(np.float32) * 2 - 1  # (N, 64)
-    colours = np.array([signatures[at][2] for at in chosen])
+    signs: NDArray[np.float32] = np.unpackbits(_bytes(signatures[at][1] for at in chosen), axis=1) * np.float32(2) - 1
+    colours = _bytes(signatures[at][2] for at in chosen)
+    seen = colours.reshape(len(places), -1, 3).astype(np.float32)
+    most = np.maximum(MOST_APART * (seen - seen.mean(1, keepdims=True)).std((1, 2)), LEAST_APART)  # (N,)
     pairs = []
     for start in range(0, len(places), ROWS_AT_ONCE):
         agreeing = signs[start : start + ROWS_AT_ONCE] @ signs[start:].T  # equal bits less differing ones
         rows, columns = (found + start for found in np.nonzero(agreeing >= 64 - 2 * near))
-        alike = (np.abs(colours[rows] - colours[columns]).max(1) <= MOST_COLOUR) & (rows < columns)
-        pairs += list(zip(places[rows[alike]].tolist(), places[columns[alike]].tolist(), strict=True))
+        rows, columns = rows[rows < columns], columns[rows < columns]
+        for first in range(0, len(rows), ROWS_AT_ONCE):
+            row, column = rows[first : first + ROWS_AT_ONCE], columns[first : first + ROWS_AT_ONCE]
+            apart = np.sqrt(np.square(seen[row] - seen[column]).mean((1, 2)))
+            alike = apart <= np.minimum(most[row], most[column])
+            pairs += list(zip(places[row[alike]].tolist(), places[column[alike]].tolist(), strict=True))
     return pairs
+
+
+def _bytes(digits: Iterable[str]) -> NDArray[np.uint8]:
+    """(N, n) of N words of 2·n hex digits."""
+    words = list(digits)
+    return np.frombuffer(bytes.fromhex("".join(words)), np.uint8).reshape(len(words), -1)

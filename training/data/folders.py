@@ -80,19 +80,21 @@ def find_images(folders: Sequence[Path]) -> Found:
         DataError: A folder cannot be read.
     """
     found = Found([[] for _ in folders])
-    seen: set[tuple[int, int]] = set()
+    # a link back to the folder above the named ones is a loop: what lies beside them belongs to none of them
+    own = {_identity(folder) for folder in folders}
+    seen = {_identity(Path(os.path.abspath(folder)).parent) for folder in folders} - own
     # links stand at the end: they wait until all that needs no link has been seen
     waiting = deque(sorted(((path, at) for at, path in enumerate(folders)), key=lambda each: each[0].is_symlink()))
     while waiting:
         folder, at = waiting.popleft()
         try:
-            status, entries = folder.stat(), sorted(os.scandir(folder), key=lambda entry: entry.name)
+            entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
         except OSError as error:
             raise DataError(f"folder {folder} cannot be read: {error.strerror}") from error
-        if (status.st_dev, status.st_ino) in seen:
+        if (identity := _identity(folder)) in seen:
             found.links.append(folder)
             continue
-        seen.add((status.st_dev, status.st_ino))
+        seen.add(identity)
         for entry in entries:
             path = folder / entry.name
             if not is_ours(entry.name):
@@ -106,3 +108,11 @@ def find_images(folders: Sequence[Path]) -> Found:
     for files in found.files:
         files.sort()
     return found
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    try:
+        status = folder.stat()
+    except OSError as error:
+        raise DataError(f"folder {folder} cannot be read: {error.strerror}") from error
+    return status.st_dev, status.st_ino

@@ -35,7 +35,8 @@ class Estimate:
     low: float
     high: float
     count: int
-    """Rows that the number rests on (for an AUROC: positives or negatives, whichever are fewer)."""
+    """Rows that the number rests on (of an AUROC: positives or negatives, whichever are fewer; of a mean: those of its
+    smallest part)."""
     draws: Floats = field(default_factory=lambda: np.zeros(0), repr=False, compare=False)
     """(R,) the number in every resample."""
 
@@ -99,7 +100,7 @@ def mean_of(estimates: Sequence[Estimate], weights: Sequence[float] | None = Non
     shares = np.array([weight for _, weight in known]) / sum(weight for _, weight in known)
     value = sum(share * each.value for share, (each, _) in zip(shares, known, strict=True))
     draws = shares @ np.stack([each.draws for each, _ in known])
-    return _interval(float(value), draws, sum(each.count for each, _ in known))
+    return _interval(float(value), draws, min(each.count for each, _ in known))
 
 
 def lowest(estimates: Sequence[Estimate]) -> Estimate:
