@@ -18,7 +18,7 @@ from detector.classifier.black_box import BlackBox
 from detector.errors import HeatmapError, ImageShapeError
 from detector.evidence import EvidenceExtractor, EvidenceSettings
 from detector.heatmaps import METHODS, channel_attribution, channel_mask, class_activation_gradients, input_gradients
-from detector.image_batch import check_images
+from detector.images.batch import check_images
 
 IMAGES = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 
