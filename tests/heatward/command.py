@@ -16,7 +16,12 @@ __all__ = ["run", "start"]
 def start(*words: str | bytes, variables: dict[str, str] | None = None, **options: Any) -> subprocess.Popen[bytes]:
     environment = {**os.environ, "PYTHONPATH": str(Path(heatward.__file__).parents[1]), **(variables or {})}
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
-    return subprocess.Popen([sys.executable, "-m", "heatward", *words], env=environment, **options)
+    words = (
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "  # a shell's & ignores it
+        "from heatward.cli import main; sys.exit(main())",
+        *words,
+    )
+    return subprocess.Popen([sys.executable, "-c", *words], env=environment, **options)
 
 
 def run(
