@@ -44,3 +44,11 @@ def test_every_benchmark_is_in_the_table_and_its_help_says_how_to_start_it(comma
     assert f"`python -m {command}`" in (ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8")
     source = (ROOT / command.replace(".", "/")).with_suffix(".py").read_text(encoding="utf-8")
     assert f"    python -m {command}" in source
+
+
+def test_the_walks_name_files_that_exist() -> None:
+    walks = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    exist = {path.name for name in FOLDERS for path in (ROOT / name).rglob("*.py")}
+    named = set(re.findall(r"\w+\.py", walks))
+    assert named
+    assert named - exist == set()
