@@ -1,4 +1,4 @@
-"""The Python in docs/client.md runs as it stands, but for the addresses."""
+"""The Python in README.md and docs/client.md runs as it stands, but for the addresses."""
 
 from __future__ import annotations
 
@@ -12,7 +12,11 @@ import trustme
 from fake_servicer import FakeServer
 
 ROOT = Path(__file__).parents[2]
-BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "client.md").read_text(encoding="utf-8"), re.DOTALL)
+BLOCKS = [
+    block
+    for name in ("README.md", "docs/client.md")
+    for block in re.findall(r"```python\n(.*?)```", (ROOT / name).read_text(encoding="utf-8"), re.DOTALL)
+]
 ADDRESSES = re.compile(r"127\.0\.0\.1:50051|10\.0\.0\.1:50051,10\.0\.0\.2:50051")
 TLS_ADDRESS = '"guard.test:50051",'
 
@@ -26,7 +30,8 @@ class Context:
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    for name in ("cat.jpg", "dog.jpg"):
+    for name in ("cat.jpg", "dog.jpg", "detector/embedded/samples/cat/0000.jpg"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(b"attacked")
     monkeypatch.chdir(tmp_path)
     return tmp_path
