@@ -120,14 +120,16 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         raise ConfigError(f"--bundle {arguments.bundle}: there is no such file or folder")
     keep_freed_memory()
     from training import pipeline
+    from training.detectors import open_detector
     from training.evaluation import leave_out
     from training.job import open_job
     from training.progress import make_progress
+    from training.stages.evaluate import evaluate_detector
 
     with make_progress() as progress:
         job = open_job(config, progress)
         # what can be known is said before hours are spent
-        detector = pipeline.open_detector(job, arguments.bundle) if arguments.bundle else None
+        detector = open_detector(job, arguments.bundle) if arguments.bundle else None
         if arguments.leave_out:
             leave_out.check(config)
         pipeline.run_stage(job, "attack")
@@ -137,7 +139,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         elif detector is None:
             pipeline.run_stage(job, "evaluate")
         else:
-            pipeline.evaluate_detector(job, detector)
+            evaluate_detector(job, detector)
     if arguments.leave_out:
         _show_leave_out(config)
     else:

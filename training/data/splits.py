@@ -18,10 +18,10 @@ from torch import Tensor
 from detector.errors import ConfigError, DataError
 from training.config import SPLITS, ImagesConfig, Split, Splits
 from training.data.copies import Copies, divide
+from training.data.sources import UNKNOWN, Item, Source, open_source
 from training.load import nearest
 from training.progress import LogProgress, Progress
 from training.shards import derived_seed, digest
-from training.data.sources import UNKNOWN, Item, Source, open_source
 
 __all__ = ["Images", "SplitImages", "open_splits"]
 

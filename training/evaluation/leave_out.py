@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +28,10 @@ from training.evaluation.measures import RATES, Thresholds
 from training.evaluation.metrics import Bootstrap, lowest, mean_of
 from training.evaluation.scores import Scored, by_network, from_evidence
 from training.evaluation.tables import few, percent, render, share, share_only
+from training.fitting.networks import fit_networks, load_networks, results
 from training.job import Job
+from training.resume import ShardResults
 from training.shards import digest, digest_of, list_shards, read_shard, write_file, write_json, write_shard
-from training.stages import fit
-from training.stamps import finished, once
 
 __all__ = ["check", "run", "tables"]
 
@@ -54,7 +53,7 @@ def run(job: Job) -> dict[str, Any]:
         ConfigError: A group leaves no attack to learn from.
         DataError: The attribute stage is not finished.
     """
-    job.require("attribute")
+    ShardResults("attribute", job).require()
     config, folder = job.config, job.work / "evaluate"
     groups = _groups(config)
     kept = {name: _kept(config, name, families) for name, families in groups.items()}
@@ -205,18 +204,17 @@ def _only(config: TrainingConfig, attacks: Sequence[AttackSpec]) -> TrainingConf
 def _refit(job: Job, folder: Path, attacks: Sequence[AttackSpec], tested: Sequence[AttackSpec]) -> Scores:
     """What networks fitted to clean images and `attacks` say about clean images and the attacks `tested`."""
     config = _only(job.config, attacks)
-    fitted_from = fit.fit_digest(replace(job, config=config))
+    name = f"{folder.parent.name}/{folder.name}"
+    fitted = results(replace(job, config=config), folder / "fit", name)
     wanted = [CALIBRATE, NEGATIVES, *(("test", attack.label) for attack in tested)]
     shards = [plan.digest for split, label in wanted for plan in job.plan("attribute", split, label)]
-    path, made_from = folder / "scores.safetensors", digest([fitted_from, [list(each) for each in wanted], shards])
+    path, made_from = folder / "scores.safetensors", digest([fitted.made_from, [list(each) for each in wanted], shards])
     if digest_of(path) != made_from:
-        name = f"{folder.parent.name}/{folder.name}"
-        if not finished(folder / "fit", fitted_from, fit.FILES):
+        if not fitted.finished:
             learned = ", ".join(attack.label for attack in attacks) or "clean images and noise twins alone"
             job.progress.note(f"{name}: fit to {learned}")
-            learn = partial(fit.run, config, job.work, job.progress, folder)
-            once(folder / "fit", fitted_from, learn, job.progress, name)
-        networks = [network.to(job.classifier.device) for network in fit.load_networks(folder)]
+        fitted.make(lambda: fit_networks(config, job.work, job.progress, fitted.folder), job.progress)
+        networks = [network.to(job.classifier.device) for network in load_networks(fitted.folder)]
         answers = {"": by_network(networks, job.classifier.device)}
         said: dict[str, Tensor] = {}
         with job.progress.task(name, len(shards), unit="shards") as advance:
