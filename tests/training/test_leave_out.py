@@ -41,7 +41,7 @@ def config(source: Path, place: Path, **leave_out: object) -> TrainingConfig:
 
 
 def run(settings: TrainingConfig) -> dict:
-    return leave_out.run(open_job(settings, SilentProgress()))
+    return leave_out.run(open_job(settings, SilentProgress())).dump()
 
 
 @pytest.fixture(scope="module")

@@ -27,5 +27,5 @@ def test_a_stage_reads_what_comes_before_it(name: Stage) -> None:
 @pytest.mark.parametrize("name", STAGES)
 def test_no_stage_runs_another(name: Stage) -> None:
     for node in ast.walk(ast.parse((FOLDER / f"{name}.py").read_text())):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("training.stages"):
-            assert {alias.name for alias in node.names} <= {"outputs"}
+        if isinstance(node, ast.ImportFrom):
+            assert not (node.module or "").startswith("training.stages")

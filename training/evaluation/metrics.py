@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,6 +44,23 @@ class Estimate:
         """The estimate as JSON: NaN, which JSON lacks, becomes null."""
         numbers = {"value": self.value, "low": self.low, "high": self.high}
         return {**{name: None if math.isnan(x) else float(x) for name, x in numbers.items()}, "count": self.count}
+
+    @classmethod
+    def read(cls, found: Any) -> Estimate:
+        """An estimate, or one as JSON: null becomes NaN.
+
+        Raises:
+            ValueError: It is neither.
+        """
+        if isinstance(found, Estimate):
+            return found
+        try:
+            value, low, high = (
+                math.nan if found[name] is None else float(found[name]) for name in ("value", "low", "high")
+            )
+            return cls(value, low, high, int(found["count"]))
+        except (TypeError, KeyError) as error:
+            raise ValueError(f"expected value, low, high and count, got {found!r}") from error
 
 
 NOTHING = Estimate(math.nan, math.nan, math.nan, 0)

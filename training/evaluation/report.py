@@ -6,21 +6,20 @@ Nothing is fetched when the page is opened: style and pictures lie inside.
 from __future__ import annotations
 
 import base64
+import math
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
-from typing import Any
 
 from rich.table import Table
 
 from training.evaluation import plots
 from training.evaluation.pictures import Row, draw_rows, png
+from training.evaluation.result import HEATWARD, AttackResult, EvaluationResult
 from training.evaluation.tables import corruption_tables, few, percent, row_name, share, size, use_table
 from training.shards import write_file
 
 __all__ = ["cards", "html_table", "page", "picture", "write_report"]
-
-Json = Mapping[str, Any]
 
 MOST_CLASSES = 50
 
@@ -42,7 +41,9 @@ footer{margin-top:3rem;font-size:.84rem;color:#6b7686}code{font-size:.88em}
 """
 
 
-def write_report(path: Path, evaluation: Json, rows: Sequence[Row], worst: Sequence[Row], *, rate: float) -> None:
+def write_report(
+    path: Path, evaluation: EvaluationResult, rows: Sequence[Row], worst: Sequence[Row], *, rate: float
+) -> None:
     """Write the report of an evaluation.
 
     Args:
@@ -52,13 +53,13 @@ def write_report(path: Path, evaluation: Json, rows: Sequence[Row], worst: Seque
         worst: images that the detector judges worst, to show last.
         rate: the false-positive rate at which those images were judged.
     """
-    classifier, images = evaluation["classifier"], evaluation["images"]
+    classifier, images = evaluation.classifier, evaluation.images
     parts = [
         "<h1>Does the heatmap give the attack away?</h1>",
-        f"<p>Classifier <code>{escape(classifier['source'])}</code> with {classifier['classes']} classes, "
-        f"{percent(classifier['accuracy'])} right on {images['test']} test images. Thresholds come from "
+        f"<p>Classifier <code>{escape(classifier.source)}</code> with {classifier.classes} classes, "
+        f"{percent(classifier.accuracy)} right on {images['test']} test images. Thresholds come from "
         f"{images['calibrate']} other clean images. Brackets are 95&nbsp;% bootstrap intervals over source images, "
-        f"n is what a figure was counted on.{_copies(evaluation.get('copies', {}))}</p>",
+        f"n is what a figure was counted on.{_copies(evaluation.copies)}</p>",
         _cards(evaluation, rate),
     ]
     if rows:
@@ -90,8 +91,8 @@ def write_report(path: Path, evaluation: Json, rows: Sequence[Row], worst: Seque
         f"<h2>Errors by class, flagged at {rate:.0%}</h2>",
         _class_table(evaluation),
         *_worst(worst, rate),
-        f"<footer>heatward {escape(evaluation['heatward_version'])} · classifier fingerprint "
-        f"<code>{escape(classifier['fingerprint'][:16])}</code> · the numbers are in evaluation.json beside this file"
+        f"<footer>heatward {escape(evaluation.heatward_version)} · classifier fingerprint "
+        f"<code>{escape(classifier.fingerprint[:16])}</code> · the numbers are in evaluation.json beside this file"
         "</footer>",
     ]
     write_file(path, page("heatward evaluation", "\n".join(parts)).encode())
@@ -133,89 +134,89 @@ def cards(values: Sequence[tuple[str, str]]) -> str:
     return f'<div class="cards">{"".join(each)}</div>'
 
 
-def _cards(evaluation: Json, rate: float) -> str:
-    means = {row["seen"]: row["detectors"]["heatward"] for row in evaluation["macro"] if row["label"] == "mean"}
+def _cards(evaluation: EvaluationResult, rate: float) -> str:
+    means = {row.seen: row.detectors[HEATWARD] for row in evaluation.macro if row.label == "mean"}
     shown = []
     for seen, word in ((True, "attacks trained on"), (False, "unseen attacks")):
-        if seen in means and means[seen]["auroc"]["value"] is not None:
-            auroc, tpr = means[seen]["auroc"], means[seen]["tpr"][str(rate)]
-            shown.append((f"{auroc['value']:.3f}", few(f"mean AUROC, {word}, n {auroc['count']}", auroc)))
-            shown.append((f"{tpr['value']:.0%}", few(f"flagged, {word}, n {tpr['count']}", tpr)))
-    if True in means and (recovered := means[True]["recovery"]["all"]["top1"])["value"] is not None:
-        said = few(f"labels recovered, attacks trained on, n {recovered['count']}", recovered)
-        shown.append((f"{recovered['value']:.0%}", said))
-    alarms = evaluation["false_positives"]["heatward"]["clean"][str(rate)]
-    if alarms["value"] is not None:
-        said = few(f"of clean images flagged ({rate:.0%} asked for), n {alarms['count']}", alarms)
-        shown.append((f"{alarms['value']:.1%}", said))
+        if seen in means and not math.isnan(means[seen].auroc.value):
+            auroc, tpr = means[seen].auroc, means[seen].tpr[rate]
+            shown.append((f"{auroc.value:.3f}", few(f"mean AUROC, {word}, n {auroc.count}", auroc)))
+            shown.append((f"{tpr.value:.0%}", few(f"flagged, {word}, n {tpr.count}", tpr)))
+    if True in means and not math.isnan((recovered := means[True].recovered.top1).value):
+        said = few(f"labels recovered, attacks trained on, n {recovered.count}", recovered)
+        shown.append((f"{recovered.value:.0%}", said))
+    alarms = evaluation.false_positives[HEATWARD]["clean"][rate]
+    if not math.isnan(alarms.value):
+        said = few(f"of clean images flagged ({rate:.0%} asked for), n {alarms.count}", alarms)
+        shown.append((f"{alarms.value:.1%}", said))
     return cards(shown)
 
 
-def _attack_table(evaluation: Json) -> str:
-    names, rates = evaluation["detectors"], [str(rate) for rate in evaluation["rates"]]
+def _attack_table(evaluation: EvaluationResult) -> str:
+    names, rates = evaluation.detectors, evaluation.rates
     head = ["attack", "family", "attempts", "success", "L∞ · 255", "L2"]
     for title in names.values():
-        head += [f"AUROC: {title}", *(f"flagged at {float(rate):.0%}" for rate in rates)]
-        head += [f"at {float(rate):.0%} of correct" for rate in rates]
+        head += [f"AUROC: {title}", *(f"flagged at {rate:.0%}" for rate in rates)]
+        head += [f"at {rate:.0%} of correct" for rate in rates]
     rows = []
-    for attack in (*evaluation["attacks"], *evaluation["macro"]):
-        row = [few(row_name(attack), attack["detectors"]["heatward"]["auroc"])]
-        if "family" in attack:
-            row += [attack["family"] + ("" if attack["seen"] else ", unseen"), str(attack["attempts"])]
-            row += [percent(attack["success_rate"]), size(attack["linf"], 255), size(attack["l2"])]
+    for attack in evaluation.rows:
+        row = [few(row_name(attack), attack.detectors[HEATWARD].auroc)]
+        if isinstance(attack, AttackResult):
+            row += [attack.family + ("" if attack.seen else ", unseen"), str(attack.attempts)]
+            row += [percent(attack.success_rate), size(attack.linf, 255), size(attack.l2)]
         else:
-            row += ["seen" if attack["seen"] else "unseen", "", "", "", ""]
+            row += ["seen" if attack.seen else "unseen", "", "", "", ""]
         for name in names:
-            found = attack["detectors"][name]
-            row += [share(found["auroc"]), *(percent(found["tpr"][rate]) for rate in rates)]
-            row += [percent(found["tpr_on_correct"][rate]) for rate in rates]
+            found = attack.detectors[name]
+            row += [share(found.auroc), *(percent(found.tpr[rate]) for rate in rates)]
+            row += [percent(found.tpr_on_correct[rate]) for rate in rates]
         rows.append(row)
     return html_table(head, rows)
 
 
-def _recovery_table(evaluation: Json, rate: float) -> str:
-    names = evaluation["detectors"]
+def _recovery_table(evaluation: EvaluationResult, rate: float) -> str:
+    names = evaluation.detectors
     head = ["attack"]
     for title in names.values():
         head += [f"top-1: {title}", "top-2", "top-5", f"top-1, flagged at {rate:.0%}"]
     rows = []
-    for attack in evaluation["attacks"]:
-        name = attack["label"] + ("" if attack["seen"] else " (unseen)")
-        row = [few(name, attack["detectors"]["heatward"]["recovery"]["all"]["top1"])]
+    for attack in evaluation.attacks:
+        name = attack.label + ("" if attack.seen else " (unseen)")
+        row = [few(name, attack.detectors[HEATWARD].recovered.top1)]
         for name in names:
-            found = attack["detectors"][name]["recovery"]
-            row += [percent(found["all"][top]) for top in ("top1", "top2", "top5")]
-            row.append(percent(found[f"flagged at {rate}"]["top1"]))
+            found = attack.detectors[name]
+            row += [percent(each) for each in (found.recovered.top1, found.recovered.top2, found.recovered.top5)]
+            row.append(percent(found.recovered_of_flagged(rate).top1))
         rows.append(row)
     return html_table(head, rows)
 
 
-def _alarm_table(evaluation: Json) -> str:
-    names, rates = evaluation["detectors"], evaluation["rates"]
+def _alarm_table(evaluation: EvaluationResult) -> str:
+    names, rates = evaluation.detectors, evaluation.rates
     head = ["images", *(f"flagged at {rate:.0%}: {title}" for title in names.values() for rate in rates)]
-    alarms = evaluation["false_positives"]
+    alarms = evaluation.false_positives
     rows = [
         [
-            few(group, alarms["heatward"][group][str(rates[0])]),
-            *(percent(alarms[name][group][str(rate)]) for name in names for rate in rates),
+            few(group, alarms[HEATWARD][group][rates[0]]),
+            *(percent(alarms[name][group][rate]) for name in names for rate in rates),
         ]
-        for group in sorted(alarms["heatward"])
+        for group in sorted(alarms[HEATWARD])
     ]
     return html_table(head, rows)
 
 
-def _class_table(evaluation: Json) -> str:
+def _class_table(evaluation: EvaluationResult) -> str:
     """Classes with the most misses first."""
     head = ["class", "clean images", "flagged in error", "attacks", "missed", "label recovered wrongly"]
-    worst = sorted(evaluation["classes"], key=lambda each: (each["misses"], each["false_positives"]), reverse=True)
+    worst = sorted(evaluation.classes, key=lambda each: (each.misses, each.false_positives), reverse=True)
     rows = [
         [
-            each["class"],
-            str(each["clean"]),
-            _of(each["false_positives"], each["clean"]),
-            str(each["attacks"]),
-            _of(each["misses"], each["attacks"]),
-            _of(each["wrong_recoveries"], each["attacks"]),
+            each.name,
+            str(each.clean),
+            _of(each.false_positives, each.clean),
+            str(each.attacks),
+            _of(each.misses, each.attacks),
+            _of(each.wrong_recoveries, each.attacks),
         ]
         for each in worst[:MOST_CLASSES]
     ]

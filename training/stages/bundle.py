@@ -21,11 +21,11 @@ from detector.scoring.network import ensemble_weights
 from training.checks import check_attacks, check_classifier
 from training.config import SPLITS, Stage
 from training.detectors import load_scores
+from training.evaluation.result import EvaluationResult, results
 from training.fitting.networks import load_networks
 from training.job import Job
 from training.progress import SilentProgress
 from training.shards import digest
-from training.stages.evaluate import outputs as evaluate_outputs
 
 __all__ = ["INPUTS", "outputs", "run"]
 
@@ -45,10 +45,10 @@ def run(job: Job) -> None:
     quiet = replace(job, progress=SilentProgress())  # the attack stage has said it
     check_classifier(quiet)
     check_attacks(quiet)
-    evaluation = evaluate_outputs(job)
+    evaluation = results(job)
     measured = {}
     if evaluation.finished:
-        measured = _measured(json.loads((evaluation.folder / "evaluation.json").read_text(encoding="utf-8")))
+        measured = EvaluationResult.read(evaluation.folder).measured()
     else:
         job.progress.note("bundle: not evaluated with these settings, so the bundle carries no measured results")
     save_bundle(job.config.out, _assemble(job, measured))
@@ -100,18 +100,3 @@ def _stored_spec(classifier: Classifier) -> ClassifierSpec:
 
 def _stored_weights(classifier: Classifier) -> dict[str, Tensor] | None:
     return halve_where_lossless(classifier.state_dict()) if classifier.embeddable else None
-
-
-def _measured(evaluation: dict[str, Any]) -> dict[str, Any]:
-    """What a bundle says about itself: the detector's own results, without curves and baselines."""
-    attacks = [
-        {key: value for key, value in each.items() if key != "detectors"}
-        | {key: value for key, value in each["detectors"]["heatward"].items() if key != "roc"}
-        for each in evaluation["attacks"]
-    ]
-    return {
-        "accuracy": evaluation["classifier"]["accuracy"],
-        "images": evaluation["images"],
-        "attacks": attacks,
-        "false_positives": evaluation["false_positives"]["heatward"],
-    }

@@ -1,28 +1,22 @@
-"""The evaluate stage: a detector and the shards of the test split in; numbers, tables and a report in `evaluate/` out."""
+"""The evaluate stage: a detector and the shards of the test split in; numbers, tables and a report out."""
 
 from __future__ import annotations
 
 from detector.detector import Detector
-from training.config import SPLITS, Stage
+from training.config import Stage
 from training.detectors import load_detector
-from training.evaluation import SCHEMA_VERSION
-from training.fitting.networks import results as fit_results
+from training.evaluation.result import results
 from training.job import Job
 from training.resume import Results
-from training.shards import digest
 
 __all__ = ["INPUTS", "evaluate_detector", "outputs", "run"]
 
 INPUTS: tuple[Stage, ...] = ("calibrate", "attack")
-FILES = ("evaluation.json", "report.html")
 
 
 def outputs(job: Job) -> Results:
     """The numbers and the report."""
-    shards = [job.digests("attribute", split) for split in SPLITS]
-    settings = job.config.evaluate.model_dump(mode="json", exclude={"leave_out"})  # measured by its own command
-    fitted = fit_results(job, job.work / "fit").made_from
-    return Results("evaluate", job.work / "evaluate", FILES, digest([fitted, shards, settings, SCHEMA_VERSION]))
+    return results(job)
 
 
 def run(job: Job) -> None:
