@@ -1,4 +1,4 @@
-"""Detection metrics with bootstrap intervals: scores and source image ids in, estimates out. numpy only.
+"""Detection metrics with bootstrap intervals: scores and source image ids in, estimates out.
 
 Higher score = more likely attacked. A threshold is read from clean *calibration* scores alone and is then held fixed,
 so that a rate measured on test images owes nothing to them. Intervals are percentile bootstrap intervals (Efron &
@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.errors import DataError
+from detector.scoring.calibration import rank_at
 
 __all__ = ["FEW", "Bootstrap", "Estimate", "auroc", "flagged", "lowest", "mean_of", "roc_curve", "threshold_at"]
 
@@ -82,20 +83,17 @@ def auroc(positive: Floats, negative: Floats) -> float:
 def threshold_at(calibration: Floats, rate: float) -> float:
     """The score that an image must exceed to be flagged at this false-positive rate.
 
-    The same rule as the conformal p-value (1 + #{clean >= s}) / (n + 1) <= rate: with k = floor(rate (n + 1)) - 1
-    clean scores allowed at or above s, s must exceed the (k + 1)-th largest. Infinity when n is too small for the rate.
+    The rule of the detector, `rank_at`, for any number of scores. Infinity when there are too few for the rate.
 
     Raises:
         DataError: no calibration scores, or one that is not finite.
     """
     if calibration.size == 0 or not np.isfinite(calibration).all():
         raise DataError(f"a threshold needs finite clean calibration scores; got {calibration.size}, some not finite")
-    allowed = math.floor(rate * (calibration.size + 1) + 1e-9) - 1
-    if allowed < 0:
+    rank = rank_at(rate, calibration.size)
+    if rank < 1:
         return math.inf
-    if allowed >= calibration.size:
-        return -math.inf
-    return float(np.sort(calibration)[::-1][allowed])
+    return float(np.sort(calibration)[-rank]) if rank <= calibration.size else -math.inf
 
 
 def flagged(scores: Floats, threshold: float) -> Bools:
