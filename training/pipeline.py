@@ -48,8 +48,7 @@ def run_stage(job: Job, name: Stage) -> None:
         HeatwardError: Something the message explains.
     """
     stage = MODULES[name]
-    done = stage.outputs(job)
-    if done is None or not done.finished:
+    if stage.INPUTS and not ((done := stage.outputs(job)) and done.finished):
         for needed in stage.INPUTS:
             require(job, needed)
     stage.run(job)
