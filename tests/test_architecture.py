@@ -37,6 +37,7 @@ HEAVY = {
     "timm",
     "torchattacks",
     "matplotlib",
+    "jinja2",
     "rich",
 }
 

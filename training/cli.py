@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 import tomllib
@@ -23,6 +22,8 @@ from training.load import load_config
 
 if TYPE_CHECKING:
     from rich.table import Table
+
+    from training.evaluation.leave_out_result import LeaveOutResult
 
 __all__ = ["evaluate", "train"]
 
@@ -120,26 +121,28 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         raise ConfigError(f"--bundle {arguments.bundle}: there is no such file or folder")
     keep_freed_memory()
     from training import pipeline
+    from training.detectors import open_detector
     from training.evaluation import leave_out
     from training.job import open_job
     from training.progress import make_progress
+    from training.stages.evaluate import evaluate_detector
 
     with make_progress() as progress:
         job = open_job(config, progress)
         # what can be known is said before hours are spent
-        detector = pipeline.open_detector(job, arguments.bundle) if arguments.bundle else None
+        detector = open_detector(job, arguments.bundle) if arguments.bundle else None
         if arguments.leave_out:
             leave_out.check(config)
         pipeline.run_stage(job, "attack")
         pipeline.run_stage(job, "attribute")
         if arguments.leave_out:
-            leave_out.run(job)
+            left_out = leave_out.run(job)
         elif detector is None:
             pipeline.run_stage(job, "evaluate")
         else:
-            pipeline.evaluate_detector(job, detector)
+            evaluate_detector(job, detector)
     if arguments.leave_out:
-        _show_leave_out(config)
+        _show_leave_out(config, left_out)
     else:
         _show(config)
     return 0
@@ -147,18 +150,17 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 
 def _show(config: TrainingConfig) -> None:
     """Print the tables of the evaluation that was just made or found."""
+    from training.evaluation.result import EvaluationResult
     from training.evaluation.tables import all_tables
 
     folder = config.work / "evaluate"
-    evaluation = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
-    _print(all_tables(evaluation), f"report: {folder / 'report.html'}")
+    _print(all_tables(EvaluationResult.read(folder)), f"report: {folder / 'report.html'}")
 
 
-def _show_leave_out(config: TrainingConfig) -> None:
-    from training.evaluation.leave_out import tables
+def _show_leave_out(config: TrainingConfig, result: LeaveOutResult) -> None:
+    from training.evaluation.leave_out_result import tables
 
-    path = config.work / "evaluate" / "leave_out.json"
-    _print(tables(json.loads(path.read_text(encoding="utf-8"))), f"result: {path}")
+    _print(tables(result), f"result: {config.work / 'evaluate' / 'leave_out.json'}")
 
 
 def _print(tables: Sequence[Table], note: str) -> None:

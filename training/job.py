@@ -6,7 +6,6 @@ not made again; what changed, and all that follows from it, is.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,13 +14,13 @@ from typing import Any
 import torch
 
 from detector.classifier import Classifier, load_classifier
-from detector.errors import ConfigError, DataError
+from detector.errors import ConfigError
 from training.attacks import check_attack
 from training.attacks.corruptions import STRENGTHS
 from training.config import CLEAN, SPLITS, AttackSpec, Split, TrainingConfig
 from training.data import SplitImages, open_splits
 from training.progress import Progress
-from training.shards import digest, digest_of, folder, remove_temporary, shard_path, write_json
+from training.shards import digest, digest_of, remove_temporary, shard_path
 
 __all__ = ["Job", "ShardPlan", "device_of", "open_job"]
 
@@ -100,43 +99,6 @@ class Job:
         """The attack of this label; None for clean images, noise twins and corruptions."""
         return next((attack for attack in self.config.attacks if attack.label == label), None)
 
-    def todo(self, plans: list[ShardPlan]) -> list[ShardPlan]:
-        """What is not finished, after saying what changed and removing shards that are no longer planned."""
-        if not plans:
-            return []
-        first = plans[0]
-        directory = folder(self.work, first.stage, first.split, first.label)
-        wanted = {plan.path for plan in plans}
-        for path in directory.glob("*.safetensors"):
-            if path not in wanted:
-                path.unlink()
-        missing = [plan for plan in plans if not plan.finished]
-        settings = self._settings(first.stage, first.label)
-        note = directory / "settings.json"
-        stale = sum(plan.path.exists() for plan in missing)
-        if stale:
-            self.progress.note(
-                f"{first.stage}/{first.split}/{first.label}: settings or images changed"
-                f"{_difference(note, settings)}; {stale} shards are made again"
-            )
-        if missing or not note.exists():
-            write_json(note, settings)
-        return missing
-
-    def require(self, stage: str) -> None:
-        """Check that a stage is finished.
-
-        Raises:
-            DataError: It is not, or was made with other settings.
-        """
-        for split, label, plans in self.plans(stage):
-            missing = sum(not plan.finished for plan in plans)
-            if missing:
-                raise DataError(
-                    f"stage {stage!r} is not finished with these settings: {missing} of {len(plans)} shards of "
-                    f"{split}/{label} are missing or stale; run `heatward train {stage}` with the same configuration"
-                )
-
     def digests(self, stage: str, split: Split) -> list[str]:
         """Digests of all shards of a split, in order."""
         return [plan.digest for label in self.config.labels(split) for plan in self.plan(stage, split, label)]
@@ -166,7 +128,7 @@ class Job:
             return {"twin": self.config.twins.labels[label]}
         return {"attack": attack.name, "parameters": attack.parameters, "label": label}
 
-    def _settings(self, stage: str, label: str) -> dict[str, Any]:
+    def settings(self, stage: str, label: str) -> dict[str, Any]:
         """The settings behind a label, for people to read."""
         settings: dict[str, Any] = {
             "classifier": self.classifier.fingerprint,
@@ -229,22 +191,3 @@ def device_of(config: TrainingConfig) -> torch.device:
             f"device: {config.device!r} cannot be used ({said}); expected cpu, cuda, cuda:1 or auto"
         ) from error
     return torch.device(config.device)
-
-
-def _difference(note: Path, settings: dict[str, Any]) -> str:
-    """` (seed: 0 → 1)`; nothing when the old settings are gone or equal."""
-    try:
-        old = _flat(json.loads(note.read_text(encoding="utf-8")))
-    except (OSError, ValueError):
-        return ""
-    new = _flat(json.loads(json.dumps(settings, default=str)))
-    changed = [
-        f"{key}: {old.get(key)!r} → {new.get(key)!r}" for key in sorted(old | new) if old.get(key) != new.get(key)
-    ]
-    return f" ({', '.join(changed)})" if changed else ""
-
-
-def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(value, dict):
-        return {prefix: value}
-    return {key: each for name in value for key, each in _flat(value[name], f"{prefix}.{name}".lstrip(".")).items()}

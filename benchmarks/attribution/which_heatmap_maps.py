@@ -27,6 +27,7 @@ from detector.heatmaps.masks import blend
 from detector.heatmaps.reference import Reference, cover
 from training.config import CLEAN, Split
 from training.job import Job
+from training.resume import ShardResults
 from training.shards import digest, digest_of, list_shards, read_shard, shard_path, write_shard
 
 SIDE = 32
@@ -72,7 +73,7 @@ def read_cases(job: Job, attacks: Sequence[str], twin: str | None, counts: Mappi
     Raises:
         DataError: The attack stage is not finished, or an attack has no success.
     """
-    job.require("attack")
+    ShardResults("attack", job).require()
     cases = []
     for split, count in counts.items():
         attacked = [_read(job, split, label, count, successes=True) for label in attacks]

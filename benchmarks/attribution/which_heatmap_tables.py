@@ -9,6 +9,7 @@ from rich.table import Table
 
 from benchmarks.attribution.which_heatmap_maps import NO_MAP, is_mask
 from training.drawing import Axes, Figure
+from training.evaluation.metrics import Estimate
 from training.evaluation.pictures import PALETTE
 from training.evaluation.plots import RAMP
 from training.evaluation.tables import percent, percent_only, share, share_only
@@ -28,6 +29,7 @@ NAMES = {
 COLOURS = dict(zip(NAMES, (*RAMP[:7], *RAMP[8:]), strict=False)) | {NO_MAP: PALETTE["muted"]}  # RAMP[7] is grey, too
 
 Json = dict[str, Any]
+read = Estimate.read
 
 
 def tables(result: Json) -> list[Table]:
@@ -44,11 +46,11 @@ def tables(result: Json) -> list[Table]:
             *fewer, last = found["curve"]
             table.add_row(
                 row["name"],
-                *(percent_only(point["accuracy"]) for point in fewer),
-                percent(last["accuracy"]),
-                share(last["auroc"]),
-                share_only(found["shape_alone"]["auroc"]),
-                percent_only(found["twins_flagged"]) if "twins_flagged" in found else "–",
+                *(percent_only(read(point["accuracy"])) for point in fewer),
+                percent(read(last["accuracy"])),
+                share(read(last["auroc"])),
+                share_only(read(found["shape_alone"]["auroc"])),
+                percent_only(read(found["twins_flagged"])) if "twins_flagged" in found else "–",
                 f"{row['ms']:.1f}",
             )
         table.add_row("published: learned mask", *[""] * (len(sizes) - 1), _published("accuracy"), *[""] * 4)
@@ -62,7 +64,7 @@ def tables(result: Json) -> list[Table]:
         rows = [(name, found) for name, found in made if "area" in found]
         rows += [(name, row[attack]) for name, row in result["controls"].items()]
         for name, found in rows:
-            cells = [percent(found[f"{way}_top{top}"]) for way in ("delete", "keep") for top in (1, 5)]
+            cells = [percent(read(found[f"{way}_top{top}"])) for way in ("delete", "keep") for top in (1, 5)]
             table.add_row(name, f"{found['area']:.0%}", *cells)
         table.add_row("published: learned mask", "", _published("top1"), _published("top5"), "", "")
         shown.append(table)

@@ -32,11 +32,12 @@ from training.evaluation.measures import Thresholds
 from training.evaluation.metrics import auroc
 from training.evaluation.scores import Scored, by_network, from_evidence
 from training.evaluation.tables import render
+from training.fitting.networks import fit_networks, load_networks
 from training.job import Job, open_job
 from training.load import load_config
 from training.progress import make_progress
+from training.resume import ShardResults
 from training.shards import list_shards, write_json
-from training.stages import fit
 
 RATE = 0.05
 BATCH, PASSES = 32, 3
@@ -97,8 +98,8 @@ def measured(job: Job, config: TrainingConfig, part: str) -> dict[str, Any]:
         fit_without = config.fit.model_copy(update={"score": ScoreSettings(surprise_weight=0.0)})
         config = config.model_copy(update={"fit": fit_without})
     with tempfile.TemporaryDirectory() as folder:
-        fit.run(config, job.work, job.progress, Path(folder), see)
-        answer = by_network(fit.load_networks(Path(folder)), job.classifier.device)
+        fit_networks(config, job.work, job.progress, Path(folder), see)
+        answer = by_network(load_networks(Path(folder)), job.classifier.device)
 
     def scored(split: str, label: str) -> Scored:
         answers = {"": lambda evidence: answer(see(evidence.float()))}
@@ -186,7 +187,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     config = load_config(options.config)
     with make_progress() as progress:
         job = open_job(config, progress)
-        job.require("attribute")
+        ShardResults("attribute", job).require()
         fewer = config.model_copy(
             update={"fit": config.fit.model_copy(update={"ensemble": 1, "epochs": options.epochs})}
         )

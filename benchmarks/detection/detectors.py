@@ -40,6 +40,7 @@ from training.evaluation.scores import Scored, from_images
 from training.job import Job
 from training.load import load_config
 from training.progress import SilentProgress, make_progress
+from training.resume import ShardResults
 from training.shards import list_shards, read_shard, seed_everything, write_json
 
 RATE = 0.05  # false positives
@@ -166,7 +167,7 @@ def run(arguments: argparse.Namespace) -> None:
     detector = Detector.from_bundle(arguments.bundle, device=arguments.device)
     splits, _ = open_splits(config.images, detector.classifier.classes, config.seed)
     try:
-        Job(config, detector.classifier, splits, SilentProgress()).require("attack")
+        ShardResults("attack", Job(config, detector.classifier, splits, SilentProgress())).require()
     except DataError as error:
         raise DataError(f"{error}; and give the --bundle that guards its classifier, not another's") from error
 

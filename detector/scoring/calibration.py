@@ -15,7 +15,7 @@ from torch import Tensor
 
 from detector.errors import CalibrationError
 
-__all__ = ["FEWEST_SCORES", "RATES", "Calibration"]
+__all__ = ["FEWEST_SCORES", "RATES", "Calibration", "rank_at"]
 
 FEWEST_SCORES = 19
 """With fewer clean images not even a rate of 5 % can be reached."""
@@ -84,9 +84,7 @@ class Calibration:
         total = len(self.scores) + 1
         if not 0 < rate < 1:
             raise CalibrationError(f"A false-positive rate lies between 0 and 1, got {rate}.")
-        rank = math.floor(rate * total) + 1  # the largest r with r / total ≤ rate, in floating point as in `p_value`
-        while rank / total > rate:
-            rank -= 1
+        rank = rank_at(rate, len(self.scores))
         if rank < 1:
             raise CalibrationError(
                 f"A false-positive rate of {rate} needs {math.ceil(1 / rate) - 1} clean images, "
@@ -97,6 +95,21 @@ class Calibration:
     def operating_points(self) -> dict[float, float]:
         """Threshold by false-positive rate, for those of `RATES` that so many clean images reach."""
         return {rate: self.threshold(rate) for rate in RATES if 1 / (len(self.scores) + 1) <= rate}
+
+
+def rank_at(rate: float, count: int) -> int:
+    """The rank, from the largest, of the clean score that an image must exceed to be flagged at a false-positive rate.
+
+    It is the largest r with r / (n + 1) ≤ rate, in floating point as in `p_value`; 0 where n scores are too few.
+
+    Args:
+        rate: Between 0 and 1.
+        count: Clean scores.
+    """
+    rank = math.floor(rate * (count + 1)) + 1
+    while rank / (count + 1) > rate:
+        rank -= 1
+    return rank
 
 
 def _float64(scores: Tensor) -> Tensor:

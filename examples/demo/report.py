@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 
 import numpy as np
@@ -18,11 +17,12 @@ from detector.text import printable
 from examples.demo.images import CLEAN, Case
 from training.evaluation.examples import pixels
 from training.evaluation.pictures import Row, draw_rows, png
-from training.evaluation.report import cards, html_table, page, picture
+from training.pages import Grid, data_url, render
 from training.shards import write_file
 
 __all__ = ["Answer", "Total", "latency_ms", "picture_rows", "show", "totals", "write_report"]
 
+TEMPLATE = Path(__file__).with_name("templates") / "demo.html"
 TITLE = "What the classifier looked at gives the attack away"
 
 
@@ -127,39 +127,35 @@ def write_report(folder: Path, answers: Sequence[Answer], *, rate: float) -> Non
     attacks = [line for line in lines if line.attacked]
     others = [line for line in lines if not line.attacked]
     flagged, worked = sum(line.flagged for line in attacks), sum(line.worked for line in attacks)
-    body = [
-        f"<h1>{escape(TITLE)}</h1>",
-        "<p>Photographs were attacked here and now, sent as PNG files to a running heatward server, and judged by "
-        f"what the classifier looks at. An image is flagged when its p-value is at most {rate:g}.</p>",
-        cards(
-            [
-                (f"{flagged}/{worked}", "attacks flagged"),
-                (f"{sum(line.recovered for line in attacks)}/{flagged}", "labels recovered, of those flagged"),
-                (f"{sum(o.flagged for o in others)}/{sum(o.worked for o in others)}", "false alarms"),
-                (f"{latency_ms(answers)['p50']:.0f} ms", "one call, median"),
-            ]
-        ),
-        picture(image, "clean and attacked photographs with heatmaps and verdicts"),
-        "<h2>Totals</h2>",
-        html_table(
-            ["sent as", "fooled the classifier", "flagged", "label recovered, of flagged"],
-            [
-                [
-                    line.kind,
-                    f"{line.worked}/{line.sent}" if line.attacked else "–",
-                    f"{line.flagged}/{line.worked}",
-                    f"{line.recovered}/{line.flagged}" if line.attacked else "–",
-                ]
-                for line in lines
-            ],
-        ),
-        "<h2>Every image</h2>",
-        html_table(
+    numbers = [
+        (f"{flagged}/{worked}", "attacks flagged"),
+        (f"{sum(line.recovered for line in attacks)}/{flagged}", "labels recovered, of those flagged"),
+        (f"{sum(o.flagged for o in others)}/{sum(o.worked for o in others)}", "false alarms"),
+        (f"{latency_ms(answers)['p50']:.0f} ms", "one call, median"),
+    ]
+    counts = [
+        [
+            line.kind,
+            f"{line.worked}/{line.sent}" if line.attacked else "–",
+            f"{line.flagged}/{line.worked}",
+            f"{line.recovered}/{line.flagged}" if line.attacked else "–",
+        ]
+        for line in lines
+    ]
+    page = render(
+        TEMPLATE,
+        title="heatward demo",
+        heading=TITLE,
+        rate=f"{rate:g}",
+        numbers=numbers,
+        image=data_url(image, "png"),
+        totals=Grid(["sent as", "fooled the classifier", "flagged", "label recovered, of flagged"], counts),
+        every=Grid(
             ["image", "sent as", "truth", "prediction", "verdict", "p-value", "before the attack", "ms"],
             [[*_cells(answer), f"{answer.latency_ms:.0f}"] for answer in answers],
         ),
-    ]
-    write_file(folder / "demo.html", page("heatward demo", "\n".join(body)).encode())
+    )
+    write_file(folder / "demo.html", page.encode())
 
 
 def _table(title: str) -> Table:

@@ -1,13 +1,13 @@
 import dataclasses
 import os
 import sys
-from html import escape
 from pathlib import Path
 
 import pytest
 import tiny
 import torch
 from heatward import Heatmap, Label, Timings, Verdict
+from markupsafe import escape
 from PIL import Image
 from rich.console import Console
 

@@ -17,7 +17,8 @@ from training.attacks import Distance, attack_images, noise_twin
 from training.config import TrainingConfig
 from training.evaluation import evaluate
 from training.evaluation.baselines import runner_up
-from training.evaluation.tables import all_tables
+from training.evaluation.result import EvaluationResult
+from training.evaluation.tables import all_tables, markdown
 from training.settings import BaselineSettings
 from training.shards import shard_path, write_shard
 
@@ -91,39 +92,39 @@ def job(tmp_path_factory: pytest.TempPathFactory, tiny_classifier: Classifier) -
 
 
 @pytest.fixture(scope="module")
-def evaluation(job: tuple[TrainingConfig, Detector]) -> dict:
+def evaluation(job: tuple[TrainingConfig, Detector]) -> EvaluationResult:
     settings, detector = job
     return evaluate.run(settings, detector, baselines=BASELINES, resamples=50)
 
 
-def test_counts_every_attempt_and_marks_unseen_attacks(evaluation: dict) -> None:
-    fgsm, pgd = evaluation["attacks"]
-    assert (fgsm["seen"], pgd["seen"]) == (True, False)
-    assert fgsm["attempts"] == pgd["attempts"] == ROWS["test"]
-    assert 0 < pgd["success_rate"]["value"] <= 1
-    assert pgd["linf"]["value"] <= 16.5 / 255
+def test_counts_every_attempt_and_marks_unseen_attacks(evaluation: EvaluationResult) -> None:
+    fgsm, pgd = evaluation.attacks
+    assert (fgsm.seen, pgd.seen) == (True, False)
+    assert fgsm.attempts == pgd.attempts == ROWS["test"]
+    assert 0 < pgd.success_rate.value <= 1
+    assert pgd.linf.value <= 16.5 / 255
 
 
-def test_detection_counts_only_attacks_that_worked(evaluation: dict) -> None:
-    for attack in evaluation["attacks"]:
-        worked = round(attack["success_rate"]["value"] * attack["attempts"])
-        assert attack["detectors"]["heatward"]["auroc"]["count"] == worked
-        assert attack["detectors"]["gradients"]["auroc"]["count"] == min(worked, BASELINES.test_images)
+def test_detection_counts_only_attacks_that_worked(evaluation: EvaluationResult) -> None:
+    for attack in evaluation.attacks:
+        worked = round(attack.success_rate.value * attack.attempts)
+        assert attack.detectors["heatward"].auroc.count == worked
+        assert attack.detectors["gradients"].auroc.count == min(worked, BASELINES.test_images)
 
 
-def test_one_network_is_its_own_ensemble(evaluation: dict) -> None:
-    for attack in evaluation["attacks"]:
-        (alone,) = attack["auroc_of_each_network"]
-        assert alone == pytest.approx(attack["detectors"]["heatward"]["auroc"]["value"], abs=1e-6)
+def test_one_network_is_its_own_ensemble(evaluation: EvaluationResult) -> None:
+    for attack in evaluation.attacks:
+        (alone,) = attack.auroc_of_each_network
+        assert alone == pytest.approx(attack.detectors["heatward"].auroc.value, abs=1e-6)
 
 
-def test_every_baseline_stands_beside_the_detector(evaluation: dict) -> None:
-    assert set(evaluation["detectors"]) == {"heatward", "runner-up", "image", "gradients"}
-    for attack in evaluation["attacks"]:
-        for found in attack["detectors"].values():
-            assert 0 <= found["auroc"]["low"] <= found["auroc"]["high"] <= 1
-            recovery = found["recovery"]["all"]
-            assert recovery["top1"]["value"] <= recovery["top2"]["value"]
+def test_every_baseline_stands_beside_the_detector(evaluation: EvaluationResult) -> None:
+    assert set(evaluation.detectors) == {"heatward", "runner-up", "image", "gradients"}
+    for attack in evaluation.attacks:
+        for found in attack.detectors.values():
+            assert 0 <= found.auroc.low <= found.auroc.high <= 1
+            recovery = found.recovered
+            assert recovery.top1.value <= recovery.top2.value
 
 
 def test_runner_up_names_the_prediction_itself_last() -> None:
@@ -132,25 +133,27 @@ def test_runner_up_names_the_prediction_itself_last() -> None:
     assert answers.score[0] > answers.score[1]  # the closer call is the more suspicious
 
 
-def test_false_alarms_are_told_apart(evaluation: dict) -> None:
-    alarms = evaluation["false_positives"]["heatward"]
+def test_false_alarms_are_told_apart(evaluation: EvaluationResult) -> None:
+    alarms = evaluation.false_positives["heatward"]
     own = "clean, correct (own threshold)"
     assert set(alarms) == {"clean", "clean, correct", own, "clean, misclassified", "twin-8"}
-    assert alarms["clean"]["0.05"]["count"] == ROWS["test"]
-    parts = alarms["clean, correct"]["0.05"]["count"] + alarms["clean, misclassified"]["0.05"]["count"]
+    assert alarms["clean"][0.05].count == ROWS["test"]
+    parts = alarms["clean, correct"][0.05].count + alarms["clean, misclassified"][0.05].count
     assert parts == ROWS["test"]
 
 
-def test_too_few_calibration_images_for_a_rate_flag_nothing(evaluation: dict) -> None:
+def test_too_few_calibration_images_for_a_rate_flag_nothing(evaluation: EvaluationResult) -> None:
     # 40 clean images cannot promise 1 %: the baselines' threshold is out of reach, the detector has 99
-    assert evaluation["thresholds"]["image"]["0.01"] is None
-    assert evaluation["thresholds"]["heatward"]["0.01"] is not None
-    assert evaluation["attacks"][0]["detectors"]["image"]["tpr"]["0.01"]["value"] == 0
+    assert evaluation.thresholds["image"][0.01] is None
+    assert evaluation.thresholds["heatward"][0.01] is not None
+    assert evaluation.attacks[0].detectors["image"].tpr[0.01].value == 0
 
 
-def test_writes_json_and_one_file_that_needs_no_network(evaluation: dict, job: tuple[TrainingConfig, Detector]) -> None:
+def test_writes_json_and_one_file_that_needs_no_network(
+    evaluation: EvaluationResult, job: tuple[TrainingConfig, Detector]
+) -> None:
     folder = job[0].work / "evaluate"
-    assert json.loads((folder / "evaluation.json").read_text()) == json.loads(json.dumps(evaluation))
+    assert EvaluationResult.read(folder).dump() == evaluation.dump()
     html = (folder / "report.html").read_text()
     assert "fgsm" in html and "unseen" in html
     assert 'src="http' not in html and "<script" not in html and "<link" not in html
@@ -160,19 +163,49 @@ def test_writes_json_and_one_file_that_needs_no_network(evaluation: dict, job: t
 
 
 def test_running_again_gives_the_same_numbers_without_training_again(
-    evaluation: dict, job: tuple[TrainingConfig, Detector], monkeypatch: pytest.MonkeyPatch
+    evaluation: EvaluationResult, job: tuple[TrainingConfig, Detector], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("training.evaluation.baseline_fit._optimise", lambda *arguments: pytest.fail("trained again"))
     assert evaluate.run(*job, baselines=BASELINES, resamples=50) == evaluation
 
 
-def test_tables_name_every_attack(evaluation: dict, capsys: pytest.CaptureFixture[str]) -> None:
-    evaluate.show(evaluation)
-    printed = capsys.readouterr().out
+def test_tables_name_every_attack(evaluation: EvaluationResult) -> None:
+    printed = markdown(evaluation)
     assert "fgsm" in printed and "twin-8" in printed
 
 
-def test_every_row_of_every_table_says_how_many_images_it_rests_on(evaluation: dict) -> None:
+def test_an_evaluation_is_read_back_as_it_was_and_errors_say_what_to_do(
+    evaluation: EvaluationResult, tmp_path: Path
+) -> None:
+    evaluation.write(tmp_path)
+    path = tmp_path / "evaluation.json"
+    assert EvaluationResult.read(tmp_path) == evaluation
+    written = json.loads(path.read_text())
+    assert written["attacks"][0]["detectors"]["heatward"]["tpr"]["0.05"].keys() == {"value", "low", "high", "count"}
+    for change, said in (
+        ({"schema_version": 3}, "expected an evaluation of schema version 4, got version 3"),
+        ({"images": {"calibrate": "many", "test": 1}}, r"images\.calibrate"),
+        ({"classifier": written["classifier"] | {"accuracy": {"value": 1}}}, r"accuracy.*expected value, low, high"),
+        ({"surprise": 1}, "surprise"),
+    ):
+        path.write_text(json.dumps(written | change))
+        with pytest.raises(DataError, match=rf"{said}.*heatward train evaluate"):
+            EvaluationResult.read(tmp_path)
+    path.write_text("[")
+    with pytest.raises(DataError, match="cannot be read"):
+        EvaluationResult.read(tmp_path)
+
+
+def test_a_bundle_is_told_of_the_detector_alone(evaluation: EvaluationResult) -> None:
+    measured = evaluation.measured()
+    assert [attack["auroc"] for attack in measured["attacks"]] == [
+        attack.detectors["heatward"].auroc.as_dict() for attack in evaluation.attacks
+    ]
+    assert not {"detectors", "roc"} & measured["attacks"][0].keys()
+    assert measured["false_positives"]["clean"]["0.05"]["count"] == ROWS["test"]
+
+
+def test_every_row_of_every_table_says_how_many_images_it_rests_on(evaluation: EvaluationResult) -> None:
     for table in all_tables(evaluation):
         for cells in zip(*(column.cells for column in table.columns), strict=True):
             figures = [cell for cell in cells[1:] if any(map(str.isdigit, cell)) and "–." not in cell]
@@ -184,12 +217,12 @@ def test_every_row_of_every_table_says_how_many_images_it_rests_on(evaluation: d
                 assert len(doubtful) < len(figures), cells
 
 
-def test_the_report_counts_copies(job: tuple[TrainingConfig, Detector], evaluation: dict) -> None:
+def test_the_report_counts_copies(job: tuple[TrainingConfig, Detector], evaluation: EvaluationResult) -> None:
     settings, detector = job
     report = settings.work / "evaluate" / "report.html"
     assert "copies" not in report.read_text()
     found = evaluate.run(settings, detector, copies={"fit": 0, "calibrate": 3, "test": 2}, resamples=10)
-    assert found["copies"]["calibrate"] == 3
+    assert found.copies["calibrate"] == 3
     assert "copies of another one, always in the same split: 3 in calibrate, 2 in test." in report.read_text()
 
 

@@ -8,7 +8,6 @@ import os
 import re
 import subprocess
 import sys
-from html import escape
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -16,6 +15,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from markupsafe import escape
 from PIL import Image
 from test_demo import tiny_bundle
 

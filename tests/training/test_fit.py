@@ -12,8 +12,9 @@ from detector.evidence import Evidence
 from detector.scoring.network import NetworkOutput, score
 from training import shards
 from training.config import TrainingConfig
+from training.fitting.networks import fit_networks, load_networks, loss_of
+from training.fitting.rows import Rows, ShardReader
 from training.progress import SilentProgress
-from training.stages import fit
 
 FIT = {"width": 16, "token": 8, "heads": 2, "ensemble": 2, "epochs": 12, "batch_size": 32, "learning_rate": 5e-3}
 
@@ -61,8 +62,8 @@ def work(tmp_path: Path) -> Path:
 
 
 def test_it_learns_attacks_and_origins(work: Path, tmp_path: Path) -> None:
-    fit.run(config_for(work), work, SilentProgress())
-    networks = fit.load_networks(work)
+    fit_networks(config_for(work), work, SilentProgress(), work / "fit")
+    networks = load_networks(work / "fit")
     clean, attacked = write(tmp_path / "new", "clean", 100, 0.0, 50), write(tmp_path / "new", "pgd", 100, 2.0, 51)
     gap = score(networks, attacked)[0].median() - score(networks, clean)[0].median()
     assert gap > 1
@@ -74,14 +75,14 @@ def test_it_learns_attacks_and_origins(work: Path, tmp_path: Path) -> None:
 def test_the_same_seed_gives_the_same_bytes(work: Path) -> None:
     contents = []
     for _ in range(2):
-        fit.run(config_for(work, epochs=2), work, SilentProgress())
+        fit_networks(config_for(work, epochs=2), work, SilentProgress(), work / "fit")
         contents.append((work / "fit" / "network.safetensors").read_bytes())
     assert contents[0] == contents[1]
 
 
 def test_families_weigh_alike_however_many_images_they_have(work: Path) -> None:
     config = config_for(work)
-    reader = fit.ShardReader(config, work, config.fit)
+    reader = ShardReader(config, work, config.fit)
     weights = {0: 0.0, 1: 0.0}
     for rows in reader.epoch(random.Random(0)):
         for family in weights:
@@ -91,7 +92,7 @@ def test_families_weigh_alike_however_many_images_they_have(work: Path) -> None:
 
 def test_an_epoch_sees_every_row_once_whatever_the_buffer(work: Path) -> None:
     config = config_for(work, buffer_shards=1)
-    reader = fit.ShardReader(config, work, config.fit)
+    reader = ShardReader(config, work, config.fit)
     seen = torch.cat([rows.evidence.logits[:, 0] for rows in reader.epoch(random.Random(0))])
     assert len(seen) == reader.rows == 176
     assert len(seen.unique()) == 176
@@ -100,19 +101,19 @@ def test_an_epoch_sees_every_row_once_whatever_the_buffer(work: Path) -> None:
 def test_an_origin_outside_the_candidates_is_not_learnt() -> None:
     logits = torch.zeros(2, 2, requires_grad=True)
     evidence = Evidence(logits, torch.tensor([[0, 1], [0, 1]]), *(torch.zeros(2, 1) for _ in range(4)))
-    rows = fit.Rows(evidence, torch.zeros(2, dtype=torch.int64), torch.tensor([1, 7]), torch.ones(2))
+    rows = Rows(evidence, torch.zeros(2, dtype=torch.int64), torch.tensor([1, 7]), torch.ones(2))
 
     class Echo(torch.nn.Module):
         def forward(self, evidence: Evidence) -> NetworkOutput:
             return NetworkOutput(torch.zeros(2, 2), evidence.logits)
 
-    fit.loss_of(Echo(), rows, 1.0, "cpu").backward()
+    loss_of(Echo(), rows, 1.0, "cpu").backward()
     assert logits.grad is not None
     assert logits.grad[0].abs().sum() > 0 and logits.grad[1].abs().sum() == 0
 
 
 def test_errors_name_what_to_mend(work: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="heatward train attribute"):
-        fit.run(config_for(tmp_path / "empty"), tmp_path / "empty", SilentProgress())
+        fit_networks(config_for(tmp_path / "empty"), tmp_path / "empty", SilentProgress(), tmp_path)
     with pytest.raises(DataError, match="heatward train fit"):
-        fit.load_networks(tmp_path / "empty")
+        load_networks(tmp_path / "empty")

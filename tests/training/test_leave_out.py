@@ -14,7 +14,7 @@ from training.config import TrainingConfig
 from training.evaluation import leave_out
 from training.job import open_job
 from training.progress import SilentProgress
-from training.stages import attack, attribute, fit
+from training.stages import attack, attribute
 
 UNSEEN = {"name": "BIM", "label": "bim", "family": "iterative", "parameters": {"eps": "16/255"}, "train": False}
 
@@ -41,7 +41,7 @@ def config(source: Path, place: Path, **leave_out: object) -> TrainingConfig:
 
 
 def run(settings: TrainingConfig) -> dict:
-    return leave_out.run(open_job(settings, SilentProgress()))
+    return leave_out.run(open_job(settings, SilentProgress())).dump()
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +87,7 @@ def test_without_any_attack_what_surprises_is_measured(result: dict, place: Path
 def test_an_unchanged_refit_is_not_repeated(
     source: Path, place: Path, result: dict, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fit, "run", lambda *arguments: pytest.fail("fitted again"))
+    monkeypatch.setattr(leave_out, "fit_networks", lambda *arguments: pytest.fail("fitted again"))
     assert run(config(source, place, matrix=True, clean_only=True)) == result
     # scores are gone, networks are there
     (place / "work/evaluate/leave-out/one-step/scores.safetensors").unlink()
@@ -99,16 +99,16 @@ def test_a_killed_run_goes_on_with_the_next_group(
     source: Path, place: Path, result: dict, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fitted: list[str] = []
-    whole = fit.run
+    whole = leave_out.fit_networks
 
-    def counting(settings: TrainingConfig, work: Path, progress: SilentProgress, out: Path) -> None:
+    def counting(settings: TrainingConfig, work: Path, progress: SilentProgress, folder: Path) -> None:
         if len(fitted) == 1:
             fitted.append("killed")
             raise KeyboardInterrupt
-        whole(settings, work, progress, out)
-        fitted.append(out.name)
+        whole(settings, work, progress, folder)
+        fitted.append(folder.parent.name)
 
-    monkeypatch.setattr(fit, "run", counting)
+    monkeypatch.setattr(leave_out, "fit_networks", counting)
     changed = config(source, place, epochs=2, groups={"a": ["one-step"], "b": ["iterative"]})
     with pytest.raises(KeyboardInterrupt):
         run(changed)

@@ -32,6 +32,7 @@ DEATHS = (
     "attribute/tune/pgd/00000.safetensors",
     "fit/network.json",
     "calibrate/scores.safetensors",
+    "calibrate/settings.json",
     "evaluate/evaluation.json",
     "evaluate/settings.json",
     "detector.heatward",
@@ -216,7 +217,7 @@ def test_corruptions_are_made_for_the_test_split_beside_what_is_there(
     shutil.copytree(uninterrupted / "work", tmp_path / "work")
     before = snapshot(tmp_path / "work")
     settings = {"kinds": ["jpeg", "gaussian-noise"], "severities": [1, 4], "limit": 18}
-    monkeypatch.setattr("training.stages.fit.run", lambda *arguments: pytest.fail("fitted again"))
+    monkeypatch.setattr("training.stages.fit.fit_networks", lambda *arguments: pytest.fail("fitted again"))
     pipeline.run(configure(source, tmp_path, corruptions=settings), SilentProgress())
     after = snapshot(tmp_path / "work")
     assert before.items() <= after.items()

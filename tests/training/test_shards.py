@@ -9,8 +9,8 @@ import torch
 from test_fit import config_for, write
 
 from detector.errors import DataError
+from training.fitting.rows import ShardReader
 from training.shards import read_columns, rows_of, write_shard
-from training.stages import fit
 
 
 @pytest.fixture
@@ -51,4 +51,4 @@ def test_counting_the_rows_of_a_job_reads_no_tensor(tmp_path: Path, monkeypatch:
         write(tmp_path, "pgd", 24, 2.0, 10 + seed)
     monkeypatch.setattr("training.shards.read_shard", lambda path: pytest.fail("read whole"))
     config = config_for(tmp_path)
-    assert fit.ShardReader(config, tmp_path, config.fit).rows == 176
+    assert ShardReader(config, tmp_path, config.fit).rows == 176

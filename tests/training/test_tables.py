@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -10,8 +12,8 @@ from training.evaluation.plots import auroc_plot
 from training.evaluation.tables import few, percent, percent_only, share, share_only, size
 
 
-def json(value: float, count: int) -> dict[str, float | int | None]:
-    return Estimate(value, value - 0.01, value + 0.01, count).as_dict()
+def estimate(value: float, count: int) -> Estimate:
+    return Estimate(value, value - 0.01, value + 0.01, count)
 
 
 @pytest.mark.parametrize(
@@ -25,14 +27,14 @@ def json(value: float, count: int) -> dict[str, float | int | None]:
     ],
 )
 def test_every_figure_has_its_count(write: object, many: str, little: str) -> None:
-    assert write(json(0.968, 512)) == many  # type: ignore[operator]
-    assert write(json(0.968, 2)) == little  # type: ignore[operator]
-    assert write(Estimate(float("nan"), 0, 0, 0).as_dict()) == "–"  # type: ignore[operator]
+    assert write(estimate(0.968, 512)) == many  # type: ignore[operator]
+    assert write(estimate(0.968, 2)) == little  # type: ignore[operator]
+    assert write(Estimate(float("nan"), 0, 0, 0)) == "–"  # type: ignore[operator]
 
 
 def test_a_row_of_few_images_says_so() -> None:
-    assert few("pgd", json(1.0, 29)) == "pgd (fewer than 30 images: means little)"
-    assert few("pgd", json(1.0, 30)) == "pgd"
+    assert few("pgd", estimate(1.0, 29)) == "pgd (fewer than 30 images: means little)"
+    assert few("pgd", estimate(1.0, 30)) == "pgd"
 
 
 def test_an_auroc_rests_on_the_smaller_side() -> None:
@@ -44,10 +46,8 @@ def test_an_auroc_rests_on_the_smaller_side() -> None:
 
 
 def test_plots_name_the_count() -> None:
-    found = {"auroc": json(0.9, 17)}
-    evaluation = {
-        "attacks": [{"label": "pgd", "seen": False, "detectors": {"heatward": found}}],
-        "detectors": {"heatward": "heatmap network"},
-    }
+    found = SimpleNamespace(auroc=estimate(0.9, 17))
+    attack = SimpleNamespace(label="pgd", seen=False, detectors={"heatward": found})
+    evaluation = SimpleNamespace(attacks=[attack], detectors={"heatward": "heatmap network"})
     (label,) = auroc_plot(evaluation).axes[0].get_yticklabels()
     assert label.get_text() == "pgd (unseen), n 17"

@@ -11,32 +11,31 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import heatward
 import numpy as np
-from rich.console import Console
 from torch import Tensor
 
 from detector.detector import Detector
 from training.config import CLEAN, TrainingConfig
-from training.evaluation import SCHEMA_VERSION, measures
+from training.evaluation import measures
 from training.evaluation.baseline_fit import train_baseline
 from training.evaluation.baselines import Answers, gradient_maps, image_only
 from training.evaluation.examples import examples, worst_examples
 from training.evaluation.measures import RATES, Thresholds
 from training.evaluation.metrics import Bootstrap
 from training.evaluation.report import write_report
+from training.evaluation.result import HEATWARD, AttackResult, ClassifierResult, EvaluationResult
 from training.evaluation.scores import Scored, by_network, by_runner_up, from_evidence, from_images, read_attempts
-from training.evaluation.tables import all_tables, markdown
+from training.evaluation.tables import markdown
 from training.progress import Progress, SilentProgress
 from training.settings import BaselineSettings
-from training.shards import list_shards, write_file, write_json
+from training.shards import list_shards, write_file
 
-__all__ = ["DETECTORS", "run", "show"]
+__all__ = ["DETECTORS", "run"]
 
 DETECTORS = {
-    "heatward": "heatmap network",
+    HEATWARD: "heatmap network",
     "runner-up": "runner-up logit",
     "image": "CNN on the image",
     "gradients": "CNN on gradient maps",
@@ -53,7 +52,7 @@ def run(
     resamples: int = 1000,
     copies: Mapping[str, int] | None = None,
     progress: Progress | None = None,
-) -> dict[str, Any]:
+) -> EvaluationResult:
     """Evaluate a detector on the test split.
 
     Args:
@@ -65,7 +64,7 @@ def run(
         progress: told of shards read.
 
     Returns:
-        The evaluation, as written to `work/evaluate/evaluation.json`; `evaluation.md` and `report.html` lie beside it.
+        What is written to `work/evaluate/evaluation.json`; `evaluation.md` and `report.html` lie beside it.
 
     Raises:
         DataError: shards are missing.
@@ -79,100 +78,91 @@ def run(
     thresholds = {name: Thresholds.of(scored) for name, scored in calibrate.items()}
     # The detector's own: a bundle was calibrated on other clean images than this work folder's.
     calibration = detector.calibration.scores.double().numpy()
-    thresholds["heatward"] = Thresholds.of(calibrate["heatward"], served=calibration)
+    thresholds[HEATWARD] = Thresholds.of(calibrate[HEATWARD], served=calibration)
     scores: Scores = {
         label: _score(config, "test", label, detector, cnns, limits, progress) for label in config.labels("test")
     }
     labels = [attack.label for attack in config.attacks]
     attempts = {label: read_attempts(list_shards(config.work, "attack", "test", label)) for label in labels}
     alone = {label: _alone(detector, scores[label]) for label in (CLEAN, *labels)}
-    bootstrap = Bootstrap(scores[CLEAN]["heatward"].source, resamples=resamples, seed=config.seed)
+    bootstrap = Bootstrap(scores[CLEAN][HEATWARD].source, resamples=resamples, seed=config.seed)
 
     unharmed = (CLEAN, *config.twins.labels)
-    clean = scores[CLEAN]["heatward"]
+    clean = scores[CLEAN][HEATWARD]
     known = clean[clean.truth >= 0]
     attacked = {name: [scores[label][name] for label in labels] for name in scores[CLEAN]}
     attacks = [
-        {
-            "label": attack.label,
-            "name": attack.name,
-            "family": attack.family,
-            "seen": attack.train,
-            "parameters": dict(attack.parameters),
+        AttackResult(
+            label=attack.label,
+            name=attack.name,
+            family=attack.family,
+            seen=attack.train,
+            parameters=dict(attack.parameters),
+            attempts=len(attempts[attack.label].success),
             **measures.attempted(attempts[attack.label], bootstrap),
-            "detectors": {
+            detectors={
                 name: measures.detected(scored, scores[CLEAN][name], thresholds[name], bootstrap)
                 for name, scored in scores[attack.label].items()
             },
-            "auroc_of_each_network": measures.aurocs(alone[attack.label], alone[CLEAN]),
-        }
+            auroc_of_each_network=measures.aurocs(alone[attack.label], alone[CLEAN]),
+        )
         for attack in config.attacks
     ]
-    evaluation: dict[str, Any] = {
-        "format": "heatward-evaluation",
-        "schema_version": SCHEMA_VERSION,
-        "heatward_version": heatward.__version__,
-        "classifier": {
-            "source": detector.classifier.spec.source,
-            "fingerprint": detector.classifier.fingerprint,
-            "classes": detector.classifier.num_classes,
-            "accuracy": bootstrap.rate(known.correct, known.source),
-        },
-        "images": {"calibrate": len(calibration), "test": len(clean)},
-        "copies": dict(copies or {}),
-        "rates": list(RATES),
-        "resamples": resamples,
-        "detectors": {name: title for name, title in DETECTORS.items() if name in scores[CLEAN]},
-        "thresholds": {name: _finite(cuts.served) for name, cuts in thresholds.items()},
-        "thresholds_on_correct": {name: _finite(cuts.on_correct) for name, cuts in thresholds.items()},
-        "attacks": attacks,
-        "macro": measures.macro(attacks),
-        "false_positives": {
+    evaluation = EvaluationResult(
+        heatward_version=heatward.__version__,
+        classifier=ClassifierResult(
+            source=detector.classifier.spec.source,
+            fingerprint=detector.classifier.fingerprint,
+            classes=detector.classifier.num_classes,
+            accuracy=bootstrap.rate(known.correct, known.source),
+        ),
+        images={"calibrate": len(calibration), "test": len(clean)},
+        copies=dict(copies or {}),
+        rates=RATES,
+        resamples=resamples,
+        detectors={name: title for name, title in DETECTORS.items() if name in scores[CLEAN]},
+        thresholds={name: _finite(cuts.served) for name, cuts in thresholds.items()},
+        thresholds_on_correct={name: _finite(cuts.on_correct) for name, cuts in thresholds.items()},
+        attacks=attacks,
+        macro=measures.macro(attacks),
+        false_positives={
             name: measures.false_positives({label: scores[label][name] for label in unharmed}, cuts, bootstrap)
             for name, cuts in thresholds.items()
         },
-        "corruptions": measures.corruption_alarms(
+        corruptions=measures.corruption_alarms(
             config.corruptions.labels,
-            {label: scores[label]["heatward"] for label in config.corruptions.labels},
-            thresholds["heatward"].served,
+            {label: scores[label][HEATWARD] for label in config.corruptions.labels},
+            thresholds[HEATWARD].served,
             bootstrap,
         ),
-        "traffic": {
+        traffic={
             name: measures.traffic(scores[CLEAN][name], attacked[name], cuts.served, bootstrap)
             for name, cuts in thresholds.items()
         },
         # not of a detector that saw only some of the attacks on an image
-        "mead": {
+        mead={
             name: measures.mead(list(attempts.values()), attacked[name], cuts.served, bootstrap)
             for name, cuts in thresholds.items()
             if name not in limits
         },
-        "classes": measures.class_errors(
-            clean, attacked["heatward"], thresholds["heatward"].served[RATES[-1]], detector.classifier.classes
+        classes=measures.class_errors(
+            clean, attacked[HEATWARD], thresholds[HEATWARD].served[RATES[-1]], detector.classifier.classes
         ),
-    }
-    evaluation = measures.plain(evaluation)
-    write_json(folder / "evaluation.json", evaluation)
+    )
+    evaluation.write(folder)
     write_file(folder / "evaluation.md", markdown(evaluation).encode())
     write_report(
         folder / "report.html",
         evaluation,
         examples(config, detector, rate=RATES[-1]),
-        worst_examples(config, detector, {label: each["heatward"] for label, each in scores.items()}, rate=RATES[-1]),
+        worst_examples(config, detector, {label: each[HEATWARD] for label, each in scores.items()}, rate=RATES[-1]),
         rate=RATES[-1],
     )
     return evaluation
 
 
-def _finite(cuts: Mapping[float, float]) -> dict[str, float | None]:
-    return {str(rate): cut if np.isfinite(cut) else None for rate, cut in cuts.items()}
-
-
-def show(evaluation: Mapping[str, Any], console: Console | None = None) -> None:
-    """Print an evaluation, as `run` returned it or as read from evaluation.json."""
-    console = console or Console()
-    for table in all_tables(evaluation):
-        console.print(table)
+def _finite(cuts: Mapping[float, float]) -> dict[float, float | None]:
+    return {rate: cut if np.isfinite(cut) else None for rate, cut in cuts.items()}
 
 
 def _baselines(
@@ -217,7 +207,7 @@ def _score(
     attacked = any(attack.label == label for attack in config.attacks)
     with progress.task(f"evaluate {split}/{label}", len(evidence) + len(images) * len(cnns), unit="shards") as advance:
         device = detector.classifier.device
-        answers = {"heatward": by_network(detector.networks, device), "runner-up": by_runner_up}
+        answers = {HEATWARD: by_network(detector.networks, device), "runner-up": by_runner_up}
         if split == "test" and (label == CLEAN or attacked):
             answers |= {f"network {n}": by_network([network], device) for n, network in enumerate(detector.networks)}
         scored = from_evidence(evidence, answers, advance)

@@ -16,13 +16,27 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from training.config import CLEAN
 from training.evaluation.metrics import Bootstrap, Estimate, auroc, flagged, lowest, mean_of, roc_curve, threshold_at
+from training.evaluation.result import (
+    AttackResult,
+    ByRate,
+    ClassErrors,
+    Corruption,
+    CorruptionMean,
+    Corruptions,
+    Curve,
+    Detection,
+    DetectionWithCurve,
+    MeanResult,
+    Tops,
+    Traffic,
+)
 from training.evaluation.scores import Attempts, Scored
 
 __all__ = [
@@ -37,7 +51,6 @@ __all__ = [
     "false_positives",
     "macro",
     "mead",
-    "plain",
     "summarise",
     "traffic",
 ]
@@ -46,6 +59,8 @@ RATES = (0.01, 0.05)
 CLEAN_SHARE = 0.8
 TOPS = (1, 2, 5)  # likeliest origin labels counted
 ROC_POINTS = 100
+
+MEANS: dict[Literal["mean", "worst"], Callable[[Sequence[Estimate]], Estimate]] = {"mean": mean_of, "worst": lowest}
 
 Cuts = Mapping[float, float]  # false-positive rate → threshold
 
@@ -75,18 +90,17 @@ class Thresholds:
         return cls(_cuts(every), _cuts(correct) if len(correct) else dict.fromkeys(RATES, math.inf))
 
 
-def attempted(attempts: Attempts, bootstrap: Bootstrap) -> dict[str, Any]:
+def attempted(attempts: Attempts, bootstrap: Bootstrap) -> dict[str, Estimate]:
     """How often an attack works, and how far its successes are from the clean image."""
     won = attempts.success
     return {
-        "attempts": len(won),
         "success_rate": bootstrap.rate(won, attempts.source),
         "linf": bootstrap.mean(attempts.linf[won], attempts.source[won]),
         "l2": bootstrap.mean(attempts.l2[won], attempts.source[won]),
     }
 
 
-def detected(attacked: Scored, clean: Scored, thresholds: Thresholds, bootstrap: Bootstrap) -> dict[str, Any]:
+def detected(attacked: Scored, clean: Scored, thresholds: Thresholds, bootstrap: Bootstrap) -> DetectionWithCurve:
     """One detector against one attack: AUROC, share flagged, labels recovered, ROC curve.
 
     Positives are attacks on images that were rightly classified, negatives clean images that are.
@@ -95,16 +109,16 @@ def detected(attacked: Scored, clean: Scored, thresholds: Thresholds, bootstrap:
     alarms = {rate: flagged(attacked.score, cut) for rate, cut in thresholds.served.items()}
     fpr, tpr = roc_curve(attacked.score, negative.score, ROC_POINTS)
     everything = np.ones(len(attacked), dtype=np.bool_)
-    return {
-        "auroc": bootstrap.auroc(attacked.score, attacked.source, negative.score, negative.source),
-        "tpr": _share_flagged(attacked, thresholds.served, bootstrap),
-        "tpr_on_correct": _share_flagged(attacked, thresholds.on_correct, bootstrap),
-        "recovery": {
+    return DetectionWithCurve(
+        auroc=bootstrap.auroc(attacked.score, attacked.source, negative.score, negative.source),
+        tpr=_share_flagged(attacked, thresholds.served, bootstrap),
+        tpr_on_correct=_share_flagged(attacked, thresholds.on_correct, bootstrap),
+        recovery={
             "all": _recovered(attacked, everything, bootstrap),
             **{f"flagged at {rate}": _recovered(attacked, hits, bootstrap) for rate, hits in alarms.items()},
         },
-        "roc": {"fpr": np.round(fpr, 5).tolist(), "tpr": np.round(tpr, 5).tolist()},
-    }
+        roc=Curve(fpr=np.round(fpr, 5).tolist(), tpr=np.round(tpr, 5).tolist()),
+    )
 
 
 def aurocs(attacked: Sequence[Scored], clean: Sequence[Scored]) -> list[float | None]:
@@ -113,29 +127,33 @@ def aurocs(attacked: Sequence[Scored], clean: Sequence[Scored]) -> list[float | 
     return [float(auroc(*pair)) if all(map(len, pair)) else None for pair in pairs]
 
 
-def summarise(found: Sequence[Any], how: Callable[[Sequence[Estimate]], Estimate]) -> Any:
-    """Results of several attacks, nested as `detected` gives them, as one of that shape without the curve."""
-    if isinstance(found[0], Estimate):
+def summarise(found: Sequence[Detection], how: Callable[[Sequence[Estimate]], Estimate]) -> Detection:
+    """Results of several attacks as one, without the curve."""
+    return Detection(**{name: _merged([getattr(each, name) for each in found], how) for name in Detection.model_fields})
+
+
+def _merged(found: Sequence[Any], how: Callable[[Sequence[Estimate]], Estimate]) -> Any:
+    first = found[0]
+    if isinstance(first, Estimate):
         return how(found)
-    return {key: summarise([each[key] for each in found], how) for key in found[0] if key != "roc"}
+    if isinstance(first, Tops):
+        return Tops(**{name: _merged([getattr(each, name) for each in found], how) for name in Tops.model_fields})
+    return {key: _merged([each[key] for each in found], how) for key in first}
 
 
-def macro(attacks: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Mean and (of several) worst of every number over the attacks trained on, and over the unseen ones.
-
-    Args:
-        attacks: rows of the evaluation, with `seen` and `detectors`.
-    """
+def macro(attacks: Sequence[AttackResult]) -> list[MeanResult]:
+    """Mean and (of several) worst of every number over the attacks trained on, and over the unseen ones."""
     rows = []
     for seen in (True, False):
-        found = [attack["detectors"] for attack in attacks if attack["seen"] is seen]
-        for label, how in (("mean", mean_of), ("worst", lowest)):
+        found = [attack.detectors for attack in attacks if attack.seen is seen]
+        for label, how in MEANS.items():
             if len(found) > (label == "worst"):
-                rows.append({"label": label, "seen": seen, "attacks": len(found), "detectors": summarise(found, how)})
+                detectors = {name: summarise([each[name] for each in found], how) for name in found[0]}
+                rows.append(MeanResult(label=label, seen=seen, attacks=len(found), detectors=detectors))
     return rows
 
 
-def false_positives(unharmed: Mapping[str, Scored], thresholds: Thresholds, bootstrap: Bootstrap) -> dict[str, Any]:
+def false_positives(unharmed: Mapping[str, Scored], thresholds: Thresholds, bootstrap: Bootstrap) -> dict[str, ByRate]:
     """Alarms on images that were not attacked: clean ones, rightly and wrongly classified, and noise twins."""
     clean = unharmed[CLEAN]
     correct = clean[clean.correct]
@@ -146,7 +164,7 @@ def false_positives(unharmed: Mapping[str, Scored], thresholds: Thresholds, boot
 
 def corruption_alarms(
     labels: Mapping[str, tuple[str, int]], scores: Mapping[str, Scored], cuts: Cuts, bootstrap: Bootstrap
-) -> dict[str, Any]:
+) -> Corruptions:
     """Alarms on corrupted images that are rightly classified after the corruption.
 
     Args:
@@ -156,27 +174,25 @@ def corruption_alarms(
         bootstrap: draws the intervals.
 
     Returns:
-        `cells`, one a label; `means` over severities 1–2 and 1–5 of each kind, and at last of all kinds.
+        One cell a label; means over severities 1–2 and 1–5 of each kind, and at last of all kinds.
     """
-    cells: list[dict[str, Any]] = []
+    cells = []
     for label, (kind, severity) in labels.items():
         right = scores[label][scores[label].correct]
         alarms = _share_flagged(right, cuts, bootstrap)
-        cells.append({"kind": kind, "severity": severity, "images": len(scores[label]), "flagged": alarms})
+        cells.append(Corruption(kind=kind, severity=severity, images=len(scores[label]), flagged=alarms))
 
-    def mean(kinds: Sequence[str], hardest: int) -> dict[str, Estimate]:
-        chosen = [cell["flagged"] for cell in cells if cell["kind"] in kinds and cell["severity"] <= hardest]
-        return {str(rate): mean_of([alarms[str(rate)] for alarms in chosen]) for rate in cuts}
+    def mean(kinds: Sequence[str], hardest: int) -> ByRate:
+        chosen = [cell.flagged for cell in cells if cell.kind in kinds and cell.severity <= hardest]
+        return {rate: mean_of([alarms[rate] for alarms in chosen]) for rate in cuts}
 
     kinds = list(dict.fromkeys(kind for kind, _ in labels.values()))
     rows = [*((kind, [kind]) for kind in kinds), ("mean", kinds)]
-    return {
-        "cells": cells,
-        "means": [{"kind": name, "1-2": mean(chosen, 2), "1-5": mean(chosen, 5)} for name, chosen in rows],
-    }
+    means = [CorruptionMean(kind=name, light=mean(chosen, 2), every=mean(chosen, 5)) for name, chosen in rows]
+    return Corruptions(cells=tuple(cells), means=tuple(means))
 
 
-def traffic(clean: Scored, attacked: Sequence[Scored], cuts: Cuts, bootstrap: Bootstrap) -> dict[str, Any]:
+def traffic(clean: Scored, attacked: Sequence[Scored], cuts: Cuts, bootstrap: Bootstrap) -> Traffic:
     """Accuracy against the truth on 80 % clean images and 20 % successful attacks, an equal share of each attack.
 
     `corrected`, `recovered`: where an image is flagged, the label of that name replaces the prediction. Images of
@@ -190,15 +206,14 @@ def traffic(clean: Scored, attacked: Sequence[Scored], cuts: Cuts, bootstrap: Bo
             return on_attacked
         return mean_of([on_clean, on_attacked], [CLEAN_SHARE, 1 - CLEAN_SHARE])
 
-    return {
-        "uncorrected": accuracy(math.inf),
-        **{name: {str(rate): accuracy(cut, name) for rate, cut in cuts.items()} for name in ("corrected", "recovered")},
-    }
+    return Traffic(
+        uncorrected=accuracy(math.inf),
+        corrected={rate: accuracy(cut, "corrected") for rate, cut in cuts.items()},
+        recovered={rate: accuracy(cut, "recovered") for rate, cut in cuts.items()},
+    )
 
 
-def mead(
-    attempts: Sequence[Attempts], attacked: Sequence[Scored], cuts: Cuts, bootstrap: Bootstrap
-) -> dict[str, Estimate]:
+def mead(attempts: Sequence[Attempts], attacked: Sequence[Scored], cuts: Cuts, bootstrap: Bootstrap) -> ByRate:
     """Share of images all of whose successful attacks are flagged (the rule of MEAD, Granese et al. 2022).
 
     Counted on the images that every attack was tried on and at least one fooled.
@@ -208,10 +223,10 @@ def mead(
     score = np.concatenate([each.score for each in attacked])[np.isin(source, tried)]
     images, image = np.unique(source[np.isin(source, tried)], return_inverse=True)
     missed = {rate: np.bincount(image[~flagged(score, cut)], minlength=len(images)) for rate, cut in cuts.items()}
-    return {str(rate): bootstrap.rate(count == 0, images) for rate, count in missed.items()}
+    return {rate: bootstrap.rate(count == 0, images) for rate, count in missed.items()}
 
 
-def class_errors(clean: Scored, attacked: Sequence[Scored], cut: float, classes: Sequence[str]) -> list[dict[str, Any]]:
+def class_errors(clean: Scored, attacked: Sequence[Scored], cut: float, classes: Sequence[str]) -> list[ClassErrors]:
     """Counts for every class that occurs: clean images of it and alarms on them; attacks on it, missed and misread.
 
     A clean image is of its true class (of the predicted one where the truth is unknown), an attack of its origin label.
@@ -228,33 +243,24 @@ def class_errors(clean: Scored, attacked: Sequence[Scored], cut: float, classes:
         "wrong_recoveries": np.bincount(origin[misread], minlength=len(classes)),
     }
     return [
-        {"class": name, **{what: int(count[index]) for what, count in counts.items()}}
+        ClassErrors(name=name, **{what: int(count[index]) for what, count in counts.items()})
         for index, name in enumerate(classes)
         if counts["clean"][index] or counts["attacks"][index]
     ]
-
-
-def plain(value: Any) -> Any:
-    """Results as JSON: every `Estimate` becomes a dictionary."""
-    if isinstance(value, Estimate):
-        return value.as_dict()
-    if isinstance(value, Mapping):
-        return {key: plain(each) for key, each in value.items()}
-    return [plain(each) for each in value] if isinstance(value, list) else value
 
 
 def _cuts(clean: NDArray[np.float64]) -> Cuts:
     return {rate: threshold_at(clean, rate) for rate in RATES}
 
 
-def _share_flagged(scored: Scored, cuts: Cuts, bootstrap: Bootstrap) -> dict[str, Estimate]:
-    return {str(rate): bootstrap.rate(flagged(scored.score, cut), scored.source) for rate, cut in cuts.items()}
+def _share_flagged(scored: Scored, cuts: Cuts, bootstrap: Bootstrap) -> ByRate:
+    return {rate: bootstrap.rate(flagged(scored.score, cut), scored.source) for rate, cut in cuts.items()}
 
 
-def _recovered(attacked: Scored, rows: NDArray[np.bool_], bootstrap: Bootstrap) -> dict[str, Estimate]:
+def _recovered(attacked: Scored, rows: NDArray[np.bool_], bootstrap: Bootstrap) -> Tops:
     chosen = attacked[rows]
     hit = chosen.recovered == chosen.origin[:, None]
-    return {f"top{top}": bootstrap.rate(hit[:, :top].any(axis=1), chosen.source) for top in TOPS}
+    return Tops(**{f"top{top}": bootstrap.rate(hit[:, :top].any(axis=1), chosen.source) for top in TOPS})
 
 
 def _accuracy(scored: Scored, cut: float, answer: str, bootstrap: Bootstrap) -> Estimate:

@@ -1,4 +1,4 @@
-"""Detection metrics with bootstrap intervals: scores and source image ids in, estimates out. numpy only.
+"""Detection metrics with bootstrap intervals: scores and source image ids in, estimates out.
 
 Higher score = more likely attacked. A threshold is read from clean *calibration* scores alone and is then held fixed,
 so that a rate measured on test images owes nothing to them. Intervals are percentile bootstrap intervals (Efron &
@@ -10,11 +10,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from detector.errors import DataError
+from detector.scoring.calibration import rank_at
 
 __all__ = ["FEW", "Bootstrap", "Estimate", "auroc", "flagged", "lowest", "mean_of", "roc_curve", "threshold_at"]
 
@@ -45,6 +47,23 @@ class Estimate:
         numbers = {"value": self.value, "low": self.low, "high": self.high}
         return {**{name: None if math.isnan(x) else float(x) for name, x in numbers.items()}, "count": self.count}
 
+    @classmethod
+    def read(cls, found: Any) -> Estimate:
+        """An estimate, or one as JSON: null becomes NaN.
+
+        Raises:
+            ValueError: It is neither.
+        """
+        if isinstance(found, Estimate):
+            return found
+        try:
+            value, low, high = (
+                math.nan if found[name] is None else float(found[name]) for name in ("value", "low", "high")
+            )
+            return cls(value, low, high, int(found["count"]))
+        except (TypeError, KeyError) as error:
+            raise ValueError(f"expected value, low, high and count, got {found!r}") from error
+
 
 NOTHING = Estimate(math.nan, math.nan, math.nan, 0)
 
@@ -65,20 +84,17 @@ def auroc(positive: Floats, negative: Floats) -> float:
 def threshold_at(calibration: Floats, rate: float) -> float:
     """The score that an image must exceed to be flagged at this false-positive rate.
 
-    The same rule as the conformal p-value (1 + #{clean >= s}) / (n + 1) <= rate: with k = floor(rate (n + 1)) - 1
-    clean scores allowed at or above s, s must exceed the (k + 1)-th largest. Infinity when n is too small for the rate.
+    The rule of the detector, `rank_at`, for any number of scores. Infinity when there are too few for the rate.
 
     Raises:
         DataError: no calibration scores, or one that is not finite.
     """
     if calibration.size == 0 or not np.isfinite(calibration).all():
         raise DataError(f"a threshold needs finite clean calibration scores; got {calibration.size}, some not finite")
-    allowed = math.floor(rate * (calibration.size + 1) + 1e-9) - 1
-    if allowed < 0:
+    rank = rank_at(rate, calibration.size)
+    if rank < 1:
         return math.inf
-    if allowed >= calibration.size:
-        return -math.inf
-    return float(np.sort(calibration)[::-1][allowed])
+    return float(np.sort(calibration)[-rank]) if rank <= calibration.size else -math.inf
 
 
 def flagged(scores: Floats, threshold: float) -> Bools:

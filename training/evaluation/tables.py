@@ -1,13 +1,14 @@
-"""An evaluation as tables: the dictionary of evaluate.py in, rich tables or Markdown out."""
+"""An evaluation as tables: an `EvaluationResult` in, rich tables or Markdown out."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+import math
+from collections.abc import Callable, Sequence
 
 from rich.table import Table
 
-from training.evaluation.metrics import FEW
+from training.evaluation.metrics import FEW, Estimate
+from training.evaluation.result import HEATWARD, AttackResult, EvaluationResult, MeanResult
 
 __all__ = [
     "all_tables",
@@ -27,50 +28,49 @@ __all__ = [
     "use_table",
 ]
 
-Json = Mapping[str, Any]
 
-
-def share(estimate: Json) -> str:
+def share(estimate: Estimate) -> str:
     """`.968 [.961, .975], n 512`; `(.968, n 12)` of few images; a dash where nothing was counted."""
     return _counted(estimate, _short)
 
 
-def share_only(estimate: Json) -> str:
+def share_only(estimate: Estimate) -> str:
     """`.968, n 512`: without its interval."""
     return _counted(estimate, _short, interval=False)
 
 
-def percent(estimate: Json) -> str:
+def percent(estimate: Estimate) -> str:
     """`4.1 % [3.5, 4.8], n 512`."""
     return _counted(estimate, lambda value: f"{100 * value:.1f}", " %")
 
 
-def percent_only(estimate: Json) -> str:
+def percent_only(estimate: Estimate) -> str:
     """`4.1 %, n 512`."""
     return _counted(estimate, lambda value: f"{100 * value:.1f}", " %", interval=False)
 
 
-def size(estimate: Json, unit: float = 1) -> str:
+def size(estimate: Estimate, unit: float = 1) -> str:
     """`3.98, n 512`: a mean without its interval, times `unit`."""
     return _counted(estimate, lambda value: f"{unit * value:.2f}", interval=False)
 
 
-def few(name: str, estimate: Json) -> str:
+def few(name: str, estimate: Estimate) -> str:
     """The name of a row; it says so where the row rests on few images."""
-    return f"{name} (fewer than {FEW} images: means little)" if 0 < estimate["count"] < FEW else name
+    return f"{name} (fewer than {FEW} images: means little)" if 0 < estimate.count < FEW else name
 
 
-def _counted(estimate: Json, write: Callable[[float], str], unit: str = "", *, interval: bool = True) -> str:
-    value, low, high, count = (estimate[key] for key in ("value", "low", "high", "count"))
-    if value is None:
+def _counted(estimate: Estimate, write: Callable[[float], str], unit: str = "", *, interval: bool = True) -> str:
+    written, count = f"{write(estimate.value)}{unit}", estimate.count
+    if math.isnan(estimate.value):
         return "–"
     if count < FEW:
-        return f"({write(value)}{unit}, n {count})"
-    between = f" [{write(low)}, {write(high)}]" if interval and low is not None and high is not None else ""
-    return f"{write(value)}{unit}{between}, n {count}"
+        return f"({written}, n {count})"
+    known = interval and not math.isnan(estimate.low + estimate.high)
+    between = f" [{write(estimate.low)}, {write(estimate.high)}]" if known else ""
+    return f"{written}{between}, n {count}"
 
 
-def all_tables(evaluation: Json) -> list[Table]:
+def all_tables(evaluation: EvaluationResult) -> list[Table]:
     """Every table, in the order of the report."""
     return [
         attack_table(evaluation),
@@ -81,12 +81,12 @@ def all_tables(evaluation: Json) -> list[Table]:
     ]
 
 
-def row_name(row: Json) -> str:
+def row_name(row: AttackResult | MeanResult) -> str:
     """The label of an attack; `mean of 8` for a row of `macro`."""
-    return f"{row['label']} of {row['attacks']}" if "attacks" in row else str(row["label"])
+    return f"{row.label} of {row.attacks}" if isinstance(row, MeanResult) else row.label
 
 
-def attack_table(evaluation: Json) -> Table:
+def attack_table(evaluation: EvaluationResult) -> Table:
     """One row an attack: how often it works, and how well each detector tells it from clean images."""
     title = (
         "Detection (AUROC, and share flagged at a false-positive rate: of all clean images, or of correct ones, "
@@ -95,30 +95,31 @@ def attack_table(evaluation: Json) -> Table:
     table = Table(title=title, title_justify="left")
     for column in ("attack", "", "success", "mean L∞·255", "mean L2"):
         table.add_column(column, justify="right" if column not in ("attack", "") else "left")
-    rates = [str(rate) for rate in evaluation["rates"]]
+    rates = evaluation.rates
     table.add_column("AUROC", justify="right", style="bold")
     table.add_column("of each network alone", justify="right", style="dim")
     for rate in rates:
-        table.add_column(f"flagged at {float(rate):.0%}", justify="right")
+        table.add_column(f"flagged at {rate:.0%}", justify="right")
     for rate in rates:
-        table.add_column(f"at {float(rate):.0%} of correct", justify="right")
-    others = [name for name in evaluation["detectors"] if name != "heatward"]
+        table.add_column(f"at {rate:.0%} of correct", justify="right")
+    others = [name for name in evaluation.detectors if name != HEATWARD]
     for name in others:
-        table.add_column(f"AUROC {evaluation['detectors'][name]}", justify="right", style="dim")
-    for attack in (*evaluation["attacks"], *evaluation["macro"]):
-        own = attack["detectors"]["heatward"]
-        made = "success_rate" in attack
+        table.add_column(f"AUROC {evaluation.detectors[name]}", justify="right", style="dim")
+    for attack in evaluation.rows:
+        own = attack.detectors[HEATWARD]
+        made, alone = ["", "", ""], ""
+        if isinstance(attack, AttackResult):
+            made = [percent(attack.success_rate), size(attack.linf, 255), size(attack.l2)]
+            alone = _range(attack.auroc_of_each_network) if own.auroc.count >= FEW else ""
         table.add_row(
-            few(row_name(attack), own["auroc"]),
-            "" if attack["seen"] else "unseen",
-            percent(attack["success_rate"]) if made else "",
-            size(attack["linf"], 255) if made else "",
-            size(attack["l2"]) if made else "",
-            share(own["auroc"]),
-            _range(attack.get("auroc_of_each_network", [])) if own["auroc"]["count"] >= FEW else "",
-            *(_flagged(evaluation, own["tpr"], rate) for rate in rates),
-            *(_flagged(evaluation, own["tpr_on_correct"], rate, "thresholds_on_correct") for rate in rates),
-            *(share_only(attack["detectors"][name]["auroc"]) for name in others),
+            few(row_name(attack), own.auroc),
+            "" if attack.seen else "unseen",
+            *made,
+            share(own.auroc),
+            alone,
+            *(_flagged(evaluation, own.tpr[rate], rate) for rate in rates),
+            *(_flagged(evaluation, own.tpr_on_correct[rate], rate, on_correct=True) for rate in rates),
+            *(share_only(attack.detectors[name].auroc) for name in others),
         )
     return table
 
@@ -129,102 +130,105 @@ def _range(values: Sequence[float | None]) -> str:
     return f"{_short(min(known))}–{_short(max(known))}" if known else ""
 
 
-def recovery_table(evaluation: Json) -> Table:
+def recovery_table(evaluation: EvaluationResult) -> Table:
     """One row an attack: how often the label before the attack is named."""
-    rate = evaluation["rates"][-1]
+    rate = evaluation.rates[-1]
     table = Table(title="Label before the attack recovered", title_justify="left")
     for column in ("attack", ""):
         table.add_column(column)
     for column in ("top-1", "top-2", "top-5", f"top-1, flagged at {rate:.0%}"):
         table.add_column(column, justify="right")
-    others = [name for name in evaluation["detectors"] if name != "heatward"]
+    others = [name for name in evaluation.detectors if name != HEATWARD]
     for name in others:
-        table.add_column(f"top-1 {evaluation['detectors'][name]}", justify="right", style="dim")
-    for attack in (*evaluation["attacks"], *evaluation["macro"]):
-        own = attack["detectors"]["heatward"]["recovery"]
-        found = [own["all"][top] for top in ("top1", "top2", "top5")] + [own[f"flagged at {rate}"]["top1"]]
+        table.add_column(f"top-1 {evaluation.detectors[name]}", justify="right", style="dim")
+    for attack in evaluation.rows:
+        own = attack.detectors[HEATWARD]
+        every = own.recovered
+        found = [every.top1, every.top2, every.top5, own.recovered_of_flagged(rate).top1]
         table.add_row(
-            few(row_name(attack), own["all"]["top1"]),
-            "" if attack["seen"] else "unseen",
+            few(row_name(attack), every.top1),
+            "" if attack.seen else "unseen",
             *(percent(each) for each in found),
-            *(percent_only(attack["detectors"][name]["recovery"]["all"]["top1"]) for name in others),
+            *(percent_only(attack.detectors[name].recovered.top1) for name in others),
         )
     return table
 
 
-def false_positive_table(evaluation: Json) -> Table:
+def false_positive_table(evaluation: EvaluationResult) -> Table:
     """Alarms on images that nobody attacked."""
     table = Table(title="False alarms", title_justify="left")
     table.add_column("images")
-    rates = [str(rate) for rate in evaluation["rates"]]
+    rates = evaluation.rates
     for rate in rates:
-        table.add_column(f"flagged at {float(rate):.0%}", justify="right")
-    own = evaluation["false_positives"]["heatward"]
+        table.add_column(f"flagged at {rate:.0%}", justify="right")
+    own = evaluation.false_positives[HEATWARD]
     for group in sorted(own):
-        table.add_row(few(group, own[group][rates[0]]), *(_flagged(evaluation, own[group], rate) for rate in rates))
-    return table
-
-
-def corruption_tables(evaluation: Json) -> list[Table]:
-    """Alarms on corrupted images that are still rightly classified, kinds by severity: one table a rate."""
-    if not evaluation["corruptions"]["cells"]:
-        return []
-    reached = evaluation["thresholds"]["heatward"]
-    return [_corruption_table(evaluation, rate) for rate in evaluation["rates"] if reached[str(rate)] is not None]
-
-
-def _corruption_table(evaluation: Json, rate: float) -> Table:
-    found, key = evaluation["corruptions"], str(rate)
-    table = Table(title=f"False alarms on corrupted images, flagged at {rate:.0%}", title_justify="left")
-    severities = sorted({cell["severity"] for cell in found["cells"]})
-    cells = {(cell["kind"], cell["severity"]): cell["flagged"][key] for cell in found["cells"]}
-    table.add_column("corruption")
-    for column in (*(f"severity {severity}" for severity in severities), "mean of 1–2", "mean of 1–5"):
-        table.add_column(column, justify="right")
-    for means in found["means"]:
-        row = [cells.get((means["kind"], severity)) for severity in severities]
-        each = [percent_only(cell) if cell else "" for cell in row]
         table.add_row(
-            few(means["kind"], means["1-5"][key]), *each, percent(means["1-2"][key]), percent(means["1-5"][key])
+            few(group, own[group][rates[0]]), *(_flagged(evaluation, own[group][rate], rate) for rate in rates)
         )
     return table
 
 
-def use_table(evaluation: Json) -> Table:
+def corruption_tables(evaluation: EvaluationResult) -> list[Table]:
+    """Alarms on corrupted images that are still rightly classified, kinds by severity: one table a rate."""
+    if not evaluation.corruptions.cells:
+        return []
+    reached = evaluation.thresholds[HEATWARD]
+    return [_corruption_table(evaluation, rate) for rate in evaluation.rates if reached[rate] is not None]
+
+
+def _corruption_table(evaluation: EvaluationResult, rate: float) -> Table:
+    found = evaluation.corruptions
+    table = Table(title=f"False alarms on corrupted images, flagged at {rate:.0%}", title_justify="left")
+    severities = sorted({cell.severity for cell in found.cells})
+    cells = {(cell.kind, cell.severity): cell.flagged[rate] for cell in found.cells}
+    table.add_column("corruption")
+    for column in (*(f"severity {severity}" for severity in severities), "mean of 1–2", "mean of 1–5"):
+        table.add_column(column, justify="right")
+    for means in found.means:
+        row = [cells.get((means.kind, severity)) for severity in severities]
+        each = [percent_only(cell) if cell else "" for cell in row]
+        table.add_row(few(means.kind, means.every[rate]), *each, percent(means.light[rate]), percent(means.every[rate]))
+    return table
+
+
+def use_table(evaluation: EvaluationResult) -> Table:
     """What the alarms are good for, and what an attacker with every attack meets. One row a detector."""
     title = "Accuracy on 80 % clean and 20 % attacked images; images with every attack on them flagged (MEAD)"
     table = Table(title=title, title_justify="left")
-    rates = [str(rate) for rate in evaluation["rates"]]
+    rates = evaluation.rates
     table.add_column("detector")
     answers = ("corrected", "recovered")
-    where = [f"{answer} where flagged at {float(rate):.0%}" for answer in answers for rate in rates]
+    where = [f"{answer} where flagged at {rate:.0%}" for answer in answers for rate in rates]
     for column in ("as predicted", *where):
         table.add_column(column, justify="right")
     for rate in rates:
-        table.add_column(f"MEAD at {float(rate):.0%}", justify="right")
-    for name, title in evaluation["detectors"].items():
-        accuracy, mead = evaluation["traffic"][name], evaluation["mead"].get(name)
+        table.add_column(f"MEAD at {rate:.0%}", justify="right")
+    for name, title in evaluation.detectors.items():
+        traffic, mead = evaluation.traffic[name], evaluation.mead.get(name)
+        mended = (traffic.corrected, traffic.recovered)
         table.add_row(
-            few(title, accuracy["uncorrected"]),
-            percent(accuracy["uncorrected"]),
-            *(_flagged(evaluation, accuracy[answer], rate, detector=name) for answer in answers for rate in rates),
-            *(_flagged(evaluation, mead, rate, detector=name) if mead else "–" for rate in rates),
+            few(title, traffic.uncorrected),
+            percent(traffic.uncorrected),
+            *(_flagged(evaluation, each[rate], rate, detector=name) for each in mended for rate in rates),
+            *(_flagged(evaluation, mead[rate], rate, detector=name) if mead else "–" for rate in rates),
         )
     return table
 
 
 def _flagged(
-    evaluation: Json, estimates: Json, rate: str, thresholds: str = "thresholds", detector: str = "heatward"
+    evaluation: EvaluationResult, estimate: Estimate, rate: float, *, detector: str = HEATWARD, on_correct: bool = False
 ) -> str:
     """A dash where so few calibration images cannot promise the rate: nothing is ever flagged at it."""
-    return "–" if evaluation[thresholds][detector][rate] is None else percent(estimates[rate])
+    thresholds = evaluation.thresholds_on_correct if on_correct else evaluation.thresholds
+    return "–" if thresholds[detector][rate] is None else percent(estimate)
 
 
-def _short(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3f}".replace("0.", ".", 1)
+def _short(value: float) -> str:
+    return f"{value:.3f}".replace("0.", ".", 1)
 
 
-def markdown(evaluation: Json) -> str:
+def markdown(evaluation: EvaluationResult) -> str:
     """All tables of an evaluation, for a document."""
     return render(all_tables(evaluation))
 

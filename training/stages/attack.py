@@ -7,22 +7,31 @@ where prediction ≠ origin. One shard of images is in memory at a time.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from detector.classifier import Classifier
+from detector.evidence import EvidenceExtractor
 from training.attacks import Distance, attack_images, noise_twin
 from training.attacks.corruptions import corrupt
-from training.checks import check_attacks, check_classifier
-from training.config import CLEAN, Split
+from training.checks import check_attacks, check_classifier, check_images
+from training.config import CLEAN, Stage
 from training.job import Job, ShardPlan
-from training.shards import derived_seed, read_shard, shard_path, write_shard
+from training.resume import ShardResults, make_shards
+from training.shards import derived_seed, read_shard, shard_path
 
-__all__ = ["predict", "run"]
+__all__ = ["INPUTS", "outputs", "predict", "run"]
+
+INPUTS: tuple[Stage, ...] = ()
 
 NAMED = 10
+
+
+def outputs(job: Job) -> ShardResults:
+    """Every shard of images."""
+    return ShardResults("attack", job)
 
 
 def run(job: Job) -> None:
@@ -31,31 +40,23 @@ def run(job: Job) -> None:
     Raises:
         DataError: An image cannot be read, the classifier is hardly better than chance, an attack broke its epsilon,
             or none changed a prediction.
+        CalibrationError: Too few calibration images to flag anything.
         ConfigError: An attack fails.
+        NoGradientError: The classifier has no gradients or no layers to look at.
     """
+    EvidenceExtractor(job.classifier, job.config.evidence, job.witness)  # what cannot be looked at is said now
+    check_images(job)
     plans = list(job.plans("attack"))
-    _make(job, [each for each in plans if each[1] == CLEAN])
+    for _, label, shards in plans:
+        if label == CLEAN:
+            make_shards(job, shards, partial(_clean, job))
     check_classifier(job)
-    _make(job, [each for each in plans if each[1] != CLEAN])
+    for split, label, shards in plans:
+        if label != CLEAN:
+            rows, changed = make_shards(job, shards, partial(_from_clean, job))
+            if rows:
+                job.progress.note(f"attack {split}/{label}: prediction changed on {changed / rows:.1%} of {rows}")
     check_attacks(job)
-
-
-def _make(job: Job, wanted: Sequence[tuple[Split, str, list[ShardPlan]]]) -> None:
-    for split, label, plans in wanted:
-        missing = job.todo(plans)
-        if not missing:
-            continue
-        total, left = sum(plan.rows for plan in plans), sum(plan.rows for plan in missing)
-        attempts, changed = 0, 0
-        with job.progress.task(f"attack {split}/{label}", total=total, done=total - left) as advance:
-            for plan in missing:
-                tensors = _clean(job, plan) if label == CLEAN else _from_clean(job, plan)
-                write_shard(plan.path, tensors, plan.digest)
-                attempts += len(tensors["origin"])
-                changed += int((tensors["prediction"] != tensors["origin"]).sum())
-                advance(plan.rows)
-        if label != CLEAN and attempts:
-            job.progress.note(f"attack {split}/{label}: prediction changed on {changed / attempts:.1%} of {attempts}")
 
 
 def predict(classifier: Classifier, pixels: Tensor, batch_size: int) -> Tensor:

@@ -12,35 +12,35 @@ from torch import Tensor
 
 from detector.errors import DataError
 from detector.evidence import Evidence, EvidenceExtractor
-from training.config import Split
+from training.config import Split, Stage
 from training.job import Job, ShardPlan
-from training.shards import read_shard, shard_path, write_shard
+from training.resume import ShardResults, make_shards
+from training.shards import read_shard, shard_path
 
-__all__ = ["run"]
+__all__ = ["INPUTS", "outputs", "run"]
+
+INPUTS: tuple[Stage, ...] = ("attack",)
 
 COLUMNS = ("index", "truth", "origin", "prediction", "linf", "l2")
 FULL_PRECISION = ("logits",)
 HALF_MAX = torch.finfo(torch.float16).max
 
 
+def outputs(job: Job) -> ShardResults:
+    """Every shard of evidence."""
+    return ShardResults("attribute", job)
+
+
 def run(job: Job) -> None:
     """Make what is missing.
 
     Raises:
-        DataError: The attack stage is not finished, or evidence is not finite.
+        DataError: Evidence is not finite.
         NoGradientError: The classifier has no gradients or no layers to look at.
     """
-    job.require("attack")
     extractor = EvidenceExtractor(job.classifier, job.config.evidence, job.witness)
-    for split, label, plans in job.plans("attribute"):
-        missing = job.todo(plans)
-        if not missing:
-            continue
-        total, left = sum(plan.rows for plan in plans), sum(plan.rows for plan in missing)
-        with job.progress.task(f"attribute {split}/{label}", total=total, done=total - left) as advance:
-            for plan in missing:
-                write_shard(plan.path, _shard(job, plan, extractor), plan.digest)
-                advance(plan.rows)
+    for _, _, plans in job.plans("attribute"):
+        make_shards(job, plans, lambda plan: _shard(job, plan, extractor))
 
 
 def _shard(job: Job, plan: ShardPlan, extractor: EvidenceExtractor) -> dict[str, Tensor]:

@@ -6,43 +6,44 @@ conformal p-values (`detector.scoring.calibration`).
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 from torch import Tensor
 
 from detector.evidence import Evidence
 from detector.scoring.calibration import Calibration
 from detector.scoring.network import score
-from training.config import CLEAN
+from training.config import CLEAN, Stage
+from training.detectors import SCORES
+from training.fitting.networks import load_networks
+from training.fitting.networks import results as fit_results
 from training.job import Job
-from training.shards import digest, digest_of, list_shards, read_shard, write_shard
-from training.stages.fit import load_networks
+from training.resume import Results
+from training.shards import digest, list_shards, read_shard, write_shard
 
-__all__ = ["load_scores", "run", "scores_path"]
+__all__ = ["INPUTS", "outputs", "run"]
 
-
-def scores_path(work: Path) -> Path:
-    """Where the scores lie."""
-    return work / "calibrate" / "scores.safetensors"
+INPUTS: tuple[Stage, ...] = ("fit", "attribute")
 
 
-def run(job: Job, fit_digest: str) -> None:
-    """Score the calibrate split unless that is done.
+def outputs(job: Job) -> Results:
+    """The scores."""
+    shards = job.digests("attribute", "calibrate")
+    made_from = digest({"fit": fit_results(job, job.work / "fit").made_from, "shards": shards})
+    return Results("calibrate", job.work / SCORES.parent, (SCORES.name,), made_from)
 
-    Args:
-        job: The job.
-        fit_digest: Of the networks that score.
+
+def run(job: Job) -> None:
+    """Score the calibrate split, unless that is done.
 
     Raises:
         CalibrationError: Too few images, or a score is not finite.
-        DataError: An earlier stage is not finished.
     """
-    path = scores_path(job.work)
-    made_from = digest({"fit": fit_digest, "shards": job.digests("attribute", "calibrate")})
-    if digest_of(path) == made_from:
-        return
-    networks = [network.to(job.classifier.device) for network in load_networks(job.work)]
+    found = outputs(job)
+    found.make(lambda: _score(job, found.made_from), job.progress)
+
+
+def _score(job: Job, made_from: str) -> None:
+    networks = [network.to(job.classifier.device) for network in load_networks(job.work / "fit")]
     shards = list_shards(job.work, "attribute", "calibrate", CLEAN)
     columns: dict[str, list[Tensor]] = {"scores": [], "index": [], "truth": [], "prediction": []}
     with job.progress.task("calibrate", total=len(job.splits["calibrate"])) as advance:
@@ -57,13 +58,4 @@ def run(job: Job, fit_digest: str) -> None:
             advance(len(evidence))
     result = {name: torch.cat(parts) if parts else torch.zeros(0) for name, parts in columns.items()}
     Calibration.fit(result["scores"])  # raises if these scores cannot calibrate
-    write_shard(path, result, made_from)
-
-
-def load_scores(work: Path) -> Tensor:
-    """The clean attack scores (n,) float64.
-
-    Raises:
-        DataError: The stage has not run.
-    """
-    return read_shard(scores_path(work))["scores"]
+    write_shard(job.work / SCORES, result, made_from)

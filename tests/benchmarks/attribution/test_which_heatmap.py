@@ -38,9 +38,9 @@ PGD = {"eps": "16/255", "alpha": "eps/4", "steps": 3}
 
 @pytest.fixture(scope="module")
 def job(tmp_path_factory: pytest.TempPathFactory) -> Job:
-    """84 images of the tiny problem, its classifier, PGD."""
+    """100 images of the tiny problem, its classifier, PGD."""
     place = tmp_path_factory.mktemp("contest")
-    drawn = tiny.images(84, seed=11)
+    drawn = tiny.images(100, seed=11)
     for number, (image, label) in enumerate(zip(drawn.images, drawn.labels.tolist(), strict=True)):
         folder = place / "images" / tiny.CLASSES[label]
         folder.mkdir(parents=True, exist_ok=True)
@@ -55,7 +55,7 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> Job:
             "shard_size": 16,
             "batch_size": 8,
             "classifier": {**classifier, "weights": str(place / "net.safetensors")},
-            "images": {"source": str(place / "images"), "splits": {"calibrate": 4, "test": 40}},
+            "images": {"source": str(place / "images"), "splits": {"calibrate": 20, "test": 40}},
             "twins": {"sizes": ["8/255"]},
             "attacks": [{"name": "PGD", "label": "pgd", "family": "iterative", "parameters": PGD}],
         }

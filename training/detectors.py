@@ -1,0 +1,81 @@
+"""Detectors of a job: what the fit and calibrate stages left, or a bundle, in; a `Detector` of the job out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torch import Tensor
+
+from detector.bundle import load_bundle
+from detector.detector import Detector
+from detector.errors import ConfigError, FingerprintMismatchError
+from detector.evidence import EvidenceExtractor, EvidenceSettings
+from detector.scoring.calibration import Calibration
+from detector.scoring.network import EvidenceShape, HeatmapNetwork, NetworkSettings
+from training.fitting.networks import load_networks
+from training.job import Job
+from training.shards import read_shard
+
+__all__ = ["SCORES", "load_detector", "load_scores", "open_detector"]
+
+SCORES = Path("calibrate/scores.safetensors")
+
+
+def load_scores(work: Path) -> Tensor:
+    """The clean attack scores (n,) float64 of the calibrate stage.
+
+    Raises:
+        DataError: The stage has not run.
+    """
+    return read_shard(work / SCORES)["scores"]
+
+
+def load_detector(job: Job) -> Detector:
+    """The detector that the fit and calibrate stages made.
+
+    Raises:
+        DataError: One of them has not run.
+    """
+    return Detector(
+        job.classifier,
+        EvidenceExtractor(job.classifier, job.config.evidence, job.witness),
+        [network.to(job.classifier.device) for network in load_networks(job.work / "fit")],
+        Calibration.fit(load_scores(job.work)),
+    )
+
+
+def open_detector(job: Job, path: Path) -> Detector:
+    """The detector of a bundle, to evaluate it on this job's shards.
+
+    Raises:
+        BundleError: The bundle cannot be used.
+        FingerprintMismatchError: It guards another classifier than the shards were made with.
+        ConfigError: It looks at other evidence than the shards hold.
+    """
+    bundle = load_bundle(path)
+    if bundle.manifest.fingerprint != job.classifier.fingerprint:
+        raise FingerprintMismatchError(
+            f"{path} guards classifier {bundle.manifest.fingerprint[:12]}…, the configuration names "
+            f"{job.classifier.fingerprint[:12]}…: evaluate it with the configuration it was trained with"
+        )
+    if EvidenceSettings.model_validate(bundle.manifest.evidence) != job.config.evidence:
+        raise ConfigError(
+            f"{path} was made with other [evidence] settings than the configuration's: use those it was trained with"
+        )
+    if bundle.manifest.witness_fingerprint != (job.witness.fingerprint if job.witness else ""):
+        raise ConfigError(
+            f"{path} was made with another [witness] than the configuration's: use the one it was trained with"
+        )
+    networks = HeatmapNetwork.ensemble(
+        EvidenceShape.model_validate(bundle.manifest.network["shape"]),
+        len(bundle.manifest.families),
+        NetworkSettings.model_validate(bundle.manifest.network["settings"]),
+        bundle.network_weights,
+    )
+    return Detector(
+        job.classifier,
+        EvidenceExtractor(job.classifier, job.config.evidence, job.witness),
+        [network.to(job.classifier.device) for network in networks],
+        Calibration.fit(bundle.calibration_scores),
+        bundle.manifest,
+    )

@@ -1,0 +1,127 @@
+"""Fit the heatmap networks: attribution shards of the split `fit` in, `network.safetensors` and `network.json` out.
+
+The same seed gives the same bytes; a killed fit starts again from the shards.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save
+from torch import Tensor
+from torch.nn import functional
+
+from detector.errors import DataError
+from detector.scoring.network import EvidenceShape, HeatmapNetwork, NetworkSettings, ensemble_weights
+from training.config import CLEAN, TrainingConfig
+from training.fitting.rows import Rows, ShardReader, Sight
+from training.job import Job, device_of
+from training.progress import Progress
+from training.resume import Results
+from training.shards import derived_seed, digest, seed_everything, write_file, write_json
+
+__all__ = ["fit_networks", "load_networks", "results"]
+
+FILES = ("network.safetensors", "network.json")
+IGNORE = -100
+UNHARMED_SHARDS = 16  # a label, for what is usual
+
+
+def results(job: Job, folder: Path, name: str = "fit") -> Results:
+    """The networks in `folder`, with the digest of everything that decides them."""
+    config, settings = job.config, job.config.fit.model_dump(mode="json")
+    families = {label: config.family_of(label) for label in config.labels("fit")}
+    made_from = digest([job.digests("attribute", "fit"), settings, families, config.families, config.seed])
+    return Results(name, folder, FILES, made_from)
+
+
+def fit_networks(
+    config: TrainingConfig,
+    work: Path,
+    progress: Progress,
+    folder: Path,
+    see: Sight = lambda evidence: evidence,
+) -> None:
+    """Fit the ensemble and write it.
+
+    Args:
+        config: `[fit]`, the seed, and the attacks to learn from.
+        work: Holds the attribution shards.
+        progress: Told of images seen and of losses.
+        folder: Where the networks go.
+        see: What of the evidence the networks get to see, in the same shapes.
+
+    Raises:
+        DataError: A label has no attribution shards.
+    """
+    settings = config.fit
+    device = device_of(config)
+    reader = ShardReader(config, work, settings, see)
+    sample, clean = reader.sample(), reader.sample(UNHARMED_SHARDS, (CLEAN,))
+    unharmed = reader.sample(UNHARMED_SHARDS, (CLEAN, *config.twins.labels))
+    shape = EvidenceShape.of(sample)
+    networks = []
+    with progress.task("fit", total=settings.ensemble * settings.epochs * reader.rows, unit="images") as advance:
+        for member in range(settings.ensemble):
+            seed_everything(derived_seed(config.seed, "fit", member))
+            network = HeatmapNetwork(shape, len(config.families), settings.network())
+            network.fit_scales(sample)
+            network.surprise.fit(clean, unharmed)
+            network.to(device)
+            optimiser = torch.optim.AdamW(
+                network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
+            )
+            steps = settings.epochs * reader.steps
+            schedule = torch.optim.lr_scheduler.OneCycleLR(
+                optimiser, settings.learning_rate, total_steps=steps, pct_start=0.1
+            )
+            for epoch in range(settings.epochs):
+                total, count = 0.0, 0
+                for rows in reader.epoch(random.Random(derived_seed(config.seed, "fit", member, epoch))):
+                    loss = loss_of(network, rows, settings.origin_weight, device)
+                    optimiser.zero_grad(set_to_none=True)
+                    loss.backward()  # type: ignore[no-untyped-call]
+                    torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+                    optimiser.step()
+                    schedule.step()
+                    total, count = total + loss.item(), count + 1
+                    advance(len(rows.evidence))
+                progress.note(f"network {member + 1}/{settings.ensemble} epoch {epoch + 1}: loss {total / count:.4f}")
+            networks.append(network.cpu().eval())
+    weights, described = (folder / name for name in FILES)
+    write_file(weights, save(ensemble_weights(networks)))
+    write_json(
+        described,
+        {"settings": settings.network().model_dump(), "shape": shape.model_dump(), "families": list(config.families)},
+    )
+
+
+def loss_of(network: HeatmapNetwork, rows: Rows, origin_weight: float, device: torch.device | str) -> Tensor:
+    """Weighted cross-entropy of the family, plus that of the origin label where it is a candidate."""
+    evidence = rows.evidence.to(device).float()
+    weight = rows.weight.to(device)
+    output = network(evidence)
+    family = functional.cross_entropy(output.family_logits, rows.family.to(device), reduction="none")
+    matches = evidence.candidates == rows.origin.to(device)[:, None]
+    position = torch.where(matches.any(1), matches.int().argmax(1), IGNORE)
+    origin = functional.cross_entropy(output.origin_logits, position, reduction="none", ignore_index=IGNORE)
+    return ((family + origin_weight * origin) * weight).mean()
+
+
+def load_networks(folder: Path) -> list[HeatmapNetwork]:
+    """The networks that a fit wrote to a folder, in eval mode.
+
+    Raises:
+        DataError: There are none.
+    """
+    try:
+        described = json.loads((folder / "network.json").read_text())
+        weights = load_file(str(folder / "network.safetensors"))
+    except OSError as error:
+        raise DataError(f"no fitted network in {folder}: run `heatward train fit` first ({error})") from error
+    settings = NetworkSettings.model_validate(described["settings"])
+    shape = EvidenceShape.model_validate(described["shape"])
+    return HeatmapNetwork.ensemble(shape, len(described["families"]), settings, weights)

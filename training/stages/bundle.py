@@ -1,0 +1,102 @@
+"""The bundle stage: fitted networks, clean scores, classifiers and what was measured in, one bundle out.
+
+The same configuration and seed give the same bytes: nothing in a bundle knows the time or the place.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import heatward
+import torch
+from torch import Tensor
+
+from detector.bundle import Bundle, Manifest, save_bundle
+from detector.classifier import Classifier, ClassifierSpec
+from detector.classifier.weights import halve_where_lossless
+from detector.scoring.calibration import Calibration
+from detector.scoring.network import ensemble_weights
+from training.checks import check_attacks, check_classifier
+from training.config import SPLITS, Stage
+from training.detectors import load_scores
+from training.evaluation.result import EvaluationResult, results
+from training.fitting.networks import load_networks
+from training.job import Job
+from training.progress import SilentProgress
+from training.shards import digest
+
+__all__ = ["INPUTS", "outputs", "run"]
+
+INPUTS: tuple[Stage, ...] = ("attack", "calibrate")
+
+
+def outputs(job: Job) -> None:
+    """Nothing that another stage reads: a bundle takes no time, so it is made each time."""
+
+
+def run(job: Job) -> None:
+    """Write the bundle.
+
+    Raises:
+        DataError: The classifier is hardly better than chance, or no attack changed a prediction.
+    """
+    quiet = replace(job, progress=SilentProgress())  # the attack stage has said it
+    check_classifier(quiet)
+    check_attacks(quiet)
+    evaluation = results(job)
+    measured = {}
+    if evaluation.finished:
+        measured = EvaluationResult.read(evaluation.folder).measured()
+    else:
+        job.progress.note("bundle: not evaluated with these settings, so the bundle carries no measured results")
+    save_bundle(job.config.out, _assemble(job, measured))
+    job.progress.note(f"bundle: {job.config.out}")
+
+
+def _assemble(job: Job, measured: dict[str, Any]) -> Bundle:
+    config, classifier, witness = job.config, job.classifier, job.witness
+    folder = job.work / "fit"
+    described = json.loads((folder / "network.json").read_text(encoding="utf-8"))
+    networks = load_networks(folder)
+    scores = load_scores(job.work)
+    manifest = Manifest(
+        heatward_version=heatward.__version__,
+        files={},
+        classifier=_stored_spec(classifier),
+        fingerprint=classifier.fingerprint,
+        witness=_stored_spec(witness) if witness else None,
+        witness_fingerprint=witness.fingerprint if witness else "",
+        evidence=config.evidence.model_dump(mode="json"),
+        network={"settings": described["settings"], "shape": described["shape"]},
+        families=tuple(described["families"]),
+        operating_points={str(rate): cut for rate, cut in Calibration.fit(scores).operating_points().items()},
+        measured=measured,
+        provenance={
+            "seed": config.seed,
+            "torch": torch.__version__,
+            "images": {split: len(images) for split, images in job.splits.items()},
+            "copies": job.copies,
+            "images_sha256": digest([job.splits[split].digest(0, len(job.splits[split])) for split in SPLITS]),
+            "attacks": [each.model_dump(mode="json") for each in config.attacks],
+            "twins": [round(size, 8) for size in config.twins.sizes],
+            "fit": config.fit.model_dump(mode="json"),
+        },
+    )
+    return Bundle(
+        manifest=manifest,
+        classifier_weights=_stored_weights(classifier),
+        witness_weights=_stored_weights(witness) if witness else None,
+        network_weights=ensemble_weights(networks),
+        calibration_scores=scores,
+    )
+
+
+def _stored_spec(classifier: Classifier) -> ClassifierSpec:
+    """A bundle that carries the weights does not name the file they came from."""
+    return classifier.spec.model_copy(update={"weights": None}) if classifier.embeddable else classifier.spec
+
+
+def _stored_weights(classifier: Classifier) -> dict[str, Tensor] | None:
+    return halve_where_lossless(classifier.state_dict()) if classifier.embeddable else None
