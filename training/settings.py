@@ -10,7 +10,6 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from detector.settings import NetworkSettings
 
 __all__ = [
-    "BaselineSettings",
     "Corruption",
     "CorruptionSettings",
     "EvaluateSettings",
@@ -59,20 +58,6 @@ class CorruptionSettings(Settings):
     def labels(self) -> dict[str, tuple[Corruption, int]]:
         """`{"jpeg-3": ("jpeg", 3), …}`."""
         return {f"{kind}-{severity}": (kind, severity) for kind in self.kinds for severity in self.severities}
-
-
-class BaselineSettings(Settings):
-    """How the two CNNs are trained."""
-
-    names: tuple[Literal["image", "gradients"], ...] = Field(
-        ("image", "gradients"), description="CNN baselines to train"
-    )
-    epochs: int = Field(6, ge=1)
-    batch_size: int = Field(128, ge=1)
-    learning_rate: float = Field(2e-3, gt=0)
-    fit_images: int = Field(3000, ge=1, description="at most so many images of each label to learn from")
-    test_images: int = Field(1000, ge=1, description="at most so many of each label to test gradient maps on (slow)")
-    candidates: int = Field(10, ge=2, description="classes, best first, whose gradient maps are looked at")
 
 
 class FitSettings(NetworkSettings):
@@ -125,6 +110,4 @@ class EvaluateSettings(Settings):
 
     resamples: int = Field(default=1000, ge=10)
     """Bootstrap resamples for the 95 % intervals."""
-    baselines: BaselineSettings = BaselineSettings()
-    """What the detector is measured against; `names = []` for none."""
     leave_out: LeaveOutSettings = LeaveOutSettings()

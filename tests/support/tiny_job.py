@@ -44,7 +44,6 @@ token = 8
 heads = 2
 [evaluate]
 resamples = 10
-baselines = {{ names = [] }}
 [[attacks]]
 name = "FGSM"
 label = "fgsm"

@@ -1,6 +1,6 @@
 """The evaluation: a detector and the shards of the test split in; numbers with intervals, tables and a report out.
 
-    attack shards ────▶ success rate, size of the change; image and gradient-map baselines
+    attack shards ────▶ success rate, size of the change
     attribute shards ─▶ attack scores and recovered labels of the detector and of the runner-up baseline
     clean calibrate ──▶ thresholds, before any test image is looked at
 
@@ -9,27 +9,22 @@ What is counted, and how: measures.py. Written under `work/evaluate/`: evaluatio
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 
 import heatward
 import numpy as np
-from torch import Tensor
 
 from detector.detector import Detector
 from training.config import CLEAN, TrainingConfig
 from training.evaluation import measures
-from training.evaluation.baseline_fit import train_baseline
-from training.evaluation.baselines import Answers, gradient_maps, image_only
 from training.evaluation.examples import examples, worst_examples
 from training.evaluation.measures import RATES, Thresholds
 from training.evaluation.metrics import Bootstrap
 from training.evaluation.report import write_report
 from training.evaluation.result import HEATWARD, AttackResult, ClassifierResult, EvaluationResult
-from training.evaluation.scores import Scored, by_network, by_runner_up, from_evidence, from_images, read_attempts
+from training.evaluation.scores import Scored, by_network, by_runner_up, from_evidence, read_attempts
 from training.evaluation.tables import markdown
 from training.progress import Progress, SilentProgress
-from training.settings import BaselineSettings
 from training.shards import list_shards, write_file
 
 __all__ = ["DETECTORS", "run"]
@@ -37,8 +32,6 @@ __all__ = ["DETECTORS", "run"]
 DETECTORS = {
     HEATWARD: "heatmap network",
     "runner-up": "runner-up logit",
-    "image": "CNN on the image",
-    "gradients": "CNN on gradient maps",
 }
 
 Scores = dict[str, dict[str, Scored]]  # label → detector → answers
@@ -48,7 +41,6 @@ def run(
     config: TrainingConfig,
     detector: Detector,
     *,
-    baselines: BaselineSettings | None = None,
     resamples: int = 1000,
     copies: Mapping[str, int] | None = None,
     progress: Progress | None = None,
@@ -58,7 +50,6 @@ def run(
     Args:
         config: names the work folder with its shards, and the attacks.
         detector: the detector; its evidence settings are those that made the attribute shards.
-        baselines: how to train the CNN baselines; None leaves them out (no fit split is needed then).
         resamples: bootstrap draws.
         copies: split to images that are copies of another one in it.
         progress: told of shards read.
@@ -71,17 +62,12 @@ def run(
     """
     progress = progress or SilentProgress()
     folder = config.work / "evaluate"
-    cnns = _baselines(config, detector, baselines, folder, progress) if baselines else {}
-    limits = {"gradients": baselines.test_images} if baselines else {}
-
-    calibrate = _score(config, "calibrate", CLEAN, detector, cnns, {}, progress)
+    calibrate = _score(config, "calibrate", CLEAN, detector, progress)
     thresholds = {name: Thresholds.of(scored) for name, scored in calibrate.items()}
     # The detector's own: a bundle was calibrated on other clean images than this work folder's.
     calibration = detector.calibration.scores.double().numpy()
     thresholds[HEATWARD] = Thresholds.of(calibrate[HEATWARD], served=calibration)
-    scores: Scores = {
-        label: _score(config, "test", label, detector, cnns, limits, progress) for label in config.labels("test")
-    }
+    scores: Scores = {label: _score(config, "test", label, detector, progress) for label in config.labels("test")}
     labels = [attack.label for attack in config.attacks]
     attempts = {label: read_attempts(list_shards(config.work, "attack", "test", label)) for label in labels}
     alone = {label: _alone(detector, scores[label]) for label in (CLEAN, *labels)}
@@ -139,11 +125,9 @@ def run(
             name: measures.traffic(scores[CLEAN][name], attacked[name], cuts.served, bootstrap)
             for name, cuts in thresholds.items()
         },
-        # not of a detector that saw only some of the attacks on an image
         mead={
             name: measures.mead(list(attempts.values()), attacked[name], cuts.served, bootstrap)
             for name, cuts in thresholds.items()
-            if name not in limits
         },
         classes=measures.class_errors(
             clean, attacked[HEATWARD], thresholds[HEATWARD].served[RATES[-1]], detector.classifier.classes
@@ -165,27 +149,6 @@ def _finite(cuts: Mapping[float, float]) -> dict[float, float | None]:
     return {rate: cut if np.isfinite(cut) else None for rate, cut in cuts.items()}
 
 
-def _baselines(
-    config: TrainingConfig, detector: Detector, settings: BaselineSettings, folder: Path, progress: Progress
-) -> dict[str, Callable[[Tensor], Answers]]:
-    """Train the CNNs on the images and labels that the detector learned from."""
-    labels = config.labels("fit")
-    shards = {label: list_shards(config.work, "attack", "fit", label) for label in labels}
-    families = {label: config.families.index(config.family_of(label)) for label in labels}
-    size = sum(parameter.numel() for parameter in detector.networks[0].parameters())
-    trained: dict[str, Callable[[Tensor], Answers]] = {}
-    for name in settings.names:
-        gradients = name == "gradients"
-        sight = (
-            gradient_maps(detector.classifier, settings.candidates) if gradients else image_only(detector.classifier)
-        )
-        trained[name] = train_baseline(
-            sight, shards, families, settings,
-            parameters=size, folder=folder, device=detector.classifier.device, seed=config.seed, progress=progress,
-        ).answer  # fmt: skip
-    return trained
-
-
 def _alone(detector: Detector, scored: dict[str, Scored]) -> list[Scored]:
     """Take out what each network of the ensemble says alone: as many seeds of the same fit."""
     return [scored.pop(f"network {number}") for number in range(len(detector.networks))]
@@ -196,21 +159,14 @@ def _score(
     split: str,
     label: str,
     detector: Detector,
-    cnns: Mapping[str, Callable[[Tensor], Answers]],
-    limits: Mapping[str, int],
     progress: Progress,
 ) -> dict[str, Scored]:
-    """What every detector says about one label of a split; of corruptions, not the CNNs, which are slow."""
-    cnns = {} if label in config.corruptions.labels else cnns
+    """What every detector says about one label of a split."""
     evidence = list_shards(config.work, "attribute", split, label)
-    images = list_shards(config.work, "attack", split, label) if cnns else []
     attacked = any(attack.label == label for attack in config.attacks)
-    with progress.task(f"evaluate {split}/{label}", len(evidence) + len(images) * len(cnns), unit="shards") as advance:
+    with progress.task(f"evaluate {split}/{label}", len(evidence), unit="shards") as advance:
         device = detector.classifier.device
         answers = {HEATWARD: by_network(detector.networks, device), "runner-up": by_runner_up}
         if split == "test" and (label == CLEAN or attacked):
             answers |= {f"network {n}": by_network([network], device) for n, network in enumerate(detector.networks)}
-        scored = from_evidence(evidence, answers, advance)
-        for name, answer in cnns.items():
-            scored[name] = from_images(images, answer, successes_only=attacked, limit=limits.get(name), advance=advance)
-    return scored
+        return from_evidence(evidence, answers, advance)

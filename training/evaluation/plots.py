@@ -17,8 +17,6 @@ Find = Callable[[Detection], Estimate]
 
 MARKS = {
     HEATWARD: ("#c62f3b", "o"),
-    "image": ("#3a6ea5", "s"),
-    "gradients": ("#7a5ea8", "D"),
     "runner-up": ("#8a94a3", "v"),
 }
 RAMP = ("#c62f3b", "#3a6ea5", "#23805a", "#c77f12", "#7a5ea8", "#1f9aa8", "#b4527f", "#6b7686", "#7c8a1e", "#94532b")

@@ -33,12 +33,10 @@ def evaluate_detector(job: Job, detector: Detector) -> None:
 def _measure(job: Job, detector: Detector) -> None:
     from training.evaluation import evaluate  # matplotlib: only this stage needs it
 
-    settings = job.config.evaluate
     evaluate.run(
         job.config,
         detector,
-        baselines=settings.baselines if settings.baselines.names else None,
-        resamples=settings.resamples,
+        resamples=job.config.evaluate.resamples,
         copies=job.copies,
         progress=job.progress,
     )
