@@ -57,7 +57,7 @@ from server.transport.health import Health
 from server.transport.messages import Messages
 from server.transport.parts import most_parts
 from server.transport.reflection import reflect
-from server.transport.rpc_context import RpcContexts
+from server.transport.rpc_contexts import RpcContexts
 from server.transport.streams import Streams
 
 try:

@@ -8,7 +8,7 @@ from heatward.v1 import admin_pb2_grpc as pb_grpc
 
 from server.models.registry import ModelRegistry, Role
 from server.models.reload import Reloader
-from server.transport.rpc_context import RpcContexts
+from server.transport.rpc_contexts import RpcContexts
 
 __all__ = ["AdminService"]
 

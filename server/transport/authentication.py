@@ -13,7 +13,7 @@ import grpc
 from server.access.tokens import CALLER, Tokens
 from server.errors import UnauthenticatedError
 from server.transport.health import HEALTH
-from server.transport.rpc_context import RpcContexts
+from server.transport.rpc_contexts import RpcContexts
 
 __all__ = ["Authentication"]
 

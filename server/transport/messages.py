@@ -19,7 +19,7 @@ from google.protobuf.message import DecodeError
 
 from server.errors import MessageSizeError, RequestError, ServiceError
 from server.transport.parts import refuse_crowds
-from server.transport.rpc_context import RpcContexts
+from server.transport.rpc_contexts import RpcContexts
 
 __all__ = ["OPTIONS", "Messages"]
 

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import grpc
 
-if TYPE_CHECKING:
-    from server.transport.rpc_context import RpcContext
+from server.transport.rpc_context import RpcContext
 
 __all__ = ["RpcObserver"]
 

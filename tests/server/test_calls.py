@@ -12,7 +12,7 @@ import pytest
 from server.errors import NotReadyError
 from server.logs import caller_was_there
 from server.observers.metrics import Metrics
-from server.transport.rpc_context import RpcContexts
+from server.transport.rpc_contexts import RpcContexts
 
 UNSENT = 'Failed "execute_batch": (<grpc._cython.cygrpc.SendStatusFromServerOperation object at 0x7f>,)'
 

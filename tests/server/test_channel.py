@@ -23,7 +23,7 @@ from server.errors import MessageSizeError
 from server.transport import channel
 from server.transport.channel import channel_options, warn_where_open
 from server.transport.messages import Messages
-from server.transport.rpc_context import RpcContexts
+from server.transport.rpc_contexts import RpcContexts
 
 DETECT = "/heatward.v1.DetectionService/Detect"
 STREAM = "/heatward.v1.DetectionService/DetectStream"

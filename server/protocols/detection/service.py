@@ -24,7 +24,8 @@ from server.models.registry import ModelRegistry
 from server.protocols.detection.answers import to_verdict
 from server.protocols.detection.info import to_info
 from server.protocols.detection.requests import to_inference
-from server.transport.rpc_context import RpcContext, RpcContexts
+from server.transport.rpc_context import RpcContext
+from server.transport.rpc_contexts import RpcContexts
 from server.transport.status import code_name, to_status
 from server.transport.streams import Streams
 

@@ -9,7 +9,7 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from heatward.inference import grpc_service_pb2 as kserve
@@ -28,7 +28,8 @@ KINDS: dict[type, str] = {str: "string_param", float: "double_param", int: "int6
 NUMBERS = DTYPES.keys() - {"BOOL", "BF16", "BYTES"}
 
 
-class Label(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Label:
     """A class."""
 
     index: int

@@ -34,7 +34,8 @@ from server.protocols.guard.upstream import Upstream
 from server.protocols.kserve.model import NAME
 from server.protocols.kserve.service import InferenceService
 from server.transport.parts import most_parts, refuse_crowds
-from server.transport.rpc_context import RpcContext, RpcContexts
+from server.transport.rpc_context import RpcContext
+from server.transport.rpc_contexts import RpcContexts
 from server.transport.status import to_status
 from server.transport.streams import Streams
 

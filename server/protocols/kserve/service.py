@@ -28,7 +28,8 @@ from server.protocols.kserve.inputs import Options, images, options
 from server.protocols.kserve.model import EXTENSIONS, NAME, configuration, metadata
 from server.protocols.kserve.outputs import respond, wanted
 from server.surroundings import release
-from server.transport.rpc_context import RpcContext, RpcContexts
+from server.transport.rpc_context import RpcContext
+from server.transport.rpc_contexts import RpcContexts
 
 __all__ = ["InferenceService"]
 
