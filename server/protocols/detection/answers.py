@@ -23,7 +23,7 @@ def to_verdict(request: pb.DetectRequest, result: InferenceResult) -> pb.Verdict
         top=_labels(verdict.top[:top_k], names),
         attack_score=verdict.attack_score,
         p_value=verdict.p_value,
-        attacked=verdict.p_value <= result.false_positive_rate,
+        attacked=result.attacked,
         false_positive_rate=result.false_positive_rate,
         recovered=_labels(verdict.recovered, names),
         corrected=_labels([verdict.corrected], names)[0],

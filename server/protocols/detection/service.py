@@ -90,7 +90,7 @@ class DetectionService(pb_grpc.DetectionServiceServicer):
             open_ids: set[str] = set()
             open_requests: dict[str, InferenceRequest] = {}
 
-            def read_one(request: pb.DetectRequest, place: int) -> InferenceRequest:
+            def make(request: pb.DetectRequest, place: int) -> InferenceRequest:
                 return self._request(request)
 
             async def read() -> None:
@@ -102,7 +102,7 @@ class DetectionService(pb_grpc.DetectionServiceServicer):
                         results.put_nowait((self._result(request, fault, rpc), ""))
                         continue
                     open_ids.add(request_id)
-                    for started in self._pipeline.start([0], partial(read_one, request), rpc, partial(ended, request)):
+                    for started in self._pipeline.start([0], partial(make, request), rpc, partial(ended, request)):
                         open_requests[request_id] = started
 
             def ended(request: pb.DetectRequest, place: int, outcome: Outcome) -> None:
