@@ -34,27 +34,30 @@ from server.config import ServerConfig
 from server.inference.batcher import Batcher
 from server.inference.engine import Engine
 from server.inference.engines import Engines, devices_of
-from server.inference.pipeline import Judge
-from server.models.registry import Versions
+from server.inference.observer import Observers
+from server.inference.pipeline import Pipeline
+from server.logs import log_to_stderr
+from server.models.registry import ModelRegistry
 from server.models.reload import Load, Outcome, Reloader
+from server.models.warm_up import Loader
 from server.observers.exporter import open_traces
-from server.observers.logs import log_to_stderr
 from server.observers.metrics import Metrics
+from server.observers.shadow import Shadow
+from server.observers.statistics import Statistics
 from server.observers.systemd import notify
 from server.protocols.admin import AdminService
 from server.protocols.detection.service import DetectionService
 from server.protocols.guard.proxy import Guard
 from server.protocols.guard.upstream import Upstream
 from server.protocols.kserve.service import InferenceService
-from server.protocols.kserve.statistics import Statistics
 from server.surroundings import unusable
 from server.transport.authentication import Authentication
-from server.transport.calls import Calls
 from server.transport.channel import COMPRESSION, channel_options, warn_where_open
 from server.transport.health import Health
 from server.transport.messages import Messages
 from server.transport.parts import most_parts
 from server.transport.reflection import reflect
+from server.transport.rpc_contexts import RpcContexts
 from server.transport.streams import Streams
 
 try:
@@ -123,55 +126,68 @@ class App:
         self._statistics = Statistics()
         self._traces = open_traces(config.otlp_endpoint)
         devices = devices_of(config.device)
+        observers = Observers(self.metrics, self._traces, self._statistics)
         self.batcher = Batcher(
             engines=len(devices),
             capacity=config.queue_items,
             capacity_bytes=config.queue_bytes,
             linger_s=config.linger_ms / 1e3,
-            on_drop=self.metrics.dropped,
+            on_drop=observers.dropped,
         )
+        self._pipeline = Pipeline(config, self.batcher, observers)
         self.engines = Engines(
-            devices,
+            len(devices),
             lambda number: Engine(
                 self.batcher,
                 number,
                 device=devices[number],
                 threads=config.threads,
-                on_batch=self._on_batch,
+                deliver=self._pipeline.deliver,
+                on_batch=observers.computed,
             ),
-            threads=config.threads,
-            max_batch=config.max_batch,
-            batch_goal_s=config.batch_goal_ms / 1e3,
         )
-        self.calls = Calls(config.default_deadline_s, self.metrics, self._traces)
-        self._versions = Versions(config.canary_weight if config.canary else 0.0)
-        self.reloader = Reloader(config, load, self.engines, self._versions, self.metrics)
-        self._judge = Judge(config, self._versions, self.batcher, self.metrics)
+        loader = Loader(
+            devices, threads=config.threads, max_batch=config.max_batch, batch_goal_s=config.batch_goal_ms / 1e3
+        )
+        self._registry = ModelRegistry(config.canary_weight if config.canary else 0.0)
+        self.reloader = Reloader(config, load, loader, self._registry, self.metrics.reload, self.metrics.serves)
+        self._shadow = Shadow(self._registry, self._pipeline, config.default_deadline_s, self.metrics.shadowed)
+        observers.add(self._shadow)
+        self.rpcs = RpcContexts(config.default_deadline_s, (self.metrics, self._traces))
         self._streams = Streams()
-        self._service = DetectionService(config, self._versions, self._judge, self.calls, self._streams)
-        self._health = Health(self.metrics)
+        self._service = DetectionService(config, self._registry, self._pipeline, self.rpcs, self._streams)
+        self._health = Health(self.metrics.ready)
         inference = InferenceService(
-            config, self._versions, self._judge, self.calls, lambda: self._health.ready, self._statistics
+            config, self._registry, self._pipeline, self.rpcs, lambda: self._health.ready, self._statistics
         )
-        self.metrics.watch(lambda: self.batcher.pending, lambda: self.calls.in_flight)
+        self.metrics.watch(lambda: self.batcher.pending, lambda: self.rpcs.in_flight)
         self._credentials = credentials(config, self.metrics.reload)
-        doors: list[grpc.aio.ServerInterceptor] = [
-            Messages(config.max_message_bytes, self.calls, most_parts(config.images_per_call))
+        interceptors: list[grpc.aio.ServerInterceptor] = [
+            Messages(config.max_message_bytes, self.rpcs, most_parts(config.images_per_call))
         ]
         if config.token_file is not None:
-            doors.insert(0, Authentication(Tokens(config.token_file, self.metrics.reload), self.calls))
+            interceptors.insert(0, Authentication(Tokens(config.token_file, self.metrics.reload), self.rpcs))
         self._server = grpc.aio.server(
-            interceptors=doors, options=channel_options(config), compression=COMPRESSION[config.compression]
+            interceptors=interceptors, options=channel_options(config), compression=COMPRESSION[config.compression]
         )
         detection_pb2_grpc.add_DetectionServiceServicer_to_server(self._service, self._server)  # type: ignore[no-untyped-call]
         self._upstream = Upstream(config) if config.upstream else None
         if self._upstream is not None:  # in front of `inference`: the first handler that knows a method answers
-            guard = Guard(config, self._judge, self.calls, self.metrics, inference, self._upstream, self._streams)
+            guard = Guard(
+                config,
+                self._registry,
+                self._pipeline,
+                self.rpcs,
+                self.metrics.guarded,
+                inference,
+                self._upstream,
+                self._streams,
+            )
             self._server.add_generic_rpc_handlers((guard,))
         grpc_service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(inference, self._server)  # type: ignore[no-untyped-call]
         if config.admin:
             admin_pb2_grpc.add_AdminServiceServicer_to_server(  # type: ignore[no-untyped-call]
-                AdminService(self.reloader, self._versions, self.calls), self._server
+                AdminService(self.reloader, self._registry, self.rpcs), self._server
             )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         contracts = [detection_pb2.DESCRIPTOR, *([admin_pb2.DESCRIPTOR] if config.admin else [])]
@@ -181,10 +197,6 @@ class App:
         self.metrics_address = ""
         self._watching: asyncio.Task[None] | None = None
         self._reloading: asyncio.Future[list[Outcome]] | None = None  # kept, or it might be forgotten halfway
-
-    def _on_batch(self, seconds: float, images: int) -> None:
-        self.metrics.batch(seconds, images)
-        self._statistics.batch(seconds, images)
 
     async def listen(self) -> None:
         """Opens the ports, NOT_SERVING yet, and starts to load the detector.
@@ -241,10 +253,10 @@ class App:
         started_s = time.monotonic()
         await self._health.enter_graceful_shutdown()
         self._streams.drain(started_s + grace_s / 2)
-        await self.calls.refuse_new(min(LAST_ARRIVALS_S, grace_s))
+        await self.rpcs.refuse_new(min(LAST_ARRIVALS_S, grace_s))
         stopping = asyncio.ensure_future(self._server.stop(2 * grace_s + CLOSE_S))  # longer than we let it
         await asyncio.wait({stopping}, timeout=started_s + grace_s - time.monotonic())
-        calls, images = (0, 0) if stopping.done() else await self.calls.cut(self._server.stop(None))
+        calls, images = (0, 0) if stopping.done() else await self.rpcs.cut(self._server.stop(None))
         await stopping
         left = {"streams_cut": self._streams.cut, "calls_cut": calls, "images_unanswered": images}
         answered = not any(left.values())
@@ -259,7 +271,8 @@ class App:
         if self._upstream is not None:
             await self._upstream.close()
         self.batcher.close()
-        self._judge.close()
+        self._shadow.close()
+        self._pipeline.close()
         await asyncio.to_thread(self.engines.join, CLOSE_S)
         await asyncio.to_thread(self._traces.close)
         self._endpoints.close()

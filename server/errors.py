@@ -25,6 +25,7 @@ The name beside an error is the canonical gRPC status code that it is answered w
 
 from __future__ import annotations
 
+from asyncio import CancelledError
 from typing import ClassVar
 
 from detector.errors import HeatwardError
@@ -48,6 +49,7 @@ __all__ = [
     "UnguardedError",
     "UnjudgedError",
     "UnknownVersionError",
+    "code_of",
 ]
 
 
@@ -163,3 +165,10 @@ class UnguardedError(GuardError):
 
     code = "UNIMPLEMENTED"
     reason = "NOT_GUARDED"
+
+
+def code_of(error: BaseException) -> str:
+    """The canonical gRPC status code of what ended a request."""
+    if isinstance(error, CancelledError):
+        return "CANCELLED"
+    return error.code if isinstance(error, HeatwardError) else "INTERNAL"

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import MutableMapping
+from importlib import metadata
 
 from detector.errors import ConfigError
 from detector.service_variables import service_variables
 from server.config import PREFIX
 
-__all__ = ["MULTIPROCESS", "pass_over", "unusable"]
+__all__ = ["MULTIPROCESS", "pass_over", "release", "unusable"]
 
 MULTIPROCESS = ("PROMETHEUS_MULTIPROC_DIR", "prometheus_multiproc_dir")
 
@@ -33,3 +34,11 @@ def unusable(error: OSError) -> ConfigError:
         f"{names[0]} = '{os.environ[names[0]]}' is no folder that can be written ({error.strerror}): unset it, for this"
         " server is one process"
     )
+
+
+def release() -> str:
+    """The heatward release that runs; "unknown" in a checkout that is not installed."""
+    try:
+        return metadata.version("heatward")
+    except metadata.PackageNotFoundError:
+        return "unknown"

@@ -26,6 +26,22 @@ DETECTOR = (
     {"bundle"},
     {"detector"},
 )
+# The same for the rooms of server/.
+SERVER = (
+    {"errors", "addresses"},
+    {"config", "logs"},
+    {"surroundings", "load"},
+    {"access"},
+    {"models"},
+    {"inference"},
+    {"transport"},
+    {"observers"},
+    {"protocols"},
+    {"app"},
+    {"cli"},
+)
+CORE = ("models", "inference")
+"""Rooms of server/ that know no protocol."""
 CONTRACTS = ("heatward.v1", "heatward.inference")
 HEAVY = {
     "torch",
@@ -146,27 +162,60 @@ def test_only_the_demo_uses_the_client() -> None:
         assert not used, f"{path.relative_to(ROOT)} uses {sorted(used)}"
 
 
-def rank(module: str) -> int:
-    """Line of DETECTOR on which a module (detector.x or detector.x.y) stands."""
-    name = module.split(".")[1]
-    ranks = [index for index, line in enumerate(DETECTOR) if name in line]
-    assert len(ranks) == 1, f"detector/{name} has no place in the order: add it to DETECTOR"
+def room(module: str) -> str:
+    """The second level of a module's name: the file or folder of its package that it stands in."""
+    return module.split(".")[1]
+
+
+def rooms_imported(path: Path, package: str) -> set[str]:
+    """Rooms of its package that a file imports, its own aside."""
+    own = module_name(path).split(".")[1:2]
+    return {room(name) for name in imports(path) if name.startswith(f"{package}.")} - set(own)
+
+
+def rank(name: str, order: tuple[set[str], ...]) -> int:
+    """Line of an order on which a room stands."""
+    ranks = [index for index, line in enumerate(order) if name in line]
+    assert len(ranks) == 1, f"{name} has no place in the order: add it to DETECTOR or SERVER"
     return ranks[0]
 
 
-def detector_imports(path: Path) -> set[str]:
-    """Modules of detector/ (its second level) that a file imports."""
-    return {".".join(name.split(".")[:2]) for name in imports(path) if name.startswith("detector.")}
-
-
-def test_inside_detector_imports_follow_the_order() -> None:
-    for path in sources("detector"):
-        own = module_name(path)
-        if own == "detector":
-            assert not detector_imports(path), "detector/__init__.py imports nothing, so that errors cost no torch"
+@pytest.mark.parametrize(("package", "order"), [("detector", DETECTOR), ("server", SERVER)])
+def test_rooms_import_only_what_stands_above_them(package: str, order: tuple[set[str], ...]) -> None:
+    for path in sources(package):
+        found = rooms_imported(path, package)
+        if module_name(path) == package:
+            assert not found, f"{package}/__init__.py imports nothing, so that errors cost no torch"
             continue
-        higher = {name for name in detector_imports(path) if rank(name) > rank(own)}
-        assert not higher, f"{path.relative_to(ROOT)} imports {sorted(higher)}, which stand above it"
+        own = room(module_name(path))
+        wrong = {name for name in found if rank(name, order) > rank(own, order)}
+        assert not wrong, f"{path.relative_to(ROOT)} imports {sorted(wrong)}, which stand below it"
+
+
+def test_the_core_of_the_server_knows_no_protocol() -> None:
+    """A protocol is an adapter: it turns messages into requests, and results into messages."""
+    for path in [path for name in CORE for path in (PACKAGES["server"] / name).rglob("*.py")]:
+        wrong = {name for name in imports(path) if top(name) in {"heatward", "google", "grpc", "grpc_health"}}
+        assert not wrong, f"{path.relative_to(ROOT)} imports {sorted(wrong)}"
+
+
+@pytest.mark.parametrize("name", ["models", "inference", "transport"])
+def test_who_looks_on_is_known_to_nobody_on_the_road(name: str) -> None:
+    watching = {path.stem for path in (PACKAGES["server"] / "observers").glob("[!_]*.py")}
+    for path in (PACKAGES["server"] / name).rglob("*.py"):
+        names = {node.id for node in ast.walk(tree(path)) if isinstance(node, ast.Name)}
+        names |= {node.attr for node in ast.walk(tree(path)) if isinstance(node, ast.Attribute)}
+        words = {name.lower().strip("_") for name in names} - {"shadow"}  # a role of a model, too
+        assert not watching & words, f"{path.relative_to(ROOT)} speaks of {sorted(watching & words)}"
+
+
+@pytest.mark.parametrize("package", ["server", "detector"])
+def test_folders_import_each_other_in_one_direction(package: str) -> None:
+    rooms: dict[str, set[str]] = {}
+    for path in sources(package):
+        if module_name(path) != package:
+            rooms.setdefault(room(module_name(path)), set()).update(rooms_imported(path, package))
+    refuse_circles(rooms)
 
 
 @pytest.mark.parametrize("package", ["detector", "training", "server", "forensics", "examples"])
@@ -176,6 +225,10 @@ def test_no_module_imports_itself_through_others(package: str) -> None:
         name: {other for other in modules if other != name and within_any(imports(path), other, modules)}
         for name, path in modules.items()
     }
+    refuse_circles(graph)
+
+
+def refuse_circles(graph: dict[str, set[str]]) -> None:
     finished: set[str] = set()
 
     def visit(name: str, road: tuple[str, ...]) -> None:

@@ -31,8 +31,8 @@ from detector.detector import Detector
 from detector.images import decode
 from detector.malloc import keep_freed_memory
 from server.config import ServerConfig
-from server.inference.latency_model import Pace
-from server.inference.warm_up import warm_up
+from server.models.latency_model import LatencyModel
+from server.models.warm_up import warm_up
 
 __all__ = ["PARTS", "Row"]
 
@@ -219,7 +219,7 @@ def latency(options: Options) -> Iterator[Row]:
 
 def tails(options: Options) -> Iterator[Row]:
     """(e) p99 / p50 at 70 % of capacity, and the least that any server could have."""
-    load, limit = 0.7, Pace({1 << power: CPU(1 << power) for power in range(6)}, BATCH_GOAL_S).limit
+    load, limit = 0.7, LatencyModel({1 << power: CPU(1 << power) for power in range(6)}, BATCH_GOAL_S).limit
     with serving("stand-in", CPU) as server:
         capacity = drive(server.load(seconds=options.seconds, concurrency=MANY))[0].rate
         loads = [
@@ -255,7 +255,7 @@ def fairness(options: Options) -> Iterator[Row]:
             )
 
 
-def embedded(goal_s: float) -> tuple[Detector, Pace]:
+def embedded(goal_s: float) -> tuple[Detector, LatencyModel]:
     detector = Detector.from_bundle(EMBEDDED)
     return detector, warm_up(detector, MAX_BATCH, goal_s)
 

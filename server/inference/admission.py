@@ -1,6 +1,6 @@
-"""What would be in time: **who is let in**, and **which works make the next batch**.
+"""What would be in time: **who is let in**, and **which requests make the next batch**.
 
-The pace of the engine predicts when an image would be done behind all that goes before it; one that would be late is
+The latency model predicts when an image would be done behind all that goes before it; one that would be late is
 refused at once, with a time to come back. Of what was let in, the batch is taken that answers most a second.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 
 from server.errors import ExpiredError, TooLateError
-from server.inference.request import Work
+from server.inference.request import InferenceRequest
 
 __all__ = ["Admission", "best_batch", "soon"]
 
@@ -31,11 +31,11 @@ class Admission:
         self._next_probe_s = -math.inf
         self._arrivals, self._arrived_s = 0.0, now_s
 
-    def check(self, work: Work, now_s: float, *, free_s: float, ahead: int, held: int) -> None:
-        """Lets work in, or raises.
+    def check(self, request: InferenceRequest, now_s: float, *, free_s: float, ahead: int, held: int) -> None:
+        """Lets a request in, or raises.
 
         Args:
-            work: Asks to be let in.
+            request: Asks to be let in.
             now_s: The time.
             free_s: When an engine is free.
             ahead: How many images go before it.
@@ -46,24 +46,24 @@ class Admission:
             ExpiredError: Not even an idle engine could be in time. Once a second one is let in nevertheless, or after
                 a slow minute of the machine nothing would teach that it is fast again.
         """
-        pace = work.warm.pace
+        latency = request.model.latency
         more = int(self._rate(now_s) * max(0.0, free_s - now_s))  # they come until the batch begins, and make it longer
-        if not held and now_s + pace.usual_s(1) > work.expires_s:
+        if not held and now_s + latency.usual_s(1) > request.expires_s:
             if now_s >= self._next_probe_s:
                 self._next_probe_s = now_s + PROBE_S
-                work.probe = True
+                request.probe = True
                 return
             raise ExpiredError(
-                f"an image takes {pace.usual_s(1) * 1e3:.3g} ms here, more than the deadline leaves: allow more time"
+                f"an image takes {latency.usual_s(1) * 1e3:.3g} ms here, more than the deadline leaves: allow more time"
             )
         start_s = max(now_s, free_s)
-        done_s = start_s + pace.finish_s(math.ceil((ahead + 1) / self._engines), more)
-        done_s += min(MARGIN_S, MARGIN * (work.expires_s - now_s))
-        if done_s > work.expires_s and (held or free_s > now_s):
+        done_s = start_s + latency.finish_s(math.ceil((ahead + 1) / self._engines), more)
+        done_s += min(MARGIN_S, MARGIN * (request.expires_s - now_s))
+        if done_s > request.expires_s and (held or free_s > now_s):
             raise TooLateError(
-                f"{held} images wait: this one would be {(done_s - work.expires_s) * 1e3:.0f} ms late; retry "
+                f"{held} images wait: this one would be {(done_s - request.expires_s) * 1e3:.0f} ms late; retry "
                 "later, allow more time, or start more servers",
-                retry_after_s=soon(done_s - work.expires_s),
+                retry_after_s=soon(done_s - request.expires_s),
             )
 
     def _rate(self, now_s: float) -> float:
@@ -73,31 +73,31 @@ class Admission:
         return rate
 
 
-def best_batch(waiting: list[Work], now_s: float) -> list[Work]:
-    """A run of works, in their order: the first as a rule, or the one that answers most a second.
+def best_batch(waiting: list[InferenceRequest], now_s: float) -> list[InferenceRequest]:
+    """A run of requests, in their order: the first as a rule, or the one that answers most a second.
 
-    The first works are passed over where they are so near their deadline that only a small batch would be in time, and
-    a much fuller one behind them would be late for their sake. Without this, a server with too much to do computes ever
-    smaller batches of works that are nearly late (early drop, Shen et al., "Nexus", 2019). Priorities are kept.
+    The first are passed over where they are so near their deadline that only a small batch would be in time, and a much
+    fuller one behind them would be late for their sake. Without this, a server with too much to do computes ever
+    smaller batches of requests that are nearly late (early drop, Shen et al., "Nexus", 2019). Priorities are kept.
     """
-    best: list[Work] = []
+    best: list[InferenceRequest] = []
     for first, leader in enumerate(waiting):
         if leader.priority != waiting[0].priority:
             break
-        pace, soonest_s, count = leader.warm.pace, math.inf, 0
-        for work in waiting[first : first + pace.limit]:
-            soonest_s = min(soonest_s, work.expires_s)
-            if count and now_s + pace.slow_s(count + 1) > soonest_s:
+        latency, soonest_s, count = leader.model.latency, math.inf, 0
+        for request in waiting[first : first + latency.limit]:
+            soonest_s = min(soonest_s, request.expires_s)
+            if count and now_s + latency.slow_s(count + 1) > soonest_s:
                 soonest_s = min(each.expires_s for each in waiting[first : first + count])
                 break
             count += 1
         better = not best or (
-            count / pace.usual_s(count) > len(best) / pace.usual_s(len(best))
-            and now_s + pace.slow_s(len(best)) + pace.slow_s(count) > soonest_s
+            count / latency.usual_s(count) > len(best) / latency.usual_s(len(best))
+            and now_s + latency.slow_s(len(best)) + latency.slow_s(count) > soonest_s
         )
         if better:
             best = waiting[first : first + count]
-        if count == pace.limit or first + count == len(waiting):
+        if count == latency.limit or first + count == len(waiting):
             break
     return best
 

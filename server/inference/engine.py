@@ -1,6 +1,6 @@
-"""A thread that computes: *batches of work* → **one answer for each piece of work**.
+"""A thread that computes: *batches of requests* → **an outcome for each request**.
 
-Each work names the detector that judges it, so that another can be loaded and warmed up beside the one that serves.
+Each request names the model that judges it, so that another can be loaded and warmed up beside the one that serves.
 Once warm, only this thread touches it. A batch that fails is halved until the image at fault stands alone, so that it
 fails by itself and its neighbours are answered; where the accelerator's memory ran out, later batches are smaller.
 """
@@ -22,7 +22,7 @@ from detector.detector import Detector, Verdict
 from detector.errors import HeatwardError
 from server.errors import DetectionError, EngineStoppedError
 from server.inference.batcher import STOPPED, Batcher
-from server.inference.request import Answer, Work
+from server.inference.request import InferenceRequest, InferenceResult, Outcome
 from server.inference.staging import Staging
 
 __all__ = ["Engine", "detect_each"]
@@ -31,13 +31,14 @@ log = logging.getLogger("heatward.engine")
 
 
 class Engine(threading.Thread):
-    """Answers the batcher's work until the batcher is closed.
+    """Computes the batcher's requests until the batcher is closed.
 
     Args:
-        batcher: Where the work comes from.
-        number: Of this engine, from 0: its place in `Warm.detectors`.
+        batcher: Where the requests come from.
+        number: Of this engine, from 0: its place in `ServedModel.detectors`.
         device: Where its detectors compute.
         threads: Torch threads of the model on the CPU.
+        deliver: Takes the outcomes of a batch; called on the event loop.
         on_batch: Told (seconds, images) of each batch; called on this thread.
     """
 
@@ -48,6 +49,7 @@ class Engine(threading.Thread):
         *,
         device: str = "cpu",
         threads: int,
+        deliver: Callable[[Sequence[InferenceRequest], Sequence[Outcome]], None],
         on_batch: Callable[[float, int], None] = lambda seconds, images: None,
     ) -> None:
         super().__init__(name=f"heatward-engine-{number}", daemon=True)
@@ -55,6 +57,7 @@ class Engine(threading.Thread):
         self._number = number
         self._staging = Staging(device)
         self._threads = threads
+        self._deliver = deliver
         self._on_batch = on_batch
         self._loop = asyncio.get_running_loop()
         self.stopped: asyncio.Future[BaseException | None] = self._loop.create_future()
@@ -62,43 +65,51 @@ class Engine(threading.Thread):
 
     def run(self) -> None:
         cause: BaseException | None = None
-        taken: list[Work] = []
+        taken: list[InferenceRequest] = []
         try:
             torch.set_num_threads(self._threads)
             with self._staging.stream():
                 while taken := self._batcher.take(self._number):
-                    self._answer(taken)
+                    self._compute(taken)
         except BaseException as error:
             cause = error
         self._batcher.close()
         self._loop.call_soon_threadsafe(self._end, cause, taken)
 
-    def _answer(self, batch: list[Work]) -> None:
-        detector, pace = batch[0].warm.detectors[self._number], batch[0].warm.pace
+    def _compute(self, batch: list[InferenceRequest]) -> None:
+        model = batch[0].model
         started_s = time.monotonic()
-        outcomes = detect_each(detector, batch, self._staging.batch, pace.out_of_memory)
+        verdicts = detect_each(model.detectors[self._number], batch, self._staging.batch, model.latency.out_of_memory)
         compute_s = time.monotonic() - started_s
-        pace.observe(compute_s, len(batch))
+        model.latency.observe(compute_s, len(batch))
         self._on_batch(compute_s, len(batch))
-        answers = [
-            outcome
-            if isinstance(outcome, HeatwardError)
-            else Answer(outcome, started_s - work.queued_s, compute_s, len(batch))
-            for work, outcome in zip(batch, outcomes, strict=True)
+        outcomes = [
+            verdict
+            if isinstance(verdict, HeatwardError)
+            else InferenceResult(
+                verdict,
+                model,
+                request.false_positive_rate,
+                started_s - request.queued_s,
+                request.decode_s,
+                compute_s,
+                len(batch),
+            )
+            for request, verdict in zip(batch, verdicts, strict=True)
         ]
-        self._loop.call_soon_threadsafe(_deliver, batch, answers)
+        self._loop.call_soon_threadsafe(self._deliver, batch, outcomes)
 
-    def _end(self, cause: BaseException | None, taken: list[Work]) -> None:
+    def _end(self, cause: BaseException | None, taken: list[InferenceRequest]) -> None:
         while queued := self._batcher.take(self._number):
             taken = taken + queued
-        _deliver(taken, [EngineStoppedError(STOPPED) for _ in taken])
+        self._deliver(taken, [EngineStoppedError(STOPPED) for _ in taken])
         if not self.stopped.done():
             self.stopped.set_result(cause)
 
 
 def detect_each(
     detector: Detector,
-    works: Sequence[Work],
+    requests: Sequence[InferenceRequest],
     batch: Callable[[Sequence[NDArray[np.uint8]]], Tensor],
     on_out_of_memory: Callable[[int], None],
 ) -> list[Verdict | HeatwardError]:
@@ -106,7 +117,7 @@ def detect_each(
 
     Args:
         detector: Judges (B, 3, H, W).
-        works: B of them, with images (H, W, 3).
+        requests: B of them, with images (H, W, 3).
         batch: Makes one batch of images.
         on_out_of_memory: Told how many images were too many for the accelerator's memory.
 
@@ -114,39 +125,28 @@ def detect_each(
         B verdicts, or the error of the image in that place.
     """
     try:
-        verdicts = detector.detect(batch([work.image for work in works]))
-        if len(verdicts) != len(works):
-            raise DetectionError(f"the detector gave {len(verdicts)} verdicts for {len(works)} images")
+        verdicts = detector.detect(batch([request.image for request in requests]))
+        if len(verdicts) != len(requests):
+            raise DetectionError(f"the detector gave {len(verdicts)} verdicts for {len(requests)} images")
         return list(verdicts)
     except Exception as error:
         if isinstance(error, torch.OutOfMemoryError):
-            on_out_of_memory(len(works))
+            on_out_of_memory(len(requests))
             torch.cuda.empty_cache()
-        if len(works) == 1:
-            return [_as_ours(error, works[0])]
-        ids = [work.request_id for work in works]
+        if len(requests) == 1:
+            return [_as_ours(error, requests[0])]
+        ids = [request.request_id for request in requests]
         log.warning("a batch failed and is halved", extra={"request_ids": ids, "error": repr(error)})
-    middle = len(works) // 2
+    middle = len(requests) // 2
     return [
         outcome
-        for half in (works[:middle], works[middle:])
+        for half in (requests[:middle], requests[middle:])
         for outcome in detect_each(detector, half, batch, on_out_of_memory)
     ]
 
 
-def _as_ours(error: Exception, work: Work) -> HeatwardError:
+def _as_ours(error: Exception, request: InferenceRequest) -> HeatwardError:
     if isinstance(error, HeatwardError):
         return error
-    log.error("the detector failed on an image", exc_info=error, extra={"request_id": work.request_id})
+    log.error("the detector failed on an image", exc_info=error, extra={"request_id": request.request_id})
     return DetectionError("the detector failed on this image; the server's log says why")
-
-
-def _deliver(batch: Sequence[Work], outcomes: Sequence[Answer | HeatwardError]) -> None:
-    for work, outcome in zip(batch, outcomes, strict=True):
-        if work.answer.done():
-            continue
-        if isinstance(outcome, Answer):
-            work.answer.set_result(outcome)
-        else:
-            work.answer.set_exception(outcome)
-            work.answer.exception()

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Generic, Protocol, TypeVar
 
-__all__ = ["HIGH", "LOW", "NORMAL", "Turns", "Waiting"]
+__all__ = ["HIGH", "LOW", "NORMAL", "FairQueue", "Waiting"]
 
 LOW, NORMAL, HIGH = 0, 1, 2
 """Priorities."""
@@ -34,7 +34,7 @@ class Waiting(Protocol):
 W = TypeVar("W", bound=Waiting)
 
 
-class Turns(Generic[W]):
+class FairQueue(Generic[W]):
     """Works in their order, and the places that clients hold, for works that are still to come too. Not thread-safe."""
 
     def __init__(self) -> None:

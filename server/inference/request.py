@@ -1,52 +1,141 @@
-"""What travels through the server: one image on its way to the engine, and the answer on its way back."""
+"""One image on its way through the server, whatever the protocol: **an `InferenceRequest`**, and its `InferenceResult`.
+
+    ARRIVED ─▶ ADMITTED (its image is decoded) ─▶ QUEUED ─▶ TAKEN by an engine ─▶ FINISHED: a result or an error
+
+A request can be finished in every state: when it expires, when its caller leaves, when the server stops.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import itertools
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from detector.detector import Verdict
+from server.access.tokens import Quota
 from server.inference.fair_queue import NORMAL
-from server.inference.warm_up import Warm
+from server.inference.image import ImageSource
+from server.models.served_model import ServedModel
 
-__all__ = ["Answer", "Work"]
+__all__ = ["InferenceRequest", "InferenceResult", "Outcome", "RequestContext", "State"]
 
 _number = itertools.count()
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """A verdict and where its time went, in seconds."""
+class State(IntEnum):
+    """How far a request has come."""
+
+    ARRIVED = 0
+    ADMITTED = 1
+    """It has a place in the queue; its image is decoded."""
+    QUEUED = 2
+    """It has a place in the queue, and waits for an engine."""
+    TAKEN = 3
+    """It has left the queue: an engine computes it, or nobody will."""
+    FINISHED = 4
+
+
+class RequestContext(Protocol):
+    """What the requests of one call share."""
+
+    @property
+    def request_id(self) -> str: ...
+
+    @property
+    def client(self) -> str: ...
+
+    @property
+    def quota(self) -> Quota:
+        """It is asked where each image starts."""
+
+    @property
+    def notes(self) -> dict[str, Any]:
+        """What observers keep for the length of the call."""
+
+    def expires_s(self, now_s: float, timeout_ms: int) -> float:
+        """When an image that arrives now is given up; `timeout_ms` is its own limit, 0 for none."""
+
+
+@dataclass(slots=True)
+class InferenceResult:
+    """A verdict, and where its time went, in seconds."""
 
     verdict: Verdict
-    queue_s: float
-    compute_s: float
-    batch_size: int
+    model: ServedModel
+    false_positive_rate: float
+    queue_s: float = 0.0
+    decode_s: float = 0.0
+    compute_s: float = 0.0
+    batch_size: int = 1
+    total_s: float = 0.0
+    overlay: bytes = b""
+    """A PNG of the image under its heatmap, where it was asked for."""
+
+    @property
+    def attacked(self) -> bool:
+        return self.verdict.p_value <= self.false_positive_rate
+
+
+Outcome = InferenceResult | BaseException
+"""What comes of a request."""
 
 
 @dataclass(eq=False, slots=True)
-class Work:
-    """One image on its way to the engine. Times are of `time.monotonic`."""
+class InferenceRequest:
+    """One image with its options, from arrival to result. Times are of `time.monotonic`."""
 
-    warm: Warm
-    """The detector that judges it."""
-    expires_s: float
-    answer: asyncio.Future[Answer]
-    client: str = ""
+    model: ServedModel
+    """Judges it."""
+    source: ImageSource
+    false_positive_rate: float
+    overlay: bool = False
+    """Whether the heatmap is to be drawn over the image."""
     priority: int = NORMAL
-    size_bytes: int = 0
+    timeout_ms: int = 0
+    """0: as long as the call allows."""
     request_id: str = ""
-    image: NDArray[np.uint8] = field(init=False)  # (H, W, 3), once decoded
+    """The call's, where it has none."""
+
+    # Written by the pipeline, the queue and the engine:
+    context: RequestContext = field(init=False)
+    client: str = ""
+    size_bytes: int = 0
+    """As it came, and decoded."""
+    expires_s: float = 0.0
+    arrived_s: float = 0.0
     queued_s: float = 0.0
-    holds_place: bool = False
-    probe: bool = False  # computed though it should be late, to learn whether the engine is still that slow
-    number: int = field(default_factory=_number.__next__)  # in order of arrival
+    decode_s: float = 0.0
+    image: NDArray[np.uint8] = field(init=False)
+    """(H, W, 3), once it is decoded."""
+    timer: asyncio.TimerHandle = field(init=False)
+    state: State = State.ARRIVED
+    outcome: Outcome | None = None
+    observed: bool = True
+    probe: bool = False
+    """It is computed though it should be late, to learn whether the engine is still that slow."""
+    on_finish: Callable[[InferenceRequest], None] = lambda _: None
+    number: int = field(default_factory=_number.__next__)
+    """In order of arrival."""
 
     @property
     def turn(self) -> tuple[float, int]:
-        """Among the works of one client and priority, the smallest goes first."""
+        """Among the requests of one client and priority, the smallest goes first."""
         return self.expires_s, self.number
+
+    @property
+    def holds_place(self) -> bool:
+        """Whether it has a place in the queue."""
+        return self.state is State.ADMITTED or self.state is State.QUEUED
+
+    def finish(self, outcome: Outcome) -> None:
+        """Ends it; whatever comes after the first time is passed over. Call it on the event loop."""
+        if self.outcome is None:
+            self.outcome = outcome
+            self.on_finish(self)
+            self.state = State.FINISHED

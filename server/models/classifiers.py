@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import zip_longest
 
-from heatward.v1 import detection_pb2 as pb
-
 from detector.classifier import Classifier
 from detector.errors import FingerprintMismatchError
 from detector.text import printable
@@ -21,7 +19,7 @@ NAMED = 3
 """Most classes that the refusal names."""
 
 
-def refuse_other(bundle: str, new: Classifier, current: pb.ClassifierInfo) -> None:
+def refuse_other(bundle: str, new: Classifier, current: Classifier) -> None:
     """Lets a detector of the same classifier pass.
 
     Args:

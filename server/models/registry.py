@@ -8,9 +8,9 @@ from enum import Enum
 
 from detector.text import printable
 from server.errors import NotReadyError, UnknownVersionError
-from server.protocols.detection.answers import Loaded
+from server.models.served_model import ServedModel
 
-__all__ = ["Role", "Versions"]
+__all__ = ["ModelRegistry", "Role"]
 
 
 class Role(Enum):
@@ -23,7 +23,7 @@ class Role(Enum):
     """Judges what others answer, and answers only who names its version."""
 
 
-class Versions:
+class ModelRegistry:
     """The loaded detectors by their role. A request keeps the one that it began with, whatever is put in its place.
 
     Args:
@@ -34,31 +34,31 @@ class Versions:
     def __init__(self, canary_weight: float = 0.0, chance: Callable[[], float] = random.random) -> None:
         self.canary_weight = canary_weight
         self._chance = chance
-        self._loaded: dict[Role, Loaded] = {}
+        self._models: dict[Role, ServedModel] = {}
 
-    def __iter__(self) -> Iterator[tuple[Role, Loaded]]:
-        return iter(self._loaded.items())
+    def __iter__(self) -> Iterator[tuple[Role, ServedModel]]:
+        return iter(self._models.items())
 
-    def put(self, role: Role, loaded: Loaded) -> None:
+    def put(self, role: Role, model: ServedModel) -> None:
         """Has this detector fill the role from now on."""
-        self._loaded[role] = loaded
+        self._models[role] = model
 
-    def get(self, role: Role) -> Loaded | None:
-        return self._loaded.get(role)
+    def get(self, role: Role) -> ServedModel | None:
+        return self._models.get(role)
 
     @property
-    def current(self) -> Loaded:
+    def current(self) -> ServedModel:
         """The detector that answers by default.
 
         Raises:
             NotReadyError: There is none yet.
         """
-        loaded = self._loaded.get(Role.CURRENT)
-        if loaded is None:
+        model = self._models.get(Role.CURRENT)
+        if model is None:
             raise NotReadyError("the server is starting: retry in a few seconds")
-        return loaded
+        return model
 
-    def named(self, version: str) -> Loaded:
+    def named(self, version: str) -> ServedModel:
         """The detector of that version; "": the current one.
 
         Raises:
@@ -68,15 +68,15 @@ class Versions:
         current = self.current
         if not version:
             return current
-        for loaded in self._loaded.values():
-            if loaded.info.version == version:
-                return loaded
-        there = ", ".join(f"{loaded.info.version} ({role.value})" for role, loaded in self)
+        for model in self._models.values():
+            if model.version == version:
+                return model
+        there = ", ".join(f"{model.version} ({role.value})" for role, model in self)
         raise UnknownVersionError(f"no detector of version '{printable(version)}' is loaded; there are {there}")
 
-    def choose(self, version: str) -> Loaded:
+    def choose(self, version: str) -> ServedModel:
         """`named`, but for a request that names none: the canary for its share."""
-        canary = self._loaded.get(Role.CANARY)
+        canary = self._models.get(Role.CANARY)
         if not version and canary is not None and self._chance() < self.canary_weight:
             return canary
         return self.named(version)

@@ -20,12 +20,11 @@ from detector.detector import Detector
 from detector.errors import HeatwardError
 from detector.text import printable
 from server.config import ServerConfig
-from server.inference.engines import Engines
 from server.models.classifiers import refuse_other
 from server.models.folder import Stamp, newest, stamp
-from server.models.registry import Role, Versions
-from server.observers.metrics import Metrics
-from server.protocols.detection.answers import Loaded, describe
+from server.models.registry import ModelRegistry, Role
+from server.models.served_model import ServedModel
+from server.models.warm_up import Loader
 
 __all__ = ["Load", "Outcome", "Reloader", "newest"]
 
@@ -51,19 +50,27 @@ class Reloader:
     Args:
         config: Names them.
         load: Makes a detector from a bundle; called on a thread of its own.
-        engines: Warm it up.
-        versions: Where it is put.
-        metrics: What is counted.
+        loader: Warms it up.
+        registry: Where it is put.
+        on_reload: Told "detector" and whether a changed bundle could be used.
+        on_current: Told of the model that answers by default from now on.
     """
 
     def __init__(
-        self, config: ServerConfig, load: Load, engines: Engines, versions: Versions, metrics: Metrics
+        self,
+        config: ServerConfig,
+        load: Load,
+        loader: Loader,
+        registry: ModelRegistry,
+        on_reload: Callable[[str, bool], None],
+        on_current: Callable[[ServedModel], None],
     ) -> None:
         self._config = config
         self._load = load
-        self._engines = engines
-        self._versions = versions
-        self._metrics = metrics
+        self._loader = loader
+        self._registry = registry
+        self._on_reload = on_reload
+        self._on_current = on_current
         self._paths = {Role.CURRENT: config.bundle or EMBEDDED}
         for role, path in ((Role.CANARY, config.canary), (Role.SHADOW, config.shadow)):
             if path is not None:
@@ -117,32 +124,31 @@ class Reloader:
                 extra={"role": role.value, "version": before, "error": error},
                 exc_info=unexpected,
             )
-        self._metrics.reload("detector", not error)
+        self._on_reload("detector", not error)
         return Outcome(role, self._version(role), self._version(role) != before, error)
 
     async def _put(self, role: Role) -> None:
         self._tried[role] = seen = self._look(role)
         path = newest(self._paths[role])
-        loaded = await self._loaded(role, path)
-        self._versions.put(role, loaded)
+        model = await self._model(role, path)
+        self._registry.put(role, model)
         self._served[role] = seen
-        info = loaded.info
         if role is Role.CURRENT:
-            self._metrics.detector(
-                info.version, info.classifier.source, info.classifier.fingerprint, info.calibration_size
-            )
-        log.info("loaded", extra={"role": role.value, "bundle": info.name, "version": info.version})
+            self._on_current(model)
+        log.info("loaded", extra={"role": role.value, "bundle": model.name, "version": model.version})
 
-    async def _loaded(self, role: Role, path: Path) -> Loaded:
-        current = None if self._config.allow_other_classifier else self._versions.get(Role.CURRENT)
+    async def _model(self, role: Role, path: Path) -> ServedModel:
+        current = None if self._config.allow_other_classifier else self._registry.get(Role.CURRENT)
 
         def load(device: str) -> Detector:
             detector = self._load(path, device)
             if current is not None:
-                refuse_other(f"{role.value} {printable(str(path), None)}", detector.classifier, current.info.classifier)
+                bundle = f"{role.value} {printable(str(path), None)}"
+                refuse_other(bundle, detector.classifier, current.detector.classifier)
             return detector
 
-        return describe(await self._engines.warm_soon(load), printable(path.stem), self._config)
+        detectors, latency = await self._loader.load_soon(load)
+        return ServedModel.of(detectors, latency, printable(path.stem), self._config.false_positive_rate)
 
     def _look(self, role: Role) -> Stamp:
         """What there is to be loaded; where there is nothing, why, so that this is tried and told once, too."""
@@ -152,5 +158,5 @@ class Reloader:
             return ((str(error), 0, 0, 0),)
 
     def _version(self, role: Role) -> str:
-        loaded = self._versions.get(role)
-        return "" if loaded is None else loaded.info.version
+        model = self._registry.get(role)
+        return "" if model is None else model.version

@@ -15,15 +15,20 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import lru_cache, partial
 
-from heatward.v1 import detection_pb2 as pb
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric, ProcessCollector, start_http_server
 from prometheus_client.registry import RestrictedRegistry
 
 from detector.errors import HeatwardError
 from detector.scoring.calibration import FEWEST_SCORES
 from server.addresses import with_port
+from server.errors import code_of
+from server.inference.observer import Observer
+from server.inference.request import InferenceRequest, InferenceResult, RequestContext
+from server.models.served_model import ServedModel
 from server.observers.drift import RATES, Drift
 from server.observers.histogram import BulkHistogram
+from server.transport.observer import RpcObserver
+from server.transport.rpc_context import RpcContext
 
 __all__ = ["Metrics"]
 
@@ -54,7 +59,7 @@ class _Registry(CollectorRegistry):
         return super().restricted_registry(names)
 
 
-class Metrics:
+class Metrics(Observer, RpcObserver):
     """The service's counters, gauges and histograms."""
 
     def __init__(self) -> None:
@@ -131,15 +136,14 @@ class Metrics:
         self._pending.set_function(pending)
         self._in_flight.set_function(in_flight)
 
-    def call(self, method: str, code: str, seconds: float) -> None:
+    def call_ended(self, rpc: RpcContext, method: str, code: str, seconds: float) -> None:
         self._request(method, code).inc()
         self._request_of(method).observe(seconds)
 
-    def image(self, verdict: pb.Verdict) -> None:
-        timings = verdict.timings
-        outcome = "attacked" if verdict.attacked else "clean"
-        kind = outcome, verdict.detector_version
-        self._answered.append((kind, timings.queue_ms / 1e3, timings.decode_ms / 1e3, verdict.p_value))
+    def finished(self, request: InferenceRequest, result: InferenceResult) -> None:
+        p_value = result.verdict.p_value
+        outcome = "attacked" if p_value <= result.false_positive_rate else "clean"
+        self._answered.append(((outcome, result.model.version), result.queue_s, result.decode_s, p_value))
         if len(self._answered) >= TOGETHER:
             self._count()
 
@@ -159,10 +163,9 @@ class Metrics:
                 if version == self._version:  # a canary's p-values are ranks among others
                     self.drift.observe(p_value)
 
-    def failed_image(self, code: str, error: BaseException | None = None) -> None:
-        self._image(code).inc()
-        if error is not None:
-            self._failure(_reason(type(error).__name__) if isinstance(error, KNOWN) else "defect").inc()
+    def failed(self, context: RequestContext, error: BaseException, seconds: float) -> None:
+        self._image(code_of(error)).inc()
+        self._failure(_reason(type(error).__name__) if isinstance(error, KNOWN) else "defect").inc()
 
     def shadowed(self, outcomes: Sequence[str]) -> None:
         for outcome in outcomes:
@@ -174,7 +177,7 @@ class Metrics:
     def dropped(self, reason: str) -> None:
         self._drop(reason).inc()
 
-    def batch(self, seconds: float, images: int) -> None:
+    def computed(self, seconds: float, images: int) -> None:
         self._compute_s.observe(seconds)
         self._batch_size.observe(images)
 
@@ -184,13 +187,13 @@ class Metrics:
     def reload(self, what: str, fine: bool) -> None:
         self._reloads.labels(what, "loaded" if fine else "failed").inc()
 
-    def detector(self, version: str, classifier: str, fingerprint: str, calibration_size: int = FEWEST_SCORES) -> None:
-        """Names the detector that serves from now on; the test for drift begins anew."""
+    def serves(self, model: ServedModel) -> None:
+        """Names the model that answers by default from now on; the test for drift begins anew."""
         self._count()
-        self._version = version
-        self.drift = Drift(calibration_size)
+        self._version = model.version
+        self.drift = Drift(model.calibration_size)
         self._detector.clear()
-        self._detector.labels(version, classifier, fingerprint).set(1)
+        self._detector.labels(model.version, model.source, model.detector.classifier.fingerprint).set(1)
 
     def _flagged_share(self, rate: float) -> float:
         return self.drift.flagged_share(rate)

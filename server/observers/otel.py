@@ -14,7 +14,6 @@ import os
 import time
 
 import grpc
-from heatward.v1 import detection_pb2 as pb
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
@@ -22,11 +21,12 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace import Span, SpanKind, StatusCode, Tracer, format_trace_id, set_span_in_context
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
+from server.inference.request import InferenceResult
 from server.observers.traces import Trace, Traces
 
 __all__ = ["OtelTraces", "provider"]
 
-NS_PER_MS = 1_000_000
+NS_PER_S = 1_000_000_000
 EXPORT_S = 3  # the end of the server waits that long for a collector that is away
 FAULTS = frozenset({"UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"})
 """Status codes that are errors of a server; the others are its caller's."""
@@ -61,31 +61,31 @@ class _OtelTrace(Trace):
         self._inside = set_span_in_context(span)
         self.trace_id = format_trace_id(span.get_span_context().trace_id)
 
-    def image(self, verdict: pb.Verdict) -> None:
+    def image(self, result: InferenceResult) -> None:
         if not self._span.is_recording():  # not sampled
             return
-        timings, end_ns = verdict.timings, time.time_ns()
+        end_ns = time.time_ns()
         attributes: dict[str, str | int] = {
-            "heatward.verdict": "attacked" if verdict.attacked else "clean",
-            "heatward.batch_size": timings.batch_size,
-            "heatward.detector_version": verdict.detector_version,
+            "heatward.verdict": "attacked" if result.attacked else "clean",
+            "heatward.batch_size": result.batch_size,
+            "heatward.detector_version": result.model.version,
         }
-        start_ns = end_ns - round(timings.total_ms * NS_PER_MS)
+        start_ns = end_ns - round(result.total_s * NS_PER_S)
         span = self._tracer.start_span("image", self._inside, attributes=attributes, start_time=start_ns)
         inside = set_span_in_context(span)
-        for part, ms in (
-            ("decode", timings.decode_ms),
-            ("queue", timings.queue_ms),
-            ("compute", timings.compute_ms),
+        for part, seconds in (
+            ("decode", result.decode_s),
+            ("queue", result.queue_s),
+            ("compute", result.compute_s),
         ):  # laid end to end; what is left is the wait for a decoding thread, and the delivery
             child = self._tracer.start_span(part, inside, start_time=start_ns)
-            start_ns += round(ms * NS_PER_MS)
+            start_ns += round(seconds * NS_PER_S)
             child.end(start_ns)
         span.end(end_ns)
 
     def failed_image(self, seconds: float, code: str) -> None:
         end_ns = time.time_ns()
-        span = self._tracer.start_span("image", self._inside, start_time=end_ns - round(seconds * 1e9))
+        span = self._tracer.start_span("image", self._inside, start_time=end_ns - round(seconds * NS_PER_S))
         _end(span, code, end_ns)
 
     def end(self, code: str) -> None:

@@ -5,14 +5,18 @@ It has no effect on the answers: it judges after them, with low priority, and wh
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from collections.abc import Awaitable, Callable
-
-from heatward.v1 import detection_pb2 as pb
+from collections.abc import Callable, Sequence
+from functools import partial
 
 from detector.errors import HeatwardError
-from server.observers.metrics import Metrics
+from server.errors import code_of
+from server.inference.fair_queue import LOW
+from server.inference.observer import Observer
+from server.inference.pipeline import Pipeline
+from server.inference.request import InferenceRequest, InferenceResult, Outcome
+from server.models.registry import ModelRegistry, Role
+from server.transport.rpc_context import RpcContext
 
 __all__ = ["Shadow"]
 
@@ -21,52 +25,70 @@ log = logging.getLogger("heatward.shadow")
 SIMILAR = 0.05  # of p-values
 
 
-class Shadow:
-    """Compares a shadow's verdicts with those that were answered.
+class Shadow(Observer):
+    """Has a shadow judge what others answered.
 
     Args:
-        metrics: What is counted.
+        registry: Holds the shadow, if there is one.
+        pipeline: Judges.
+        deadline_s: What an image may take.
+        on_outcome: Told of each image, in what the shadow differs.
         most: Images that it may be busy with at once; others are not compared.
     """
 
-    def __init__(self, metrics: Metrics, most: int = 16) -> None:
-        self._metrics = metrics
+    def __init__(
+        self,
+        registry: ModelRegistry,
+        pipeline: Pipeline,
+        deadline_s: float,
+        on_outcome: Callable[[Sequence[str]], None],
+        most: int = 16,
+    ) -> None:
+        self._registry = registry
+        self._pipeline = pipeline
+        self._deadline_s = deadline_s
+        self._on_outcome = on_outcome
         self._most = most
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._open: set[InferenceRequest] = set()
 
-    def compare(self, answered: pb.Verdict, judge: Callable[[], Awaitable[pb.Verdict]]) -> None:
-        """Has the same image judged, soon, unless too many wait already."""
-        if len(self._tasks) >= self._most:
-            self._metrics.shadowed(["skipped"])
+    def finished(self, request: InferenceRequest, result: InferenceResult) -> None:
+        """Has the same image judged, unless too many wait already."""
+        model = self._registry.get(Role.SHADOW)
+        if model is None or model is request.model:
             return
-        task = asyncio.ensure_future(self._compare(answered, judge))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        if len(self._open) >= self._most:
+            self._on_outcome(["skipped"])
+            return
+        rate = max(result.false_positive_rate, model.smallest_rate)
+        again = InferenceRequest(model, request.source, rate, priority=LOW)
+        context = RpcContext(request.context.request_id, None, self._deadline_s)
+        self._open.add(again)
+        self._pipeline.start([0], lambda _: again, context, partial(self._compare, result, again), observed=False)
 
     def close(self) -> None:
-        for task in self._tasks:
-            task.cancel()
+        self._pipeline.cancel(list(self._open))
 
-    async def _compare(self, answered: pb.Verdict, judge: Callable[[], Awaitable[pb.Verdict]]) -> None:
-        try:
-            verdict = await judge()
-        except HeatwardError as error:
-            self._metrics.shadowed(["refused" if error.code == "RESOURCE_EXHAUSTED" else "failed"])
+    def _compare(self, answered: InferenceResult, again: InferenceRequest, place: int, outcome: Outcome) -> None:
+        self._open.discard(again)
+        if isinstance(outcome, InferenceResult):
+            self._on_outcome(differences(answered, outcome) or ["same"])
             return
-        except Exception as error:
-            log.error("the shadow failed", exc_info=error)
-            self._metrics.shadowed(["failed"])
-            return
-        self._metrics.shadowed(differences(answered, verdict) or ["same"])
+        if not isinstance(outcome, HeatwardError):
+            log.error("the shadow failed", exc_info=outcome)
+        self._on_outcome(["refused" if code_of(outcome) == "RESOURCE_EXHAUSTED" else "failed"])
 
 
-def differences(one: pb.Verdict, other: pb.Verdict) -> list[str]:
-    """In what two verdicts on the same image differ."""
+def differences(one: InferenceResult, other: InferenceResult) -> list[str]:
+    """In what two results for the same image differ."""
     found = {
         "verdict": one.attacked != other.attacked,
-        "p_value": abs(one.p_value - other.p_value) > SIMILAR,
-        "label": one.predicted.name != other.predicted.name,
-        "recovered": bool(one.attacked and other.attacked)
-        and [label.name for label in one.recovered[:1]] != [label.name for label in other.recovered[:1]],
+        "p_value": abs(one.verdict.p_value - other.verdict.p_value) > SIMILAR,
+        "label": one.model.label(one.verdict.label) != other.model.label(other.verdict.label),
+        "recovered": one.attacked and other.attacked and _recovered(one) != _recovered(other),
     }
     return [name for name, differs in found.items() if differs]
+
+
+def _recovered(result: InferenceResult) -> str | None:
+    recovered = result.verdict.recovered
+    return result.model.label(recovered[0][0]) if recovered else None

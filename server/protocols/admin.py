@@ -6,9 +6,9 @@ import grpc
 from heatward.v1 import admin_pb2 as pb
 from heatward.v1 import admin_pb2_grpc as pb_grpc
 
-from server.models.registry import Role, Versions
+from server.models.registry import ModelRegistry, Role
 from server.models.reload import Reloader
-from server.transport.calls import Calls
+from server.transport.rpc_contexts import RpcContexts
 
 __all__ = ["AdminService"]
 
@@ -20,18 +20,18 @@ class AdminService(pb_grpc.AdminServiceServicer):
 
     Args:
         reloader: Loads again.
-        versions: What is loaded.
-        calls: Counts the calls.
+        registry: What is loaded.
+        rpcs: Knows the calls.
     """
 
-    def __init__(self, reloader: Reloader, versions: Versions, calls: Calls) -> None:
+    def __init__(self, reloader: Reloader, registry: ModelRegistry, rpcs: RpcContexts) -> None:
         self._reloader = reloader
-        self._versions = versions
-        self._calls = calls
+        self._registry = registry
+        self._rpcs = rpcs
 
     async def Reload(self, request: pb.ReloadRequest, context: grpc.aio.ServicerContext) -> pb.ReloadResponse:
         response = pb.ReloadResponse()
-        async with self._calls.call("Reload", context):
+        async with self._rpcs.begin("Reload", context):
             for each in await self._reloader.reload():
                 response.outcomes.add(
                     role=ROLES[each.role], version=each.version, changed=each.changed, error=each.error
@@ -42,11 +42,9 @@ class AdminService(pb_grpc.AdminServiceServicer):
         self, request: pb.ListVersionsRequest, context: grpc.aio.ServicerContext
     ) -> pb.ListVersionsResponse:
         response = pb.ListVersionsResponse()
-        async with self._calls.call("ListVersions", context):
-            canary = self._versions.canary_weight if self._versions.get(Role.CANARY) else 0.0
+        async with self._rpcs.begin("ListVersions", context):
+            canary = self._registry.canary_weight if self._registry.get(Role.CANARY) else 0.0
             weights = {Role.CURRENT: 1 - canary, Role.CANARY: canary, Role.SHADOW: 0.0}
-            for role, loaded in self._versions:
-                response.versions.add(
-                    role=ROLES[role], version=loaded.info.version, name=loaded.info.name, weight=weights[role]
-                )
+            for role, model in self._registry:
+                response.versions.add(role=ROLES[role], version=model.version, name=model.name, weight=weights[role])
         return response

@@ -1,6 +1,6 @@
 """Lets a call in by its bearer token (RFC 6750), before anything of its message is read.
 
-metadata ─▶ `authorization: Bearer …` ─▶ **a caller**, whom `calls` finds in `CALLER`; else UNAUTHENTICATED.
+metadata ─▶ `authorization: Bearer …` ─▶ **a caller**, whom `RpcContexts` finds in `CALLER`; else UNAUTHENTICATED.
 It stands before every service, those to come included; only health stays open, for load balancers have no tokens.
 """
 
@@ -12,8 +12,8 @@ import grpc
 
 from server.access.tokens import CALLER, Tokens
 from server.errors import UnauthenticatedError
-from server.transport.calls import Calls
 from server.transport.health import HEALTH
+from server.transport.rpc_contexts import RpcContexts
 
 __all__ = ["Authentication"]
 
@@ -23,12 +23,12 @@ class Authentication(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc 
 
     Args:
         tokens: Those that are known.
-        calls: Counts and logs what is refused.
+        rpcs: Counts and logs what is refused.
     """
 
-    def __init__(self, tokens: Tokens, calls: Calls) -> None:
+    def __init__(self, tokens: Tokens, rpcs: RpcContexts) -> None:
         self._tokens = tokens
-        self._calls = calls
+        self._rpcs = rpcs
 
     async def intercept_service(
         self,
@@ -47,4 +47,4 @@ class Authentication(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc 
             return handler
         message = "unknown token" if values else "a token is required"
         error = UnauthenticatedError(f"{message}: send the metadata `authorization: Bearer TOKEN`")
-        return self._calls.refusal(method, error)
+        return self._rpcs.refusal(method, error)

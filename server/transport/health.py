@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 import grpc
 from grpc_health.v1 import health, health_pb2
 from heatward.inference import grpc_service_pb2
 from heatward.v1 import detection_pb2
-
-from server.observers.metrics import Metrics
 
 __all__ = ["HEALTH", "Health"]
 
@@ -24,11 +23,15 @@ LAST_WORD_S = 0.1
 
 
 class Health(health.aio.HealthServicer):  # type: ignore[misc]  # grpc ships no types
-    """Answers for the server as a whole ("") and for each service that gives verdicts."""
+    """Answers for the server as a whole ("") and for each service that gives verdicts.
 
-    def __init__(self, metrics: Metrics) -> None:
+    Args:
+        on_ready: Told whether it says SERVING.
+    """
+
+    def __init__(self, on_ready: Callable[[bool], None]) -> None:
         super().__init__()
-        self._metrics = metrics
+        self._on_ready = on_ready
         self._ended = asyncio.Event()
         self.ready = False
         """Whether it says SERVING."""
@@ -36,7 +39,7 @@ class Health(health.aio.HealthServicer):  # type: ignore[misc]  # grpc ships no 
     async def serving(self, yes: bool) -> None:
         """Says SERVING or NOT_SERVING for all of them, and to all who watch."""
         self.ready = yes
-        self._metrics.ready(yes)
+        self._on_ready(yes)
         status = health_pb2.HealthCheckResponse
         for service in SERVICES:
             await self.set(service, status.SERVING if yes else status.NOT_SERVING)
@@ -44,7 +47,7 @@ class Health(health.aio.HealthServicer):  # type: ignore[misc]  # grpc ships no 
     async def enter_graceful_shutdown(self) -> None:
         """Says NOT_SERVING for good and lets the watchers go."""
         self.ready = False
-        self._metrics.ready(False)
+        self._on_ready(False)
         await super().enter_graceful_shutdown()
         self._ended.set()
 

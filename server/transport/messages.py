@@ -18,8 +18,8 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from server.errors import MessageSizeError, RequestError, ServiceError
-from server.transport.calls import Calls
 from server.transport.parts import refuse_crowds
+from server.transport.rpc_contexts import RpcContexts
 
 __all__ = ["OPTIONS", "Messages"]
 
@@ -35,14 +35,14 @@ class Messages(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc ships 
 
     Args:
         max_bytes: Largest message, inflated.
-        calls: Counts and logs what is refused.
+        rpcs: Counts and logs what is refused.
         most_parts: Most fields of a message, those inside it included.
     """
 
-    def __init__(self, max_bytes: int, calls: Calls, most_parts: int) -> None:
+    def __init__(self, max_bytes: int, rpcs: RpcContexts, most_parts: int) -> None:
         self._max_bytes = max_bytes
         self._most_parts = most_parts
-        self._calls = calls
+        self._rpcs = rpcs
         # By path: a handler, and the one that reads for it.
         self._made: dict[str, tuple[grpc.RpcMethodHandler, grpc.RpcMethodHandler]] = {}
 
@@ -55,7 +55,7 @@ class Messages(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc ships 
         path = handler_call_details.method
         if handler is None:
             return handler
-        if refusal := self._calls.arrived(path.rpartition("/")[2]):
+        if refusal := self._rpcs.arrived(path.rpartition("/")[2]):
             return refusal
         if path not in self._made or self._made[path][0] is not handler:
             self._made[path] = handler, self._reading(handler, path.rpartition("/")[2])
@@ -73,7 +73,7 @@ class Messages(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc ships 
             try:
                 request = await read(data)
             except ServiceError as error:
-                async with self._calls.call(method, context):
+                async with self._rpcs.begin(method, context):
                     raise error
             return await one(request, context)
 
@@ -85,7 +85,7 @@ class Messages(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc ships 
                 async for answer in stream(_Reader(messages, read), context):
                     await context.write(answer)
             except ServiceError as error:
-                async with self._calls.call(method, context):
+                async with self._rpcs.begin(method, context):
                     raise error
 
         one, stream = handler.unary_unary or handler.unary_stream, handler.stream_unary or handler.stream_stream

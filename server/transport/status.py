@@ -41,7 +41,7 @@ class _Status(NamedTuple):
     trailing_metadata: tuple[tuple[str, str | bytes], ...]
 
 
-def to_status(error: Exception, request_id: str) -> status_pb2.Status:
+def to_status(error: BaseException, request_id: str) -> status_pb2.Status:
     """Translates an error; what is not ours becomes INTERNAL and is logged with its traceback."""
     if not isinstance(error, HeatwardError):
         log.error("a defect in the server", exc_info=error, extra={"request_id": request_id})

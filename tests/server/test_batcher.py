@@ -7,41 +7,48 @@ import contextlib
 import threading
 from typing import Any
 
-import numpy as np
 import pytest
-from fake_detector import FakeDetector
+from served_models import inference_request, served_model
 
 from server.errors import EngineStoppedError, ExpiredError, QueueFullError, TooLateError
 from server.inference.batcher import Batcher
 from server.inference.fair_queue import HIGH, LOW, NORMAL
-from server.inference.latency_model import Pace
-from server.inference.request import Work
-from server.inference.warm_up import Warm
-
-IMAGE = np.zeros((2, 2, 3), np.uint8)
+from server.inference.request import InferenceRequest
+from server.models.latency_model import LatencyModel
+from server.models.served_model import ServedModel
 
 
-def warm(*, limit: int = 4, batch_s: float = 1e-6) -> Warm:
+def model(*, limit: int = 4, batch_s: float = 1e-6) -> ServedModel:
     """A batch of any size takes `batch_s`; the largest pays most."""
-    return Warm((FakeDetector(),), Pace({limit: batch_s} if limit == 1 else {1: batch_s, limit: batch_s}))
+    return served_model(LatencyModel({limit: batch_s} if limit == 1 else {1: batch_s, limit: batch_s}))
 
 
 class Queue(Batcher):
-    def __init__(self, served: Warm | None = None, capacity: int = 99, **settings: Any) -> None:
+    def __init__(self, served: ServedModel | None = None, capacity: int = 99, **settings: Any) -> None:
         self.now_s = 0.0
         self.dropped: list[str] = []
-        self.served = served or warm()
+        self.served = served or model()
         super().__init__(capacity=capacity, on_drop=self.dropped.append, clock=lambda: self.now_s, **settings)
 
-    def put(self, expires_s: float = 60.0, **settings: Any) -> Work:
-        work = self.admit(settings.pop("warm", self.served), expires_s, **settings)
-        work.image = IMAGE
-        self.enqueue([work])
-        return work
+    def let_in(self, expires_s: float = 60.0, **fields: Any) -> InferenceRequest:
+        request = inference_request(fields.pop("model", self.served), expires_s=expires_s, **fields)
+        self.admit(request)
+        return request
+
+    def put(self, expires_s: float = 60.0, **fields: Any) -> InferenceRequest:
+        request = self.let_in(expires_s, **fields)
+        self.enqueue([request])
+        return request
+
+
+async def outcome(request: InferenceRequest) -> object:
+    """What a request is finished with by callbacks that are due."""
+    await asyncio.sleep(0)
+    return request.outcome
 
 
 async def test_takes_what_waits_up_to_the_limit_in_order():
-    queue = Queue(warm(limit=3))
+    queue = Queue(model(limit=3))
     works = [queue.put() for _ in range(5)]
     assert queue.take() == works[:3]
     assert queue.take() == works[3:]
@@ -49,19 +56,19 @@ async def test_takes_what_waits_up_to_the_limit_in_order():
 
 
 async def test_the_soonest_deadline_goes_first():
-    queue = Queue(warm(limit=1))
+    queue = Queue(model(limit=1))
     works = [queue.put(expires_s) for expires_s in (30.0, 10.0, 20.0)]
     assert [queue.take()[0] for _ in range(3)] == [works[1], works[2], works[0]]
 
 
 async def test_priority_goes_before_deadline_and_client():
-    queue = Queue(warm(limit=1))
+    queue = Queue(model(limit=1))
     low, normal, high = queue.put(5.0, priority=LOW), queue.put(10.0), queue.put(50.0, priority=HIGH)
     assert [queue.take()[0] for _ in range(3)] == [high, normal, low]
 
 
 async def test_clients_take_turns_whatever_each_of_them_sends():
-    queue = Queue(warm(limit=2))
+    queue = Queue(model(limit=2))
     flood = [queue.put(client="flood") for _ in range(6)]
     small = [queue.put(client="small") for _ in range(2)]
     assert queue.take() == [flood[0], small[0]]
@@ -71,83 +78,83 @@ async def test_clients_take_turns_whatever_each_of_them_sends():
 
 async def test_a_batch_holds_works_of_one_detector():
     queue = Queue()
-    other = warm()
-    mine, theirs, mine_too = queue.put(), queue.put(warm=other), queue.put()
+    other = model()
+    mine, theirs, mine_too = queue.put(), queue.put(model=other), queue.put()
     assert queue.take() == [mine, mine_too]
     assert queue.take() == [theirs]
 
 
 async def test_a_batch_stays_small_where_its_first_image_would_be_late():
-    queue = Queue(Warm((FakeDetector(),), Pace({1: 1.0, 2: 1.1, 4: 1.3})))
+    queue = Queue(served_model(LatencyModel({1: 1.0, 2: 1.1, 4: 1.3})))
     urgent, others = queue.put(1.2), [queue.put(9.0) for _ in range(3)]
     assert queue.take() == [urgent, others[0]]
     assert queue.take() == others[1:]
 
 
 async def test_what_would_be_late_is_refused_at_once_with_a_time_to_come_back():
-    queue = Queue(warm(limit=2, batch_s=1.0))
+    queue = Queue(model(limit=2, batch_s=1.0))
     for _ in range(4):
         queue.put(2.4)
     with pytest.raises(TooLateError, match="4 images wait: this one would be 530 ms late") as caught:
-        queue.admit(queue.served, 2.5)
+        queue.let_in(2.5)
     assert caught.value.retry_after_s == pytest.approx(0.53)
     assert queue.pending == 4
 
 
 async def test_a_soon_deadline_counts_only_what_goes_before_it():
-    queue = Queue(warm(limit=1, batch_s=1.0))
+    queue = Queue(model(limit=1, batch_s=1.0))
     for _ in range(4):
         queue.put(60.0)
-    assert queue.admit(queue.served, 1.5)
+    assert queue.let_in(1.5)
     with pytest.raises(QueueFullError):
-        queue.admit(queue.served, 1.6)
+        queue.let_in(1.6)
 
 
 async def test_who_will_join_the_batch_counts():
-    queue = Queue(Warm((FakeDetector(),), Pace({1: 1.0, 8: 4.0})))
+    queue = Queue(served_model(LatencyModel({1: 1.0, 8: 4.0})))
     queue.put()
     queue.take()
-    assert queue.admit(queue.served, 2.5)  # alone: done after 1 + 1 s
+    assert queue.let_in(2.5)  # alone: done after 1 + 1 s
     for _ in range(50):
         with contextlib.suppress(TooLateError):
-            queue.leave(queue.admit(queue.served, 2.5))
+            queue.leave(queue.let_in(2.5))
     with pytest.raises(TooLateError):  # among so many: 1 + 4 s
-        queue.admit(queue.served, 4.5)
+        queue.let_in(4.5)
 
 
 async def test_the_running_batch_counts():
-    queue = Queue(warm(limit=1, batch_s=1.0))
+    queue = Queue(model(limit=1, batch_s=1.0))
     queue.put()
     queue.take()
     queue.now_s = 0.4
     with pytest.raises(QueueFullError):
-        queue.admit(queue.served, 1.9)
-    assert queue.admit(queue.served, 2.1)
+        queue.let_in(1.9)
+    assert queue.let_in(2.1)
 
 
 async def test_engines_share_what_waits():
-    queue = Queue(warm(limit=1, batch_s=1.0), engines=2)
+    queue = Queue(model(limit=1, batch_s=1.0), engines=2)
     for _ in range(4):
         queue.put()
-    assert queue.admit(queue.served, 3.5, client="another", priority=LOW)  # the fifth of two engines: after 3 s
+    assert queue.let_in(3.5, client="another", priority=LOW)  # the fifth of two engines: after 3 s
     queue.take(0)
     with pytest.raises(TooLateError):  # one engine is busy, the other is not yet: three wait before it
-        queue.admit(queue.served, 1.9, client="third", priority=LOW)
+        queue.let_in(1.9, client="third", priority=LOW)
 
 
 async def test_a_deadline_that_no_server_could_meet_is_told_so():
-    queue = Queue(warm(batch_s=0.5))
+    queue = Queue(model(batch_s=0.5))
     assert queue.put(0.4).probe
     queue.take()
     with pytest.raises(ExpiredError, match="an image takes 500 ms here"):
-        queue.admit(queue.served, 0.4)
+        queue.let_in(0.4)
 
 
 async def test_an_idle_engine_tries_again_once_a_second_after_a_slow_minute():
     """Where every image is refused, none teaches that the machine is fast again."""
-    queue = Queue(warm(limit=1, batch_s=0.1))
+    queue = Queue(model(limit=1, batch_s=0.1))
     for _ in range(100):
-        queue.served.pace.observe(3.0, 1)
+        queue.served.latency.observe(3.0, 1)
     tried = 0
     for step in range(50):
         queue.now_s = step / 10
@@ -161,23 +168,23 @@ async def test_an_idle_engine_tries_again_once_a_second_after_a_slow_minute():
 
 
 async def test_late_work_is_dropped_and_told_at_once():
-    queue = Queue(warm(limit=1, batch_s=1.0))
+    queue = Queue(model(limit=1, batch_s=1.0))
     first, second = queue.put(5.0), queue.put(5.0)
     assert queue.take() == [first]
     queue.now_s = 4.5
     queue.close()
     assert queue.take() == []
-    with pytest.raises(ExpiredError, match="it would be late"):
-        await second.answer
+    error = await outcome(second)
+    assert isinstance(error, ExpiredError) and "it would be late" in str(error)
     assert queue.dropped == ["late"]
     assert queue.pending == 0
 
 
 async def test_a_place_is_held_while_decoding_and_given_back_once():
     queue = Queue(capacity=2)
-    decoding, queued = queue.admit(queue.served, 60.0), queue.put()
+    decoding, queued = queue.let_in(60.0), queue.put()
     with pytest.raises(QueueFullError, match="2 images wait"):
-        queue.admit(queue.served, 60.0)
+        queue.let_in(60.0)
     queue.leave(decoding)
     queue.leave(decoding)
     assert queue.pending == 1
@@ -188,12 +195,11 @@ async def test_a_place_is_held_while_decoding_and_given_back_once():
 
 async def test_who_left_while_its_image_was_decoded_is_not_queued():
     queue = Queue()
-    gone, here = queue.admit(queue.served, 60.0), queue.put()
+    gone, here = queue.let_in(60.0), queue.put()
     queue.leave(gone)
     queue.enqueue([gone])
     assert (queue.pending, queue.queued) == (1, 1)
     assert queue.take() == [here]
-    assert gone.answer.cancelled()
 
 
 async def test_bytes_are_bounded_but_one_image_is_always_let_in():
@@ -212,8 +218,7 @@ async def test_where_places_run_out_the_flood_gives_one_up():
     queue = Queue(capacity=4)
     flood = [queue.put(client="flood") for _ in range(4)]
     small = queue.put(client="small")
-    with pytest.raises(QueueFullError):
-        await flood[-1].answer
+    assert isinstance(await outcome(flood[-1]), QueueFullError)
     with pytest.raises(QueueFullError):
         queue.put(client="flood")
     assert queue.take() == [flood[0], small, flood[1], flood[2]]
@@ -221,7 +226,7 @@ async def test_where_places_run_out_the_flood_gives_one_up():
 
 
 async def test_nobody_gives_up_a_place_for_one_that_is_refused_nevertheless():
-    queue = Queue(warm(limit=9), capacity_bytes=100)
+    queue = Queue(model(limit=9), capacity_bytes=100)
     flood = [queue.put(client="flood", size_bytes=25) for _ in range(4)]
     with pytest.raises(QueueFullError):
         queue.put(client="small", size_bytes=90)  # the flood's last image is as dear as this one
@@ -237,25 +242,24 @@ async def test_where_places_run_out_low_priority_gives_one_up():
     low = [queue.put(priority=LOW) for _ in range(2)]
     normal = queue.put()
     assert queue.take() == [normal, low[0]]
-    with pytest.raises(QueueFullError):
-        await low[1].answer
+    assert isinstance(await outcome(low[1]), QueueFullError)
 
 
 async def test_dropped_work_is_counted_by_reason():
     queue = Queue()
     expired, gone, alive, abandoned = (queue.put(each) for each in (1.0, 60.0, 60.0, 60.0))
-    gone.answer.cancel()
+    gone.outcome = asyncio.CancelledError()
     queue.leave(abandoned)
     queue.now_s = 2.0
     assert queue.take() == [alive]
     assert sorted(queue.dropped) == ["cancelled", "cancelled", "expired"]
     assert queue.pending == 0
-    assert not expired.answer.done()
+    assert await outcome(expired) is None
 
 
 async def test_linger_waits_for_a_full_batch():
-    queue = Queue(warm(limit=2), linger_s=30)
-    taken: list[list[Work]] = []
+    queue = Queue(model(limit=2), linger_s=30)
+    taken: list[list[InferenceRequest]] = []
     thread = threading.Thread(target=lambda: taken.append(queue.take()))
     works = [queue.put()]
     thread.start()
@@ -268,14 +272,13 @@ async def test_linger_waits_for_a_full_batch():
 
 async def test_closed_hands_out_the_rest_and_takes_no_more():
     queue = Queue()
-    late = queue.admit(queue.served, 60.0)
+    late = queue.let_in(60.0)
     works = [queue.put()]
     queue.close()
     queue.enqueue([late])
+    assert isinstance(await outcome(late), EngineStoppedError)
     with pytest.raises(EngineStoppedError):
-        await late.answer
-    with pytest.raises(EngineStoppedError):
-        queue.admit(queue.served, 60.0)
+        queue.let_in(60.0)
     assert queue.take() == works
     assert queue.take() == []
 
@@ -284,7 +287,7 @@ async def test_expired_work_alone_does_not_end_the_engine():
     queue = Queue()
     queue.put(1.0)
     queue.now_s = 2.0
-    taken: list[list[Work]] = []
+    taken: list[list[InferenceRequest]] = []
     thread = threading.Thread(target=lambda: taken.append(queue.take()))
     thread.start()
     await asyncio.sleep(0.05)
@@ -296,7 +299,7 @@ async def test_expired_work_alone_does_not_end_the_engine():
 
 @pytest.mark.parametrize("priority", [NORMAL, HIGH])
 async def test_a_nearly_late_work_is_passed_over_for_a_full_batch_but_not_for_a_lower_priority(priority: int):
-    queue = Queue(Warm((FakeDetector(),), Pace({1: 1.0, 2: 1.3, 4: 1.6})))
+    queue = Queue(served_model(LatencyModel({1: 1.0, 2: 1.3, 4: 1.6})))
     late, full = queue.put(2.3, priority=priority), [queue.put(3.0) for _ in range(4)]
     queue.now_s = 1.2  # in time alone, or the four together
     assert queue.take() == (full if priority == NORMAL else [late])

@@ -66,7 +66,7 @@ async def test_a_name_that_is_no_utf8_serves_and_is_shown_escaped(tmp_path: Path
     path.write_text("a")
     async with serving(shop, bundle=shop.folder) as (app, channel):
         assert await version(channel) == "a" * 16
-        assert app._versions.current.info.name == r"v\xff\x1b1"
+        assert app._registry.current.name == r"v\xff\x1b1"
 
 
 async def test_a_bundle_that_is_being_written_is_waited_for(shop: Shop, caplog: pytest.LogCaptureFixture):

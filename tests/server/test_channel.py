@@ -20,11 +20,10 @@ from wire import MAX_CONCURRENT_STREAMS, PING, SETTINGS, checked, frames, relay_
 
 from server.config import ServerConfig
 from server.errors import MessageSizeError
-from server.observers.metrics import Metrics
 from server.transport import channel
-from server.transport.calls import Calls
 from server.transport.channel import channel_options, warn_where_open
 from server.transport.messages import Messages
+from server.transport.rpc_contexts import RpcContexts
 
 DETECT = "/heatward.v1.DetectionService/Detect"
 STREAM = "/heatward.v1.DetectionService/DetectStream"
@@ -118,7 +117,7 @@ async def test_a_compressed_bomb_is_inflated_no_further_than_the_limit(serving):
 def test_inflating_takes_no_more_memory_than_the_limit():
     packer = zlib.compressobj(wbits=31)
     bomb = b"".join(packer.compress(bytes(2**20)) for _ in range(256)) + packer.flush()  # 256 MiB in 260 kB
-    messages = Messages(2**20, Calls(30.0, Metrics()), most_parts=1000)
+    messages = Messages(2**20, RpcContexts(30.0), most_parts=1000)
     tracemalloc.start()
     try:
         with pytest.raises(MessageSizeError):

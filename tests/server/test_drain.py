@@ -88,7 +88,7 @@ async def test_an_idle_stream_is_told_and_is_no_loss(serving, caplog: pytest.Log
         call = served.stub.DetectStream()
         await call.write(raw(picture(3), "a"))
         assert (await call.read()).request_id == "a"
-        await settle(lambda: not any(tally.images for tally in served.app.calls._open.values()))
+        await settle(lambda: not any(tally.images for tally in served.app.rpcs._open.values()))
         assert await served.app.drain(20)
         assert await call.code() is UNAVAILABLE
     assert stopped(caplog) == ALL
@@ -109,13 +109,13 @@ async def test_what_the_grace_cuts_is_counted(serving, caplog: pytest.LogCapture
             v2_grpc.GRPCInferenceServiceStub(served.channel).ModelInfer(infer),
             stream,
         ]
-        await settle(lambda: sum(tally.images for tally in served.app.calls._open.values()) == 13)
+        await settle(lambda: sum(tally.images for tally in served.app.rpcs._open.values()) == 13)
         assert not await served.app.drain(0.2)
         assert [await call.code() for call in calls] == [UNAVAILABLE] * 4
         requests = served.app.metrics.registry.get_sample_value
         for method in ("Detect", "DetectBatch", "ModelInfer", "DetectStream"):
             assert requests("heatward_requests_total", {"method": method, "code": "UNAVAILABLE"}) == 1
-        assert not served.app.calls.in_flight
+        assert not served.app.rpcs.in_flight
     left = stopped(caplog)
     assert left | {"streams_cut": 0} == {
         "all_answered": False,
@@ -135,7 +135,7 @@ async def test_a_call_whose_message_is_still_on_its_way_is_counted(serving, capl
 
         method = served.channel.stream_unary("/heatward.v1.DetectionService/Detect")
         call = method(slowly())
-        await settle(lambda: len(served.app.calls._open) == 1)
+        await settle(lambda: len(served.app.rpcs._open) == 1)
         assert not await served.app.drain(0.1)
         assert await call.code() is UNAVAILABLE
     assert stopped(caplog)["calls_cut"] == 1

@@ -15,8 +15,10 @@ from google.rpc import error_details_pb2
 from heatward.inference import grpc_service_pb2 as kserve
 from heatward.v1 import detection_pb2 as pb
 from sample_requests import encoded, picture, png, status_of
+from served_models import inference_result
 
 from detector.errors import ConfigError
+from detector.images import ImageLimits
 from server.errors import ServiceError
 from server.load import load_config
 from server.protocols.guard.findings import Finding, corrected
@@ -334,16 +336,14 @@ async def test_a_label_that_cannot_be_replaced_is_a_failure(guarding, name):
 @pytest.mark.parametrize(("datatype", "values"), [("INT8", [5]), ("FP32", [[0.5, 0.4, 0.1]])])
 def test_a_class_that_upstream_does_not_have_is_never_written(datatype, values):
     answer = answer_of("out", datatype, np.array(values, DTYPES[datatype]), raw=True)
-    finding = Finding(pb.Verdict(attacked=True, corrected=pb.Label(index=128)))
+    finding = Finding(inference_result(0.001, corrected=128))
     with pytest.raises(ServiceError, match="no class 128"):
         corrected(answer, [finding], None)
 
 
 def test_replace_leaves_an_answer_that_a_likelier_false_alarm_confirms():
     answer = answer_of("out", "INT64", np.array([5]), raw=True)
-    verdict = pb.Verdict(attacked=True, predicted=pb.Label(index=3), recovered=[pb.Label(index=1)])
-    verdict.corrected.index = 3
-    finding = Finding(verdict)
+    finding = Finding(inference_result(0.001, label=3, recovered=(1,), corrected=3))
     assert kserve.ModelInferResponse.FromString(corrected(answer, [finding], None)).raw_output_contents[0] == (
         np.array([5]).tobytes()
     )
@@ -396,7 +396,7 @@ async def test_a_cancelled_call_is_cancelled_upstream_and_in_the_queue(guarding)
             each.cancel()
         await asyncio.wait_for(behind.cancelled.wait(), 10)
         served.detector.gate.set()
-        while served.app.batcher.pending or served.app.calls.in_flight:
+        while served.app.batcher.pending or served.app.rpcs.in_flight:
             await asyncio.sleep(0)
 
 
@@ -597,7 +597,9 @@ async def test_typed_pixels_are_read_in_pieces_and_are_the_same(guarding):
     whole = images_of(tensor(pixels), load_config([]))
     del typed.raw_input_contents[:]
     pieces = images_of(typed, load_config([]))
-    assert [pieces.at(place) for place in range(2)] == [whole.at(place) for place in range(2)]
+    for place in range(2):
+        read = [images.at(place).decode(ImageLimits()) for images in (pieces, whole)]
+        assert np.array_equal(*read) and np.array_equal(read[0], pixels[place])
 
 
 # ---- settings -------------------------------------------------------------------------------------------------------

@@ -117,7 +117,7 @@ async def test_drain_answers_what_is_in_flight_and_refuses_the_rest(serving):
         stream = served.stub.DetectStream()
         for i in range(3):
             await stream.write(raw(picture(80 + i), str(i)))
-        while served.app.batcher.queued + len(served.detector.batches) < 4 or served.app.calls.in_flight < 7:
+        while served.app.batcher.queued + len(served.detector.batches) < 4 or served.app.rpcs.in_flight < 7:
             await asyncio.sleep(0.01)
         while served.app.batcher.pending + sum(map(len, served.detector.batches)) < 11:
             await asyncio.sleep(0.01)

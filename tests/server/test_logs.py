@@ -12,7 +12,7 @@ from heatward.v1 import detection_pb2 as pb
 from sample_requests import encoded, picture, png, raw
 from test_service import settle
 
-from server.observers.logs import JsonFormatter, about
+from server.logs import JsonFormatter, about
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 METADATA = (("traceparent", f"00-{TRACE}-b7ad6b7169203331-01"), ("authorization", "Bearer a-secret-token"))

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from sample_requests import encoded, picture, raw
 
 from server.errors import AdversarialInputError, RequestError, UnknownVersionError
-from server.observers.logs import JsonFormatter
+from server.logs import JsonFormatter
 from server.transport.parts import most_parts, refuse_crowds
 from server.transport.status import to_grpc, to_status
 

@@ -26,7 +26,7 @@ from detector.errors import BundleDamagedError, ConfigError
 from server.app import App
 from server.config import ServerConfig
 from server.models.folder import newest
-from server.models.registry import Role, Versions
+from server.models.registry import ModelRegistry, Role
 
 CURRENT, CANARY, SHADOW = admin_pb2.ROLE_CURRENT, admin_pb2.ROLE_CANARY, admin_pb2.ROLE_SHADOW
 
@@ -204,7 +204,7 @@ async def test_the_canary_answers_its_share(shop: Shop):
     paths = {"bundle": shop.put("a", "a"), "canary": shop.put("b", "b")}
     async with serving(shop, **paths, canary_weight=0.25) as (app, channel):
         draws = iter([0.9, 0.1, 0.3, 0.2499])
-        app._versions._chance = lambda: next(draws)
+        app._registry._chance = lambda: next(draws)
         assert [(await version(channel))[0] for _ in range(4)] == ["a", "b", "a", "b"]
 
 
@@ -283,5 +283,5 @@ async def test_sighup_reloads(shop: Shop):
 
 def test_no_detector_yet_is_unavailable():
     with pytest.raises(Exception, match="starting"):
-        Versions().choose("")
-    assert Versions().get(Role.CURRENT) is None
+        ModelRegistry().choose("")
+    assert ModelRegistry().get(Role.CURRENT) is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 import re
 import threading
@@ -17,18 +18,23 @@ import yaml
 from heatward.v1 import detection_pb2 as pb
 from prometheus_client import CollectorRegistry
 from sample_requests import encoded, picture, raw
+from served_models import inference_request, inference_result, served_model
 
 from server.config import ServerConfig
 from server.errors import QueueFullError, RequestError
 from server.observers.metrics import Metrics
+from server.transport.rpc_context import RpcContext
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
 DOCS = ROOT / "docs" / "serving.md"
 
 
-def verdict(p_value: float, version: str = "") -> pb.Verdict:
-    return pb.Verdict(p_value=p_value, attacked=p_value <= 0.01, detector_version=version)
+def count(metrics: Metrics, *p_values: float, version: str = "v1") -> None:
+    request, result = inference_request(), inference_result(version=version)
+    for p_value in p_values:
+        verdict = dataclasses.replace(result.verdict, p_value=p_value)
+        metrics.finished(request, dataclasses.replace(result, verdict=verdict))
 
 
 def values(registry: CollectorRegistry) -> dict[str, float]:
@@ -70,8 +76,7 @@ def strings(tree: Any, *keys: str) -> Iterator[str]:
 
 def test_p_values_fill_a_histogram_whose_edges_are_the_usual_rates():
     metrics = Metrics()
-    for p_value in (0.01, 0.011, 0.05, 1.0):
-        metrics.image(verdict(p_value))
+    count(metrics, 0.01, 0.011, 0.05, 1.0, version="")
     seen = values(metrics.registry)
     assert [seen[f"heatward_p_value_bucket[le={edge}]"] for edge in (0.005, 0.01, 0.02, 0.05, 0.9, 1.0)] == [
         0, 1, 2, 3, 3, 4,
@@ -83,11 +88,10 @@ def test_p_values_fill_a_histogram_whose_edges_are_the_usual_rates():
 
 def test_unusual_p_values_raise_the_drift_alarm_and_a_new_detector_begins_anew():
     metrics = Metrics()
-    metrics.detector("v1", "torchvision:resnet18", "f" * 64, 1999)
-    for _ in range(100):
-        metrics.image(verdict(0.001, "v1"))
+    metrics.serves(served_model(calibration_size=1999))
+    count(metrics, *[0.001] * 100)
     assert values(metrics.registry)["heatward_drift_log10_e_value"] > 2
-    metrics.detector("v2", "torchvision:resnet18", "f" * 64, 1999)
+    metrics.serves(served_model(version="v2", calibration_size=1999))
     seen = values(metrics.registry)
     assert seen["heatward_drift_log10_e_value"] < 0
     assert seen["heatward_flagged_share[rate=0.01]"] == 0
@@ -96,10 +100,9 @@ def test_unusual_p_values_raise_the_drift_alarm_and_a_new_detector_begins_anew()
 
 def test_drift_is_of_the_current_detector_and_verdicts_are_counted_by_version():
     metrics = Metrics()
-    metrics.detector("v1", "torchvision:resnet18", "f" * 64, 1999)
-    for _ in range(100):
-        metrics.image(verdict(0.001, "canary"))
-    metrics.image(verdict(0.5, "v1"))
+    metrics.serves(served_model(calibration_size=1999))
+    count(metrics, *[0.001] * 100, version="canary")
+    count(metrics, 0.5)
     seen = values(metrics.registry)
     assert seen["heatward_drift_log10_e_value"] < 0
     assert seen["heatward_version_images_total[verdict=attacked][version=canary]"] == 100
@@ -107,20 +110,20 @@ def test_drift_is_of_the_current_detector_and_verdicts_are_counted_by_version():
 
 
 @pytest.mark.parametrize(
-    ("error", "reason"),
+    ("error", "reason", "code"),
     [
-        (QueueFullError("full", retry_after_s=1), "queue_full"),
-        (RequestError("image", "required"), "request"),
-        (asyncio.CancelledError(), "cancelled"),
-        (KeyError("whatever a client sent"), "defect"),
+        (QueueFullError("full", retry_after_s=1), "queue_full", "RESOURCE_EXHAUSTED"),
+        (RequestError("image", "required"), "request", "INVALID_ARGUMENT"),
+        (asyncio.CancelledError(), "cancelled", "CANCELLED"),
+        (KeyError("whatever a client sent"), "defect", "INTERNAL"),
     ],
 )
-def test_a_failed_image_has_a_reason_of_few(error: BaseException, reason: str):
+def test_a_failed_image_has_a_reason_of_few(error: BaseException, reason: str, code: str):
     metrics = Metrics()
-    metrics.failed_image("CODE", error)
+    metrics.failed(RpcContext("id", None, 1.0), error, 0.1)
     seen = values(metrics.registry)
     assert seen[f"heatward_images_failed_total[reason={reason}]"] == 1
-    assert seen["heatward_images_total[verdict=CODE]"] == 1
+    assert seen[f"heatward_images_total[verdict={code}]"] == 1
 
 
 def test_what_alerts_look_for_is_there_before_it_happens():
@@ -143,7 +146,7 @@ async def test_a_clients_words_never_become_a_label(serving):
     async with serving() as served:
         for word in ("Detect", "../../etc", "x" * 1000):
             context = SimpleNamespace(time_remaining=lambda: None, peer=lambda: "ipv4:127.0.0.1:1")
-            async with served.app.calls.call(word, context):
+            async with served.app.rpcs.begin(word, context):
                 pass
         seen = values(served.app.metrics.registry)
     assert seen["heatward_requests_total[code=OK][method=Detect]"] == 1
@@ -165,9 +168,8 @@ async def test_a_server_counts_its_verdicts_and_knows_its_calibration(serving):
 @pytest.mark.parametrize("images", [1, 63, 64, 65, 200])
 def test_whoever_looks_sees_every_image_counted(images: int):
     metrics = Metrics()
-    metrics.detector("new", "tiny", "f" * 64, 199)
-    for _ in range(images):
-        metrics.image(verdict(0.5, "new"))
+    metrics.serves(served_model(version="new"))
+    count(metrics, *[0.5] * images, version="new")
     asked = metrics.registry.restricted_registry(["heatward_images_total"])
     assert next(s.value for m in asked.collect() for s in m.samples if s.labels == {"verdict": "clean"}) == images
     seen = values(metrics.registry)
@@ -177,7 +179,7 @@ def test_whoever_looks_sees_every_image_counted(images: int):
 
 def test_images_are_counted_once_while_others_look():
     metrics = Metrics()
-    metrics.detector("new", "tiny", "f" * 64, 199)
+    metrics.serves(served_model(version="new"))
     done = threading.Event()
 
     def look() -> None:
@@ -187,8 +189,7 @@ def test_images_are_counted_once_while_others_look():
     lookers = [threading.Thread(target=look) for _ in range(2)]
     for each in lookers:
         each.start()
-    for _ in range(20_000):
-        metrics.image(verdict(0.5, "new"))
+    count(metrics, *[0.5] * 20_000, version="new")
     done.set()
     for each in lookers:
         each.join()

@@ -14,7 +14,7 @@ from heatward.v1 import detection_pb2 as pb
 from PIL import Image
 from sample_requests import encoded, fields_at_fault, picture, png, raw, status_of
 
-from server.protocols.detection.requests import Ask, prepare
+from server.inference.image import ImageSource
 
 # ---- one image ------------------------------------------------------------------------------------------------------
 
@@ -344,18 +344,21 @@ async def test_cancelled_stream_leaves_nothing_behind(serving):
 
 
 async def test_what_nobody_waits_for_is_not_decoded(serving, monkeypatch: pytest.MonkeyPatch):
-    decoded: list[str] = []
+    decoded: list[int] = []
     gate = threading.Event()
 
-    def slow(ask: Ask, classifier: Any, limits: Any) -> Any:
-        decoded.append(ask.request_id)
-        gate.wait(10)
-        return prepare(ask, classifier, limits)
+    decode = ImageSource.decode
 
-    monkeypatch.setattr("server.inference.pipeline.prepare", slow)
+    def slow(source: ImageSource, limits: Any) -> Any:
+        pixels = decode(source, limits)
+        decoded.append(int(pixels[0, 0, 0]))
+        gate.wait(10)
+        return pixels
+
+    monkeypatch.setattr(ImageSource, "decode", slow)
     async with serving(decode_workers=1) as served:
         first = served.stub.Detect(encoded(png(picture(1)), "first"))
-        await settle(lambda: decoded == ["first"])
+        await settle(lambda: decoded == [1])
         left = served.stub.Detect(encoded(png(picture(2)), "left"))
         await settle(lambda: served.app.batcher.pending == 2)
         left.cancel()
@@ -363,7 +366,7 @@ async def test_what_nobody_waits_for_is_not_decoded(serving, monkeypatch: pytest
         gate.set()
         assert (await first).predicted.index == 1
         assert (await served.stub.Detect(encoded(png(picture(3)), "last"))).predicted.index == 3
-    assert decoded == ["first", "last"]
+    assert decoded == [1, 3]
 
 
 async def test_detector_that_answers_too_few_is_an_error_not_a_mix_up(serving):

@@ -61,7 +61,7 @@ async def test_a_stream_that_is_not_read_stops_and_others_are_answered(serving):
         answers = Counter([result.request_id async for result in call])
         await writing
         assert answers == Counter(map(str, range(IMAGES)))
-        await settle(lambda: not served.app.calls.in_flight)
+        await settle(lambda: not served.app.rpcs.in_flight)
 
 
 async def test_a_stream_that_is_not_read_is_given_up_when_its_caller_goes(serving):
@@ -74,6 +74,6 @@ async def test_a_stream_that_is_not_read_is_given_up_when_its_caller_goes(servin
         )
         await settle(lambda: sum(map(len, served.detector.batches)) > WINDOW)
         call.cancel()
-        await settle(lambda: not served.app.calls.in_flight)
+        await settle(lambda: not served.app.rpcs.in_flight)
         assert served.app.batcher.pending == 0
         assert sum(map(len, served.detector.batches)) <= MOST

@@ -18,8 +18,8 @@ from detector.errors import ConfigError
 from server.access import tokens
 from server.access.tokens import Quota, Tokens
 from server.errors import QuotaError
-from server.observers.logs import JsonFormatter
-from server.transport.calls import Call
+from server.logs import JsonFormatter
+from server.transport.rpc_context import RpcContext
 from server.transport.status import to_status
 
 ALICE, BOB = "alices-Secret-0123456789", "bobs~secret.9876543210=="
@@ -102,15 +102,15 @@ async def test_a_caller_over_its_quota_is_told_when_to_come_back_and_others_are_
 
 
 async def test_calls_carry_their_callers_name_and_quota(serving, file: Path, monkeypatch: pytest.MonkeyPatch):
-    calls: list[Call] = []
+    calls: list[RpcContext] = []
     async with serving(token_file=file) as served:
-        original = served.app._judge.verdict
+        original = served.app._pipeline.result
 
-        async def verdict(request, path, call):
-            calls.append(call)
-            return await original(request, path, call)
+        async def result(read, context):
+            calls.append(context)
+            return await original(read, context)
 
-        monkeypatch.setattr(served.app._judge, "verdict", verdict)
+        monkeypatch.setattr(served.app._pipeline, "result", result)
         for token in (ALICE, BOB, BOB):
             await served.stub.Detect(raw(picture()), **bearer(token))
     assert [call.client for call in calls] == ["alice", "bob", "bob"]

@@ -16,8 +16,10 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ParentBased
 from opentelemetry.trace import SpanKind, StatusCode
 from sample_requests import encoded, picture, raw
+from served_models import inference_result
 
 from detector.errors import ConfigError
+from server.inference.request import InferenceResult
 from server.load import load_config
 from server.observers.exporter import open_traces
 from server.observers.otel import OtelTraces
@@ -56,9 +58,9 @@ def named(spans: InMemorySpanExporter) -> dict[str, ReadableSpan]:
     return {span.name: span for span in spans.get_finished_spans()}
 
 
-def verdict(**fields: Any) -> pb.Verdict:
-    times = pb.Timings(total_ms=100, decode_ms=10, queue_ms=20, compute_ms=30, batch_size=4)
-    return pb.Verdict(timings=times, detector_version="v1", **fields)
+def result(p_value: float = 0.5) -> InferenceResult:
+    times = {"total_s": 0.1, "decode_s": 0.01, "queue_s": 0.02, "compute_s": 0.03}
+    return inference_result(p_value, batch_size=4, **times)
 
 
 def test_a_call_is_a_child_of_its_caller_and_named_by_convention(traces: Traces, spans: InMemorySpanExporter):
@@ -95,7 +97,7 @@ def test_only_the_servers_own_faults_are_errors(traces: Traces, spans: InMemoryS
 
 def test_an_image_shows_where_its_time_went(traces: Traces, spans: InMemorySpanExporter):
     trace = traces.begin(DETECT, Context(), "")
-    trace.image(verdict(attacked=True))
+    trace.image(result(0.001))
     trace.end("OK")
     found = named(spans)
     image = found["image"]
@@ -127,7 +129,7 @@ def test_what_is_not_sampled_costs_no_spans_but_has_an_id_for_the_log():
     provider = TracerProvider(sampler=ParentBased(ALWAYS_OFF), shutdown_on_exit=False)
     provider.add_span_processor(SimpleSpanProcessor(spans))
     trace = OtelTraces(provider).begin(DETECT, Context(), "")
-    trace.image(verdict())
+    trace.image(result())
     trace.failed_image(0.1, "INTERNAL")
     trace.end("OK")
     assert trace.trace_id

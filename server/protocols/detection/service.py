@@ -18,9 +18,14 @@ from heatward.v1 import detection_pb2_grpc as pb_grpc
 from detector.text import printable
 from server.config import ServerConfig
 from server.errors import RequestError
-from server.inference.pipeline import Judge, Outcome, Trip
-from server.models.registry import Versions
-from server.transport.calls import Call, Calls
+from server.inference.pipeline import Pipeline
+from server.inference.request import InferenceRequest, InferenceResult, Outcome
+from server.models.registry import ModelRegistry
+from server.protocols.detection.answers import to_verdict
+from server.protocols.detection.info import to_info
+from server.protocols.detection.requests import to_inference
+from server.transport.rpc_context import RpcContext
+from server.transport.rpc_contexts import RpcContexts
 from server.transport.status import code_name, to_status
 from server.transport.streams import Streams
 
@@ -34,51 +39,59 @@ class DetectionService(pb_grpc.DetectionServiceServicer):
 
     Args:
         config: Limits.
-        versions: The detectors.
-        judge: Gives the verdicts.
-        calls: Counts the calls.
+        registry: The models.
+        pipeline: Gives the results.
+        rpcs: Knows the calls.
         streams: Brings streams to their end where the server drains.
     """
 
-    def __init__(self, config: ServerConfig, versions: Versions, judge: Judge, calls: Calls, streams: Streams) -> None:
+    def __init__(
+        self, config: ServerConfig, registry: ModelRegistry, pipeline: Pipeline, rpcs: RpcContexts, streams: Streams
+    ) -> None:
         self._config = config
-        self._versions = versions
-        self._judge = judge
-        self._calls = calls
+        self._registry = registry
+        self._pipeline = pipeline
+        self._rpcs = rpcs
         self._streams = streams
 
     async def Detect(self, request: pb.DetectRequest, context: grpc.aio.ServicerContext) -> pb.Verdict:
         verdict = pb.Verdict()
-        async with self._calls.call("Detect", context, request.request_id) as call:
-            call.unanswered.images = 1
-            verdict = await self._judge.verdict(request, "", call)
+        async with self._rpcs.begin("Detect", context, request.request_id) as rpc:
+            rpc.unanswered.images = 1
+            result = await self._pipeline.result(lambda _: self._request(request), rpc)
+            verdict = to_verdict(request, result)
         return verdict
 
     async def DetectBatch(
         self, request: pb.DetectBatchRequest, context: grpc.aio.ServicerContext
     ) -> pb.DetectBatchResponse:
         response = pb.DetectBatchResponse()
-        async with self._calls.call("DetectBatch", context) as call:
-            _ = self._versions.current
+        async with self._rpcs.begin("DetectBatch", context) as rpc:
+            _ = self._registry.current
             count = len(request.requests)
             if not 1 <= count <= self._config.images_per_call:
                 raise RequestError("requests", f"between 1 and {self._config.images_per_call} images, but came {count}")
-            call.unanswered.images = count
+            rpc.unanswered.images = count
             items = request.requests
-            outcomes = await self._judge.verdicts(count, lambda place: (f"requests[{place}].", items[place]), call)
+            outcomes = await self._pipeline.results(
+                count, lambda place: self._request(items[place], f"requests[{place}]."), rpc
+            )
             for item, outcome in zip(items, outcomes, strict=True):
-                response.results.add(**self._parts(item.request_id, outcome, call))
+                response.results.add(**self._parts(item, outcome, rpc))
         return response
 
     async def DetectStream(self, requests: AsyncIterator[pb.DetectRequest], context: grpc.aio.ServicerContext) -> None:
-        async with self._calls.call("DetectStream", context) as call:
-            _ = self._versions.current
-            unanswered = call.unanswered
+        async with self._rpcs.begin("DetectStream", context) as rpc:
+            _ = self._registry.current
+            unanswered = rpc.unanswered
             most = self._config.in_flight_per_call
             window = asyncio.Semaphore(most)  # a full one stops the reading
             results: asyncio.Queue[tuple[pb.DetectResult, str] | None] = asyncio.Queue()  # each with the id it frees
             open_ids: set[str] = set()
-            trips: dict[str, Trip] = {}
+            open_requests: dict[str, InferenceRequest] = {}
+
+            def make(request: pb.DetectRequest, place: int) -> InferenceRequest:
+                return self._request(request)
 
             async def read() -> None:
                 async for request in messages:
@@ -86,15 +99,15 @@ class DetectionService(pb_grpc.DetectionServiceServicer):
                     await window.acquire()
                     request_id = request.request_id
                     if fault := _id_fault(request_id, open_ids):
-                        results.put_nowait((self._result(request_id, fault, call), ""))
+                        results.put_nowait((self._result(request, fault, rpc), ""))
                         continue
                     open_ids.add(request_id)
-                    for trip in self._judge.begin([("", request)], call, partial(ended, request_id)):
-                        trips[request_id] = trip
+                    for started in self._pipeline.start([0], partial(make, request), rpc, partial(ended, request)):
+                        open_requests[request_id] = started
 
-            def ended(request_id: str, place: int, outcome: Outcome) -> None:
-                trips.pop(request_id, None)
-                results.put_nowait((self._result(request_id, outcome, call), request_id))
+            def ended(request: pb.DetectRequest, place: int, outcome: Outcome) -> None:
+                open_requests.pop(request.request_id, None)
+                results.put_nowait((self._result(request, outcome, rpc), request.request_id))
 
             async def write() -> None:
                 while answer := await results.get():
@@ -115,25 +128,32 @@ class DetectionService(pb_grpc.DetectionServiceServicer):
                             await window.acquire()
                         results.put_nowait(None)
                 finally:
-                    self._judge.give_up(list(trips.values()))
+                    self._pipeline.cancel(list(open_requests.values()))
 
     async def GetDetector(self, request: pb.GetDetectorRequest, context: grpc.aio.ServicerContext) -> pb.DetectorInfo:
         info = pb.DetectorInfo()
-        async with self._calls.call("GetDetector", context):
-            info = self._versions.named(request.version).info
+        async with self._rpcs.begin("GetDetector", context):
+            info = to_info(self._registry.named(request.version), self._config)
         return info
 
-    def _result(self, request_id: str, outcome: Outcome, call: Call) -> pb.DetectResult:
-        return pb.DetectResult(**self._parts(request_id, outcome, call))
+    def _request(self, request: pb.DetectRequest, path: str = "") -> InferenceRequest:
+        return to_inference(request, path, self._registry.choose(request.detector_version))
 
-    def _parts(self, request_id: str, outcome: Outcome, call: Call) -> dict[str, Any]:
+    def _result(self, request: pb.DetectRequest, outcome: Outcome, rpc: RpcContext) -> pb.DetectResult:
+        return pb.DetectResult(**self._parts(request, outcome, rpc))
+
+    def _parts(self, request: pb.DetectRequest, outcome: Outcome, rpc: RpcContext) -> dict[str, Any]:
         """Of the `DetectResult` of one item of a batch or a stream: its verdict, or why it has none."""
-        if isinstance(outcome, pb.Verdict):
-            return {"request_id": request_id, "verdict": outcome}
-        shown_id = printable(request_id or call.request_id)
-        status = to_status(outcome, shown_id)
-        log.info("an image was not answered", extra={"request_id": shown_id, "code": code_name(status)})
-        return {"request_id": request_id, "status": status}
+        request_id = request.request_id
+        try:
+            if isinstance(outcome, InferenceResult):
+                return {"request_id": request_id, "verdict": to_verdict(request, outcome)}
+            raise outcome
+        except Exception as error:
+            shown_id = printable(request_id or rpc.request_id)
+            status = to_status(error, shown_id)
+            log.info("an image was not answered", extra={"request_id": shown_id, "code": code_name(status)})
+            return {"request_id": request_id, "status": status}
 
 
 def _id_fault(request_id: str, open_ids: set[str]) -> RequestError | None:

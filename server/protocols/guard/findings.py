@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 from heatward.inference import grpc_service_pb2 as kserve
-from heatward.v1 import detection_pb2 as pb
 from numpy.typing import NDArray
 
 from server.errors import AdversarialInputError, ServiceError, UnjudgedError
+from server.inference.request import InferenceResult
 from server.protocols.kserve.tensors import CONTENTS, DTYPES
 
 __all__ = ["Finding", "annotation", "corrected", "rejection", "unjudged"]
@@ -29,41 +29,55 @@ NUMBERS = DTYPES.keys() - {"BOOL", "BF16", "BYTES"}
 
 
 @dataclass(frozen=True, slots=True)
+class Label:
+    """A class."""
+
+    index: int
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
 class Finding:
     """Of one image."""
 
-    verdict: pb.Verdict | None
+    result: InferenceResult | None
     """None: it could not be judged."""
     reason: str = ""
     """Why there is no verdict, or why it could not be acted on."""
 
     @property
     def attacked(self) -> bool:
-        return self.verdict is not None and self.verdict.attacked
+        return self.result is not None and self.result.attacked
 
     @property
     def word(self) -> str:
-        return "unknown" if self.verdict is None else "attacked" if self.verdict.attacked else "clean"
+        return "unknown" if self.result is None else "attacked" if self.attacked else "clean"
 
     @property
     def p_value(self) -> float | None:
-        return None if self.verdict is None else self.verdict.p_value
+        return None if self.result is None else self.result.verdict.p_value
 
     @property
-    def recovered(self) -> pb.Label | None:
+    def recovered(self) -> Label | None:
         """The best estimate of what an attacked image showed before."""
-        return self.verdict.recovered[0] if self.verdict and self.attacked and self.verdict.recovered else None
+        if self.result is None or not self.attacked or not self.result.verdict.recovered:
+            return None
+        index = self.result.verdict.recovered[0][0]
+        return Label(index, self.result.model.label(index))
 
     @property
-    def corrected(self) -> pb.Label | None:
+    def corrected(self) -> Label | None:
         """The label to go on with where an image is flagged: of all flagged images, it is right for more of them."""
-        return self.verdict.corrected if self.verdict and self.attacked else None
+        if self.result is None or not self.attacked:
+            return None
+        index = self.result.verdict.corrected[0]
+        return Label(index, self.result.model.label(index))
 
     @property
-    def replacement(self) -> pb.Label | None:
+    def replacement(self) -> Label | None:
         """`corrected`, unless it confirms the prediction: then upstream's answer stands."""
-        kept = self.corrected is None or self.verdict is None or self.corrected.index == self.verdict.predicted.index
-        return None if kept else self.corrected
+        label = self.corrected
+        return None if label is None or self.result is None or label.index == self.result.verdict.label else label
 
 
 def annotation(findings: Sequence[Finding]) -> bytes:
@@ -74,10 +88,10 @@ def annotation(findings: Sequence[Finding]) -> bytes:
     columns: dict[str, list[Any]] = {
         "verdict": [each.word for each in findings],
         "p_value": [each.p_value for each in findings],
-        "recovered_label": [each.recovered and (each.recovered.name or str(each.recovered.index)) for each in findings],
-        "recovered_index": [each.recovered and each.recovered.index for each in findings],
-        "corrected_label": [each.corrected and (each.corrected.name or str(each.corrected.index)) for each in findings],
-        "corrected_index": [each.corrected and each.corrected.index for each in findings],
+        "recovered_label": [_name(each.recovered) for each in findings],
+        "recovered_index": [_index(each.recovered) for each in findings],
+        "corrected_label": [_name(each.corrected) for each in findings],
+        "corrected_index": [_index(each.corrected) for each in findings],
         "reason": [each.reason or None for each in findings],
     }
     response = kserve.ModelInferResponse()
@@ -163,3 +177,11 @@ def _correct(values: NDArray[Any], findings: Sequence[Finding], what: str) -> No
         else:
             top = int(row.argmax())
             row[[top, index]] = row[[index, top]]
+
+
+def _name(label: Label | None) -> str | None:
+    return None if label is None else label.name or str(label.index)
+
+
+def _index(label: Label | None) -> int | None:
+    return None if label is None else label.index

@@ -11,12 +11,13 @@ from typing import Any
 
 import numpy as np
 from heatward.inference import grpc_service_pb2 as kserve
-from heatward.v1 import detection_pb2 as pb
 from numpy.typing import NDArray
 
+from detector.images import ImageLimits, from_raw
 from detector.text import printable
 from server.config import ServerConfig
 from server.errors import RequestError
+from server.inference.image import ImageSource, encoded
 from server.protocols.kserve.inputs import PIECE, Images, refuse_elsewhere
 from server.protocols.kserve.tensors import DTYPES, elements, shape_of
 
@@ -30,7 +31,7 @@ NAMED = 8
 
 
 def images_of(request: kserve.ModelInferRequest, config: ServerConfig) -> Images:
-    """Finds the images of a request; a pixel out of range shows only where its image is asked for.
+    """Finds the images of a request; a pixel out of range shows only where its image is read.
 
     Args:
         request: To the guarded model.
@@ -53,10 +54,10 @@ def images_of(request: kserve.ModelInferRequest, config: ServerConfig) -> Images
         _refuse_many(math.prod(shape), config, field)
     values = elements(request, index)
     if tensor.datatype == "BYTES":
-        found = Images(len(values), lambda place: pb.Image(encoded=values[place]))
+        found = Images(len(values), lambda place: encoded(values[place], f"images[{place}].image.encoded"))
     else:
         images = _nhwc(_array(tensor.datatype, values, field), tuple(shape), config.upstream_layout, field)
-        found = Images(len(images), lambda place: _image(images[place], config, f"{field} image {place}"))
+        found = Images(len(images), lambda place: _image(images[place], config, f"{field} image {place}", place))
     _refuse_many(found.count, config, field)
     return found
 
@@ -102,11 +103,14 @@ def _nhwc(array: NDArray[Any], shape: tuple[int, ...], layout: str, field: str) 
     return array.reshape(shape) if last else array.reshape(shape).transpose(0, 2, 3, 1)
 
 
-def _image(pixels: NDArray[Any], config: ServerConfig, field: str) -> pb.Image:
-    if pixels.dtype != np.uint8:
-        pixels = _eight_bit(pixels, config, field)
+def _image(pixels: NDArray[Any], config: ServerConfig, field: str, place: int) -> ImageSource:
     height, width, channels = pixels.shape
-    return pb.Image(raw=pb.RawImage(data=pixels.tobytes(), height=height, width=width, channels=channels))
+
+    def read(limits: ImageLimits) -> NDArray[np.uint8]:
+        eight_bit = pixels if pixels.dtype == np.uint8 else _eight_bit(pixels, config, field)
+        return from_raw(eight_bit.tobytes(), height, width, channels, limits)
+
+    return ImageSource(f"images[{place}].image.raw", pixels.size, read)
 
 
 def _eight_bit(pixels: NDArray[Any], config: ServerConfig, field: str) -> NDArray[np.uint8]:

@@ -1,7 +1,7 @@
 """Guard mode: heatward stands in front of a KServe v2 server, and the calls of one of its models are judged on the way.
 
     request ─┬─▶ upstream ───────────────▶ answer ─┬─▶ annotate, reject or replace ─▶ answer
-             └─▶ images ─▶ judge ─▶ findings ──────┘
+             └─▶ images ─▶ pipeline ─▶ findings ───┘
 
 Both ways at once, so a verdict costs the time by which it is later than the answer. Every other call passes as it came,
 byte for byte, but for those of our own model, which stays at hand under its name.
@@ -13,7 +13,7 @@ import asyncio
 import functools
 import logging
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -21,19 +21,21 @@ import grpc
 from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
 from heatward.inference import grpc_service_pb2 as kserve
-from heatward.v1 import detection_pb2 as pb
 
 from server.config import ServerConfig
 from server.errors import RequestError, UnguardedError
-from server.inference.pipeline import Judge
-from server.observers.metrics import Metrics
+from server.inference.image import ImageSource
+from server.inference.pipeline import Pipeline
+from server.inference.request import InferenceRequest, InferenceResult
+from server.models.registry import ModelRegistry
 from server.protocols.guard.findings import Finding, annotation, corrected, rejection, unjudged
 from server.protocols.guard.images import images_of
 from server.protocols.guard.upstream import Upstream
 from server.protocols.kserve.model import NAME
 from server.protocols.kserve.service import InferenceService
-from server.transport.calls import Call, Calls
 from server.transport.parts import most_parts, refuse_crowds
+from server.transport.rpc_context import RpcContext
+from server.transport.rpc_contexts import RpcContexts
 from server.transport.status import to_status
 from server.transport.streams import Streams
 
@@ -62,9 +64,10 @@ class Guard(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc ships no type
 
     Args:
         config: What is guarded, and how.
-        judge: Gives the verdicts.
-        calls: Counts the calls.
-        metrics: Counts the outcomes.
+        registry: The models.
+        pipeline: Gives the results.
+        rpcs: Knows the calls.
+        on_outcome: Told the policy and the outcome of each call.
         own: Serves our own model.
         upstream: The server behind.
         streams: Brings streams to their end where the server drains.
@@ -73,17 +76,19 @@ class Guard(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc ships no type
     def __init__(
         self,
         config: ServerConfig,
-        judge: Judge,
-        calls: Calls,
-        metrics: Metrics,
+        registry: ModelRegistry,
+        pipeline: Pipeline,
+        rpcs: RpcContexts,
+        on_outcome: Callable[[str, str], None],
         own: InferenceService,
         upstream: Upstream,
         streams: Streams,
     ) -> None:
         self._config = config
-        self._judge = judge
-        self._calls = calls
-        self._metrics = metrics
+        self._registry = registry
+        self._pipeline = pipeline
+        self._rpcs = rpcs
+        self._on_outcome = on_outcome
         self._own = own
         self._upstream = upstream
         self._streams = streams
@@ -105,7 +110,7 @@ class Guard(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc ships no type
             try:
                 request = _parsed(REQUESTS[method], data, most_parts(self._config.images_per_call))
             except RequestError as error:
-                async with self._calls.call(method, context):
+                async with self._rpcs.begin(method, context):
                     raise error
         if method == "ServerReady":
             return await self._server_ready(request, data, context)
@@ -115,7 +120,7 @@ class Guard(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc ships no type
         if method == "ServerLive" or (model == NAME and model != self._config.upstream_model):
             answer: bytes = (await getattr(self._own, method)(request, context)).SerializeToString()
             return answer
-        async with self._calls.call(method, context):
+        async with self._rpcs.begin(method, context):
             answer = await self._upstream.unary(_path(method), data, context)
         return answer
 
@@ -132,7 +137,7 @@ class Guard(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc ships no type
         return kserve.ServerReadyResponse(ready=False).SerializeToString()
 
     async def _stream(self, requests: AsyncIterator[bytes], context: grpc.aio.ServicerContext) -> None:
-        async with self._calls.call(STREAM, context):
+        async with self._rpcs.begin(STREAM, context):
             if self._config.guard_streams == "refuse":
                 raise UnguardedError(
                     f"{STREAM} is not judged and would reach {self._config.upstream_model} past the guard: use "
@@ -144,37 +149,34 @@ class Guard(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc ships no type
     async def _guarded(
         self, request: kserve.ModelInferRequest, data: bytes, context: grpc.aio.ServicerContext
     ) -> bytes:
-        async with self._calls.call("ModelInfer", context, request.id) as call:
-            judging = asyncio.ensure_future(self._findings(request, _earlier(call)))
+        async with self._rpcs.begin("ModelInfer", context, request.id) as rpc:
+            judging = asyncio.ensure_future(self._findings(request, _earlier(rpc)))
             try:
                 answer = await self._upstream.unary(_path("ModelInfer"), data, context)
                 findings = await self._in_time(judging)
             except grpc.aio.AioRpcError:
-                self._metrics.guarded(self._config.guard_policy, "upstream_error")
+                self._on_outcome(self._config.guard_policy, "upstream_error")
                 raise
             finally:
                 judging.cancel()
-            answer = self._act(answer, findings, call)
+            answer = self._act(answer, findings, rpc)
         return answer
 
-    async def _findings(self, request: kserve.ModelInferRequest, call: Call) -> list[Finding]:
+    async def _findings(self, request: kserve.ModelInferRequest, rpc: RpcContext) -> list[Finding]:
         """One for each image; a single one that says why where the images cannot be read."""
-        window = asyncio.Semaphore(self._config.in_flight_per_call)
-
-        async def one(place: int) -> Finding:
-            async with window:
-                try:
-                    asked = pb.DetectRequest(image=await asyncio.to_thread(images.at, place))
-                    return Finding(await self._judge.verdict(asked, f"images[{place}].", call))
-                except Exception as error:
-                    return Finding(None, _why(error, call))
-
         try:
             images = await asyncio.to_thread(images_of, request, self._config)
+            rpc.unanswered.images = images.count
+            outcomes = await self._pipeline.results(images.count, lambda place: self._request(images.at(place)), rpc)
         except Exception as error:
-            return [Finding(None, _why(error, call))]
-        call.unanswered.images = images.count
-        return await asyncio.gather(*(one(place) for place in range(images.count)))
+            return [Finding(None, _why(error, rpc))]
+        return [
+            Finding(each) if isinstance(each, InferenceResult) else Finding(None, _why(each, rpc)) for each in outcomes
+        ]
+
+    def _request(self, image: ImageSource) -> InferenceRequest:
+        model = self._registry.choose("")
+        return InferenceRequest(model, image, model.default_rate)
 
     async def _in_time(self, judging: asyncio.Future[list[Finding]]) -> list[Finding]:
         limit_ms = self._config.guard_timeout_ms
@@ -183,7 +185,7 @@ class Guard(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc ships no type
         except TimeoutError:
             return [Finding(None, f"no verdict within {limit_ms} ms after upstream's answer (guard_timeout_ms)")]
 
-    def _act(self, answer: bytes, findings: Sequence[Finding], call: Call) -> bytes:
+    def _act(self, answer: bytes, findings: Sequence[Finding], rpc: RpcContext) -> bytes:
         """The answer that the policy makes of upstream's.
 
         Raises:
@@ -196,7 +198,7 @@ class Guard(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc ships no type
             try:
                 answer = corrected(answer, findings, self._config.upstream_output)
             except Exception as error:
-                why = _why(error, call)
+                why = _why(error, rpc)
                 findings = [replace(each, reason=why) if each.attacked else each for each in findings]
         reason = next((each.reason for each in findings if each.reason), "")
         if found and (policy == "reject" or not reason):
@@ -205,7 +207,7 @@ class Guard(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc ships no type
             outcome = "failed_closed" if self._closed else "failed_open"
         else:
             outcome = "clean"
-        self._metrics.guarded(policy, outcome)
+        self._on_outcome(policy, outcome)
         log.info("guarded", extra={"outcome": outcome, "reason": reason})
         if found and policy == "reject":
             raise rejection(findings)
@@ -226,14 +228,14 @@ def _path(method: str) -> str:
     return f"/{SERVICE.full_name}/{method}"
 
 
-def _why(error: Exception, call: Call) -> str:
+def _why(error: BaseException, rpc: RpcContext) -> str:
     """In few words, though names in it are the caller's: it goes into logs and headers."""
-    return str(to_status(error, call.request_id).message)[:LONGEST_REASON]
+    return str(to_status(error, rpc.request_id).message)[:LONGEST_REASON]
 
 
-def _earlier(call: Call) -> Call:
+def _earlier(rpc: RpcContext) -> RpcContext:
     """The call with a little less time, so that an answer whose verdict is late still arrives."""
-    if call.deadline_s is None:
-        return call
-    left_s = max(0.0, call.deadline_s - time.monotonic())
-    return replace(call, deadline_s=call.deadline_s - min(LONGEST_MARGIN_S, left_s / 10))
+    if rpc.deadline_s is None:
+        return rpc
+    left_s = max(0.0, rpc.deadline_s - time.monotonic())
+    return replace(rpc, deadline_s=rpc.deadline_s - min(LONGEST_MARGIN_S, left_s / 10))

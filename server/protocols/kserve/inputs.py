@@ -1,4 +1,4 @@
-"""A KServe v2 `ModelInferRequest` → **its images, an `Image` each**, and **the options they share, a `DetectRequest`**.
+"""A KServe v2 `ModelInferRequest` → **an `InferenceRequest` for each of its images**, with the options they share.
 
 Everything wrong with the request becomes a `RequestError` that names the field by its path from the top of the message.
 """
@@ -11,13 +11,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from heatward.inference import grpc_service_pb2 as pb
-from heatward.v1 import detection_pb2 as v1
 
+from detector.images import from_raw
 from detector.text import nearest, printable
 from server.errors import RequestError
+from server.inference.fair_queue import HIGH, LOW, NORMAL
+from server.inference.image import ImageSource, encoded, raw
+from server.inference.request import InferenceRequest
+from server.models.served_model import ServedModel
 from server.protocols.kserve.tensors import elements, shape_of
+from server.protocols.options import MAX_TOP_K, checked_id, checked_rate
 
-__all__ = ["Images", "ask", "images", "unknown"]
+__all__ = ["Images", "Options", "images", "options", "unknown"]
 
 INPUTS = {"image": "UINT8", "image_bytes": "BYTES"}
 WHOLE = ("int64_param", "uint64_param")
@@ -27,7 +32,7 @@ PARAMETERS: Mapping[str, Sequence[str]] = {
     "timeout": WHOLE,
     "priority": WHOLE,
 }
-PRIORITIES = (v1.PRIORITY_UNSPECIFIED, v1.PRIORITY_HIGH, v1.PRIORITY_NORMAL, v1.PRIORITY_LOW)
+PRIORITIES = (NORMAL, HIGH, NORMAL, LOW)
 ELSEWHERE = ("shared_memory_region", "classification")
 """Parameters of a tensor that would have it lie or look different from what we read and write."""
 UINT32_MAX = 2**32 - 1
@@ -39,9 +44,28 @@ class Images:
     """The images of a request. Each is cut out of its tensor when it is asked for, so that few are held twice."""
 
     count: int
-    at: Callable[[int], v1.Image]
-    slow: bool = False
-    """Typed pixels, which are read one by one: better on a thread."""
+    at: Callable[[int], ImageSource]
+
+
+@dataclass(slots=True)
+class Options:
+    """What the images of a request share."""
+
+    request_id: str
+    false_positive_rate: float | None = None
+    top_k: int = MAX_TOP_K
+    timeout_ms: int = 0
+    priority: int = NORMAL
+
+    def to_inference(self, source: ImageSource, model: ServedModel) -> InferenceRequest:
+        """The request of one image.
+
+        Raises:
+            RequestError: An option is out of range.
+        """
+        request_id = checked_id(self.request_id, "id")
+        rate = checked_rate(self.false_positive_rate, model, "parameters[false_positive_rate]")
+        return InferenceRequest(model, source, rate, priority=self.priority, request_id=request_id)
 
 
 def images(request: pb.ModelInferRequest, limit: int) -> Images:
@@ -68,13 +92,13 @@ def images(request: pb.ModelInferRequest, limit: int) -> Images:
     return (_pixels if tensor.name == "image" else _files)(request, shape, limit)
 
 
-def ask(request: pb.ModelInferRequest) -> v1.DetectRequest:
-    """Reads the request's id and parameters, into a `DetectRequest` without an image.
+def options(request: pb.ModelInferRequest) -> Options:
+    """Reads the request's id and parameters.
 
     Raises:
         RequestError: A parameter is unknown, of the wrong type or out of range.
     """
-    asked = v1.DetectRequest(request_id=request.id)
+    asked = Options(request.id)
     for name, parameter in request.parameters.items():
         field = f"parameters[{printable(name)}]"
         if name not in PARAMETERS:
@@ -84,11 +108,11 @@ def ask(request: pb.ModelInferRequest) -> v1.DetectRequest:
             raise RequestError(field, f"{' or '.join(PARAMETERS[name])}, but came {kind or 'nothing'}")
         value: Any = getattr(parameter, kind)
         if name == "false_positive_rate":
-            asked.options.false_positive_rate = value
+            asked.false_positive_rate = value
         elif value < 0:
             raise RequestError(field, f"0 or more, but came {value}")
         elif name == "top_k":
-            asked.options.top_k = min(value, UINT32_MAX)
+            asked.top_k = min(value or MAX_TOP_K, MAX_TOP_K)
         elif name == "timeout":
             asked.timeout_ms = min(math.ceil(value / 1000), UINT32_MAX)
         elif value < len(PRIORITIES):
@@ -125,20 +149,21 @@ def _pixels(request: pb.ModelInferRequest, shape: list[int], limit: int) -> Imag
             raise RequestError("inputs[0].shape", f"a {name} of at most {UINT32_MAX}, but came {side}")
     values, size = elements(request, 0), height * width * channels
 
-    def raw(data: bytes) -> v1.Image:
-        return v1.Image(raw=v1.RawImage(data=data, height=height, width=width, channels=channels))
-
-    def at(index: int) -> v1.Image:
-        start, stop = index * size, (index + 1) * size
+    def at(index: int) -> ImageSource:
+        field, start, stop = f"inputs[0] image {index}", index * size, (index + 1) * size
         if isinstance(values, bytes):
-            return raw(values[start:stop])
-        try:  # in pieces, between which other threads run
-            pieces = [bytes(values[place : min(place + PIECE, stop)]) for place in range(start, stop, PIECE)]
-        except ValueError:  # typed contents have room for more than a byte
-            raise RequestError(f"inputs[0] image {index}", "a pixel's value is more than 255") from None
-        return raw(b"".join(pieces))
+            return raw(values[start:stop], height, width, channels, field)
 
-    return Images(count, at, slow=not isinstance(values, bytes))
+        def pixels() -> bytes:  # one by one: where images are decoded, and in pieces, between which other threads run
+            try:
+                pieces = [bytes(values[place : min(place + PIECE, stop)]) for place in range(start, stop, PIECE)]
+            except ValueError:  # typed contents have room for more than a byte
+                raise RequestError(field, "a pixel's value is more than 255") from None
+            return b"".join(pieces)
+
+        return ImageSource(field, size, lambda limits: from_raw(pixels(), height, width, channels, limits))
+
+    return Images(count, at)
 
 
 def _files(request: pb.ModelInferRequest, shape: list[int], limit: int) -> Images:
@@ -146,7 +171,7 @@ def _files(request: pb.ModelInferRequest, shape: list[int], limit: int) -> Image
         raise RequestError("inputs[0].shape", f"[N] or [N, 1], but came {shape}")
     _refuse_number(shape[0], limit)
     values = elements(request, 0)
-    return Images(len(values), lambda index: v1.Image(encoded=values[index]))
+    return Images(len(values), lambda index: encoded(values[index], f"inputs[0] image {index}"))
 
 
 def _refuse_number(count: int, limit: int) -> None:

@@ -1,4 +1,4 @@
-"""**N `Verdict`s → the outputs of a KServe v2 `ModelInferResponse`**, each with batch dimension N."""
+"""**N `InferenceResult`s → the outputs of a KServe v2 `ModelInferResponse`**, each with batch dimension N."""
 
 from __future__ import annotations
 
@@ -6,11 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from heatward.inference import grpc_service_pb2 as pb
-from heatward.v1 import detection_pb2 as v1
 
 from server.errors import RequestError
+from server.inference.request import InferenceResult
 from server.protocols.kserve.inputs import refuse_elsewhere, unknown
 from server.protocols.kserve.tensors import put
 
@@ -19,35 +18,32 @@ __all__ = ["OUTPUTS", "Output", "respond", "wanted"]
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """An output: how it is read from a verdict, and its shape for one image, -1 where that varies."""
+    """An output: how it is read from a result, and its shape for one image, -1 where that varies."""
 
     datatype: str
-    read: Callable[[v1.Verdict], Any]
+    read: Callable[[InferenceResult], Any]
     shape: tuple[int, ...] = ()
     only_where_asked: bool = False
-
-
-def _heatmap(verdict: v1.Verdict) -> Any:
-    found = verdict.heatmap.map
-    return np.frombuffer(found.data, "<f4").reshape(found.height, found.width)
+    ranked: bool = False
+    """Best first, as many as are asked for."""
 
 
 OUTPUTS = {
-    "attacked": Output("BOOL", lambda verdict: verdict.attacked),
-    "p_value": Output("FP64", lambda verdict: verdict.p_value),
-    "attack_score": Output("FP64", lambda verdict: verdict.attack_score),
-    "label": Output("INT32", lambda verdict: verdict.predicted.index),
-    "probability": Output("FP64", lambda verdict: verdict.predicted.probability),
-    "label_name": Output("BYTES", lambda verdict: verdict.predicted.name.encode()),
-    "recovered_label": Output("INT32", lambda verdict: verdict.recovered[0].index),
-    "recovered_probability": Output("FP64", lambda verdict: verdict.recovered[0].probability),
-    "recovered_name": Output("BYTES", lambda verdict: verdict.recovered[0].name.encode()),
-    "corrected_label": Output("INT32", lambda verdict: verdict.corrected.index),
-    "corrected_probability": Output("FP64", lambda verdict: verdict.corrected.probability),
-    "corrected_name": Output("BYTES", lambda verdict: verdict.corrected.name.encode()),
-    "top_label": Output("INT32", lambda verdict: [label.index for label in verdict.top], (-1,), True),
-    "top_probability": Output("FP64", lambda verdict: [label.probability for label in verdict.top], (-1,), True),
-    "heatmap": Output("FP32", _heatmap, (-1, -1), True),
+    "attacked": Output("BOOL", lambda result: result.attacked),
+    "p_value": Output("FP64", lambda result: result.verdict.p_value),
+    "attack_score": Output("FP64", lambda result: result.verdict.attack_score),
+    "label": Output("INT32", lambda result: result.verdict.label),
+    "probability": Output("FP64", lambda result: result.verdict.probability),
+    "label_name": Output("BYTES", lambda result: result.model.label(result.verdict.label).encode()),
+    "recovered_label": Output("INT32", lambda result: result.verdict.recovered[0][0]),
+    "recovered_probability": Output("FP64", lambda result: result.verdict.recovered[0][1]),
+    "recovered_name": Output("BYTES", lambda result: result.model.label(result.verdict.recovered[0][0]).encode()),
+    "corrected_label": Output("INT32", lambda result: result.verdict.corrected[0]),
+    "corrected_probability": Output("FP64", lambda result: result.verdict.corrected[1]),
+    "corrected_name": Output("BYTES", lambda result: result.model.label(result.verdict.corrected[0]).encode()),
+    "top_label": Output("INT32", lambda result: [label for label, _ in result.verdict.top], (-1,), True, True),
+    "top_probability": Output("FP64", lambda result: [share for _, share in result.verdict.top], (-1,), True, True),
+    "heatmap": Output("FP32", lambda result: result.verdict.heatmap, (-1, -1), True),
 }
 MOST = 8 * len(OUTPUTS)
 """Outputs that a request may name, some of them again and again."""
@@ -70,10 +66,10 @@ def wanted(request: pb.ModelInferRequest) -> list[str]:
 
 
 def respond(
-    request: pb.ModelInferRequest, names: Sequence[str], verdicts: Sequence[v1.Verdict]
+    request: pb.ModelInferRequest, names: Sequence[str], results: Sequence[InferenceResult], top_k: int
 ) -> pb.ModelInferResponse:
     """Writes the answer; raw where the request's tensors came raw."""
-    version = verdicts[0].detector_version
+    version = results[0].model.version
     response = pb.ModelInferResponse(
         model_name=request.model_name,
         model_version=version,
@@ -83,5 +79,8 @@ def respond(
     raw = bool(request.raw_input_contents)
     for name in names:
         output = OUTPUTS[name]
-        put(response, name, output.datatype, [output.read(verdict) for verdict in verdicts], raw=raw)
+        values = [output.read(result) for result in results]
+        if output.ranked:
+            values = [value[:top_k] for value in values]
+        put(response, name, output.datatype, values, raw=raw)
     return response

@@ -1,13 +1,12 @@
 """`inference.GRPCInferenceService`: the detector as a model of the KServe v2 protocol (Open Inference Protocol).
 
-    ModelInfer ─▶ one DetectRequest an image ─▶ the pipeline, side by side ─▶ outputs with batch dimension N
+    ModelInfer ─▶ one InferenceRequest per image ─▶ the pipeline, side by side ─▶ outputs with batch dimension N
 
 All or nothing: the first image that fails fails the call. ModelConfig and ModelStatistics are Triton's extensions.
 """
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,18 +15,21 @@ from typing import cast
 import grpc
 from heatward.inference import grpc_service_pb2 as pb
 from heatward.inference import grpc_service_pb2_grpc as pb_grpc
-from heatward.v1 import detection_pb2 as v1
 
 from detector.text import printable
 from server.config import ServerConfig
-from server.errors import ModelNotFoundError, NotReadyError, RequestError, UnknownVersionError
-from server.inference.pipeline import Judge
-from server.models.registry import Versions
-from server.protocols.kserve.inputs import ask, images
+from server.errors import ModelNotFoundError
+from server.inference.pipeline import Pipeline
+from server.inference.request import InferenceResult
+from server.models.registry import ModelRegistry
+from server.models.served_model import ServedModel
+from server.observers.statistics import Statistics
+from server.protocols.kserve.inputs import Options, images, options
 from server.protocols.kserve.model import EXTENSIONS, NAME, configuration, metadata
 from server.protocols.kserve.outputs import respond, wanted
-from server.protocols.kserve.statistics import Statistics
-from server.transport.calls import Call, Calls
+from server.surroundings import release
+from server.transport.rpc_context import RpcContext
+from server.transport.rpc_contexts import RpcContexts
 
 __all__ = ["InferenceService"]
 
@@ -37,9 +39,9 @@ class InferenceService(pb_grpc.GRPCInferenceServiceServicer):
 
     Args:
         config: Limits.
-        versions: The detectors.
-        judge: Gives the verdicts.
-        calls: Counts the calls.
+        registry: The models.
+        pipeline: Gives the results.
+        rpcs: Knows the calls.
         ready: Whether health says SERVING.
         statistics: What is told about the model's work; the engine's batches are fed to it elsewhere.
     """
@@ -47,16 +49,16 @@ class InferenceService(pb_grpc.GRPCInferenceServiceServicer):
     def __init__(
         self,
         config: ServerConfig,
-        versions: Versions,
-        judge: Judge,
-        calls: Calls,
+        registry: ModelRegistry,
+        pipeline: Pipeline,
+        rpcs: RpcContexts,
         ready: Callable[[], bool],
         statistics: Statistics,
     ) -> None:
         self._config = config
-        self._versions = versions
-        self._judge = judge
-        self._calls = calls
+        self._registry = registry
+        self._pipeline = pipeline
+        self._rpcs = rpcs
         self._ready = ready
         self._statistics = statistics
 
@@ -74,7 +76,7 @@ class InferenceService(pb_grpc.GRPCInferenceServiceServicer):
         self, request: pb.ModelReadyRequest, context: grpc.aio.ServicerContext
     ) -> pb.ModelReadyResponse:
         response = pb.ModelReadyResponse(ready=self._ready())
-        async with self._calls.call("ModelReady", context):
+        async with self._rpcs.begin("ModelReady", context):
             if response.ready:
                 self._model(request.name, request.version)
         return response
@@ -83,24 +85,25 @@ class InferenceService(pb_grpc.GRPCInferenceServiceServicer):
         self, request: pb.ServerMetadataRequest, context: grpc.aio.ServicerContext
     ) -> pb.ServerMetadataResponse:
         response = pb.ServerMetadataResponse(name=NAME, extensions=EXTENSIONS)
-        async with self._calls.call("ServerMetadata", context):
-            response.version = self._versions.current.info.server_version
+        async with self._rpcs.begin("ServerMetadata", context):
+            _ = self._registry.current
+            response.version = release()
         return response
 
     async def ModelMetadata(
         self, request: pb.ModelMetadataRequest, context: grpc.aio.ServicerContext
     ) -> pb.ModelMetadataResponse:
         response = pb.ModelMetadataResponse()
-        async with self._calls.call("ModelMetadata", context):
+        async with self._rpcs.begin("ModelMetadata", context):
             self._model(request.name, request.version)
-            response = metadata(request.name, [loaded.info.version for _, loaded in self._versions])
+            response = metadata(request.name, [model.version for _, model in self._registry])
         return response
 
     async def ModelConfig(
         self, request: pb.ModelConfigRequest, context: grpc.aio.ServicerContext
     ) -> pb.ModelConfigResponse:
         response = pb.ModelConfigResponse()
-        async with self._calls.call("ModelConfig", context):
+        async with self._rpcs.begin("ModelConfig", context):
             self._model(request.name, request.version)
             response.config.CopyFrom(configuration(request.name, self._config))
         return response
@@ -109,7 +112,7 @@ class InferenceService(pb_grpc.GRPCInferenceServiceServicer):
         self, request: pb.ModelStatisticsRequest, context: grpc.aio.ServicerContext
     ) -> pb.ModelStatisticsResponse:
         response = pb.ModelStatisticsResponse()
-        async with self._calls.call("ModelStatistics", context):
+        async with self._rpcs.begin("ModelStatistics", context):
             name = request.name or NAME
             response.model_stats.append(self._statistics.message(name, self._model(name, request.version).version))
         return response
@@ -118,64 +121,41 @@ class InferenceService(pb_grpc.GRPCInferenceServiceServicer):
         self, request: pb.ModelInferRequest, context: grpc.aio.ServicerContext
     ) -> pb.ModelInferResponse:
         response = pb.ModelInferResponse()
-        async with self._calls.call("ModelInfer", context, request.id) as call:
+        async with self._rpcs.begin("ModelInfer", context, request.id) as rpc:
             started_s = time.monotonic()
             try:
-                verdicts, names = await self._verdicts(request, call)
+                self._model(request.model_name, request.model_version)
+                names, asked = wanted(request), options(request)
+                results = await self._results(request, asked, rpc)
                 judged_s = time.monotonic()
-                response = respond(request, names, verdicts)
+                response = respond(request, names, results, asked.top_k)
             except Exception:
-                self._statistics.failed(time.monotonic() - started_s)
+                self._statistics.call_failed(time.monotonic() - started_s)
                 raise
             ended_s = time.monotonic()
-            self._statistics.answered(ended_s - started_s, ended_s - judged_s, [one.timings for one in verdicts])
+            self._statistics.call_answered(ended_s - started_s, ended_s - judged_s, results)
         return response
 
-    def _model(self, name: str, version: str) -> v1.DetectorInfo:
-        """The detector of this version, where one is called that.
+    def _model(self, name: str, version: str) -> ServedModel:
+        """The model of this version, where one is called that.
 
         Raises:
             ModelNotFoundError: None is.
             UnknownVersionError: It is not loaded.
             NotReadyError: None is loaded yet.
         """
-        info = self._versions.named(version).info
-        if name not in (names := dict.fromkeys((NAME, *(loaded.info.name for _, loaded in self._versions)))):
+        found = self._registry.named(version)
+        if name not in (names := dict.fromkeys((NAME, *(model.name for _, model in self._registry)))):
             raise ModelNotFoundError(f"no model '{printable(name)}' here; there is {' or '.join(names)}")
-        return info
+        return found
 
-    async def _verdicts(self, request: pb.ModelInferRequest, call: Call) -> tuple[list[v1.Verdict], list[str]]:
-        """Judges the images side by side; also names the outputs that are wanted."""
-        self._model(request.model_name, request.model_version)
-        names, asked = wanted(request), ask(request)
-        if "heatmap" in names:
-            asked.options.heatmap = v1.HEATMAP_FORMAT_FLOAT
-        asked.detector_version = self._versions.choose(request.model_version).info.version  # one for all images
+    async def _results(self, request: pb.ModelInferRequest, asked: Options, rpc: RpcContext) -> list[InferenceResult]:
+        """Judges the images side by side."""
+        model = self._registry.choose(request.model_version)  # one for all images
         found = images(request, self._config.images_per_call)
-        call.unanswered.images = found.count
-        call = replace(call, deadline_s=call.expires_s(time.monotonic(), asked.timeout_ms))  # of all images together
-
-        def at(place: int) -> tuple[str, v1.DetectRequest]:
-            one = v1.DetectRequest(image=found.at(place))
-            one.MergeFrom(asked)
-            return f"{place}.", one
-
-        if found.slow:
-            every = await asyncio.to_thread(lambda: [at(place) for place in range(found.count)])
-        try:
-            verdicts = await self._judge.verdicts(
-                found.count, every.__getitem__ if found.slow else at, call, all_or_nothing=True
-            )
-        except RequestError as error:
-            raise RequestError(_field(error.field), error.description) from error
-        except UnknownVersionError:
-            raise NotReadyError("the detector was exchanged during the call: send it again") from None
-        return cast(list[v1.Verdict], verdicts), names  # an error would have been raised
-
-
-def _field(path: str) -> str:
-    """PLACE.FIELD of a `DetectRequest`, as this protocol calls it."""
-    place, _, field = path.partition(".")
-    if field == "request_id":
-        return "id"
-    return f"inputs[0] image {place}" if field.startswith("image") else f"parameters[{field.removeprefix('options.')}]"
+        rpc.unanswered.images = found.count
+        rpc = replace(rpc, deadline_s=rpc.expires_s(time.monotonic(), asked.timeout_ms))  # of all images together
+        results = await self._pipeline.results(
+            found.count, lambda place: asked.to_inference(found.at(place), model), rpc, all_or_nothing=True
+        )
+        return cast(list[InferenceResult], results)  # an error would have been raised

@@ -9,7 +9,7 @@ from fake_detector import FakeDetector
 from torch import Tensor
 
 from detector.detector import Verdict
-from server.inference.warm_up import warm_up
+from server.models.warm_up import warm_up
 
 
 def sizes(detector: FakeDetector) -> set[int]:
@@ -18,9 +18,9 @@ def sizes(detector: FakeDetector) -> set[int]:
 
 def test_every_size_is_judged_before_anyone_asks():
     detector = FakeDetector()
-    pace = warm_up(detector, 12, goal_s=60.0)
+    latency = warm_up(detector, 12, goal_s=60.0)
     assert sizes(detector) == {1, 2, 4, 8, 12}
-    assert 1 <= pace.limit <= 12
+    assert 1 <= latency.limit <= 12
 
 
 def test_sizes_that_take_longer_than_the_goal_are_not_tried():
@@ -30,9 +30,9 @@ def test_sizes_that_take_longer_than_the_goal_are_not_tried():
             return super().detect(images)
 
     detector = Slow()
-    pace = warm_up(detector, 1024, goal_s=0.018)
+    latency = warm_up(detector, 1024, goal_s=0.018)
     assert max(sizes(detector)) == 4
-    assert pace.limit <= 2
+    assert latency.limit <= 2
 
 
 def test_sizes_that_do_not_fit_into_memory_are_not_used():

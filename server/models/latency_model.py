@@ -18,15 +18,15 @@ from statistics import median
 
 import numpy as np
 
-__all__ = ["Pace"]
+__all__ = ["LatencyModel"]
 
 RECENT = 64  # batches that a size remembers
 CHEAP = 1.02  # a size costs "about" the least an image within this factor
 UP, DOWN = 0.0025, 0.75  # of the limit, for a batch in time and for one over the goal
 
 
-class Pace:
-    """The pace of one detector on one kind of device. Any thread may read and write.
+class LatencyModel:
+    """What the batches of one detector cost on one kind of device. Any thread may read and write.
 
     Args:
         profile: Seconds of a batch, by its size; sizes between are interpolated, larger ones extrapolated.

@@ -1,7 +1,7 @@
 """Log records → **one JSON object a line on stderr**. Never holds an image's content.
 
 What a call passes as `extra` stands beside the message. Each line that is written while a call is answered also has its
-request id and trace id, whoever writes it: `server.transport.calls` puts them into `about`.
+request id and trace id, whoever writes it: `server.transport.rpc_contexts` puts them into `about`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What every call has, whatever its protocol: an id, a deadline, a trace, a line in the log, a status if it fails."""
+"""What every call has, whatever its protocol: an id, a deadline, a line in the log, observers, a status if it fails."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ import asyncio
 import logging
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -18,12 +17,12 @@ from heatward.v1 import admin_pb2, detection_pb2
 
 from server.access.tokens import CALLER, Quota
 from server.errors import NotReadyError
-from server.observers.logs import about
-from server.observers.metrics import Metrics
-from server.observers.traces import UNTRACED, Trace, Traces
+from server.logs import about
+from server.transport.observer import RpcObserver
+from server.transport.rpc_context import RpcContext, Tally
 from server.transport.status import code_name, passed_on, to_grpc, to_status
 
-__all__ = ["Call", "Calls"]
+__all__ = ["RpcContexts"]
 
 log = logging.getLogger("heatward.calls")
 
@@ -36,51 +35,20 @@ METHODS = {
 OTHER = "other"  # a client's name for a method that is not ours never becomes the label of a metric
 LAST_LINES_S = 1.0
 QUIET_S = 0.05
-MAX_ID_CHARS = 128  # a longer request id is refused; until then, no log or trace holds all of it
+MAX_ID_CHARS = 128  # a longer request id is refused; until then, nothing that is written holds all of it
 
 
-@dataclass(slots=True)
-class Tally:
-    """Images of a call that have no answer yet."""
-
-    images: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """What the images of one call share. Times are of `time.monotonic`."""
-
-    request_id: str
-    deadline_s: float | None
-    default_s: float
-    client: str = ""
-    """Who calls, by the name of the token or by address: images of different clients take turns in the queue."""
-    trace: Trace = UNTRACED
-    quota: Quota = field(default_factory=Quota)
-    """Asked where each image starts; without a token, or a rate beside it, it never refuses."""
-    unanswered: Tally = field(default_factory=Tally)
-
-    def expires_s(self, now_s: float, timeout_ms: int) -> float:
-        """When an image that arrives now is given up; `timeout_ms` is its own limit, 0 for none."""
-        own_s = now_s + timeout_ms / 1e3 if timeout_ms else None
-        if self.deadline_s is None:
-            return now_s + self.default_s if own_s is None else own_s
-        return self.deadline_s if own_s is None else min(own_s, self.deadline_s)
-
-
-class Calls:
+class RpcContexts:
     """Counts and logs calls, and turns what is raised inside them into their status.
 
     Args:
         default_deadline_s: Of a call that sends none.
-        metrics: What is counted.
-        traces: What is traced.
+        observers: Told of each call.
     """
 
-    def __init__(self, default_deadline_s: float, metrics: Metrics, traces: Traces | None = None) -> None:
+    def __init__(self, default_deadline_s: float, observers: Sequence[RpcObserver] = ()) -> None:
         self._default_s = default_deadline_s
-        self._metrics = metrics
-        self._traces = traces or Traces()
+        self._observers = observers
         self.in_flight = 0
         self._open: dict[asyncio.Task[Any], Tally] = {}  # gRPC's own tasks: they end once the status is sent
         self._arrived_s = 0.0
@@ -98,7 +66,7 @@ class Calls:
         """A handler that raises this error."""
 
         async def refuse(requests: object, context: grpc.aio.ServicerContext) -> None:
-            async with self.call(method, context):
+            async with self.begin(method, context):
                 raise error
 
         # As a stream whatever the method is: so no message is read before the answer.
@@ -131,29 +99,32 @@ class Calls:
         return len(left), sum(tally.images for tally in left.values())
 
     @asynccontextmanager
-    async def call(self, method: str, context: grpc.aio.ServicerContext, request_id: str = "") -> AsyncIterator[Call]:
+    async def begin(
+        self, method: str, context: grpc.aio.ServicerContext, request_id: str = ""
+    ) -> AsyncIterator[RpcContext]:
         started_s = time.monotonic()
         remaining_s = context.time_remaining()
         request_id = request_id[:MAX_ID_CHARS] or uuid.uuid4().hex[:16]
         method = method if method in METHODS else OTHER
-        trace = self._traces.begin(METHODS.get(method, OTHER), context, request_id)
-        about.set({"request_id": request_id} | ({"trace_id": trace.trace_id} if trace.trace_id else {}))
         caller = CALLER.get()
-        call = Call(
+        rpc = RpcContext(
             request_id,
             None if remaining_s is None else started_s + remaining_s,
             self._default_s,
             caller.name if caller else _client(context.peer()),
-            trace,
             caller.quota if caller else Quota(),
         )
-        self._keep(call.unanswered)
+        labels = {"request_id": request_id}
+        for observer in self._observers:
+            labels |= observer.call_began(rpc, METHODS.get(method, OTHER), context)
+        about.set(labels)
+        self._keep(rpc.unanswered)
         self.in_flight += 1
         code = "OK"
         try:
-            yield call
+            yield rpc
         except asyncio.CancelledError:
-            code = self._left(call)
+            code = self._left(rpc)
             raise
         except grpc.aio.AioRpcError as error:  # of a server that this one stands in front of: passed on as it came
             code = error.code().name
@@ -162,18 +133,18 @@ class Calls:
             while isinstance(error, ExceptionGroup):  # of the tasks of a stream
                 error = error.exceptions[0]
             if _is_over(error):  # written to or read from it, before we were told so
-                code = self._left(call)
+                code = self._left(rpc)
                 raise asyncio.CancelledError from error
-            status = to_status(error, call.request_id)
+            status = to_status(error, rpc.request_id)
             code = code_name(status)
             answer = to_grpc(status, context.time_remaining())
             await _abort(context, answer.code, answer.details, answer.trailing_metadata)
         finally:
             self.in_flight -= 1
             seconds = time.monotonic() - started_s
-            self._metrics.call(method, code, seconds)
-            trace.end(code)
-            told = {"method": method, "client": call.client, "code": code, "ms": round(seconds * 1e3, 3)}
+            for observer in self._observers:
+                observer.call_ended(rpc, method, code, seconds)
+            told = {"method": method, "client": rpc.client, "code": code, "ms": round(seconds * 1e3, 3)}
             asyncio.get_running_loop().call_soon(partial(log.info, "call", extra=told))  # once the answer is sent
 
     def _keep(self, tally: Tally) -> None:
@@ -183,11 +154,11 @@ class Calls:
                 task.add_done_callback(self._open.pop)
             self._open[task] = tally
 
-    def _left(self, call: Call) -> str:
+    def _left(self, rpc: RpcContext) -> str:
         """The status of a call that its caller no longer waits for, or was told to wait for no longer."""
         if self._cutting:
             return "UNAVAILABLE"
-        expired = call.deadline_s is not None and time.monotonic() >= call.deadline_s
+        expired = rpc.deadline_s is not None and time.monotonic() >= rpc.deadline_s
         return "DEADLINE_EXCEEDED" if expired else "CANCELLED"
 
 

@@ -1,4 +1,4 @@
-"""Batches and requests → **Triton's `ModelStatistics`**: counts and nanoseconds since the server started.
+"""Batches and calls of ModelInfer → **Triton's `ModelStatistics`**: counts and nanoseconds since the server started.
 
 Batches are the engine's, whatever protocol their images came by; requests are those of ModelInfer.
 """
@@ -10,12 +10,14 @@ import time
 from collections.abc import Sequence
 
 from heatward.inference import grpc_service_pb2 as pb
-from heatward.v1 import detection_pb2
+
+from server.inference.observer import Observer
+from server.inference.request import InferenceResult
 
 __all__ = ["Statistics"]
 
 
-class Statistics:
+class Statistics(Observer):
     """Adds up what it is told, from any thread."""
 
     def __init__(self) -> None:
@@ -23,7 +25,7 @@ class Statistics:
         self._totals = pb.ModelStatistics()
         self._sizes: dict[int, pb.InferBatchStatistics] = {}
 
-    def batch(self, seconds: float, images: int) -> None:
+    def computed(self, seconds: float, images: int) -> None:
         """The engine computed a batch."""
         with self._lock:
             self._totals.last_inference = time.time_ns() // 1_000_000
@@ -32,23 +34,23 @@ class Statistics:
             size = self._sizes.setdefault(images, pb.InferBatchStatistics(batch_size=images))
             _add(size.compute_infer, seconds)
 
-    def answered(self, seconds: float, output_s: float, timings: Sequence[detection_pb2.Timings]) -> None:
+    def call_answered(self, seconds: float, output_s: float, results: Sequence[InferenceResult]) -> None:
         """A request was answered.
 
         Args:
             seconds: From its arrival.
             output_s: Of them, for writing the tensors.
-            timings: Of its images, which went side by side.
+            results: Of its images, which went side by side.
         """
         with self._lock:
             stats = self._totals.inference_stats
             _add(stats.success, seconds)
-            _add(stats.queue, max(timing.queue_ms for timing in timings) / 1e3)
-            _add(stats.compute_input, max(timing.decode_ms for timing in timings) / 1e3)
-            _add(stats.compute_infer, max(timing.compute_ms for timing in timings) / 1e3)
+            _add(stats.queue, max(each.queue_s for each in results))
+            _add(stats.compute_input, max(each.decode_s for each in results))
+            _add(stats.compute_infer, max(each.compute_s for each in results))
             _add(stats.compute_output, output_s)
 
-    def failed(self, seconds: float) -> None:
+    def call_failed(self, seconds: float) -> None:
         """A request was refused or broke."""
         with self._lock:
             _add(self._totals.inference_stats.fail, seconds)

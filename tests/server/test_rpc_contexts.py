@@ -10,9 +10,9 @@ import grpc
 import pytest
 
 from server.errors import NotReadyError
-from server.observers.logs import caller_was_there
+from server.logs import caller_was_there
 from server.observers.metrics import Metrics
-from server.transport.calls import Calls
+from server.transport.rpc_contexts import RpcContexts
 
 UNSENT = 'Failed "execute_batch": (<grpc._cython.cygrpc.SendStatusFromServerOperation object at 0x7f>,)'
 
@@ -47,23 +47,23 @@ async def test_an_answer_that_nobody_waits_for_is_no_defect(
 ):
     """gRPC fails what is written to a call that is over; a stream may write before it hears of the end."""
     metrics = Metrics()
-    calls = Calls(math.inf, metrics)
+    rpcs = RpcContexts(math.inf, [metrics])
     with caplog.at_level(logging.INFO, "heatward"):
         with pytest.raises(asyncio.CancelledError):
-            async with calls.call("DetectStream", Context(remaining_s)):
+            async with rpcs.begin("DetectStream", Context(remaining_s)):
                 raise error
         await asyncio.sleep(0)  # a call's line follows its answer
     counted = metrics.registry.get_sample_value("heatward_requests_total", {"method": "DetectStream", "code": code})
     assert counted == 1
     assert [record.levelname for record in caplog.records] == ["INFO"]
-    assert calls.in_flight == 0
+    assert rpcs.in_flight == 0
 
 
 async def test_a_status_that_cannot_be_sent_is_no_defect(caplog: pytest.LogCaptureFixture):
     metrics = Metrics()
-    calls = Calls(math.inf, metrics)
+    rpcs = RpcContexts(math.inf, [metrics])
     with pytest.raises(asyncio.CancelledError):
-        async with calls.call("DetectStream", Context(60.0)):
+        async with rpcs.begin("DetectStream", Context(60.0)):
             raise NotReadyError("the server is draining")
     labels = {"method": "DetectStream", "code": "UNAVAILABLE"}
     assert metrics.registry.get_sample_value("heatward_requests_total", labels) == 1

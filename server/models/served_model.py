@@ -1,0 +1,110 @@
+"""Warm detectors → **a `ServedModel`**: what the server knows of a bundle that is loaded, whatever the protocol."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from detector.detector import Detector
+from detector.errors import CalibrationError
+from detector.scoring.calibration import Calibration
+from server.models.latency_model import LatencyModel
+
+__all__ = ["ServedModel"]
+
+log = logging.getLogger("heatward.models")
+
+PREFERRED_RATE = 0.01
+
+
+@dataclass(frozen=True, eq=False)
+class ServedModel:
+    """A detector that is ready to serve."""
+
+    name: str
+    """The bundle's."""
+    version: str
+    """Changes with the bundle's content."""
+    detectors: tuple[Detector, ...]
+    """The same one on each device, in the order of the engines."""
+    latency: LatencyModel
+    """Of the first device; the others are taken to be like it."""
+    default_rate: float
+    """False-positive rate where a request names none."""
+    smallest_rate: float
+    """The smallest one that the calibration can promise."""
+    calibration_size: int
+    """Clean images that p-values are ranks among."""
+    classes: Sequence[str]
+    input_size: tuple[int, int]
+    """(H, W)."""
+    image_bytes: int
+    """Of an image that waits for the engine: 8 bits a colour."""
+
+    @classmethod
+    def of(
+        cls, detectors: tuple[Detector, ...], latency: LatencyModel, name: str, rate: float | None = None
+    ) -> ServedModel:
+        """Describes what was loaded.
+
+        Args:
+            detectors: One for each device.
+            latency: What their batches cost.
+            name: The bundle's name.
+            rate: The configured false-positive rate; None: the usual one.
+
+        Raises:
+            CalibrationError: The configured rate is smaller than the calibration can promise.
+        """
+        classifier, calibration, manifest = (
+            detectors[0].classifier,
+            detectors[0].calibration,
+            detectors[0].manifest,
+        )
+        height, width = classifier.input_size
+        count = len(calibration.scores)
+        content = hashlib.sha256(manifest.model_dump_json().encode()).hexdigest() if manifest else None
+        return cls(
+            name,
+            (content or classifier.fingerprint)[:16],
+            detectors,
+            latency,
+            _default_rate(calibration, rate),
+            1 / (count + 1),
+            count,
+            classifier.classes,
+            (height, width),
+            3 * height * width,
+        )
+
+    @property
+    def detector(self) -> Detector:
+        return self.detectors[0]
+
+    @property
+    def source(self) -> str:
+        """Where the classifier came from; "" where that is not known."""
+        manifest = self.detector.manifest
+        return manifest.classifier.source if manifest else ""
+
+    def label(self, index: int) -> str:
+        """The name of a class; "" where it has none."""
+        return self.classes[index] if index < len(self.classes) else ""
+
+
+def _default_rate(calibration: Calibration, configured: float | None) -> float:
+    if configured is not None:
+        try:
+            calibration.threshold(configured)
+        except CalibrationError as error:
+            raise CalibrationError(f"false_positive_rate = {configured} cannot be promised: {error}") from error
+        return configured
+    rate = min(rate for rate in calibration.operating_points() if rate >= PREFERRED_RATE)
+    if rate > PREFERRED_RATE:
+        log.warning(
+            "too few calibration images for the usual false-positive rate",
+            extra={"images": len(calibration.scores), "usual": PREFERRED_RATE, "default": rate},
+        )
+    return rate

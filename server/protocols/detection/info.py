@@ -1,0 +1,80 @@
+"""A `ServedModel` → **the contract's `DetectorInfo`**."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from heatward.v1 import detection_pb2 as pb
+
+from server.config import ServerConfig
+from server.models.served_model import ServedModel
+from server.protocols.options import MAX_TOP_K
+from server.surroundings import release
+
+__all__ = ["to_info"]
+
+EVIDENCE = ("channel_attribution", "class_activation_gradient", "margin_activation_gradient", "stability_under_views")
+"""The heatmaps of `detector.evidence`."""
+
+
+def to_info(model: ServedModel, config: ServerConfig) -> pb.DetectorInfo:
+    """Writes down what is loaded, with the limits of the server."""
+    manifest = model.detector.manifest
+    height, width = model.input_size
+    return pb.DetectorInfo(
+        name=model.name,
+        version=model.version,
+        server_version=release(),
+        classifier=pb.ClassifierInfo(
+            source=model.source,
+            classes=model.classes,
+            fingerprint=model.detector.classifier.fingerprint,
+            input_height=height,
+            input_width=width,
+        ),
+        evidence=EVIDENCE,
+        heatmap_formats=[pb.HEATMAP_FORMAT_FLOAT, pb.HEATMAP_FORMAT_PNG_OVERLAY],
+        families=manifest.families if manifest else (),
+        default_false_positive_rate=model.default_rate,
+        calibration_size=model.calibration_size,
+        smallest_false_positive_rate=model.smallest_rate,
+        operating_points=[
+            pb.OperatingPoint(false_positive_rate=rate, threshold=threshold)
+            for rate, threshold in sorted(model.detector.calibration.operating_points().items())
+        ],
+        measured=_measured(manifest.measured if manifest else {}),
+        limits=pb.Limits(
+            max_image_bytes=config.max_image_bytes,
+            max_image_pixels=config.max_image_pixels,
+            max_batch=config.images_per_call,
+            max_top_k=MAX_TOP_K,
+            max_message_bytes=config.max_message_bytes,
+        ),
+    )
+
+
+def _measured(measured: Mapping[str, Any]) -> list[pb.MeasuredRates]:
+    """Reads what evaluation wrote into the bundle; whatever is missing or of another shape stays unset."""
+    attacks = measured.get("attacks")
+    return [
+        pb.MeasuredRates(
+            attack=str(_at(attack, "label")),
+            auroc=_number(attack, "auroc", "value"),
+            tpr_at_1_percent=_number(attack, "tpr", "0.01", "value"),
+            tpr_at_5_percent=_number(attack, "tpr", "0.05", "value"),
+            recovery=_number(attack, "recovery", "all", "top1", "value"),
+        )
+        for attack in (attacks if isinstance(attacks, list) else [])
+    ]
+
+
+def _at(tree: Any, *path: str) -> Any:
+    for key in path:
+        tree = tree.get(key) if isinstance(tree, dict) else None
+    return tree
+
+
+def _number(tree: Any, *path: str) -> float | None:
+    value = _at(tree, *path)
+    return float(value) if isinstance(value, int | float) else None

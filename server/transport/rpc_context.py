@@ -1,0 +1,40 @@
+"""What the images of one call share, whatever the protocol: an id, a deadline, a caller."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from server.access.tokens import Quota
+
+__all__ = ["RpcContext", "Tally"]
+
+
+@dataclass(slots=True)
+class Tally:
+    """Images of a call that have no answer yet."""
+
+    images: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class RpcContext:
+    """What the images of one call share. Times are of `time.monotonic`."""
+
+    request_id: str
+    deadline_s: float | None
+    default_s: float
+    client: str = ""
+    """Who calls, by the name of the token or by address: images of different clients take turns in the queue."""
+    quota: Quota = field(default_factory=Quota)
+    """Asked where each image starts; without a token, or a rate beside it, it never refuses."""
+    unanswered: Tally = field(default_factory=Tally)
+    notes: dict[str, Any] = field(default_factory=dict)
+    """What observers keep for the length of the call."""
+
+    def expires_s(self, now_s: float, timeout_ms: int) -> float:
+        """When an image that arrives now is given up; `timeout_ms` is its own limit, 0 for none."""
+        own_s = now_s + timeout_ms / 1e3 if timeout_ms else None
+        if self.deadline_s is None:
+            return now_s + self.default_s if own_s is None else own_s
+        return self.deadline_s if own_s is None else min(own_s, self.deadline_s)
