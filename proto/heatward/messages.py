@@ -178,4 +178,5 @@ def _measured(message: pb.MeasuredRates) -> MeasuredRates:
         tpr_at_1_percent=message.tpr_at_1_percent if message.HasField("tpr_at_1_percent") else None,
         tpr_at_5_percent=message.tpr_at_5_percent if message.HasField("tpr_at_5_percent") else None,
         recovery=message.recovery if message.HasField("recovery") else None,
+        images=message.images if message.HasField("images") else None,
     )

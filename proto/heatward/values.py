@@ -149,6 +149,8 @@ class MeasuredRates:
     tpr_at_1_percent: float | None
     tpr_at_5_percent: float | None
     recovery: float | None
+    images: int | None = None
+    """How many attacked images the rates rest on; of fewer than 30 they mean little."""
 
 
 @dataclass(frozen=True)

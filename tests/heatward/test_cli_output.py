@@ -125,7 +125,7 @@ def test_inspect_of_a_server_does_not_steer_the_terminal(
     monkeypatch.setattr("fake_servicer.INFO", hostile)
     assert cli.main(["inspect", server.address]) == 0
     out = capsys.readouterr().out
-    assert all(line.isprintable() for line in out.split("\n")) and out.count("\\x1b[2K") == 3
+    assert all(line.isprintable() for line in out.split("\n")) and out.count("\\x1b[2K") == 4
     assert cli.main(["inspect", server.address, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["name"] == STEERING
 

@@ -139,7 +139,7 @@ def test_describe_tells_what_was_measured_and_what_was_not(client: heatward.Clie
     assert info.classifier.classes == fake_servicer.CLASSES
     assert info.heatmap_formats == ("float", "png")
     assert info.operating_points == (heatward.OperatingPoint(0.01, 2.5),)
-    assert info.measured == (heatward.MeasuredRates("pgd-8", 0.991, 0.9, None, None),)
+    assert info.measured == (heatward.MeasuredRates("pgd-8", 0.991, 0.9, None, None, 12),)
     assert (info.calibration_size, info.smallest_false_positive_rate) == (1999, 0.0005)
     assert info.limits.max_batch == 64
 

@@ -62,7 +62,7 @@ INFO = pb.DetectorInfo(
     calibration_size=1999,
     smallest_false_positive_rate=0.0005,
     operating_points=[pb.OperatingPoint(false_positive_rate=0.01, threshold=2.5)],
-    measured=[pb.MeasuredRates(attack="pgd-8", auroc=0.991, tpr_at_1_percent=0.9)],
+    measured=[pb.MeasuredRates(attack="pgd-8", auroc=0.991, tpr_at_1_percent=0.9, images=12)],
     limits=pb.Limits(
         max_image_bytes=20 << 20, max_image_pixels=50_000_000, max_batch=64, max_top_k=5, max_message_bytes=64 << 20
     ),

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from heatward.text import printable
 
 if TYPE_CHECKING:
-    from heatward.values import DetectorInfo
+    from heatward.values import DetectorInfo, MeasuredRates
 
 __all__ = ["bundle_lines", "server_lines"]
 
@@ -41,7 +41,13 @@ def server_lines(info: DetectorInfo) -> str:
         f"an image, {limits.max_batch} images a batch",
     }
     points = {point.false_positive_rate: point.threshold for point in info.operating_points}
-    return _text([*_pairs(pairs), *_points(points), *_table([dataclasses.asdict(rates) for rates in info.measured])])
+    return _text([*_pairs(pairs), *_points(points), *_table([_rates(rates) for rates in info.measured])])
+
+
+def _rates(rates: MeasuredRates) -> dict[str, Any]:
+    """A row of the table, the number of images behind the attack's name."""
+    row = dataclasses.asdict(rates)
+    return {"attack": row.pop("attack"), "n": row.pop("images"), **row}
 
 
 def bundle_lines(path: str, manifest: Mapping[str, Any]) -> str:

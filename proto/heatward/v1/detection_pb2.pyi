@@ -224,18 +224,20 @@ class OperatingPoint(_message.Message):
     def __init__(self, false_positive_rate: _Optional[float] = ..., threshold: _Optional[float] = ...) -> None: ...
 
 class MeasuredRates(_message.Message):
-    __slots__ = ("attack", "auroc", "tpr_at_1_percent", "tpr_at_5_percent", "recovery")
+    __slots__ = ("attack", "auroc", "tpr_at_1_percent", "tpr_at_5_percent", "recovery", "images")
     ATTACK_FIELD_NUMBER: _ClassVar[int]
     AUROC_FIELD_NUMBER: _ClassVar[int]
     TPR_AT_1_PERCENT_FIELD_NUMBER: _ClassVar[int]
     TPR_AT_5_PERCENT_FIELD_NUMBER: _ClassVar[int]
     RECOVERY_FIELD_NUMBER: _ClassVar[int]
+    IMAGES_FIELD_NUMBER: _ClassVar[int]
     attack: str
     auroc: float
     tpr_at_1_percent: float
     tpr_at_5_percent: float
     recovery: float
-    def __init__(self, attack: _Optional[str] = ..., auroc: _Optional[float] = ..., tpr_at_1_percent: _Optional[float] = ..., tpr_at_5_percent: _Optional[float] = ..., recovery: _Optional[float] = ...) -> None: ...
+    images: int
+    def __init__(self, attack: _Optional[str] = ..., auroc: _Optional[float] = ..., tpr_at_1_percent: _Optional[float] = ..., tpr_at_5_percent: _Optional[float] = ..., recovery: _Optional[float] = ..., images: _Optional[int] = ...) -> None: ...
 
 class Limits(_message.Message):
     __slots__ = ("max_image_bytes", "max_image_pixels", "max_batch", "max_top_k", "max_message_bytes")

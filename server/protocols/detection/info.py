@@ -64,6 +64,7 @@ def _measured(measured: Mapping[str, Any]) -> list[pb.MeasuredRates]:
             tpr_at_1_percent=_number(attack, "tpr", "0.01", "value"),
             tpr_at_5_percent=_number(attack, "tpr", "0.05", "value"),
             recovery=_number(attack, "recovery", "all", "top1", "value"),
+            images=_count(attack, "auroc", "count"),
         )
         for attack in (attacks if isinstance(attacks, list) else [])
     ]
@@ -73,6 +74,11 @@ def _at(tree: Any, *path: str) -> Any:
     for key in path:
         tree = tree.get(key) if isinstance(tree, dict) else None
     return tree
+
+
+def _count(tree: Any, *path: str) -> int | None:
+    value = _at(tree, *path)
+    return value if isinstance(value, int) and value >= 0 else None
 
 
 def _number(tree: Any, *path: str) -> float | None:
