@@ -127,7 +127,7 @@ class Guard(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc ships no type
     async def _server_ready(
         self, request: kserve.ServerReadyRequest, data: bytes, context: grpc.aio.ServicerContext
     ) -> bytes:
-        """Ready are we where upstream is, too."""
+        """This server is ready where upstream is ready, too."""
         own = await self._own.ServerReady(request, context)
         if own.ready:
             try:
