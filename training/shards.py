@@ -3,14 +3,13 @@
 A shard lies at `work/<stage>/<split>/<label>/00000.safetensors` and carries, in its header, the digest of everything
 that decides its bytes (settings, seed, sources, the shard it was made from). A shard is finished if the file is there
 and its digest is the expected one: a killed run goes on where it stopped, and changed settings redo what they touch
-and nothing else. Files are written under another name, flushed to disk, then renamed.
+and nothing else.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 import random
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,6 +22,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from detector.errors import DataError
+from detector.files import TEMPORARY, write_file
 
 __all__ = [
     "derived_seed",
@@ -36,12 +36,10 @@ __all__ = [
     "rows_of",
     "seed_everything",
     "shard_path",
-    "write_file",
     "write_json",
     "write_shard",
 ]
 
-TEMPORARY = ".partial"
 # safetensors keeps its header's metadata in an unordered map: one key alone gives the same bytes every time
 DIGEST_KEY = "heatward-digest"
 
@@ -153,18 +151,7 @@ def write_json(path: Path, value: Any) -> None:
     write_file(path, (json.dumps(value, indent=2, sort_keys=True, default=str) + "\n").encode())
 
 
-def write_file(path: Path, content: bytes) -> None:
-    """Write a file so that whoever looks at `path` sees the old content or the new one, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + TEMPORARY)
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-
-
 def remove_temporary(work: Path) -> None:
     """Remove what a killed run left half written."""
-    for path in sorted(work.rglob("*" + TEMPORARY)):
+    for path in sorted(work.rglob(f".*{TEMPORARY}")):
         path.unlink(missing_ok=True)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import lzma
 import os
-import secrets
 import shutil
 import stat
 import struct
@@ -16,8 +15,10 @@ import zipfile
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
+from typing import BinaryIO
 
 from detector.errors import BundleDamagedError, BundleError, BundleForeignError
+from detector.files import replacing, temporary_name, write_file
 
 __all__ = ["LIMITS", "MANIFEST", "ZIP_SUFFIX", "read_files", "write_files"]
 
@@ -71,17 +72,17 @@ def write_files(path: Path, contents: Mapping[str, bytes]) -> None:
     Raises:
         BundleError: `path` is a directory that holds something else.
     """
+    if path.suffix == ZIP_SUFFIX:
+        with replacing(path) as stream:
+            _write_zip(stream, contents)
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    temporary = temporary_name(path)
     try:
-        if path.suffix == ZIP_SUFFIX:
-            _write_zip(temporary, contents)
-            os.replace(temporary, path)
-        else:
-            _write_directory(temporary, contents)
-            _swap(temporary, path)
+        _write_directory(temporary, contents)
+        _swap(temporary, path)
     finally:
-        temporary.unlink(missing_ok=True) if temporary.is_file() else shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _read(path: Path, limit: int) -> bytes:
@@ -137,25 +138,18 @@ def _check(member: zipfile.ZipInfo, path: Path) -> None:
         )
 
 
-def _write_zip(path: Path, contents: Mapping[str, bytes]) -> None:
-    with path.open("xb") as stream:
-        with zipfile.ZipFile(stream, "w", zipfile.ZIP_STORED) as archive:
-            for name in sorted(contents):
-                member = zipfile.ZipInfo(name, _EPOCH)
-                member.create_system = 3  # Unix, on every system
-                member.external_attr = (stat.S_IFREG | 0o644) << 16
-                archive.writestr(member, contents[name])
-        stream.flush()
-        os.fsync(stream.fileno())
+def _write_zip(stream: BinaryIO, contents: Mapping[str, bytes]) -> None:
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_STORED) as archive:
+        for name in sorted(contents):
+            member = zipfile.ZipInfo(name, _EPOCH)
+            member.create_system = 3  # Unix, on every system
+            member.external_attr = (stat.S_IFREG | 0o644) << 16
+            archive.writestr(member, contents[name])
 
 
 def _write_directory(path: Path, contents: Mapping[str, bytes]) -> None:
-    path.mkdir()
     for name, data in contents.items():
-        with (path / name).open("xb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
+        write_file(path / name, data)
 
 
 def _swap(new: Path, path: Path) -> None:

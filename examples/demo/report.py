@@ -13,12 +13,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from detector.files import write_file
 from detector.text import printable
 from examples.demo.images import CLEAN, Case
 from training.evaluation.examples import pixels
 from training.evaluation.pictures import Row, draw_rows, png
 from training.pages import Grid, data_url, render
-from training.shards import write_file
 
 __all__ = ["Answer", "Total", "latency_ms", "picture_rows", "show", "totals", "write_report"]
 

@@ -55,12 +55,12 @@ def run(argv: Sequence[str] | None = None) -> int:
 
     from detector.bundle import EMBEDDED
     from detector.detector import Detector
+    from detector.files import write_file
     from detector.images import decode
     from forensics.explain.compute import check_layer, explain
     from forensics.explain.figure import render_png
     from forensics.explain.page import render_page
     from training.progress import make_progress
-    from training.shards import write_file
 
     torch.set_num_threads(arguments.threads)
     bundle = arguments.bundle or EMBEDDED

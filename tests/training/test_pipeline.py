@@ -92,7 +92,7 @@ def test_killed_in_every_stage_gives_the_same_bundle(source: Path, uninterrupted
         done = now
     pipeline.run(configure(source, tmp_path), SilentProgress())
     assert snapshot(tmp_path / "work") == done
-    assert not list(tmp_path.rglob("*.partial"))
+    assert not list((tmp_path / "work").rglob(".*.tmp"))
     for path in sorted((uninterrupted / "work").rglob("*.safetensors")):
         again = tmp_path / "work" / path.relative_to(uninterrupted / "work")
         assert again.read_bytes() == path.read_bytes(), path

@@ -23,9 +23,9 @@ from PIL import Image
 
 from detector.cpus import available_cpus
 from detector.errors import DataError
+from detector.files import write_file
 from training.data.sources import Item, Source
 from training.progress import Progress
-from training.shards import write_file
 
 __all__ = ["Copies", "Memory", "divide", "groups_of", "sign"]
 

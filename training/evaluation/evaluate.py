@@ -15,6 +15,7 @@ import heatward
 import numpy as np
 
 from detector.detector import Detector
+from detector.files import write_file
 from training.config import CLEAN, TrainingConfig
 from training.evaluation import measures
 from training.evaluation.examples import examples, worst_examples
@@ -25,7 +26,7 @@ from training.evaluation.result import HEATWARD, AttackResult, ClassifierResult,
 from training.evaluation.scores import Scored, by_network, by_runner_up, from_evidence, read_attempts
 from training.evaluation.tables import markdown
 from training.progress import Progress, SilentProgress
-from training.shards import list_shards, write_file
+from training.shards import list_shards
 
 __all__ = ["DETECTORS", "run"]
 

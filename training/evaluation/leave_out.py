@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from detector.errors import ConfigError
+from detector.files import write_file
 from training.config import CLEAN, AttackSpec, Split, TrainingConfig
 from training.evaluation import measures
 from training.evaluation.leave_out_result import (
@@ -40,7 +41,7 @@ from training.evaluation.tables import render
 from training.fitting.networks import fit_networks, load_networks, results
 from training.job import Job
 from training.resume import ShardResults
-from training.shards import digest, digest_of, list_shards, read_shard, write_file, write_shard
+from training.shards import digest, digest_of, list_shards, read_shard, write_shard
 
 __all__ = ["check", "run"]
 

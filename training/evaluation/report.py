@@ -11,13 +11,13 @@ from pathlib import Path
 
 from rich.table import Table
 
+from detector.files import write_file
 from training.drawing import Figure
 from training.evaluation import plots
 from training.evaluation.pictures import Row, draw_rows, png
 from training.evaluation.result import HEATWARD, AttackResult, EvaluationResult
 from training.evaluation.tables import corruption_tables, few, percent, row_name, share, size, use_table
 from training.pages import SHARED, Grid, data_url, render
-from training.shards import write_file
 
 __all__ = ["write_report"]
 

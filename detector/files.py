@@ -1,0 +1,45 @@
+"""Bytes → **a file, whole or not at all**: written beside it under another name, flushed to disk, then renamed."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+__all__ = ["TEMPORARY", "replacing", "temporary_name", "write_file"]
+
+TEMPORARY = ".tmp"
+"""How the name ends that a file or folder has while it is written; it begins with a dot."""
+
+
+def temporary_name(path: Path) -> Path:
+    """A hidden name beside `path` that nobody else uses."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}{TEMPORARY}")
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A stream whose content is at `path` when the context ends; where that fails, what was there stays.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = temporary_name(path)
+    try:
+        with temporary.open("xb") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Writes a file so that whoever looks at `path` sees the old content or the new one, never a part."""
+    with replacing(path) as stream:
+        stream.write(content)
