@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
 from pydantic_settings import (
     BaseSettings,
     CliPositionalArg,
@@ -18,6 +19,7 @@ from pydantic_settings import (
 
 from detector.cpus import available_cpus
 from detector.images import ImageLimits
+from detector.load import SECRET
 from server.addresses import without_brackets
 
 __all__ = ["PREFIX", "ServerConfig"]
@@ -58,7 +60,12 @@ class ServerConfig(BaseSettings):
     """Settings of `heatward serve`."""
 
     model_config = SettingsConfigDict(
-        env_prefix=PREFIX, extra="forbid", frozen=True, cli_kebab_case=True, allow_inf_nan=False
+        env_prefix=PREFIX,
+        env_parse_none_str="null",
+        extra="forbid",
+        frozen=True,
+        cli_kebab_case=True,
+        allow_inf_nan=False,
     )
 
     bundle: CliPositionalArg[Path | None] = Field(
@@ -225,7 +232,7 @@ class ServerConfig(BaseSettings):
             if not value.strip():
                 raise ValueError("expected a path; null or nothing at all for none")
             if "\n" in value or "\0" in value or "-----BEGIN" in value:
-                raise ValueError("expected the path of a file, but came what a file may hold")
+                raise PydanticCustomError(SECRET, "expected the path of a file, but came what a file may hold")
         return value
 
     @field_validator("host")
@@ -260,12 +267,7 @@ class ServerConfig(BaseSettings):
 
     @classmethod
     def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
+        cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource, **_others: Any
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Takes what it is given and nothing else: `load_config` does the merging."""
         return (init_settings,)

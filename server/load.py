@@ -1,31 +1,24 @@
 """The command line, the environment and a TOML file, in this order of precedence → **a validated `ServerConfig`**.
 
 In: `argv`, `HEATWARD_SERVE_…` variables, the file that `--config` names. An unknown key, wherever it stands, is a
-`ConfigError` that names its nearest neighbour. Variables that Kubernetes made of a Service are passed over.
+`ConfigError` that names its nearest neighbour.
 """
 
 from __future__ import annotations
 
-import os
-import re
-import tomllib
 from argparse import ArgumentParser
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from pydantic import ValidationError
-from pydantic_settings import CliSettingsSource, EnvSettingsSource, SettingsError
+from pydantic_settings import CliSettingsSource
 
 from detector.errors import ConfigError
-from detector.service_variables import service_variables
-from detector.text import nearest, plain, printable
+from detector.load import environment, load_settings
+from detector.text import nearest, printable
 from server.config import PREFIX, ServerConfig
 
 __all__ = ["load_config"]
-
-USER = re.compile(r"((?<=//)|^)[^/\s]+(?=@)")
-"""What stands before a host may be a password."""
 
 
 class _Parser(ArgumentParser):
@@ -66,53 +59,12 @@ def load_config(argv: Sequence[str]) -> ServerConfig:
     source: CliSettingsSource[Any] = CliSettingsSource(ServerConfig, root_parser=parser, cli_hide_none_type=True)
     parser.add_argument("--config", type=Path, metavar="FILE", help="TOML file with any of these settings")
     arguments = parser.parse_args(list(argv))
-    file = _read_toml(arguments.config) if arguments.config else {}
-    try:
-        return ServerConfig(**{**file, **_environment(), **source(parsed_args=arguments)()})
-    except SettingsError as error:
-        raise ConfigError(printable(str(error), 300)) from None
-    except ValidationError as error:
-        raise ConfigError(_said(error)) from None
-
-
-def _said(error: ValidationError) -> str:
-    """The first fault, on one line."""
-    first = error.errors()[0]
-    key = ".".join(printable(str(part)) for part in first["loc"])
-    message = first["msg"].removeprefix("Value error, ")
-    value = first["input"]
-    if value is None or "what a file may hold" in message:
-        return f"{key}: {message}"
-    shown = USER.sub("…", value[:1000]) if isinstance(value, str) else str(value)
-    quote = "'" * isinstance(value, str)
-    return f"{key} = {quote}{printable(shown)}{quote}: {message[:1].lower()}{message[1:]}"
-
-
-def _environment() -> dict[str, Any]:
-    made_by_services = {name.lower() for name in service_variables(os.environ, PREFIX)}
-    source = EnvSettingsSource(ServerConfig, env_parse_none_str="null")
-    source.env_vars = {name: value for name, value in source.env_vars.items() if name.lower() not in made_by_services}
-    prefix = PREFIX.lower()
-    known = [name.lower().removeprefix(prefix) for name in source.env_vars if name.lower().startswith(prefix)]
-    _refuse_unknown(known, "the environment")
-    return source()
-
-
-def _read_toml(path: Path) -> Mapping[str, Any]:
-    try:
-        content = tomllib.loads(plain(path.read_bytes()).decode())
-    except OSError as error:
-        raise ConfigError(f"cannot read the configuration {path}: {error.strerror}") from error
-    except ValueError as error:
-        raise ConfigError(f"the configuration {path} is no TOML: {printable(str(error), 300)}") from error
-    _refuse_unknown(content, str(path))
-    return {name: None if value == "null" else value for name, value in content.items()}
-
-
-def _refuse_unknown(keys: Iterable[str], where: str) -> None:
-    for key in keys:
-        if key not in ServerConfig.model_fields:
-            raise ConfigError(f"unknown key {_named(key, list(ServerConfig.model_fields))} in {where}")
+    prefix, known = PREFIX.lower(), list(ServerConfig.model_fields)
+    for name in environment(ServerConfig).env_vars:
+        key = name.lower().removeprefix(prefix)
+        if name.lower().startswith(prefix) and key not in known:
+            raise ConfigError(f"unknown key {_named(key, known)} in the environment")
+    return load_settings(ServerConfig, source(parsed_args=arguments)(), arguments.config)
 
 
 def _named(word: str, known: list[str]) -> str:

@@ -17,7 +17,7 @@ PACKAGES = {
 
 # A room of detector/ may import what stands on its own line or above it.
 DETECTOR = (
-    {"errors", "text", "files", "cpus", "malloc", "service_variables", "settings"},
+    {"errors", "text", "files", "cpus", "malloc", "service_variables", "settings", "load"},
     {"spec", "images", "architectures"},
     {"classifier"},
     {"heatmaps"},

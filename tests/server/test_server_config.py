@@ -48,7 +48,7 @@ def test_unknown_key_names_its_nearest_neighbour(tmp_path: Path, monkeypatch: py
         load_config(["--max-bacth", "3"])
     file = tmp_path / "serve.toml"
     file.write_text("lingerms = 3\n")
-    with pytest.raises(ConfigError, match=r"'lingerms'; did you mean 'linger_ms'.*serve\.toml"):
+    with pytest.raises(ConfigError, match=r"serve\.toml: unknown key 'lingerms'; did you mean 'linger_ms'"):
         load_config(["--config", str(file)])
     monkeypatch.setenv("HEATWARD_SERVE_THREAD", "3")
     with pytest.raises(ConfigError, match=r"'thread'; did you mean 'threads'.*environment"):

@@ -85,7 +85,7 @@ def test_flags_win_over_environment_over_file(minimal: Path, monkeypatch: pytest
 
 
 def test_value_out_of_range_names_the_key(minimal: Path) -> None:
-    with pytest.raises(ConfigError, match=r"batch_size: .*greater than or equal to 1"):
+    with pytest.raises(ConfigError, match=r"batch_size = 0: .*greater than or equal to 1"):
         load_config(minimal, {"batch_size": 0})
 
 
@@ -97,7 +97,7 @@ def test_value_out_of_range_names_the_key(minimal: Path) -> None:
         (('label = "square"', 'label = "../up"'), "label"),
         (('family = "one-step"', 'family = "one-step"\ntrain = false'), "no attack has train = true"),
         (("input_size = [32, 32]", ""), "'classifier.input_size' is missing"),
-        (("[images]", "[images"), "is not TOML"),
+        (("[images]", "[images"), "is no TOML"),
     ],
 )
 def test_mistakes_are_refused(minimal: Path, change: tuple[str, str], expected: str) -> None:
@@ -140,7 +140,7 @@ def test_limits_may_differ_by_split() -> None:
 
 def test_command_line_explains_itself(minimal: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.train(["--config", str(tmp_path / "none.toml")]) == 2
-    assert "does not exist" in capsys.readouterr().err
+    assert "none.toml: No such file" in capsys.readouterr().err
     assert cli.train(["--config", str(minimal), "--set", "fitt.epochs=1"]) == 2
     assert "did you mean 'fit'" in capsys.readouterr().err
     assert cli.train(["--config", str(minimal), "--set", "fit"]) == 2
@@ -166,7 +166,7 @@ def test_a_long_value_is_not_repeated(minimal: Path) -> None:
 
 
 def test_a_folder_in_place_of_the_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="cannot be read: Is a directory"):
+    with pytest.raises(ConfigError, match=r"cannot read .*: Is a directory"):
         load_config(tmp_path)
 
 

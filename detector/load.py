@@ -1,0 +1,117 @@
+"""Flags, environment variables and a TOML file, in this order of precedence → **validated settings**.
+
+Variables that Kubernetes made of a Service are passed over. Whatever is wrong is a `ConfigError` on one short line: an
+unknown key with its nearest neighbour, a value with what was expected of it, and none that may be a secret.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+from pydantic import BaseModel, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    InitSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsError,
+)
+
+from detector.errors import ConfigError
+from detector.service_variables import service_variables
+from detector.text import nearest, plain, printable
+
+__all__ = ["SECRET", "environment", "load_settings"]
+
+S = TypeVar("S", bound=BaseSettings)
+
+SECRET = "secret"
+"""Type of a `PydanticCustomError` whose value must not be shown."""
+USER = re.compile(r"((?<=//)|^)[^/\s]+(?=@)")
+"""What stands before a host may be a password."""
+
+
+def load_settings(kind: type[S], flags: Mapping[str, Any], file: Path | None = None) -> S:
+    """Merges flags over the environment over the file.
+
+    Args:
+        kind: The settings; its `env_prefix` begins the names of their variables.
+        flags: From the command line.
+        file: In TOML. Where the settings have an `env_parse_none_str`, it stands for None there, too.
+
+    Raises:
+        ConfigError: The file cannot be read, a key is unknown or a value is out of range.
+    """
+    content = {} if file is None else _read_toml(file)
+    null = kind.model_config.get("env_parse_none_str")
+    content = {key: None if null is not None and value == null else value for key, value in content.items()}
+
+    class Loaded(kind):  # type: ignore[valid-type,misc]
+        __doc__ = kind.__doc__
+
+        @classmethod
+        def settings_customise_sources(
+            cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource, **_others: Any
+        ) -> tuple[PydanticBaseSettingsSource, ...]:
+            return init_settings, environment(settings_cls), InitSettingsSource(settings_cls, content)
+
+    try:
+        loaded: S = Loaded(**flags)
+    except ValidationError as error:
+        in_file = content.keys() - flags.keys()
+        lines = [_explain(problem, kind, f"{file}: ", in_file) for problem in error.errors()]
+        raise ConfigError("; ".join(lines)) from None
+    except SettingsError as error:
+        raise ConfigError(f"environment: {printable(str(error), 300)}") from None
+    return loaded
+
+
+def environment(kind: type[BaseSettings]) -> EnvSettingsSource:
+    """The variables of these settings, without those of Services."""
+    source = EnvSettingsSource(kind)
+    services = {name.lower() for name in service_variables(os.environ, kind.model_config.get("env_prefix", ""))}
+    source.env_vars = {name: value for name, value in source.env_vars.items() if name.lower() not in services}
+    return source
+
+
+def _read_toml(file: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(plain(file.read_bytes()).decode())
+    except OSError as error:
+        raise ConfigError(f"cannot read the configuration {file}: {error.strerror}") from error
+    except ValueError as error:
+        raise ConfigError(f"the configuration {file} is no TOML: {printable(str(error), 300)}") from error
+
+
+def _explain(problem: Any, kind: type[BaseModel], file: str, in_file: set[str]) -> str:
+    place, value = problem["loc"], problem["input"]
+    key = ".".join(printable(str(part)) for part in place)
+    where = file if place and place[0] in in_file else ""
+    if problem["type"] == "extra_forbidden":
+        return f"{where}unknown key '{key}'{nearest(str(place[-1]), _known_keys(kind, place[:-1]), cutoff=0.0)}"
+    if problem["type"] == "missing":
+        return f"{where}'{key}' is missing"
+    message = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] != SECRET and isinstance(value, str | int | float):
+        shown = printable(USER.sub("…", value[:1000]) if isinstance(value, str) else str(value))
+        key += f" = '{shown}'" if isinstance(value, str) else f" = {shown}"
+    return f"{where}{key}: {message[:1].lower()}{message[1:]}" if key else message
+
+
+def _known_keys(model: type[BaseModel], place: tuple[int | str, ...]) -> list[str]:
+    for part in place:
+        if isinstance(part, int) or part not in model.model_fields:
+            continue
+        candidates = [model.model_fields[part].annotation]
+        while candidates:
+            candidate = candidates.pop()
+            if isinstance(candidate, type) and issubclass(candidate, BaseModel):
+                model = candidate
+                break
+            candidates.extend(get_args(candidate))
+    return list(model.model_fields)
