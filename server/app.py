@@ -126,7 +126,9 @@ class App:
         self._statistics = Statistics()
         self._traces = open_traces(config.otlp_endpoint)
         devices = devices_of(config.device)
-        observers = Observers(self.metrics, self._traces, self._statistics)
+        observers = Observers(self.metrics, self._statistics)
+        if self._traces is not None:
+            observers.add(self._traces)
         self.batcher = Batcher(
             engines=len(devices),
             capacity=config.queue_items,
@@ -153,13 +155,11 @@ class App:
         self.reloader = Reloader(config, load, loader, self._registry, self.metrics.reload, self.metrics.serves)
         self._shadow = Shadow(self._registry, self._pipeline, config.default_deadline_s, self.metrics.shadowed)
         observers.add(self._shadow)
-        self.rpcs = RpcContexts(config.default_deadline_s, (self.metrics, self._traces))
+        self.rpcs = RpcContexts(config.default_deadline_s, observers)
         self._streams = Streams()
-        self._service = DetectionService(config, self._registry, self._pipeline, self.rpcs, self._streams)
         self._health = Health(self.metrics.ready)
-        inference = InferenceService(
-            config, self._registry, self._pipeline, self.rpcs, lambda: self._health.ready, self._statistics
-        )
+        parts = config, self._registry, self._pipeline, self.rpcs, self._streams
+        inference = InferenceService(*parts, lambda: self._health.ready, self._statistics)
         self.metrics.watch(lambda: self.batcher.pending, lambda: self.rpcs.in_flight)
         self._credentials = credentials(config, self.metrics.reload)
         interceptors: list[grpc.aio.ServerInterceptor] = [
@@ -170,24 +170,15 @@ class App:
         self._server = grpc.aio.server(
             interceptors=interceptors, options=channel_options(config), compression=COMPRESSION[config.compression]
         )
-        detection_pb2_grpc.add_DetectionServiceServicer_to_server(self._service, self._server)  # type: ignore[no-untyped-call]
+        detection_pb2_grpc.add_DetectionServiceServicer_to_server(DetectionService(*parts), self._server)  # type: ignore[no-untyped-call]
         self._upstream = Upstream(config) if config.upstream else None
         if self._upstream is not None:  # in front of `inference`: the first handler that knows a method answers
-            guard = Guard(
-                config,
-                self._registry,
-                self._pipeline,
-                self.rpcs,
-                self.metrics.guarded,
-                inference,
-                self._upstream,
-                self._streams,
-            )
+            guard = Guard(*parts, self.metrics.guarded, inference, self._upstream)
             self._server.add_generic_rpc_handlers((guard,))
         grpc_service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(inference, self._server)  # type: ignore[no-untyped-call]
         if config.admin:
             admin_pb2_grpc.add_AdminServiceServicer_to_server(  # type: ignore[no-untyped-call]
-                AdminService(self.reloader, self._registry, self.rpcs), self._server
+                AdminService(*parts, self.reloader), self._server
             )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         contracts = [detection_pb2.DESCRIPTOR, *([admin_pb2.DESCRIPTOR] if config.admin else [])]
@@ -274,7 +265,8 @@ class App:
         self._shadow.close()
         self._pipeline.close()
         await asyncio.to_thread(self.engines.join, CLOSE_S)
-        await asyncio.to_thread(self._traces.close)
+        if self._traces is not None:
+            await asyncio.to_thread(self._traces.close)
         self._endpoints.close()
 
 

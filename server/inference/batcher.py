@@ -58,7 +58,7 @@ class Batcher:
         self._clock = clock
         self._changed = threading.Condition()
         self._loop = asyncio.get_running_loop()
-        self._queue: FairQueue[InferenceRequest] = FairQueue()
+        self._queue: FairQueue = FairQueue()
         self._held = self._bytes = 0
         self._busy_until_s = [-math.inf] * engines  # when the batch that each took last should end
         self._admission = Admission(engines, clock())

@@ -9,43 +9,25 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 from collections import Counter
 from collections.abc import Iterator
-from typing import Generic, Protocol, TypeVar
 
-__all__ = ["HIGH", "LOW", "NORMAL", "FairQueue", "Waiting"]
+from server.inference.request import HIGH, LOW, NORMAL, InferenceRequest
 
-LOW, NORMAL, HIGH = 0, 1, 2
-"""Priorities."""
+__all__ = ["FairQueue"]
 
 
-class Waiting(Protocol):
-    """What waits."""
-
-    @property
-    def client(self) -> str: ...
-
-    @property
-    def priority(self) -> int: ...
-
-    @property
-    def turn(self) -> tuple[float, int]:
-        """Among the works of one client and priority, the smallest goes first; no two are equal."""
-
-
-W = TypeVar("W", bound=Waiting)
-
-
-class FairQueue(Generic[W]):
+class FairQueue:
     """Works in their order, and the places that clients hold, for works that are still to come too. Not thread-safe."""
 
     def __init__(self) -> None:
-        self._lines: dict[int, dict[str, list[W]]] = {HIGH: {}, NORMAL: {}, LOW: {}}  # clients in turn, works sorted
+        # By priority: clients in turn, each with its works sorted.
+        self._lines: dict[int, dict[str, list[InferenceRequest]]] = {HIGH: {}, NORMAL: {}, LOW: {}}
         self._places: Counter[tuple[int, str]] = Counter()
         self._count = 0
 
     def __len__(self) -> int:
         return self._count
 
-    def __iter__(self) -> Iterator[W]:
+    def __iter__(self) -> Iterator[InferenceRequest]:
         """A work of each client, in the order of their turns, then the clients' second works, …, by priority."""
         for lines in self._lines.values():
             for rank in range(max(map(len, lines.values()), default=0)):
@@ -53,22 +35,22 @@ class FairQueue(Generic[W]):
                     if rank < len(line):
                         yield line[rank]
 
-    def reserve(self, work: W) -> None:
+    def reserve(self, work: InferenceRequest) -> None:
         """Counts a place for work that is to come."""
         self._places[work.priority, work.client] += 1
 
-    def release(self, work: W) -> None:
+    def release(self, work: InferenceRequest) -> None:
         """Gives its place back."""
         key = work.priority, work.client
         self._places[key] -= 1
         if not self._places[key]:
             del self._places[key]
 
-    def add(self, work: W) -> None:
+    def add(self, work: InferenceRequest) -> None:
         insort(self._lines[work.priority].setdefault(work.client, []), work, key=_turn)
         self._count += 1
 
-    def remove(self, work: W, *, served: bool = False) -> bool:
+    def remove(self, work: InferenceRequest, *, served: bool = False) -> bool:
         """Whether it was there; a client that was `served` goes to the end."""
         lines = self._lines[work.priority]
         line = lines.get(work.client, [])
@@ -83,7 +65,7 @@ class FairQueue(Generic[W]):
             lines[work.client] = line
         return True
 
-    def ahead(self, work: W) -> int:
+    def ahead(self, work: InferenceRequest) -> int:
         """How many images would go before this one, which is to come."""
         line = self._lines[work.priority].get(work.client, [])
         to_come = self._places[work.priority, work.client] - len(line)
@@ -95,7 +77,7 @@ class FairQueue(Generic[W]):
         )
         return own + sum(others)
 
-    def displaced_by(self, work: W) -> W | None:
+    def displaced_by(self, work: InferenceRequest) -> InferenceRequest | None:
         """Who gives up its place for this one: the last in the longest line, if that is longer than the newcomer's."""
         if not self._places:
             return None
@@ -106,5 +88,5 @@ class FairQueue(Generic[W]):
         return line[-1] if line and fair else None
 
 
-def _turn(work: Waiting) -> tuple[float, int]:
+def _turn(work: InferenceRequest) -> tuple[float, int]:
     return work.turn

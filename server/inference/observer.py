@@ -1,14 +1,31 @@
-"""What stands beside the road of an image and may look: it is told what happens, and changes nothing."""
+"""What stands beside the road of a call and its images, and may look: it is told what happens, and changes nothing."""
 
 from __future__ import annotations
 
-from server.inference.request import InferenceRequest, InferenceResult, RequestContext
+from collections.abc import Callable, Iterable, Mapping
 
-__all__ = ["Observer", "Observers"]
+from server.inference.context import RequestContext
+from server.inference.request import InferenceRequest, InferenceResult
+
+__all__ = ["Headers", "Observer", "Observers"]
+
+Headers = Callable[[], Iterable[tuple[str, str | bytes]] | None]
+"""Gives the metadata that a call came with."""
 
 
 class Observer:
-    """It is told of requests and batches; one overrides what it wants to hear."""
+    """It is told of calls, requests and batches; one overrides what it wants to hear."""
+
+    def call_began(self, context: RequestContext, path: str, headers: Headers) -> Mapping[str, str]:
+        """A call of this method, package.Service/Method, has come.
+
+        Returns:
+            What every line in the log of this call should say.
+        """
+        return {}
+
+    def call_ended(self, context: RequestContext, method: str, code: str, seconds: float) -> None:
+        """A call ended with this gRPC status."""
 
     def finished(self, request: InferenceRequest, result: InferenceResult) -> None:
         """A request has its result. Called on the event loop."""
@@ -31,6 +48,16 @@ class Observers(Observer):
 
     def add(self, observer: Observer) -> None:
         self._observers.append(observer)
+
+    def call_began(self, context: RequestContext, path: str, headers: Headers) -> Mapping[str, str]:
+        labels: dict[str, str] = {}
+        for each in self._observers:
+            labels |= each.call_began(context, path, headers)
+        return labels
+
+    def call_ended(self, context: RequestContext, method: str, code: str, seconds: float) -> None:
+        for each in self._observers:
+            each.call_ended(context, method, code, seconds)
 
     def finished(self, request: InferenceRequest, result: InferenceResult) -> None:
         for each in self._observers:

@@ -21,9 +21,10 @@ from numpy.typing import NDArray
 from server.config import ServerConfig
 from server.errors import ExpiredError
 from server.inference.batcher import Batcher
+from server.inference.context import RequestContext
 from server.inference.observer import Observer
 from server.inference.overlay import overlay_png
-from server.inference.request import InferenceRequest, InferenceResult, Outcome, RequestContext
+from server.inference.request import InferenceRequest, InferenceResult, Outcome
 
 __all__ = ["Pipeline"]
 

@@ -12,18 +12,19 @@ import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from detector.detector import Verdict
-from server.access.tokens import Quota
-from server.inference.fair_queue import NORMAL
+from server.inference.context import RequestContext
 from server.inference.image import ImageSource
 from server.models.served_model import ServedModel
 
-__all__ = ["InferenceRequest", "InferenceResult", "Outcome", "RequestContext", "State"]
+__all__ = ["HIGH", "LOW", "NORMAL", "InferenceRequest", "InferenceResult", "Outcome", "State"]
+
+LOW, NORMAL, HIGH = 0, 1, 2
+"""Priorities."""
 
 _number = itertools.count()
 
@@ -39,27 +40,6 @@ class State(IntEnum):
     TAKEN = 3
     """It has left the queue: an engine computes it, or nobody will."""
     FINISHED = 4
-
-
-class RequestContext(Protocol):
-    """What the requests of one call share."""
-
-    @property
-    def request_id(self) -> str: ...
-
-    @property
-    def client(self) -> str: ...
-
-    @property
-    def quota(self) -> Quota:
-        """It is asked where each image starts."""
-
-    @property
-    def notes(self) -> dict[str, Any]:
-        """What observers keep for the length of the call."""
-
-    def expires_s(self, now_s: float, timeout_ms: int) -> float:
-        """When an image that arrives now is given up; `timeout_ms` is its own limit, 0 for none."""
 
 
 @dataclass(slots=True)

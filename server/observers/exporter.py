@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import re
+from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
 from detector.errors import ConfigError
-from server.observers.traces import Traces
+
+if TYPE_CHECKING:
+    from server.observers.otel import Traces
 
 __all__ = ["open_traces"]
 
@@ -15,23 +18,23 @@ HEADERS = ("OTEL_EXPORTER_OTLP_HEADERS", "OTEL_EXPORTER_OTLP_TRACES_HEADERS")
 HEADER = re.compile(r"[\w!#$%&'*+.^`|~-]+\s*=[ !#-+\-.-:<-\[\]-~/]*", re.ASCII)  # as OpenTelemetry reads them
 
 
-def open_traces(endpoint: str) -> Traces:
-    """Traces that go to the OTLP collector at `endpoint`, http://host:4317 or https://…; "" traces nothing.
+def open_traces(endpoint: str) -> Traces | None:
+    """Traces that go to the OTLP collector at `endpoint`, http://host:4317 or https://…; "": None.
 
     Raises:
         ConfigError: The extra `trace` is not installed, or a header cannot be sent.
     """
     if not endpoint:
-        return Traces()
+        return None
     _check_headers()
     try:
-        from server.observers.otel import OtelTraces, provider
+        from server.observers.otel import Traces, provider
     except ImportError as error:
         raise ConfigError(
             f"otlp_endpoint = {endpoint!r} needs OpenTelemetry ({error}): pip install -e '.[serve,trace]', or leave "
             "otlp_endpoint out"
         ) from error
-    return OtelTraces(provider(endpoint))
+    return Traces(provider(endpoint))
 
 
 def _check_headers() -> None:

@@ -22,13 +22,12 @@ from detector.errors import HeatwardError
 from detector.scoring.calibration import FEWEST_SCORES
 from server.addresses import with_port
 from server.errors import code_of
+from server.inference.context import RequestContext
 from server.inference.observer import Observer
-from server.inference.request import InferenceRequest, InferenceResult, RequestContext
+from server.inference.request import InferenceRequest, InferenceResult
 from server.models.served_model import ServedModel
 from server.observers.drift import RATES, Drift
 from server.observers.histogram import BulkHistogram
-from server.transport.observer import RpcObserver
-from server.transport.rpc_context import RpcContext
 
 __all__ = ["Metrics"]
 
@@ -59,7 +58,7 @@ class _Registry(CollectorRegistry):
         return super().restricted_registry(names)
 
 
-class Metrics(Observer, RpcObserver):
+class Metrics(Observer):
     """The service's counters, gauges and histograms."""
 
     def __init__(self) -> None:
@@ -136,7 +135,7 @@ class Metrics(Observer, RpcObserver):
         self._pending.set_function(pending)
         self._in_flight.set_function(in_flight)
 
-    def call_ended(self, rpc: RpcContext, method: str, code: str, seconds: float) -> None:
+    def call_ended(self, rpc: RequestContext, method: str, code: str, seconds: float) -> None:
         self._request(method, code).inc()
         self._request_of(method).observe(seconds)
 

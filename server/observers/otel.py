@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Mapping
 
-import grpc
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
@@ -21,10 +21,12 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace import Span, SpanKind, StatusCode, Tracer, format_trace_id, set_span_in_context
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from server.inference.request import InferenceResult
-from server.observers.traces import Trace, Traces
+from server.errors import code_of
+from server.inference.context import RequestContext
+from server.inference.observer import Headers, Observer
+from server.inference.request import InferenceRequest, InferenceResult
 
-__all__ = ["OtelTraces", "provider"]
+__all__ = ["Trace", "Traces", "provider"]
 
 NS_PER_S = 1_000_000_000
 EXPORT_S = 3  # the end of the server waits that long for a collector that is away
@@ -32,7 +34,11 @@ FAULTS = frozenset({"UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL",
 """Status codes that are errors of a server; the others are its caller's."""
 
 
-class OtelTraces(Traces):
+NOTE = "trace"
+"""Under which a call's trace is kept in its notes."""
+
+
+class Traces(Observer):
     """Makes spans of calls and their images.
 
     Args:
@@ -44,24 +50,43 @@ class OtelTraces(Traces):
         self._tracer = provider.get_tracer("heatward")
         self._parent = TraceContextTextMapPropagator().extract
 
-    def begin(self, method: str, context: grpc.aio.ServicerContext, request_id: str) -> Trace:
-        headers = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
+    def call_began(self, context: RequestContext, path: str, headers: Headers) -> Mapping[str, str]:
+        trace = context.notes[NOTE] = self.begin(path, headers, context.request_id)
+        return {"trace_id": trace.trace_id}
+
+    def call_ended(self, context: RequestContext, method: str, code: str, seconds: float) -> None:
+        context.notes[NOTE].end(code)
+
+    def finished(self, request: InferenceRequest, result: InferenceResult) -> None:
+        request.context.notes[NOTE].image(result)
+
+    def failed(self, context: RequestContext, error: BaseException, seconds: float) -> None:
+        context.notes[NOTE].failed_image(seconds, code_of(error))
+
+    def begin(self, method: str, headers: Headers, request_id: str) -> Trace:
+        """A call has come; `method` is fully qualified: package.Service/Method."""
+        texts = {key: value for key, value in headers() or () if isinstance(value, str)}
         attributes = {"rpc.system.name": "grpc", "rpc.method": method, "heatward.request_id": request_id}
-        span = self._tracer.start_span(method, self._parent(headers), SpanKind.SERVER, attributes)
-        return _OtelTrace(self._tracer, span)
+        span = self._tracer.start_span(method, self._parent(texts), SpanKind.SERVER, attributes)
+        return Trace(self._tracer, span)
 
     def close(self) -> None:
+        """Sends what has not been sent. Blocks for seconds where the collector is away."""
         self._provider.shutdown()
 
 
-class _OtelTrace(Trace):
+class Trace:
+    """The spans of one call."""
+
     def __init__(self, tracer: Tracer, span: Span) -> None:
         self._tracer = tracer
         self._span = span
         self._inside = set_span_in_context(span)
         self.trace_id = format_trace_id(span.get_span_context().trace_id)
+        """32 hexadecimal digits."""
 
     def image(self, result: InferenceResult) -> None:
+        """An image was answered just now; where its time went stands in the result."""
         if not self._span.is_recording():  # not sampled
             return
         end_ns = time.time_ns()
@@ -84,11 +109,13 @@ class _OtelTrace(Trace):
         span.end(end_ns)
 
     def failed_image(self, seconds: float, code: str) -> None:
+        """An image was given up just now, `seconds` after it came, with this gRPC status."""
         end_ns = time.time_ns()
         span = self._tracer.start_span("image", self._inside, start_time=end_ns - round(seconds * NS_PER_S))
         _end(span, code, end_ns)
 
     def end(self, code: str) -> None:
+        """The call ended with this gRPC status."""
         _end(self._span, code)
 
 

@@ -11,12 +11,11 @@ from functools import partial
 
 from detector.errors import HeatwardError
 from server.errors import code_of
-from server.inference.fair_queue import LOW
+from server.inference.context import RequestContext
 from server.inference.observer import Observer
 from server.inference.pipeline import Pipeline
-from server.inference.request import InferenceRequest, InferenceResult, Outcome
+from server.inference.request import LOW, InferenceRequest, InferenceResult, Outcome
 from server.models.registry import ModelRegistry, Role
-from server.transport.rpc_context import RpcContext
 
 __all__ = ["Shadow"]
 
@@ -61,7 +60,7 @@ class Shadow(Observer):
             return
         rate = max(result.false_positive_rate, model.smallest_rate)
         again = InferenceRequest(model, request.source, rate, priority=LOW)
-        context = RpcContext(request.context.request_id, None, self._deadline_s)
+        context = RequestContext(request.context.request_id, None, self._deadline_s)
         self._open.add(again)
         self._pipeline.start([0], lambda _: again, context, partial(self._compare, result, again), observed=False)
 

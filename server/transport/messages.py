@@ -15,10 +15,9 @@ from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import grpc
-from google.protobuf.message import DecodeError
 
-from server.errors import MessageSizeError, RequestError, ServiceError
-from server.transport.parts import refuse_crowds
+from server.errors import MessageSizeError, ServiceError
+from server.transport.parts import parsed
 from server.transport.rpc_contexts import RpcContexts
 
 __all__ = ["OPTIONS", "Messages"]
@@ -67,26 +66,28 @@ class Messages(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc ships 
         async def read(data: bytes) -> Any:
             if data.startswith(COMPRESSED):  # on another thread: the longest takes a good part of a second
                 data = await asyncio.to_thread(self._inflated, data)
-            return _parsed(parse, data, self._most_parts)
+            return parsed(parse, data, self._most_parts)
+
+        async def read_all(messages: AsyncIterable[bytes]) -> AsyncIterator[Any]:
+            async for data in messages:  # what is wrong is raised where it is read, which is inside the call
+                yield await read(data)
 
         async def answer_one(data: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
             try:
                 request = await read(data)
             except ServiceError as error:
-                async with self._rpcs.begin(method, context):
-                    raise error
+                await self._rpcs.fail(method, context, error)
             return await one(request, context)
 
         async def answer_stream(messages: AsyncIterable[bytes], context: grpc.aio.ServicerContext[Any, Any]) -> Any:
-            return await stream(_Reader(messages, read), context)
+            return await stream(read_all(messages), context)
 
         async def generate(messages: AsyncIterable[bytes], context: grpc.aio.ServicerContext[Any, Any]) -> None:
             try:
-                async for answer in stream(_Reader(messages, read), context):
+                async for answer in stream(read_all(messages), context):
                     await context.write(answer)
             except ServiceError as error:
-                async with self._rpcs.begin(method, context):
-                    raise error
+                await self._rpcs.fail(method, context, error)
 
         one, stream = handler.unary_unary or handler.unary_stream, handler.stream_unary or handler.stream_stream
         kind = ("stream" if stream else "unary") + ("_stream" if handler.response_streaming else "_unary")
@@ -102,26 +103,3 @@ class Messages(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc ships 
         if len(message) > self._max_bytes:
             raise MessageSizeError(f"the message inflates to more than {self._max_bytes} bytes: send fewer images")
         return message
-
-
-class _Reader:
-    """The messages of a stream; raises where they are read, which is inside the call."""
-
-    def __init__(self, messages: AsyncIterable[bytes], read: Callable[[bytes], Awaitable[Any]]) -> None:
-        self._messages, self._read = messages, read
-        self._iterator: AsyncIterator[bytes] | None = None  # gRPC's is a generator: begun only where it is read
-
-    def __aiter__(self) -> _Reader:
-        return self
-
-    async def __anext__(self) -> Any:
-        self._iterator = self._iterator or aiter(self._messages)
-        return await self._read(await anext(self._iterator))
-
-
-def _parsed(parse: Callable[[bytes], Any], data: bytes, most_parts: int) -> Any:
-    refuse_crowds(parse, data, most_parts)
-    try:
-        return parse(data)
-    except DecodeError:
-        raise RequestError("", "not a message of this method's type") from None

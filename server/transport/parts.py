@@ -11,10 +11,11 @@ from functools import lru_cache
 from typing import Any
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.message import DecodeError
 
 from server.errors import RequestError
 
-__all__ = ["most_parts", "refuse_crowds"]
+__all__ = ["most_parts", "parsed", "refuse_crowds"]
 
 MOST = 30_000
 """Fields of a message and of those inside it."""
@@ -28,6 +29,19 @@ TEXTS = (FieldDescriptor.TYPE_STRING, FieldDescriptor.TYPE_BYTES)
 def most_parts(images_per_call: int) -> int:
     """How many parts a message may have that holds so many images."""
     return max(MOST, OF_AN_IMAGE * images_per_call)
+
+
+def parsed(parse: Callable[[bytes], Any], data: bytes, most: int) -> Any:
+    """The message, unless it has more parts than that.
+
+    Raises:
+        RequestError: It has, or is no message of its type.
+    """
+    refuse_crowds(parse, data, most)
+    try:
+        return parse(data)
+    except DecodeError:
+        raise RequestError("", "not a message of this method's type") from None
 
 
 def refuse_crowds(parse: Callable[[bytes], Any], data: bytes, most: int) -> None:

@@ -6,10 +6,10 @@ import asyncio
 import logging
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Sequence
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn
 
 import grpc
 from heatward.inference import grpc_service_pb2
@@ -17,9 +17,9 @@ from heatward.v1 import admin_pb2, detection_pb2
 
 from server.access.tokens import CALLER, Quota
 from server.errors import NotReadyError
+from server.inference.context import RequestContext, Tally
+from server.inference.observer import Observer
 from server.logs import about
-from server.transport.observer import RpcObserver
-from server.transport.rpc_context import RpcContext, Tally
 from server.transport.status import code_name, passed_on, to_grpc, to_status
 
 __all__ = ["RpcContexts"]
@@ -43,12 +43,12 @@ class RpcContexts:
 
     Args:
         default_deadline_s: Of a call that sends none.
-        observers: Told of each call.
+        observer: Told of each call.
     """
 
-    def __init__(self, default_deadline_s: float, observers: Sequence[RpcObserver] = ()) -> None:
+    def __init__(self, default_deadline_s: float, observer: Observer | None = None) -> None:
         self._default_s = default_deadline_s
-        self._observers = observers
+        self._observer = observer or Observer()
         self.in_flight = 0
         self._open: dict[asyncio.Task[Any], Tally] = {}  # gRPC's own tasks: they end once the status is sent
         self._arrived_s = 0.0
@@ -66,11 +66,16 @@ class RpcContexts:
         """A handler that raises this error."""
 
         async def refuse(requests: object, context: grpc.aio.ServicerContext) -> None:
-            async with self.begin(method, context):
-                raise error
+            await self.fail(method, context, error)
 
         # As a stream whatever the method is: so no message is read before the answer.
         return grpc.stream_stream_rpc_method_handler(refuse)
+
+    async def fail(self, method: str, context: grpc.aio.ServicerContext, error: Exception) -> NoReturn:
+        """Ends a call with this error."""
+        async with self.begin(method, context):
+            raise error
+        raise error  # never reached: a call that ended is left by an exception of gRPC's
 
     async def refuse_new(self, within_s: float) -> None:
         """Refuses what comes from now on, and returns once nothing has come for a moment, or then at the latest.
@@ -101,23 +106,21 @@ class RpcContexts:
     @asynccontextmanager
     async def begin(
         self, method: str, context: grpc.aio.ServicerContext, request_id: str = ""
-    ) -> AsyncIterator[RpcContext]:
+    ) -> AsyncIterator[RequestContext]:
         started_s = time.monotonic()
         remaining_s = context.time_remaining()
         request_id = request_id[:MAX_ID_CHARS] or uuid.uuid4().hex[:16]
         method = method if method in METHODS else OTHER
         caller = CALLER.get()
-        rpc = RpcContext(
+        rpc = RequestContext(
             request_id,
             None if remaining_s is None else started_s + remaining_s,
             self._default_s,
             caller.name if caller else _client(context.peer()),
             caller.quota if caller else Quota(),
         )
-        labels = {"request_id": request_id}
-        for observer in self._observers:
-            labels |= observer.call_began(rpc, METHODS.get(method, OTHER), context)
-        about.set(labels)
+        labels = self._observer.call_began(rpc, METHODS.get(method, OTHER), context.invocation_metadata)
+        about.set({"request_id": request_id, **labels})
         self._keep(rpc.unanswered)
         self.in_flight += 1
         code = "OK"
@@ -142,8 +145,7 @@ class RpcContexts:
         finally:
             self.in_flight -= 1
             seconds = time.monotonic() - started_s
-            for observer in self._observers:
-                observer.call_ended(rpc, method, code, seconds)
+            self._observer.call_ended(rpc, method, code, seconds)
             told = {"method": method, "client": rpc.client, "code": code, "ms": round(seconds * 1e3, 3)}
             asyncio.get_running_loop().call_soon(partial(log.info, "call", extra=told))  # once the answer is sent
 
@@ -154,7 +156,7 @@ class RpcContexts:
                 task.add_done_callback(self._open.pop)
             self._open[task] = tally
 
-    def _left(self, rpc: RpcContext) -> str:
+    def _left(self, rpc: RequestContext) -> str:
         """The status of a call that its caller no longer waits for, or was told to wait for no longer."""
         if self._cutting:
             return "UNAVAILABLE"

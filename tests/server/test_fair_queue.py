@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.inference.fair_queue import HIGH, LOW, NORMAL, FairQueue
+from server.inference.fair_queue import FairQueue
+from server.inference.request import HIGH, LOW, NORMAL
 
 
 @dataclass(frozen=True)
@@ -27,14 +28,14 @@ kinds = st.tuples(clients, priorities, st.integers(0, 5))
 crowds = st.lists(kinds, max_size=20).map(lambda crowd: [Waits(*kind, n) for n, kind in enumerate(crowd)])
 
 
-def reserved(works: list[Waits]) -> FairQueue[Waits]:
-    turns: FairQueue[Waits] = FairQueue()
+def reserved(works: list[Waits]) -> FairQueue:
+    turns: FairQueue = FairQueue()
     for work in works:
         turns.reserve(work)
     return turns
 
 
-def serve(turns: FairQueue[Waits]) -> Waits:
+def serve(turns: FairQueue) -> Waits:
     work = next(iter(turns))
     turns.remove(work, served=True)
     turns.release(work)

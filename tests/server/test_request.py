@@ -9,11 +9,11 @@ from detector.images import ImageLimits
 from server.config import ServerConfig
 from server.errors import ExpiredError, NotReadyError, RequestError, code_of
 from server.inference.batcher import Batcher
+from server.inference.context import RequestContext
 from server.inference.image import encoded
 from server.inference.observer import Observer, Observers
 from server.inference.pipeline import Pipeline
-from server.inference.request import InferenceRequest, InferenceResult, RequestContext, State
-from server.transport.rpc_context import RpcContext
+from server.inference.request import InferenceRequest, InferenceResult, State
 
 
 class Told(Observer):
@@ -54,7 +54,7 @@ def test_all_observers_are_told_everything():
     observers.add(other)
     result = inference_result()
     observers.finished(inference_request(), result)
-    observers.failed(RpcContext("id", None, 1.0), NotReadyError("starting"), 0.1)
+    observers.failed(RequestContext("id", None, 1.0), NotReadyError("starting"), 0.1)
     observers.dropped("late")
     observers.computed(0.1, 7)
     assert one.told == other.told == [result, "UNAVAILABLE", "late", 7]
@@ -67,7 +67,7 @@ async def test_a_request_walks_from_state_to_state_and_its_observer_is_told_once
     request = inference_request(priority=2)
     request.source.raw_size = request.model.input_size  # decoded at once, without a thread
     request.model.detector.classifier.fit = lambda pixels: pixels
-    context = RpcContext("call", None, 60.0, client="me")
+    context = RequestContext("call", None, 60.0, client="me")
     assert road.start([5], lambda _: request, context, lambda *each: told.append(each)) == [request]
     assert (request.state, request.client, request.request_id) == (State.QUEUED, "me", "call")
     assert np.array_equal(request.image, IMAGE)
@@ -96,7 +96,7 @@ async def test_a_cancelled_request_gives_its_place_back_and_only_observers_are_t
     road, batcher = pipeline(watching)
     told: list[object] = []
     requests = road.start(
-        range(2), lambda _: inference_request(), RpcContext("call", None, 60.0), lambda *each: told.append(each)
+        range(2), lambda _: inference_request(), RequestContext("call", None, 60.0), lambda *each: told.append(each)
     )
     road.cancel(requests)
     assert batcher.pending == 0
@@ -110,7 +110,7 @@ async def test_who_is_not_observed_is_told_and_not_counted():
     road, batcher = pipeline(watching)
     batcher.close()
     told: list[tuple[int, object]] = []
-    context = RpcContext("call", None, 60.0)
+    context = RequestContext("call", None, 60.0)
     assert (
         road.start([0], lambda _: inference_request(), context, lambda *each: told.append(each), observed=False) == []
     )

@@ -26,6 +26,9 @@ class Context:
     def time_remaining(self) -> float:
         return self._remaining_s
 
+    def invocation_metadata(self) -> tuple[()]:
+        return ()
+
     def peer(self) -> str:
         return "ipv4:127.0.0.1:1"
 
@@ -47,7 +50,7 @@ async def test_an_answer_that_nobody_waits_for_is_no_defect(
 ):
     """gRPC fails what is written to a call that is over; a stream may write before it hears of the end."""
     metrics = Metrics()
-    rpcs = RpcContexts(math.inf, [metrics])
+    rpcs = RpcContexts(math.inf, metrics)
     with caplog.at_level(logging.INFO, "heatward"):
         with pytest.raises(asyncio.CancelledError):
             async with rpcs.begin("DetectStream", Context(remaining_s)):
@@ -61,7 +64,7 @@ async def test_an_answer_that_nobody_waits_for_is_no_defect(
 
 async def test_a_status_that_cannot_be_sent_is_no_defect(caplog: pytest.LogCaptureFixture):
     metrics = Metrics()
-    rpcs = RpcContexts(math.inf, [metrics])
+    rpcs = RpcContexts(math.inf, metrics)
     with pytest.raises(asyncio.CancelledError):
         async with rpcs.begin("DetectStream", Context(60.0)):
             raise NotReadyError("the server is draining")

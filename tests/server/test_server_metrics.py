@@ -22,8 +22,8 @@ from served_models import inference_request, inference_result, served_model
 
 from server.config import ServerConfig
 from server.errors import QueueFullError, RequestError
+from server.inference.context import RequestContext
 from server.observers.metrics import Metrics
-from server.transport.rpc_context import RpcContext
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
@@ -120,7 +120,7 @@ def test_drift_is_of_the_current_detector_and_verdicts_are_counted_by_version():
 )
 def test_a_failed_image_has_a_reason_of_few(error: BaseException, reason: str, code: str):
     metrics = Metrics()
-    metrics.failed(RpcContext("id", None, 1.0), error, 0.1)
+    metrics.failed(RequestContext("id", None, 1.0), error, 0.1)
     seen = values(metrics.registry)
     assert seen[f"heatward_images_failed_total[reason={reason}]"] == 1
     assert seen[f"heatward_images_total[verdict={code}]"] == 1
@@ -145,7 +145,9 @@ def test_names_follow_the_conventions():
 async def test_a_clients_words_never_become_a_label(serving):
     async with serving() as served:
         for word in ("Detect", "../../etc", "x" * 1000):
-            context = SimpleNamespace(time_remaining=lambda: None, peer=lambda: "ipv4:127.0.0.1:1")
+            context = SimpleNamespace(
+                time_remaining=lambda: None, invocation_metadata=tuple, peer=lambda: "ipv4:127.0.0.1:1"
+            )
             async with served.app.rpcs.begin(word, context):
                 pass
         seen = values(served.app.metrics.registry)

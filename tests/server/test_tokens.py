@@ -18,8 +18,8 @@ from detector.errors import ConfigError
 from server.access import tokens
 from server.access.tokens import Quota, Tokens
 from server.errors import QuotaError
+from server.inference.context import RequestContext
 from server.logs import JsonFormatter
-from server.transport.rpc_context import RpcContext
 from server.transport.status import to_status
 
 ALICE, BOB = "alices-Secret-0123456789", "bobs~secret.9876543210=="
@@ -102,7 +102,7 @@ async def test_a_caller_over_its_quota_is_told_when_to_come_back_and_others_are_
 
 
 async def test_calls_carry_their_callers_name_and_quota(serving, file: Path, monkeypatch: pytest.MonkeyPatch):
-    calls: list[RpcContext] = []
+    calls: list[RequestContext] = []
     async with serving(token_file=file) as served:
         original = served.app._pipeline.result
 

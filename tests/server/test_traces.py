@@ -19,25 +19,19 @@ from sample_requests import encoded, picture, raw
 from served_models import inference_result
 
 from detector.errors import ConfigError
+from server.inference.observer import Headers
 from server.inference.request import InferenceResult
 from server.load import load_config
 from server.observers.exporter import open_traces
-from server.observers.otel import OtelTraces
-from server.observers.traces import UNTRACED, Traces
+from server.observers.otel import Traces
 
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 DETECT = "heatward.v1.DetectionService/Detect"
 TRACEPARENT = (("traceparent", f"00-{TRACE}-{PARENT}-01"),)
 
 
-class Context:
-    """The part of a call's context that tracing reads."""
-
-    def __init__(self, *metadata: tuple[str, str | bytes]) -> None:
-        self._metadata = metadata
-
-    def invocation_metadata(self) -> tuple[tuple[str, str | bytes], ...]:
-        return self._metadata
+def headers(*metadata: tuple[str, str | bytes]) -> Headers:
+    return lambda: metadata
 
 
 @pytest.fixture
@@ -49,7 +43,7 @@ def spans() -> InMemorySpanExporter:
 def traces(spans: InMemorySpanExporter) -> Iterator[Traces]:
     provider = TracerProvider(shutdown_on_exit=False)
     provider.add_span_processor(SimpleSpanProcessor(spans))
-    traces = OtelTraces(provider)
+    traces = Traces(provider)
     yield traces
     traces.close()
 
@@ -64,7 +58,7 @@ def result(p_value: float = 0.5) -> InferenceResult:
 
 
 def test_a_call_is_a_child_of_its_caller_and_named_by_convention(traces: Traces, spans: InMemorySpanExporter):
-    trace = traces.begin(DETECT, Context(("x-bin", b"\0"), *TRACEPARENT), "id-1")
+    trace = traces.begin(DETECT, headers(("x-bin", b"\0"), *TRACEPARENT), "id-1")
     assert trace.trace_id == TRACE
     trace.end("OK")
     (span,) = spans.get_finished_spans()
@@ -81,7 +75,7 @@ def test_a_call_is_a_child_of_its_caller_and_named_by_convention(traces: Traces,
 
 @pytest.mark.parametrize("header", ["", "00-zz-xx-01", "00-" + "0" * 32 + "-" + "0" * 16 + "-01"])
 def test_a_call_without_a_usable_parent_begins_a_trace(traces: Traces, header: str):
-    assert re.fullmatch("[0-9a-f]{32}", traces.begin(DETECT, Context(("traceparent", header)), "").trace_id)
+    assert re.fullmatch("[0-9a-f]{32}", traces.begin(DETECT, headers(("traceparent", header)), "").trace_id)
 
 
 @pytest.mark.parametrize(
@@ -89,14 +83,14 @@ def test_a_call_without_a_usable_parent_begins_a_trace(traces: Traces, header: s
     [("INTERNAL", True), ("UNAVAILABLE", True), ("INVALID_ARGUMENT", False), ("RESOURCE_EXHAUSTED", False)],
 )
 def test_only_the_servers_own_faults_are_errors(traces: Traces, spans: InMemorySpanExporter, code: str, fault: bool):
-    traces.begin(DETECT, Context(), "").end(code)
+    traces.begin(DETECT, headers(), "").end(code)
     (span,) = spans.get_finished_spans()
     assert span.attributes["rpc.response.status_code"] == code
     assert (span.status.status_code is StatusCode.ERROR) == fault
 
 
 def test_an_image_shows_where_its_time_went(traces: Traces, spans: InMemorySpanExporter):
-    trace = traces.begin(DETECT, Context(), "")
+    trace = traces.begin(DETECT, headers(), "")
     trace.image(result(0.001))
     trace.end("OK")
     found = named(spans)
@@ -115,7 +109,7 @@ def test_an_image_shows_where_its_time_went(traces: Traces, spans: InMemorySpanE
 
 
 def test_a_failed_image_has_its_own_status(traces: Traces, spans: InMemorySpanExporter):
-    trace = traces.begin("heatward.v1.DetectionService/DetectBatch", Context(), "")
+    trace = traces.begin("heatward.v1.DetectionService/DetectBatch", headers(), "")
     trace.failed_image(0.5, "INTERNAL")
     trace.end("OK")
     found = named(spans)
@@ -128,7 +122,7 @@ def test_what_is_not_sampled_costs_no_spans_but_has_an_id_for_the_log():
     spans = InMemorySpanExporter()
     provider = TracerProvider(sampler=ParentBased(ALWAYS_OFF), shutdown_on_exit=False)
     provider.add_span_processor(SimpleSpanProcessor(spans))
-    trace = OtelTraces(provider).begin(DETECT, Context(), "")
+    trace = Traces(provider).begin(DETECT, headers(), "")
     trace.image(result())
     trace.failed_image(0.1, "INTERNAL")
     trace.end("OK")
@@ -209,8 +203,7 @@ async def test_a_collector_that_is_away_harms_no_call(serving):
 
 
 def test_off_by_default():
-    assert type(open_traces(load_config([]).otlp_endpoint)) is Traces
-    assert Traces().begin(DETECT, Context(), "") is UNTRACED
+    assert open_traces(load_config([]).otlp_endpoint) is None
 
 
 def test_an_endpoint_needs_a_scheme():

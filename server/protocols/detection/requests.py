@@ -8,9 +8,8 @@ from __future__ import annotations
 from heatward.v1 import detection_pb2 as pb
 
 from server.errors import RequestError
-from server.inference.fair_queue import HIGH, LOW, NORMAL
 from server.inference.image import ImageSource, encoded, raw
-from server.inference.request import InferenceRequest
+from server.inference.request import HIGH, LOW, NORMAL, InferenceRequest
 from server.models.served_model import ServedModel
 from server.protocols.options import checked_id, checked_rate
 

@@ -16,75 +16,49 @@ from heatward.v1 import detection_pb2 as pb
 from heatward.v1 import detection_pb2_grpc as pb_grpc
 
 from detector.text import printable
-from server.config import ServerConfig
 from server.errors import RequestError
-from server.inference.pipeline import Pipeline
+from server.inference.context import RequestContext
 from server.inference.request import InferenceRequest, InferenceResult, Outcome
-from server.models.registry import ModelRegistry
 from server.protocols.detection.answers import to_verdict
 from server.protocols.detection.info import to_info
 from server.protocols.detection.requests import to_inference
-from server.transport.rpc_context import RpcContext
-from server.transport.rpc_contexts import RpcContexts
+from server.protocols.service import Service, answered
 from server.transport.status import code_name, to_status
-from server.transport.streams import Streams
 
 __all__ = ["DetectionService"]
 
 log = logging.getLogger("heatward.service")
 
 
-class DetectionService(pb_grpc.DetectionServiceServicer):
-    """Answers requests.
+class DetectionService(Service, pb_grpc.DetectionServiceServicer):
+    """Answers requests."""
 
-    Args:
-        config: Limits.
-        registry: The models.
-        pipeline: Gives the results.
-        rpcs: Knows the calls.
-        streams: Brings streams to their end where the server drains.
-    """
+    @answered(lambda request: request.request_id)
+    async def Detect(self, request: pb.DetectRequest, rpc: RequestContext) -> pb.Verdict:
+        rpc.unanswered.images = 1
+        return to_verdict(request, await self.pipeline.result(lambda _: self._request(request), rpc))
 
-    def __init__(
-        self, config: ServerConfig, registry: ModelRegistry, pipeline: Pipeline, rpcs: RpcContexts, streams: Streams
-    ) -> None:
-        self._config = config
-        self._registry = registry
-        self._pipeline = pipeline
-        self._rpcs = rpcs
-        self._streams = streams
-
-    async def Detect(self, request: pb.DetectRequest, context: grpc.aio.ServicerContext) -> pb.Verdict:
-        verdict = pb.Verdict()
-        async with self._rpcs.begin("Detect", context, request.request_id) as rpc:
-            rpc.unanswered.images = 1
-            result = await self._pipeline.result(lambda _: self._request(request), rpc)
-            verdict = to_verdict(request, result)
-        return verdict
-
-    async def DetectBatch(
-        self, request: pb.DetectBatchRequest, context: grpc.aio.ServicerContext
-    ) -> pb.DetectBatchResponse:
+    @answered()
+    async def DetectBatch(self, request: pb.DetectBatchRequest, rpc: RequestContext) -> pb.DetectBatchResponse:
+        _ = self.registry.current
+        items = request.requests
+        count = len(items)
+        if not 1 <= count <= self.config.images_per_call:
+            raise RequestError("requests", f"between 1 and {self.config.images_per_call} images, but came {count}")
+        rpc.unanswered.images = count
+        outcomes = await self.pipeline.results(
+            count, lambda place: self._request(items[place], f"requests[{place}]."), rpc
+        )
         response = pb.DetectBatchResponse()
-        async with self._rpcs.begin("DetectBatch", context) as rpc:
-            _ = self._registry.current
-            count = len(request.requests)
-            if not 1 <= count <= self._config.images_per_call:
-                raise RequestError("requests", f"between 1 and {self._config.images_per_call} images, but came {count}")
-            rpc.unanswered.images = count
-            items = request.requests
-            outcomes = await self._pipeline.results(
-                count, lambda place: self._request(items[place], f"requests[{place}]."), rpc
-            )
-            for item, outcome in zip(items, outcomes, strict=True):
-                response.results.add(**self._parts(item, outcome, rpc))
+        for item, outcome in zip(items, outcomes, strict=True):
+            response.results.add(**self._parts(item, outcome, rpc))
         return response
 
     async def DetectStream(self, requests: AsyncIterator[pb.DetectRequest], context: grpc.aio.ServicerContext) -> None:
-        async with self._rpcs.begin("DetectStream", context) as rpc:
-            _ = self._registry.current
+        async with self.rpcs.begin("DetectStream", context) as rpc:
+            _ = self.registry.current
             unanswered = rpc.unanswered
-            most = self._config.in_flight_per_call
+            most = self.config.in_flight_per_call
             window = asyncio.Semaphore(most)  # a full one stops the reading
             results: asyncio.Queue[tuple[pb.DetectResult, str] | None] = asyncio.Queue()  # each with the id it frees
             open_ids: set[str] = set()
@@ -102,7 +76,7 @@ class DetectionService(pb_grpc.DetectionServiceServicer):
                         results.put_nowait((self._result(request, fault, rpc), ""))
                         continue
                     open_ids.add(request_id)
-                    for started in self._pipeline.start([0], partial(make, request), rpc, partial(ended, request)):
+                    for started in self.pipeline.start([0], partial(make, request), rpc, partial(ended, request)):
                         open_requests[request_id] = started
 
             def ended(request: pb.DetectRequest, place: int, outcome: Outcome) -> None:
@@ -117,9 +91,7 @@ class DetectionService(pb_grpc.DetectionServiceServicer):
                     open_ids.discard(freed)
                     window.release()
 
-            with self._streams.reading(
-                requests, lambda: bool(unanswered.images), pb.DetectRequest.ByteSize
-            ) as messages:
+            with self.streams.reading(requests, lambda: bool(unanswered.images), pb.DetectRequest.ByteSize) as messages:
                 try:
                     async with asyncio.TaskGroup() as group:
                         group.create_task(write())
@@ -128,21 +100,19 @@ class DetectionService(pb_grpc.DetectionServiceServicer):
                             await window.acquire()
                         results.put_nowait(None)
                 finally:
-                    self._pipeline.cancel(list(open_requests.values()))
+                    self.pipeline.cancel(list(open_requests.values()))
 
-    async def GetDetector(self, request: pb.GetDetectorRequest, context: grpc.aio.ServicerContext) -> pb.DetectorInfo:
-        info = pb.DetectorInfo()
-        async with self._rpcs.begin("GetDetector", context):
-            info = to_info(self._registry.named(request.version), self._config)
-        return info
+    @answered()
+    async def GetDetector(self, request: pb.GetDetectorRequest, rpc: RequestContext) -> pb.DetectorInfo:
+        return to_info(self.registry.named(request.version), self.config)
 
     def _request(self, request: pb.DetectRequest, path: str = "") -> InferenceRequest:
-        return to_inference(request, path, self._registry.choose(request.detector_version))
+        return to_inference(request, path, self.registry.choose(request.detector_version))
 
-    def _result(self, request: pb.DetectRequest, outcome: Outcome, rpc: RpcContext) -> pb.DetectResult:
+    def _result(self, request: pb.DetectRequest, outcome: Outcome, rpc: RequestContext) -> pb.DetectResult:
         return pb.DetectResult(**self._parts(request, outcome, rpc))
 
-    def _parts(self, request: pb.DetectRequest, outcome: Outcome, rpc: RpcContext) -> dict[str, Any]:
+    def _parts(self, request: pb.DetectRequest, outcome: Outcome, rpc: RequestContext) -> dict[str, Any]:
         """Of the `DetectResult` of one item of a batch or a stream: its verdict, or why it has none."""
         request_id = request.request_id
         try:

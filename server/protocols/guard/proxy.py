@@ -14,30 +14,26 @@ import functools
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import grpc
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 from heatward.inference import grpc_service_pb2 as kserve
 
-from server.config import ServerConfig
 from server.errors import RequestError, UnguardedError
+from server.inference.context import RequestContext
 from server.inference.image import ImageSource
-from server.inference.pipeline import Pipeline
 from server.inference.request import InferenceRequest, InferenceResult
-from server.models.registry import ModelRegistry
 from server.protocols.guard.findings import Finding, annotation, corrected, rejection, unjudged
 from server.protocols.guard.images import images_of
 from server.protocols.guard.upstream import Upstream
 from server.protocols.kserve.model import NAME
 from server.protocols.kserve.service import InferenceService
-from server.transport.parts import most_parts, refuse_crowds
-from server.transport.rpc_context import RpcContext
-from server.transport.rpc_contexts import RpcContexts
+from server.protocols.service import Service
+from server.transport.parts import most_parts, parsed
 from server.transport.status import to_status
-from server.transport.streams import Streams
 
 __all__ = ["Guard"]
 
@@ -59,40 +55,20 @@ LONGEST_MARGIN_S = 0.05
 LONGEST_REASON = 400
 
 
-class Guard(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc ships no types
-    """The methods of `GRPCInferenceService`, those that only upstream serves among them.
+@dataclass(eq=False)
+class Guard(Service, grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc ships no types
+    """The methods of `GRPCInferenceService`, those that only upstream serves among them."""
 
-    Args:
-        config: What is guarded, and how.
-        registry: The models.
-        pipeline: Gives the results.
-        rpcs: Knows the calls.
-        on_outcome: Told the policy and the outcome of each call.
-        own: Serves our own model.
-        upstream: The server behind.
-        streams: Brings streams to their end where the server drains.
-    """
+    on_outcome: Callable[[str, str], None]
+    """Told the policy and the outcome of each call."""
+    own: InferenceService
+    """Serves our own model."""
+    upstream: Upstream
+    """The server behind."""
 
-    def __init__(
-        self,
-        config: ServerConfig,
-        registry: ModelRegistry,
-        pipeline: Pipeline,
-        rpcs: RpcContexts,
-        on_outcome: Callable[[str, str], None],
-        own: InferenceService,
-        upstream: Upstream,
-        streams: Streams,
-    ) -> None:
-        self._config = config
-        self._registry = registry
-        self._pipeline = pipeline
-        self._rpcs = rpcs
-        self._on_outcome = on_outcome
-        self._own = own
-        self._upstream = upstream
-        self._streams = streams
-        self._closed = (config.guard_failure or ("open" if config.guard_policy == "annotate" else "closed")) == "closed"
+    def __post_init__(self) -> None:
+        failure = self.config.guard_failure or ("open" if self.config.guard_policy == "annotate" else "closed")
+        self._closed = failure == "closed"
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:
         service, _, method = handler_call_details.method.removeprefix("/").rpartition("/")
@@ -108,66 +84,65 @@ class Guard(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc ships no type
         request: Any = None
         if method in REQUESTS:
             try:
-                request = _parsed(REQUESTS[method], data, most_parts(self._config.images_per_call))
+                request = parsed(REQUESTS[method].FromString, data, most_parts(self.config.images_per_call))
             except RequestError as error:
-                async with self._rpcs.begin(method, context):
-                    raise error
+                await self.rpcs.fail(method, context, error)
         if method == "ServerReady":
             return await self._server_ready(request, data, context)
         model = getattr(request, "model_name", None) or getattr(request, "name", None)
-        if model == self._config.upstream_model and method == "ModelInfer":
+        if model == self.config.upstream_model and method == "ModelInfer":
             return await self._guarded(request, data, context)
-        if method == "ServerLive" or (model == NAME and model != self._config.upstream_model):
-            answer: bytes = (await getattr(self._own, method)(request, context)).SerializeToString()
+        if method == "ServerLive" or (model == NAME and model != self.config.upstream_model):
+            answer: bytes = (await getattr(self.own, method)(request, context)).SerializeToString()
             return answer
-        async with self._rpcs.begin(method, context):
-            answer = await self._upstream.unary(_path(method), data, context)
+        async with self.rpcs.begin(method, context):
+            answer = await self.upstream.unary(_path(method), data, context)
         return answer
 
     async def _server_ready(
         self, request: kserve.ServerReadyRequest, data: bytes, context: grpc.aio.ServicerContext
     ) -> bytes:
         """This server is ready where upstream is ready, too."""
-        own = await self._own.ServerReady(request, context)
+        own = await self.own.ServerReady(request, context)
         if own.ready:
             try:
-                return await self._upstream.unary(_path("ServerReady"), data, context)
+                return await self.upstream.unary(_path("ServerReady"), data, context)
             except grpc.aio.AioRpcError as error:
                 log.info("upstream is not ready", extra={"code": error.code().name, "reason": error.details()})
         return kserve.ServerReadyResponse(ready=False).SerializeToString()
 
     async def _stream(self, requests: AsyncIterator[bytes], context: grpc.aio.ServicerContext) -> None:
-        async with self._rpcs.begin(STREAM, context):
-            if self._config.guard_streams == "refuse":
+        async with self.rpcs.begin(STREAM, context):
+            if self.config.guard_streams == "refuse":
                 raise UnguardedError(
-                    f"{STREAM} is not judged and would reach {self._config.upstream_model} past the guard: use "
+                    f"{STREAM} is not judged and would reach {self.config.upstream_model} past the guard: use "
                     "ModelInfer, or have the operator set guard_streams to pass"
                 )
-            with self._streams.reading(requests, lambda: False, len) as messages:
-                await self._upstream.stream(_path(STREAM), messages, context)
+            with self.streams.reading(requests, lambda: False, len) as messages:
+                await self.upstream.stream(_path(STREAM), messages, context)
 
     async def _guarded(
         self, request: kserve.ModelInferRequest, data: bytes, context: grpc.aio.ServicerContext
     ) -> bytes:
-        async with self._rpcs.begin("ModelInfer", context, request.id) as rpc:
+        async with self.rpcs.begin("ModelInfer", context, request.id) as rpc:
             judging = asyncio.ensure_future(self._findings(request, _earlier(rpc)))
             try:
-                answer = await self._upstream.unary(_path("ModelInfer"), data, context)
+                answer = await self.upstream.unary(_path("ModelInfer"), data, context)
                 findings = await self._in_time(judging)
             except grpc.aio.AioRpcError:
-                self._on_outcome(self._config.guard_policy, "upstream_error")
+                self.on_outcome(self.config.guard_policy, "upstream_error")
                 raise
             finally:
                 judging.cancel()
             answer = self._act(answer, findings, rpc)
         return answer
 
-    async def _findings(self, request: kserve.ModelInferRequest, rpc: RpcContext) -> list[Finding]:
+    async def _findings(self, request: kserve.ModelInferRequest, rpc: RequestContext) -> list[Finding]:
         """One for each image; a single one that says why where the images cannot be read."""
         try:
-            images = await asyncio.to_thread(images_of, request, self._config)
+            images = await asyncio.to_thread(images_of, request, self.config)
             rpc.unanswered.images = images.count
-            outcomes = await self._pipeline.results(images.count, lambda place: self._request(images.at(place)), rpc)
+            outcomes = await self.pipeline.results(images.count, lambda place: self._request(images.at(place)), rpc)
         except Exception as error:
             return [Finding(None, _why(error, rpc))]
         return [
@@ -175,28 +150,28 @@ class Guard(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc ships no type
         ]
 
     def _request(self, image: ImageSource) -> InferenceRequest:
-        model = self._registry.choose("")
+        model = self.registry.choose("")
         return InferenceRequest(model, image, model.default_rate)
 
     async def _in_time(self, judging: asyncio.Future[list[Finding]]) -> list[Finding]:
-        limit_ms = self._config.guard_timeout_ms
+        limit_ms = self.config.guard_timeout_ms
         try:
             return await asyncio.wait_for(judging, None if limit_ms is None else limit_ms / 1e3)
         except TimeoutError:
             return [Finding(None, f"no verdict within {limit_ms} ms after upstream's answer (guard_timeout_ms)")]
 
-    def _act(self, answer: bytes, findings: Sequence[Finding], rpc: RpcContext) -> bytes:
+    def _act(self, answer: bytes, findings: Sequence[Finding], rpc: RequestContext) -> bytes:
         """The answer that the policy makes of upstream's.
 
         Raises:
             AdversarialInputError: An image is attacked, and the policy is to reject.
             UnjudgedError: There is no verdict, or it could not be acted on, and the guard fails closed.
         """
-        policy = self._config.guard_policy
+        policy = self.config.guard_policy
         found = any(each.attacked for each in findings)
         if found and policy == "replace":
             try:
-                answer = corrected(answer, findings, self._config.upstream_output)
+                answer = corrected(answer, findings, self.config.upstream_output)
             except Exception as error:
                 why = _why(error, rpc)
                 findings = [replace(each, reason=why) if each.attacked else each for each in findings]
@@ -207,7 +182,7 @@ class Guard(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc ships no type
             outcome = "failed_closed" if self._closed else "failed_open"
         else:
             outcome = "clean"
-        self._on_outcome(policy, outcome)
+        self.on_outcome(policy, outcome)
         log.info("guarded", extra={"outcome": outcome, "reason": reason})
         if found and policy == "reject":
             raise rejection(findings)
@@ -216,24 +191,16 @@ class Guard(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc ships no type
         return answer + annotation(findings)
 
 
-def _parsed(kind: type[Message], data: bytes, most: int) -> Message:
-    refuse_crowds(kind.FromString, data, most)
-    try:
-        return kind.FromString(data)
-    except DecodeError:
-        raise RequestError("", f"not a {kind.DESCRIPTOR.name} of KServe v2") from None
-
-
 def _path(method: str) -> str:
     return f"/{SERVICE.full_name}/{method}"
 
 
-def _why(error: BaseException, rpc: RpcContext) -> str:
+def _why(error: BaseException, rpc: RequestContext) -> str:
     """In few words, though names in it are the caller's: it goes into logs and headers."""
     return str(to_status(error, rpc.request_id).message)[:LONGEST_REASON]
 
 
-def _earlier(rpc: RpcContext) -> RpcContext:
+def _earlier(rpc: RequestContext) -> RequestContext:
     """The call with a little less time, so that an answer whose verdict is late still arrives."""
     if rpc.deadline_s is None:
         return rpc

@@ -15,9 +15,8 @@ from heatward.inference import grpc_service_pb2 as pb
 from detector.images import from_raw
 from detector.text import nearest, printable
 from server.errors import RequestError
-from server.inference.fair_queue import HIGH, LOW, NORMAL
 from server.inference.image import ImageSource, encoded, raw
-from server.inference.request import InferenceRequest
+from server.inference.request import HIGH, LOW, NORMAL, InferenceRequest
 from server.models.served_model import ServedModel
 from server.protocols.kserve.tensors import elements, shape_of
 from server.protocols.options import MAX_TOP_K, checked_id, checked_rate

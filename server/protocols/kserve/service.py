@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import cast
 
 import grpc
@@ -17,50 +17,28 @@ from heatward.inference import grpc_service_pb2 as pb
 from heatward.inference import grpc_service_pb2_grpc as pb_grpc
 
 from detector.text import printable
-from server.config import ServerConfig
 from server.errors import ModelNotFoundError
-from server.inference.pipeline import Pipeline
+from server.inference.context import RequestContext
 from server.inference.request import InferenceResult
-from server.models.registry import ModelRegistry
 from server.models.served_model import ServedModel
 from server.observers.statistics import Statistics
 from server.protocols.kserve.inputs import Options, images, options
 from server.protocols.kserve.model import EXTENSIONS, NAME, configuration, metadata
 from server.protocols.kserve.outputs import respond, wanted
+from server.protocols.service import Service, answered
 from server.surroundings import release
-from server.transport.rpc_context import RpcContext
-from server.transport.rpc_contexts import RpcContexts
 
 __all__ = ["InferenceService"]
 
 
-class InferenceService(pb_grpc.GRPCInferenceServiceServicer):
-    """Answers for one model, called `heatward` or as its bundle.
+@dataclass(eq=False)
+class InferenceService(Service, pb_grpc.GRPCInferenceServiceServicer):
+    """Answers for one model, called `heatward` or as its bundle."""
 
-    Args:
-        config: Limits.
-        registry: The models.
-        pipeline: Gives the results.
-        rpcs: Knows the calls.
-        ready: Whether health says SERVING.
-        statistics: What is told about the model's work; the engine's batches are fed to it elsewhere.
-    """
-
-    def __init__(
-        self,
-        config: ServerConfig,
-        registry: ModelRegistry,
-        pipeline: Pipeline,
-        rpcs: RpcContexts,
-        ready: Callable[[], bool],
-        statistics: Statistics,
-    ) -> None:
-        self._config = config
-        self._registry = registry
-        self._pipeline = pipeline
-        self._rpcs = rpcs
-        self._ready = ready
-        self._statistics = statistics
+    ready: Callable[[], bool]
+    """Whether health says SERVING."""
+    statistics: Statistics
+    """Told of calls; the engine's batches are fed to it elsewhere."""
 
     async def ServerLive(
         self, request: pb.ServerLiveRequest, context: grpc.aio.ServicerContext
@@ -70,70 +48,52 @@ class InferenceService(pb_grpc.GRPCInferenceServiceServicer):
     async def ServerReady(
         self, request: pb.ServerReadyRequest, context: grpc.aio.ServicerContext
     ) -> pb.ServerReadyResponse:
-        return pb.ServerReadyResponse(ready=self._ready())
+        return pb.ServerReadyResponse(ready=self.ready())
 
-    async def ModelReady(
-        self, request: pb.ModelReadyRequest, context: grpc.aio.ServicerContext
-    ) -> pb.ModelReadyResponse:
-        response = pb.ModelReadyResponse(ready=self._ready())
-        async with self._rpcs.begin("ModelReady", context):
-            if response.ready:
-                self._model(request.name, request.version)
-        return response
-
-    async def ServerMetadata(
-        self, request: pb.ServerMetadataRequest, context: grpc.aio.ServicerContext
-    ) -> pb.ServerMetadataResponse:
-        response = pb.ServerMetadataResponse(name=NAME, extensions=EXTENSIONS)
-        async with self._rpcs.begin("ServerMetadata", context):
-            _ = self._registry.current
-            response.version = release()
-        return response
-
-    async def ModelMetadata(
-        self, request: pb.ModelMetadataRequest, context: grpc.aio.ServicerContext
-    ) -> pb.ModelMetadataResponse:
-        response = pb.ModelMetadataResponse()
-        async with self._rpcs.begin("ModelMetadata", context):
+    @answered()
+    async def ModelReady(self, request: pb.ModelReadyRequest, rpc: RequestContext) -> pb.ModelReadyResponse:
+        ready = self.ready()
+        if ready:
             self._model(request.name, request.version)
-            response = metadata(request.name, [model.version for _, model in self._registry])
-        return response
+        return pb.ModelReadyResponse(ready=ready)
 
-    async def ModelConfig(
-        self, request: pb.ModelConfigRequest, context: grpc.aio.ServicerContext
-    ) -> pb.ModelConfigResponse:
-        response = pb.ModelConfigResponse()
-        async with self._rpcs.begin("ModelConfig", context):
-            self._model(request.name, request.version)
-            response.config.CopyFrom(configuration(request.name, self._config))
-        return response
+    @answered()
+    async def ServerMetadata(self, request: pb.ServerMetadataRequest, rpc: RequestContext) -> pb.ServerMetadataResponse:
+        _ = self.registry.current
+        return pb.ServerMetadataResponse(name=NAME, version=release(), extensions=EXTENSIONS)
 
+    @answered()
+    async def ModelMetadata(self, request: pb.ModelMetadataRequest, rpc: RequestContext) -> pb.ModelMetadataResponse:
+        self._model(request.name, request.version)
+        return metadata(request.name, [model.version for _, model in self.registry])
+
+    @answered()
+    async def ModelConfig(self, request: pb.ModelConfigRequest, rpc: RequestContext) -> pb.ModelConfigResponse:
+        self._model(request.name, request.version)
+        return pb.ModelConfigResponse(config=configuration(request.name, self.config))
+
+    @answered()
     async def ModelStatistics(
-        self, request: pb.ModelStatisticsRequest, context: grpc.aio.ServicerContext
+        self, request: pb.ModelStatisticsRequest, rpc: RequestContext
     ) -> pb.ModelStatisticsResponse:
-        response = pb.ModelStatisticsResponse()
-        async with self._rpcs.begin("ModelStatistics", context):
-            name = request.name or NAME
-            response.model_stats.append(self._statistics.message(name, self._model(name, request.version).version))
-        return response
+        name = request.name or NAME
+        version = self._model(name, request.version).version
+        return pb.ModelStatisticsResponse(model_stats=[self.statistics.message(name, version)])
 
-    async def ModelInfer(
-        self, request: pb.ModelInferRequest, context: grpc.aio.ServicerContext
-    ) -> pb.ModelInferResponse:
-        response = pb.ModelInferResponse()
-        async with self._rpcs.begin("ModelInfer", context, request.id) as rpc:
-            started_s = time.monotonic()
-            try:
-                self._model(request.model_name, request.model_version)
-                names, asked = wanted(request), options(request)
-                results = await self._results(request, asked, rpc)
-                judged_s = time.monotonic()
-                response = respond(request, names, results, asked.top_k)
-            except Exception:
-                self._statistics.call_failed(time.monotonic() - started_s)
-                raise
-            ended_s = time.monotonic()
-            self._statistics.call_answered(ended_s - started_s, ended_s - judged_s, results)
+    @answered(lambda request: request.id)
+    async def ModelInfer(self, request: pb.ModelInferRequest, rpc: RequestContext) -> pb.ModelInferResponse:
+        started_s = time.monotonic()
+        try:
+            self._model(request.model_name, request.model_version)
+            names, asked = wanted(request), options(request)
+            results = await self._results(request, asked, rpc)
+            judged_s = time.monotonic()
+            response = respond(request, names, results, asked.top_k)
+        except Exception:
+            self.statistics.call_failed(time.monotonic() - started_s)
+            raise
+        ended_s = time.monotonic()
+        self.statistics.call_answered(ended_s - started_s, ended_s - judged_s, results)
         return response
 
     def _model(self, name: str, version: str) -> ServedModel:
@@ -144,18 +104,20 @@ class InferenceService(pb_grpc.GRPCInferenceServiceServicer):
             UnknownVersionError: It is not loaded.
             NotReadyError: None is loaded yet.
         """
-        found = self._registry.named(version)
-        if name not in (names := dict.fromkeys((NAME, *(model.name for _, model in self._registry)))):
+        found = self.registry.named(version)
+        if name not in (names := dict.fromkeys((NAME, *(model.name for _, model in self.registry)))):
             raise ModelNotFoundError(f"no model '{printable(name)}' here; there is {' or '.join(names)}")
         return found
 
-    async def _results(self, request: pb.ModelInferRequest, asked: Options, rpc: RpcContext) -> list[InferenceResult]:
+    async def _results(
+        self, request: pb.ModelInferRequest, asked: Options, rpc: RequestContext
+    ) -> list[InferenceResult]:
         """Judges the images side by side."""
-        model = self._registry.choose(request.model_version)  # one for all images
-        found = images(request, self._config.images_per_call)
+        model = self.registry.choose(request.model_version)  # one for all images
+        found = images(request, self.config.images_per_call)
         rpc.unanswered.images = found.count
         rpc = replace(rpc, deadline_s=rpc.expires_s(time.monotonic(), asked.timeout_ms))  # of all images together
-        results = await self._pipeline.results(
+        results = await self.pipeline.results(
             found.count, lambda place: asked.to_inference(found.at(place), model), rpc, all_or_nothing=True
         )
         return cast(list[InferenceResult], results)  # an error would have been raised

@@ -7,7 +7,7 @@ from typing import Any
 
 from server.access.tokens import Quota
 
-__all__ = ["RpcContext", "Tally"]
+__all__ = ["RequestContext", "Tally"]
 
 
 @dataclass(slots=True)
@@ -18,7 +18,7 @@ class Tally:
 
 
 @dataclass(frozen=True, slots=True)
-class RpcContext:
+class RequestContext:
     """What the images of one call share. Times are of `time.monotonic`."""
 
     request_id: str
