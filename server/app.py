@@ -39,7 +39,6 @@ from server.inference.pipeline import Pipeline
 from server.logs import log_to_stderr
 from server.models.registry import ModelRegistry
 from server.models.reload import Load, Outcome, Reloader
-from server.models.warm_up import Loader
 from server.observers.exporter import open_traces
 from server.observers.metrics import Metrics
 from server.observers.shadow import Shadow
@@ -148,11 +147,8 @@ class App:
                 on_batch=observers.computed,
             ),
         )
-        loader = Loader(
-            devices, threads=config.threads, max_batch=config.max_batch, batch_goal_s=config.batch_goal_ms / 1e3
-        )
         self._registry = ModelRegistry(config.canary_weight if config.canary else 0.0)
-        self.reloader = Reloader(config, load, loader, self._registry, self.metrics.reload, self.metrics.serves)
+        self.reloader = Reloader(config, load, devices, self._registry, self.metrics.reload, self.metrics.serves)
         self._shadow = Shadow(self._registry, self._pipeline, config.default_deadline_s, self.metrics.shadowed)
         observers.add(self._shadow)
         self.rpcs = RpcContexts(config.default_deadline_s, observers)

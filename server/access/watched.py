@@ -19,7 +19,7 @@ from typing import Generic, TypeVar
 from detector.errors import ConfigError
 from detector.text import plain, printable
 
-__all__ = ["Watched", "file_name"]
+__all__ = ["Watched", "file_name", "read_file"]
 
 T = TypeVar("T")
 
@@ -87,16 +87,22 @@ class Watched(Generic[T]):
                 self._on_reload(self._what, False)
 
     def _read(self) -> dict[str, bytes]:
-        contents = {}
-        for setting, file in self._files.items():
-            try:
-                # joined files may have a mark in the middle
-                contents[setting] = plain(file.read_bytes()).replace(BOM_UTF8, b"")
-            except OSError as error:
-                raise ConfigError(f"{setting}: cannot read {file_name(file)}: {error.strerror}") from None
-            except ValueError:
-                raise ConfigError(f"{setting}: {file} is damaged UTF-16: save it as UTF-8") from None
-        return contents
+        # joined files may have a mark in the middle
+        return {name: read_file(name, file).replace(BOM_UTF8, b"") for name, file in self._files.items()}
+
+
+def read_file(setting: str, file: Path) -> bytes:
+    """A text file that a setting names, as UTF-8.
+
+    Raises:
+        ConfigError: It cannot be read.
+    """
+    try:
+        return plain(file.read_bytes())
+    except OSError as error:
+        raise ConfigError(f"{setting}: cannot read {file_name(file)}: {error.strerror}") from None
+    except ValueError:
+        raise ConfigError(f"{setting}: {file} is damaged UTF-16: save it as UTF-8") from None
 
 
 def file_name(file: Path) -> str:

@@ -5,12 +5,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from detector.bundle.archive import MANIFEST, ZIP_SUFFIX
 from detector.errors import ConfigError
 
 __all__ = ["Stamp", "newest", "stamp"]
-
-MANIFEST = "manifest.json"
-SUFFIX = ".heatward"
 
 Stamp = tuple[tuple[str, int, int, int], ...]
 
@@ -29,7 +27,7 @@ def newest(path: Path) -> Path:
         return path
     bundles = [each for each in path.iterdir() if not each.name.startswith(".") and _is_bundle(each)]
     if not bundles:
-        raise ConfigError(f"{path} holds no bundle: put a {SUFFIX} file there (no hidden one), or name one")
+        raise ConfigError(f"{path} holds no bundle: put a {ZIP_SUFFIX} file there (no hidden one), or name one")
     return max(bundles, key=_order)
 
 
@@ -45,7 +43,7 @@ def stamp(path: Path) -> Stamp:
 
 def _is_bundle(path: Path) -> bool:
     try:
-        return path.suffix == SUFFIX or (path / MANIFEST).exists()
+        return path.suffix == ZIP_SUFFIX or (path / MANIFEST).exists()
     except PermissionError:
         return False
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from server.models.classifiers import refuse_other
 from server.models.folder import Stamp, newest, stamp
 from server.models.registry import ModelRegistry, Role
 from server.models.served_model import ServedModel
-from server.models.warm_up import Loader
+from server.models.warm_up import load_soon
 
 __all__ = ["Load", "Outcome", "Reloader", "newest"]
 
@@ -50,7 +50,7 @@ class Reloader:
     Args:
         config: Names them.
         load: Makes a detector from a bundle; called on a thread of its own.
-        loader: Warms it up.
+        devices: Where engines compute, in their order.
         registry: Where it is put.
         on_reload: Told "detector" and whether a changed bundle could be used.
         on_current: Told of the model that answers by default from now on.
@@ -60,14 +60,14 @@ class Reloader:
         self,
         config: ServerConfig,
         load: Load,
-        loader: Loader,
+        devices: Sequence[str],
         registry: ModelRegistry,
         on_reload: Callable[[str, bool], None],
         on_current: Callable[[ServedModel], None],
     ) -> None:
         self._config = config
         self._load = load
-        self._loader = loader
+        self._devices = devices
         self._registry = registry
         self._on_reload = on_reload
         self._on_current = on_current
@@ -147,7 +147,7 @@ class Reloader:
                 refuse_other(bundle, detector.classifier, current.detector.classifier)
             return detector
 
-        detectors, latency = await self._loader.load_soon(load)
+        detectors, latency = await load_soon(load, self._devices, self._config)
         return ServedModel.of(detectors, latency, printable(path.stem), self._config.false_positive_rate)
 
     def _look(self, role: Role) -> Stamp:

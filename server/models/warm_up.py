@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import math
 import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
 
 import torch
 
 from detector.detector import Detector
+from server.config import ServerConfig
 from server.models.latency_model import LatencyModel
 
-__all__ = ["Loader", "Warm", "warm_up"]
+__all__ = ["Warm", "load_soon", "warm_up"]
 
 log = logging.getLogger("heatward.engine")
 
@@ -26,56 +28,28 @@ Warm = tuple[tuple[Detector, ...], LatencyModel]
 """The same detector on each device, and what its batches cost on the first."""
 
 
-class Loader:
-    """Loads detectors, and warms them up beside what serves.
+def load_soon(make: Callable[[str], Detector], devices: Sequence[str], config: ServerConfig) -> asyncio.Future[Warm]:
+    """Makes a detector for each device and warms it up, beside what serves. Call it on the event loop.
 
-    Args:
-        devices: Where engines compute, in their order.
-        threads: Torch threads on the CPU.
-        max_batch: Most images in a batch.
-        batch_goal_s: What a batch may take, but for one of a hundred.
+    It runs on a thread of its own, which the end of the process does not wait for.
     """
+    warm: Future[Warm] = Future()
 
-    def __init__(self, devices: Sequence[str], *, threads: int, max_batch: int, batch_goal_s: float) -> None:
-        self._devices = devices
-        self._threads = threads
-        self._max_batch = max_batch
-        self._batch_goal_s = batch_goal_s
-
-    def load(self, make: Callable[[str], Detector]) -> Warm:
-        """Makes a detector for each device and warms it up. Blocks; call it from a thread of its own."""
-        torch.set_num_threads(self._threads)  # OpenMP keeps the number per thread: set it on each that computes
+    def work() -> None:
+        torch.set_num_threads(config.threads)  # OpenMP keeps the number per thread: set it on each that computes
         detectors: list[Detector] = []
         latencies: list[LatencyModel] = []
-        for device in self._devices:
-            detectors.append(make(device))
-            latencies.append(warm_up(detectors[-1], self._max_batch, self._batch_goal_s))
-        return tuple(detectors), latencies[0]
-
-    def load_soon(self, make: Callable[[str], Detector]) -> asyncio.Future[Warm]:
-        """`load` on a thread of its own, which the end of the process does not wait for. Call it on the event loop."""
-        loop = asyncio.get_running_loop()
-        warm: asyncio.Future[Warm] = loop.create_future()
-
-        def tell(result: Warm | BaseException) -> None:
-            if warm.done():
-                return
-            if isinstance(result, BaseException):
-                warm.set_exception(result)
-                warm.exception()  # asked for here, so that asyncio does not warn where nobody waits
-            else:
-                warm.set_result(result)
-
-        def work() -> None:
+        with suppress(InvalidStateError):  # nobody waits for it any more
             try:
-                result: Warm | BaseException = self.load(make)
+                for device in devices:
+                    detectors.append(make(device))
+                    latencies.append(warm_up(detectors[-1], config.max_batch, config.batch_goal_ms / 1e3))
+                warm.set_result((tuple(detectors), latencies[0]))
             except BaseException as error:
-                result = error
-            with contextlib.suppress(RuntimeError):  # the loop is gone: so is whoever asked
-                loop.call_soon_threadsafe(tell, result)
+                warm.set_exception(error)
 
-        threading.Thread(target=work, name="heatward-load", daemon=True).start()
-        return warm
+    threading.Thread(target=work, name="heatward-load", daemon=True).start()
+    return asyncio.wrap_future(warm)
 
 
 def warm_up(detector: Detector, max_batch: int, goal_s: float) -> LatencyModel:

@@ -7,7 +7,6 @@ model, AIP-193).
 from __future__ import annotations
 
 import logging
-from typing import NamedTuple
 
 import grpc
 from google.rpc import code_pb2, error_details_pb2, status_pb2
@@ -32,13 +31,7 @@ LONGEST_PASSED_BYTES = 3000
 
 log = logging.getLogger("heatward.service")
 
-
-class _Status(NamedTuple):
-    """What gRPC takes for a status."""
-
-    code: grpc.StatusCode
-    details: str
-    trailing_metadata: tuple[tuple[str, str | bytes], ...]
+Metadata = tuple[tuple[str, str | bytes], ...]
 
 
 def to_status(error: BaseException, request_id: str) -> status_pb2.Status:
@@ -78,14 +71,14 @@ def to_grpc(status: status_pb2.Status, remaining_s: float | None = None) -> grpc
     return answer._replace(trailing_metadata=(*answer.trailing_metadata, (PUSHBACK, str(pause_ms))))
 
 
-def passed_on(error: grpc.aio.AioRpcError) -> _Status:
+def passed_on(error: grpc.aio.AioRpcError) -> tuple[grpc.StatusCode, str, Metadata]:
     """Another server's status, as it came but for what would be too long for the caller."""
     trailing, left = [], LONGEST_PASSED_BYTES
     for key, value in error.trailing_metadata() or ():
         if len(key) + len(value) <= left:
             trailing.append((key, value))
             left -= len(key) + len(value)
-    return _Status(error.code(), _cut(error.details() or "", LONGEST_PASSED_BYTES // 3), tuple(trailing))
+    return error.code(), _cut(error.details() or "", LONGEST_PASSED_BYTES // 3), tuple(trailing)
 
 
 def code_name(status: status_pb2.Status) -> str:

@@ -347,7 +347,7 @@ def test_replace_leaves_an_answer_that_a_likelier_false_alarm_confirms():
     assert kserve.ModelInferResponse.FromString(corrected(answer, [finding], None)).raw_output_contents[0] == (
         np.array([5]).tobytes()
     )
-    assert finding.recovered.index == 1 and finding.corrected.index == 3
+    assert finding.recovered == 1 and finding.corrected == 3
 
 
 async def test_failing_open_still_tells_of_the_attack(guarding):

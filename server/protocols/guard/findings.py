@@ -29,14 +29,6 @@ NUMBERS = DTYPES.keys() - {"BOOL", "BF16", "BYTES"}
 
 
 @dataclass(frozen=True, slots=True)
-class Label:
-    """A class."""
-
-    index: int
-    name: str
-
-
-@dataclass(frozen=True, slots=True)
 class Finding:
     """Of one image."""
 
@@ -58,26 +50,24 @@ class Finding:
         return None if self.result is None else self.result.verdict.p_value
 
     @property
-    def recovered(self) -> Label | None:
-        """The best estimate of what an attacked image showed before."""
-        if self.result is None or not self.attacked or not self.result.verdict.recovered:
-            return None
-        index = self.result.verdict.recovered[0][0]
-        return Label(index, self.result.model.label(index))
+    def recovered(self) -> int | None:
+        """The best estimate of the class that an attacked image showed before."""
+        recovered = self.result.verdict.recovered if self.result is not None and self.attacked else ()
+        return recovered[0][0] if recovered else None
 
     @property
-    def corrected(self) -> Label | None:
-        """The label to go on with where an image is flagged: of all flagged images, it is right for more of them."""
-        if self.result is None or not self.attacked:
-            return None
-        index = self.result.verdict.corrected[0]
-        return Label(index, self.result.model.label(index))
+    def corrected(self) -> int | None:
+        """The class to go on with where an image is flagged: of all flagged images, it is right for more of them."""
+        return self.result.verdict.corrected[0] if self.result is not None and self.attacked else None
 
     @property
-    def replacement(self) -> Label | None:
+    def replacement(self) -> int | None:
         """`corrected`, unless it confirms the prediction: then upstream's answer stands."""
-        label = self.corrected
-        return None if label is None or self.result is None or label.index == self.result.verdict.label else label
+        return None if self.result is None or self.corrected == self.result.verdict.label else self.corrected
+
+    def name(self, index: int | None) -> str | None:
+        """Of a class, or its number where it has none."""
+        return None if index is None or self.result is None else self.result.model.label(index) or str(index)
 
 
 def annotation(findings: Sequence[Finding]) -> bytes:
@@ -88,10 +78,10 @@ def annotation(findings: Sequence[Finding]) -> bytes:
     columns: dict[str, list[Any]] = {
         "verdict": [each.word for each in findings],
         "p_value": [each.p_value for each in findings],
-        "recovered_label": [_name(each.recovered) for each in findings],
-        "recovered_index": [_index(each.recovered) for each in findings],
-        "corrected_label": [_name(each.corrected) for each in findings],
-        "corrected_index": [_index(each.corrected) for each in findings],
+        "recovered_label": [each.name(each.recovered) for each in findings],
+        "recovered_index": [each.recovered for each in findings],
+        "corrected_label": [each.name(each.corrected) for each in findings],
+        "corrected_index": [each.corrected for each in findings],
         "reason": [each.reason or None for each in findings],
     }
     response = kserve.ModelInferResponse()
@@ -111,7 +101,7 @@ def rejection(findings: Sequence[Finding]) -> AdversarialInputError:
         message,
         index=",".join(str(place) for place, _ in found),
         p_value=",".join(f"{each.p_value:.6g}" for _, each in found),
-        recovered_index=",".join(str(each.recovered.index) if each.recovered else "" for _, each in found),
+        recovered_index=",".join("" if each.recovered is None else str(each.recovered) for _, each in found),
     )
 
 
@@ -167,9 +157,9 @@ def _correct(values: NDArray[Any], findings: Sequence[Finding], what: str) -> No
     rows = values.reshape(len(findings), per_image)
     classes = np.iinfo(values.dtype).max + 1 if labels else per_image
     for row, finding in zip(rows, findings, strict=True):
-        if finding.replacement is None:
+        index = finding.replacement
+        if index is None:
             continue
-        index = finding.replacement.index
         if index >= classes:
             raise ServiceError(f"{what} has no class {index}: both models must number the same classes alike")
         if labels:
@@ -177,11 +167,3 @@ def _correct(values: NDArray[Any], findings: Sequence[Finding], what: str) -> No
         else:
             top = int(row.argmax())
             row[[top, index]] = row[[index, top]]
-
-
-def _name(label: Label | None) -> str | None:
-    return None if label is None else label.name or str(label.index)
-
-
-def _index(label: Label | None) -> int | None:
-    return None if label is None else label.index

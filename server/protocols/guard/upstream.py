@@ -10,9 +10,8 @@ from collections.abc import AsyncIterator, Iterable
 
 import grpc
 
-from detector.errors import ConfigError
-from detector.text import plain
 from server.access.tls import check_certificates
+from server.access.watched import read_file
 from server.config import ServerConfig
 
 __all__ = ["Upstream"]
@@ -49,12 +48,7 @@ class Upstream:
         if config.upstream_ca is None:
             self._channel = grpc.aio.insecure_channel(self._target, options=OPTIONS)
         else:
-            try:
-                authorities = plain(config.upstream_ca.read_bytes())
-            except OSError as error:
-                raise ConfigError(f"upstream_ca: cannot read {config.upstream_ca}: {error.strerror}") from error
-            except ValueError:
-                raise ConfigError(f"upstream_ca: {config.upstream_ca} is damaged UTF-16: save it as UTF-8") from None
+            authorities = read_file("upstream_ca", config.upstream_ca)
             check_certificates("upstream_ca", config.upstream_ca, authorities)
             credentials = grpc.ssl_channel_credentials(authorities)
             self._channel = grpc.aio.secure_channel(self._target, credentials, options=OPTIONS)

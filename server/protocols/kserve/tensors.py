@@ -20,36 +20,25 @@ from server.errors import RequestError
 
 __all__ = ["elements", "pack", "put", "shape_of", "unpack"]
 
-CONTENTS = {
-    "BOOL": "bool_contents",
-    "UINT8": "uint_contents",
-    "UINT16": "uint_contents",
-    "UINT32": "uint_contents",
-    "UINT64": "uint64_contents",
-    "INT8": "int_contents",
-    "INT16": "int_contents",
-    "INT32": "int_contents",
-    "INT64": "int64_contents",
-    "FP32": "fp32_contents",
-    "FP64": "fp64_contents",
-    "BYTES": "bytes_contents",
+TYPES = {
+    "BOOL": ("?", "bool_contents"),
+    "UINT8": ("u1", "uint_contents"),
+    "UINT16": ("<u2", "uint_contents"),
+    "UINT32": ("<u4", "uint_contents"),
+    "UINT64": ("<u8", "uint64_contents"),
+    "INT8": ("i1", "int_contents"),
+    "INT16": ("<i2", "int_contents"),
+    "INT32": ("<i4", "int_contents"),
+    "INT64": ("<i8", "int64_contents"),
+    "FP16": ("<f2", ""),
+    "BF16": ("<u2", ""),  # numpy has no bfloat16: its bits
+    "FP32": ("<f4", "fp32_contents"),
+    "FP64": ("<f8", "fp64_contents"),
+    "BYTES": ("O", "bytes_contents"),
 }
-DTYPES = {
-    "BOOL": "?",
-    "UINT8": "u1",
-    "UINT16": "<u2",
-    "UINT32": "<u4",
-    "UINT64": "<u8",
-    "INT8": "i1",
-    "INT16": "<i2",
-    "INT32": "<i4",
-    "INT64": "<i8",
-    "FP16": "<f2",
-    "BF16": "<u2",  # numpy has no bfloat16: its bits
-    "FP32": "<f4",
-    "FP64": "<f8",
-    "BYTES": "O",
-}
+"""numpy's name of each, and where it may come typed."""
+DTYPES = {name: dtype for name, (dtype, _) in TYPES.items()}
+CONTENTS = {name: field for name, (_, field) in TYPES.items() if field}
 MOST_DIMENSIONS = 8
 """Triton's limit, too."""
 
