@@ -266,7 +266,7 @@ class ServerConfig(BaseSettings):
         return ImageLimits(max_bytes=self.max_image_bytes, max_pixels=self.max_image_pixels, formats=self.image_formats)
 
     @classmethod
-    def settings_customise_sources(
+    def settings_customise_sources(  # type: ignore[override]  # it is called by keyword
         cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource, **_others: Any
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Takes what it is given and nothing else: `load_config` does the merging."""

@@ -39,6 +39,7 @@ from benchmarks.attribution.which_heatmap_maps import (
 from benchmarks.attribution.which_heatmap_nets import SCHEDULE, learn
 from benchmarks.attribution.which_heatmap_tables import NAMES, PUBLISHED, plot, tables
 from detector.errors import ConfigError, HeatwardError
+from detector.files import write_file
 from training.config import Split, TrainingConfig
 from training.evaluation.metrics import Bootstrap, Estimate
 from training.evaluation.pictures import png
@@ -46,7 +47,7 @@ from training.evaluation.tables import render
 from training.job import Job, open_job
 from training.load import load_config
 from training.progress import make_progress
-from training.shards import digest, write_file, write_json
+from training.shards import digest, write_json
 
 SMALL_IMAGES, LARGE_IMAGES = (800, 500), (100, 100)  # source images to learn from and to test on, at most
 SMALL_ATTACKS, LARGE_ATTACKS = ("pgd-8", "cw", "square-8"), ("pgd-4", "cw")

@@ -140,9 +140,8 @@ class Metrics(Observer):
         self._request_of(method).observe(seconds)
 
     def finished(self, request: InferenceRequest, result: InferenceResult) -> None:
-        p_value = result.verdict.p_value
-        outcome = "attacked" if p_value <= result.false_positive_rate else "clean"
-        self._answered.append(((outcome, result.model.version), result.queue_s, result.decode_s, p_value))
+        kind = "attacked" if result.attacked else "clean", result.model.version
+        self._answered.append((kind, result.queue_s, result.decode_s, result.verdict.p_value))
         if len(self._answered) >= TOGETHER:
             self._count()
 
