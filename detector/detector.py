@@ -43,7 +43,7 @@ class Verdict:
     top: tuple[tuple[int, float], ...]
     """The classifier's most probable classes with their probabilities, best first."""
     attack_score: float
-    """−log P(clean) of the heatmap classifier and a share of the surprise, 0 and up; higher is more attack-like."""
+    """−log P(clean) of the heatmap classifier and a share of the novelty, 0 and up; higher is more attack-like."""
     p_value: float
     """Share of clean calibration images that look at least as attacked, in (0, 1]."""
     recovered: tuple[tuple[int, float], ...]
@@ -141,7 +141,7 @@ class Detector:
         corrected_labels = candidates.gather(1, corrected.indices[:, None])[:, 0].tolist()
         corrected_probabilities = corrected.values.tolist()
         attack_scores, p_values = scores.tolist(), self.calibration.p_value(scores).tolist()
-        heatmaps = evidence.maps[:, 0, 0].cpu().numpy()  # candidate 0 is the prediction
+        heatmaps = evidence.groups["classes.maps"][:, 0, 0].cpu().numpy()  # candidate 0 is the prediction
         return [
             Verdict(
                 label=top[i][0][0],

@@ -92,12 +92,12 @@ class ScoreSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    surprise_weight: float = Field(default=0.1, ge=0)
-    """Of the surprise, beside −log P(clean). Chosen on left-out families (docs/experiments.md)."""
+    novelty_weight: float = Field(default=0.1, ge=0)
+    """Of the novelty, beside −log P(clean). Chosen on left-out families (docs/experiments.md)."""
     margin_share: float = Field(default=0.3, ge=0)
     """Of the margin of probabilities in `doubt`, beside the witness."""
     first_candidates: int = Field(default=3, ge=1)
-    """Candidates whose class features may surprise."""
+    """Candidates whose answers count for novelty."""
     quantiles: int = Field(default=256, ge=2)
     """Of clean images, for the share that has a higher number."""
 

@@ -15,6 +15,7 @@ import torch
 
 from detector.classifier import Classifier, load_classifier
 from detector.errors import ConfigError
+from detector.evidence import CONSTANTS
 from training.attacks import check_attack
 from training.attacks.corruptions import STRENGTHS
 from training.config import CLEAN, SPLITS, AttackSpec, Split, TrainingConfig
@@ -81,7 +82,11 @@ class Job:
             stop = min(start + size, total)
             made_from = self._attack_digest(split, label, start, stop)
             if stage == "attribute":
-                seen = {"evidence": self.config.evidence.model_dump(mode="json"), "batch": self.config.batch_size}
+                seen = {
+                    "evidence": self.config.evidence.model_dump(mode="json"),
+                    "constants": CONSTANTS,
+                    "batch": self.config.batch_size,
+                }
                 if self.witness is not None:
                     seen["witness"] = self.witness.fingerprint
                 made_from = digest({"from": made_from, **seen})

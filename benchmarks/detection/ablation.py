@@ -14,17 +14,17 @@ from __future__ import annotations
 import argparse
 import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from rich.table import Table
-from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.clock import seconds
-from detector.evidence import Evidence, EvidenceExtractor, EvidenceShape
+from detector.evidence import CLASS_MAPS, MARGIN_MAPS, Evidence, EvidenceExtractor
 from detector.heatmaps.channels import attribute_classes
 from detector.settings import ScoreSettings
 from training.config import CLEAN, TrainingConfig
@@ -43,59 +43,35 @@ RATE = 0.05
 BATCH, PASSES = 32, 3
 
 
-def without_views(evidence: Evidence) -> Evidence:
-    shape = EvidenceShape.of(evidence)
-    features, channels = evidence.class_features.clone(), evidence.channels.clone()
-    for start in (1, shape.views + 2):  # the change of the centred logit, of the log-probability
-        features[..., start : start + shape.views] = 0
-    channels[:, -shape.stability :] = 0
-    return replaced(evidence, class_features=features, channels=channels)
-
-
-def without_witness(evidence: Evidence) -> Evidence:
-    shape = EvidenceShape.of(evidence)
-    maps, features, channels = evidence.maps.clone(), evidence.class_features.clone(), evidence.channels.clone()
-    maps[:, :, 1:] = 0
-    features[..., shape.own_features :] = 0
-    channels[:, shape.disagreement] = 0
-    return replaced(evidence, maps=maps, class_features=features, channels=channels)
-
-
-def without_channels(evidence: Evidence) -> Evidence:
-    shape = EvidenceShape.of(evidence)
-    channels = evidence.channels.clone()
-    channels[:, : shape.disagreement.start] = 0
-    return replaced(evidence, channels=channels)
-
-
-def without_margin_maps(evidence: Evidence) -> Evidence:
-    return replaced(evidence, margin_maps=torch.zeros_like(evidence.margin_maps))
-
-
-def without_class_maps(evidence: Evidence) -> Evidence:
-    return replaced(evidence, maps=torch.zeros_like(evidence.maps))
-
-
-def replaced(evidence: Evidence, **tensors: Tensor) -> Evidence:
-    return Evidence(**(evidence.tensors() | tensors))
-
-
-PARTS: dict[str, Callable[[Evidence], Evidence]] = {
-    "nothing": lambda evidence: evidence,
-    "surprise": lambda evidence: evidence,
-    "views": without_views,
-    "witness": without_witness,
-    "channel attribution": without_channels,
-    "maps of the margin": without_margin_maps,
-    "maps of the classes": without_class_maps,
+PARTS: dict[str, tuple[str, ...]] = {
+    "nothing": (),
+    "novelty": (),
+    "views": ("views.",),
+    "witness": ("witness.",),
+    "channel attribution": ("margin.channels",),
+    "maps of the margin": MARGIN_MAPS,
+    "maps of the classes": CLASS_MAPS,
 }
+"""Part → how the names of its groups begin."""
+
+
+def without(evidence: Evidence, part: str) -> Evidence:
+    """The same groups, those of the part all zeros."""
+    groups = {
+        name: torch.zeros_like(group) if name.startswith(PARTS[part]) else group
+        for name, group in evidence.groups.items()
+    }
+    return replace(evidence, groups=groups)
 
 
 def measured(job: Job, config: TrainingConfig, part: str) -> dict[str, Any]:
     """Fit without a part; AUROC, TPR and recovery of every test attack."""
-    see = PARTS[part]
-    if part == "surprise":
-        fit_without = config.fit.model_copy(update={"score": ScoreSettings(surprise_weight=0.0)})
+
+    def see(evidence: Evidence) -> Evidence:
+        return without(evidence, part)
+
+    if part == "novelty":
+        fit_without = config.fit.model_copy(update={"score": ScoreSettings(novelty_weight=0.0)})
         config = config.model_copy(update={"fit": fit_without})
     with tempfile.TemporaryDirectory() as folder:
         fit_networks(config, job.work, job.progress, Path(folder), see)
@@ -137,7 +113,7 @@ def costs(job: Job) -> dict[str, float]:
     seconds_whole = fastest(lambda: whole(images), classifier.device)
     return {
         "nothing": every,
-        "surprise": every,
+        "novelty": every,
         "views": every - len(whole.views),
         "witness": alone,
         "channel attribution": every,

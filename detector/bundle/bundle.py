@@ -36,7 +36,7 @@ EMBEDDED = Path(__file__).parents[1] / "embedded" / "cifar10.heatward"
 """The default bundle, in the repository."""
 
 FORMAT: Final = "heatward-bundle"
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 CLASSIFIER, WITNESS = "classifier.safetensors", "witness.safetensors"
 NETWORK, CALIBRATION = "network.safetensors", "calibration.safetensors"
 

@@ -15,139 +15,37 @@ view of the same image).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
 
 import torch
-from pydantic import BaseModel, ConfigDict, JsonValue
+from pydantic import JsonValue
 from torch import Tensor
 from torch.nn import functional
 
 from detector.classifier import Classifier
 from detector.errors import ConfigError, LayerNotFoundError, NoGradientError
+from detector.evidence.groups import CLASS_MAPS, MARGIN_MAPS, PER_CANDIDATE, PER_IMAGE, Evidence
 from detector.evidence.views import CONSTANTS as VIEW_CONSTANTS
 from detector.evidence.views import make_views
-from detector.evidence.witness import DISAGREEMENT, DIVERGENCE, TESTIMONY, Answer, testify
+from detector.evidence.witness import Answer, testify
 from detector.heatmaps.channels import LayerAttribution, attribute_classes, attribute_margin
 from detector.images.batch import check_images, check_range
 from detector.settings import EvidenceSettings
 
-__all__ = [
-    "ALL_CLASSES_UP_TO",
-    "CONSTANTS",
-    "DIVERGENCE",
-    "Evidence",
-    "EvidenceExtractor",
-    "EvidenceSettings",
-    "EvidenceShape",
-]
+__all__ = ["ALL_CLASSES_UP_TO", "CONSTANTS", "EvidenceExtractor", "EvidenceSettings"]
 
 ALL_CLASSES_UP_TO = 16
 EPSILON = 1e-8
-MOVES = 3  # numbers that say how far one depth's channel heatmap moved under one view
 DEPTHS, DEEP_SIDE = 4, 6  # where no layers are named: how many, and the smallest side of the class layer
 WITNESS_SEED = 1
 CONSTANTS: dict[str, JsonValue] = {
     "all_classes_up_to": ALL_CLASSES_UP_TO,
     "evidence_epsilon": EPSILON,
-    "witness_features": [TESTIMONY, DISAGREEMENT, DIVERGENCE],
+    "evidence_groups": [*PER_IMAGE, *MARGIN_MAPS, *PER_CANDIDATE, *CLASS_MAPS],
     "witness_seed": WITNESS_SEED,
-    "moves": MOVES,
     "depths": [DEPTHS, DEEP_SIDE],
     **VIEW_CONSTANTS,
 }
 """What decides the evidence and is no setting; a bundle belongs to these."""
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """Evidence about B images. C candidates, M maps a class, S margin maps, g cells a side.
-
-    Candidate 0 is the prediction. With up to 16 classes all follow, by falling logit. With more, the class before an
-    attack may be far down the logits: those follow that the witness, or without one the views, find likeliest.
-    """
-
-    logits: Tensor  # (B, K)
-    candidates: Tensor  # (B, C) class indices; candidate 0 is the prediction
-    maps: Tensor  # (B, C, M, g, g) activation × gradient per candidate
-    margin_maps: Tensor  # (B, S, g, g) of the margin, at every depth
-    class_features: Tensor  # (B, C, F) logits and probabilities, under every view too; size of the channel heatmap
-    channels: Tensor  # (B, D) channel attribution, the witness's disagreement, stability under views
-
-    def tensors(self) -> dict[str, Tensor]:
-        return {field.name: getattr(self, field.name) for field in fields(self)}
-
-    @classmethod
-    def from_tensors(cls, tensors: dict[str, Tensor]) -> Evidence:
-        return cls(**{field.name: tensors[field.name] for field in fields(cls)})
-
-    @classmethod
-    def cat(cls, parts: Sequence[Evidence]) -> Evidence:
-        return cls(**{f.name: torch.cat([getattr(part, f.name) for part in parts]) for f in fields(cls)})
-
-    def __getitem__(self, index: slice | Tensor) -> Evidence:
-        return Evidence(**{name: tensor[index] for name, tensor in self.tensors().items()})
-
-    def __len__(self) -> int:
-        return len(self.logits)
-
-    def to(self, device: torch.device | str) -> Evidence:
-        return Evidence(**{name: tensor.to(device) for name, tensor in self.tensors().items()})
-
-    def float(self) -> Evidence:
-        return Evidence(**{n: t.float() if t.is_floating_point() else t for n, t in self.tensors().items()})
-
-
-class EvidenceShape(BaseModel):
-    """Sizes of the evidence a network was built for."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    classes: int
-    candidates: int
-    map_kinds: int
-    margin_maps: int
-    class_features: int
-    channels: int
-    grid: int
-
-    @classmethod
-    def of(cls, evidence: Evidence) -> EvidenceShape:
-        _, candidates, kinds, grid, _ = evidence.maps.shape
-        return cls(
-            classes=evidence.logits.shape[1],
-            candidates=candidates,
-            map_kinds=kinds,
-            margin_maps=evidence.margin_maps.shape[1],
-            class_features=evidence.class_features.shape[2],
-            channels=evidence.channels.shape[1],
-            grid=grid,
-        )
-
-    @property
-    def witness(self) -> bool:
-        """Whether a witness was asked."""
-        return self.map_kinds == 2
-
-    @property
-    def own_features(self) -> int:
-        """Class features that come first and are the classifier's own."""
-        return self.class_features - TESTIMONY * self.witness
-
-    @property
-    def stability(self) -> int:
-        """Channel features that come last and say how far the channel heatmap of each depth moves under each view."""
-        return MOVES * self.views * (self.margin_maps // 2)
-
-    @property
-    def views(self) -> int:
-        """Views that were taken."""
-        return (self.own_features - 4) // 2
-
-    @property
-    def disagreement(self) -> slice:
-        """Channel features that say how far the witness's answer is from the classifier's; empty without a witness."""
-        stop = self.channels - self.stability
-        return slice(stop - DISAGREEMENT * self.witness, stop)
 
 
 class EvidenceExtractor:
@@ -220,26 +118,22 @@ class EvidenceExtractor:
         with torch.enable_grad():
             maps, class_channels = attribute_classes(logits, activations[self.class_layer], candidates)
         logits = logits.detach()
-        margin_maps = [m for depth in depths.values() for m in (depth.spatial, depth.spatial_gradient)]
         channels = [c for d in depths.values() for c in (d.attribution, d.gradient_norm, d.activation)]
-        spread = torch.stack([class_channels.norm(dim=-1), class_channels.abs().amax(-1)], dim=-1)
-        class_maps = self._to_grid(maps)[:, :, None]  # (B, C, 1, g, g)
-        class_features = [_class_features(logits, view_logits, candidates), spread]
+        margin_maps = [m for d in depths.values() for m in (d.spatial, d.spatial_gradient)]
+        class_maps = self._to_grid(maps)  # (B, C, g, g)
+        groups = {
+            "margin.channels": torch.cat(channels, dim=1),
+            "views.stability": stability,
+            "margin.maps": torch.cat([self._to_grid(m[:, None]) for m in margin_maps], dim=1),
+            **_answers(logits, view_logits, candidates),
+            "classes.spread": torch.stack([class_channels.norm(dim=-1), class_channels.abs().amax(-1)], dim=-1),
+            "classes.maps": class_maps[:, :, None],
+        }
         if said is not None:
             with torch.enable_grad():
                 own_maps, _ = attribute_classes(said.logits, said.activation, candidates)
-            seen = testify(logits, said, candidates, class_maps[:, :, 0], self._to_grid(own_maps))
-            class_maps = torch.cat([class_maps, seen.maps[:, :, None]], dim=2)
-            class_features.append(seen.class_features)
-            channels.append(seen.disagreement)
-        return Evidence(
-            logits=logits,
-            candidates=candidates,
-            maps=class_maps,
-            margin_maps=torch.cat([self._to_grid(m[:, None]) for m in margin_maps], dim=1),
-            class_features=torch.cat(class_features, dim=-1),
-            channels=torch.cat([*channels, stability], dim=1),
-        )
+            groups |= testify(logits, said, candidates, class_maps, self._to_grid(own_maps))
+        return Evidence.from_tensors({"logits": logits, "candidates": candidates, **groups})
 
     def _candidates(self, logits: Tensor, votes: Tensor) -> Tensor:
         """(B, C) classes to look at."""
@@ -262,7 +156,7 @@ class EvidenceExtractor:
 
     @torch.no_grad()
     def _under_views(self, images: Tensor, depths: Mapping[str, LayerAttribution]) -> tuple[Tensor, Tensor]:
-        """Logits under each view (B, V, K); how far each depth's channel heatmap moves (B, V·L·3)."""
+        """Logits under each view (B, V, K); how far each depth's channel heatmap moves (B, V, L, 3)."""
         batch = len(images)
         changed = torch.cat([view(images) for view in self.views.values()])  # (V·B, 3, H, W)
         outputs = [
@@ -276,12 +170,13 @@ class EvidenceExtractor:
             pooled = pooled.view(len(self.views), batch, pooled.shape[1])  # (V, B, N)
             attribution = pooled * depth.weights
             original = depth.activation * depth.weights
-            moved += [
+            distances = [
                 functional.cosine_similarity(pooled, depth.activation[None], dim=-1),
                 functional.cosine_similarity(attribution, original[None], dim=-1),
                 (attribution - original).norm(dim=-1) / (original.norm(dim=-1) + EPSILON),
             ]
-        return logits.transpose(0, 1), torch.stack(moved, dim=-1).transpose(0, 1).flatten(1)
+            moved.append(torch.stack(distances, dim=-1))  # (V, B, 3)
+        return logits.transpose(0, 1), torch.stack(moved, dim=-2).transpose(0, 1)
 
     def _to_grid(self, maps: Tensor) -> Tensor:
         grid = self.settings.grid
@@ -298,14 +193,16 @@ def _deep_layer(classifier: Classifier, layers: Sequence[str]) -> str:
     return deep[-1] if deep else layers[0]
 
 
-def _class_features(logits: Tensor, view_logits: Tensor, candidates: Tensor) -> Tensor:
-    """(B, C, 2 + 2·V): centred logit and log-probability, and their change under every view."""
+def _answers(logits: Tensor, view_logits: Tensor, candidates: Tensor) -> dict[str, Tensor]:
+    """Centred logits and log-probabilities of the candidates, and their change under every view."""
     count = view_logits.shape[1]
     stacked = torch.cat([logits[:, None], view_logits], dim=1)  # (B, 1 + V, K)
     index = candidates[:, None].expand(-1, count + 1, -1)
-    centred = (stacked - stacked.mean(-1, keepdim=True)).gather(2, index)
-    log_probability = stacked.log_softmax(-1).gather(2, index)
-    features = torch.cat([centred, log_probability], dim=1)  # (B, 2 + 2V, C)
-    features[:, 1 : count + 1] -= features[:, :1]
-    features[:, count + 2 :] -= features[:, count + 1 : count + 2]
-    return features.transpose(1, 2)
+    groups: dict[str, Tensor] = {}
+    for name, values in (
+        ("logit", stacked - stacked.mean(-1, keepdim=True)),
+        ("log_probability", stacked.log_softmax(-1)),
+    ):
+        own, seen = torch.split(values.gather(2, index).transpose(1, 2), [1, count], dim=2)  # (B, C, 1), (B, C, V)
+        groups |= {f"classes.{name}": own, f"views.{name}": seen - own}
+    return groups

@@ -1,4 +1,4 @@
-"""What the witness, a second classifier, says of the same image: its answer → **maps, class features, disagreement**.
+"""What the witness, a second classifier, says of the same image: its answer → **the groups `witness.…`**.
 
 Sources: Wei et al. 2024, "PID" (a second model's view of the same image).
 """
@@ -12,10 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-__all__ = ["DISAGREEMENT", "DIVERGENCE", "TESTIMONY", "Answer", "Testimony", "testify"]
-
-TESTIMONY = 5  # class features of the witness: log P, log P of the mirror image, …
-DISAGREEMENT, DIVERGENCE = 6, 4  # image features of the witness; where KL(witness ‖ classifier) is among them
+__all__ = ["Answer", "testify"]
 
 
 @dataclass(frozen=True)
@@ -32,40 +29,44 @@ class Answer:
         return (self.logits.detach().softmax(1) + self.mirrored.softmax(1)) / 2
 
 
-@dataclass(frozen=True)
-class Testimony:
-    """What is made of it."""
-
-    maps: Tensor  # (B, C, g, g)
-    class_features: Tensor  # (B, C, TESTIMONY), last of all class features
-    disagreement: Tensor  # (B, DISAGREEMENT)
-
-
-def testify(logits: Tensor, answer: Answer, candidates: Tensor, class_maps: Tensor, own_maps: Tensor) -> Testimony:
+def testify(
+    logits: Tensor, answer: Answer, candidates: Tensor, class_maps: Tensor, own_maps: Tensor
+) -> dict[str, Tensor]:
     """The witness's answer and its maps for the candidates (B, C, g, g), against the classifier's."""
     own = answer.logits.detach()
     log_classifier = logits.log_softmax(1)
     log_witness, log_mirrored = own.log_softmax(1), answer.mirrored.log_softmax(1)
-    per_class = [log_witness, log_mirrored, own - own.mean(1, keepdim=True), log_witness - log_classifier]
     agreement = functional.cosine_similarity(_contrast(class_maps), _contrast(own_maps), dim=-1)  # (B, C)
     predicted = candidates[:, :1]
     log_mean = torch.stack([log_witness, log_mirrored]).logsumexp(0) - math.log(2)
     mean = log_mean.exp()
-    return Testimony(
-        maps=own_maps,
-        class_features=torch.stack([*(each.gather(1, candidates) for each in per_class), agreement], dim=-1),
-        disagreement=torch.stack(
+
+    def of_candidates(*values: Tensor) -> Tensor:  # (B, K) each → (B, C, n)
+        return torch.stack([each.gather(1, candidates) for each in values], dim=-1)
+
+    return {
+        "witness.answer": torch.stack(
             [
                 log_witness.gather(1, predicted)[:, 0],
                 mean.gather(1, predicted)[:, 0],
                 mean.amax(1),
                 -(mean * log_mean).sum(1),
+            ],
+            dim=1,
+        ),
+        "witness.divergence": torch.stack(
+            [
                 (mean * (log_mean - log_classifier)).sum(1),
                 (log_classifier.exp() * (log_classifier - log_mean)).sum(1),
             ],
             dim=1,
         ),
-    )
+        "witness.log_probability": of_candidates(log_witness, log_mirrored),
+        "witness.logit": of_candidates(own - own.mean(1, keepdim=True)),
+        "witness.log_ratio": of_candidates(log_witness - log_classifier),
+        "witness.map_agreement": agreement[..., None],
+        "witness.maps": own_maps[:, :, None],
+    }
 
 
 def _contrast(maps: Tensor) -> Tensor:

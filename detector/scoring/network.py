@@ -1,14 +1,16 @@
 """The heatmap classifier: `Evidence` in, an attack score and a distribution over origin labels out.
 
     class maps ─▶ shared encoder ─┐
-    class features ───────────────┼─▶ one token a candidate ─┐
+    groups per candidate ─────────┼─▶ one token a candidate ─┐
                                   │                          ├─▶ attention ─▶ origin head, (B, C)
     margin maps ─▶ encoder ───────┐                          │
-    channels ─────────────────────┴─▶ one token an image ────┘─▶ family head, (B, families)
+    groups per image ─────────────┴─▶ one token an image ────┘─▶ family head, (B, families)
+
+Groups of numbers stand side by side, in the order of `detector.evidence.groups`.
 
 The family head says *clean* or which family of attack. Families are told apart because a pooled binary head makes them
 fight (docs/experiments.md) and because the origin label hides in another place for each of them. The attack score is
-−log P(clean), plus a share of the surprise (`detector.scoring.surprise`), which no attack has trained.
+−log P(clean), plus a share of the novelty (`detector.scoring.novelty`), which no attack has trained.
 """
 
 from __future__ import annotations
@@ -21,9 +23,17 @@ import torch
 from torch import Tensor, nn
 
 from detector.errors import BundleDamagedError
-from detector.evidence import ALL_CLASSES_UP_TO, Evidence, EvidenceShape
+from detector.evidence import (
+    ALL_CLASSES_UP_TO,
+    CLASS_MAPS,
+    MARGIN_MAPS,
+    PER_CANDIDATE,
+    PER_IMAGE,
+    Evidence,
+    EvidenceShape,
+)
+from detector.scoring.novelty import Novelty
 from detector.scoring.standardise import Standardise
-from detector.scoring.surprise import Surprise
 from detector.settings import NetworkSettings, ScoreSettings
 
 __all__ = [
@@ -36,7 +46,7 @@ __all__ = [
     "score",
 ]
 
-SURPRISE = "surprise."
+NOVELTY = "novelty."
 
 
 @dataclass(frozen=True)
@@ -75,23 +85,26 @@ class HeatmapNetwork(nn.Module):
     def __init__(self, shape: EvidenceShape, families: int, settings: NetworkSettings) -> None:
         super().__init__()
         width, token = settings.width, settings.token
-        self.scale_maps = Standardise((1, shape.map_kinds, 1, 1))
-        self.scale_margin = Standardise((shape.margin_maps, 1, 1))
-        self.scale_features = Standardise((1, shape.class_features))
-        self.scale_channels = Standardise((shape.channels,))
-        self.surprise = Surprise(shape, settings.score)
+        features, channels = shape.columns(PER_CANDIDATE), shape.columns(PER_IMAGE)
+        class_maps = sum(shape.groups[name][0] for name in CLASS_MAPS if name in shape.groups)
+        margin_maps = sum(shape.groups[name][0] for name in MARGIN_MAPS)
+        self.scale_maps = Standardise((1, class_maps, 1, 1))
+        self.scale_margin = Standardise((margin_maps, 1, 1))
+        self.scale_features = Standardise((1, features))
+        self.scale_channels = Standardise((channels,))
+        self.novelty = Novelty(shape, settings.score)
 
-        self.encode_maps = MapEncoder(shape.map_kinds, token)
-        self.encode_features = nn.Linear(shape.class_features, token)
+        self.encode_maps = MapEncoder(class_maps, token)
+        self.encode_features = nn.Linear(features, token)
         self.encode_rank = nn.Parameter(torch.zeros(shape.candidates, token))
         # with few classes a class has an identity (its channels are its own); with many only its rank counts
         identities = shape.classes if shape.classes <= ALL_CLASSES_UP_TO else 0
         self.encode_class = nn.Embedding(identities, token) if identities else None
         self.image_to_class = nn.Linear(width, identities) if identities else None
 
-        self.encode_margin = MapEncoder(shape.margin_maps, 64)
+        self.encode_margin = MapEncoder(margin_maps, 64)
         self.encode_image = nn.Sequential(
-            nn.Linear(shape.channels + 64, width),
+            nn.Linear(channels + 64, width),
             nn.GELU(),
             nn.Dropout(settings.dropout),
             nn.Linear(width, width),
@@ -113,13 +126,13 @@ class HeatmapNetwork(nn.Module):
     ) -> list[HeatmapNetwork]:
         """Rebuild `settings.ensemble` networks from weights stored under `0.`, `1.`, …; frozen, in eval mode.
 
-        They share one `surprise`, which depends on no network and is stored once.
+        They share one `novelty`, which depends on no network and is stored once.
 
         Raises:
             BundleDamagedError: The weights do not fit the sizes.
         """
         networks: list[HeatmapNetwork] = []
-        shared = {name: tensor.float() for name, tensor in weights.items() if name.startswith(SURPRISE)}
+        shared = {name: tensor.float() for name, tensor in weights.items() if name.startswith(NOVELTY)}
         for member in range(settings.ensemble):
             prefix = f"{member}."
             own = {name.removeprefix(prefix): t.float() for name, t in weights.items() if name.startswith(prefix)}
@@ -129,27 +142,28 @@ class HeatmapNetwork(nn.Module):
             except RuntimeError as error:
                 raise BundleDamagedError(f"the heatmap network's weights do not fit its sizes: {error}") from error
             if networks:
-                network.surprise = networks[0].surprise
+                network.novelty = networks[0].novelty
             networks.append(network.eval().requires_grad_(False))
         return networks
 
     @torch.no_grad()
     def fit_scales(self, evidence: Evidence) -> None:
         """Take the standardising statistics from a sample of the fit images."""
-        self.scale_maps.fit(evidence.maps)
-        self.scale_margin.fit(evidence.margin_maps)
-        self.scale_features.fit(evidence.class_features)
-        self.scale_channels.fit(evidence.channels)
+        self.scale_maps.fit(_maps(evidence, CLASS_MAPS))
+        self.scale_margin.fit(_maps(evidence, MARGIN_MAPS))
+        self.scale_features.fit(evidence.columns(PER_CANDIDATE))
+        self.scale_channels.fit(evidence.columns(PER_IMAGE))
 
     def forward(self, evidence: Evidence) -> NetworkOutput:
         batch, candidates = evidence.candidates.shape
-        maps = self.scale_maps(evidence.maps).flatten(0, 1)  # (B·C, M, g, g)
+        maps = self.scale_maps(_maps(evidence, CLASS_MAPS)).flatten(0, 1)  # (B·C, M, g, g)
         tokens = self.encode_maps(maps).view(batch, candidates, self.encode_rank.shape[1]) + self.encode_rank
-        tokens = tokens + self.encode_features(self.scale_features(evidence.class_features))
+        tokens = tokens + self.encode_features(self.scale_features(evidence.columns(PER_CANDIDATE)))
         if self.encode_class is not None:
             tokens = tokens + self.encode_class(evidence.candidates)
-        margin = self.encode_margin(self.scale_margin(evidence.margin_maps))
-        image = self.encode_image(torch.cat([self.scale_channels(evidence.channels), margin], dim=1))  # (B, width)
+        margin = self.encode_margin(self.scale_margin(_maps(evidence, MARGIN_MAPS)))
+        channels = self.scale_channels(evidence.columns(PER_IMAGE))
+        image = self.encode_image(torch.cat([channels, margin], dim=1))  # (B, width)
 
         mixed = self.mix(torch.cat([self.image_to_token(image)[:, None], tokens], dim=1))  # (B, 1 + C, token)
         family_logits = self.family_head(torch.cat([image, mixed[:, 0], mixed[:, 1]], dim=1))
@@ -157,6 +171,11 @@ class HeatmapNetwork(nn.Module):
         if self.image_to_class is not None:
             origin_logits = origin_logits + self.image_to_class(image).gather(1, evidence.candidates)
         return NetworkOutput(family_logits, origin_logits)
+
+
+def _maps(evidence: Evidence, names: Sequence[str]) -> Tensor:
+    """(B, …, M, g, g)."""
+    return torch.cat([evidence.groups[name] for name in names if name in evidence.groups], dim=-3)
 
 
 @torch.no_grad()
@@ -168,29 +187,29 @@ def score(networks: Sequence[HeatmapNetwork], evidence: Evidence) -> tuple[Tenso
         evidence: About B images.
 
     Returns:
-        Attack score (B,), −log of the mean P(clean) plus the weighted surprise, higher is more attack-like;
+        Attack score (B,), −log of the mean P(clean) plus the weighted novelty, higher is more attack-like;
         origin probabilities (B, C).
     """
     outputs = [network(evidence) for network in networks]
     log_clean = torch.stack([output.family_logits.double().log_softmax(1)[:, 0] for output in outputs])
     origin = torch.stack([output.origin_logits.softmax(1) for output in outputs]).mean(0)
     attack_score = math.log(len(networks)) - log_clean.logsumexp(0)
-    surprise = networks[0].surprise
-    attack_score = attack_score + surprise.settings.surprise_weight * surprise(evidence)
+    novelty = networks[0].novelty
+    attack_score = attack_score + novelty.settings.novelty_weight * novelty(evidence)
     return attack_score, origin
 
 
 def ensemble_weights(networks: Sequence[HeatmapNetwork]) -> dict[str, Tensor]:
     """The inverse of `HeatmapNetwork.ensemble`: all weights in one dictionary, matrices in half precision.
 
-    The surprise, fitted alike for each, is that of the first.
+    The novelty, fitted alike for each, is that of the first.
 
     Calibrate networks that were loaded from these, so that what is calibrated is what is served.
     """
-    weights = {SURPRISE + name: tensor for name, tensor in networks[0].surprise.state_dict().items()}
+    weights = {NOVELTY + name: tensor for name, tensor in networks[0].novelty.state_dict().items()}
     for member, network in enumerate(networks):
         for name, tensor in network.state_dict().items():
-            if not name.startswith(SURPRISE):
+            if not name.startswith(NOVELTY):
                 is_matrix = tensor.ndim >= 2 and not name.startswith("scale_")
                 weights[f"{member}.{name}"] = tensor.half() if is_matrix else tensor
     return weights

@@ -215,20 +215,20 @@ def test_nothing_there(tmp_path: Path) -> None:
 
 def test_a_newer_schema_says_update_even_with_files_we_do_not_know(saved: Path) -> None:
     contents = files_of(saved)
-    manifest = json.loads(contents["manifest.json"]) | {"schema_version": 4, "heatward_version": "9.1", "new": 1}
+    manifest = json.loads(contents["manifest.json"]) | {"schema_version": 5, "heatward_version": "9.1", "new": 1}
     contents |= {"manifest.json": json.dumps(manifest).encode(), "masks.safetensors": b""}
-    with pytest.raises(BundleVersionError, match=r"schema version 4 \(written by heatward 9\.1\).*update heatward"):
+    with pytest.raises(BundleVersionError, match=r"schema version 5 \(written by heatward 9\.1\).*update heatward"):
         load_bundle(rezip(saved, contents))
 
 
 def test_an_older_schema_says_train_again(saved: Path) -> None:
     contents = files_of(saved)
-    contents["manifest.json"] = json.dumps(json.loads(contents["manifest.json"]) | {"schema_version": 1}).encode()
-    with pytest.raises(BundleVersionError, match=r"schema version 1.*heatward train"):
+    contents["manifest.json"] = json.dumps(json.loads(contents["manifest.json"]) | {"schema_version": 3}).encode()
+    with pytest.raises(BundleVersionError, match=r"schema version 3.*heatward train"):
         load_bundle(rezip(saved, contents))
 
 
-@pytest.mark.parametrize("change", [{"evidence_epsilon": 1e-6}, {"moves": None}, {"of_the_future": 1}])
+@pytest.mark.parametrize("change", [{"evidence_epsilon": 1e-6}, {"evidence_groups": None}, {"of_the_future": 1}])
 def test_scores_that_are_made_otherwise_are_refused(saved: Path, change: dict[str, Any]) -> None:
     bundle = load_bundle(saved)
     constants = {**bundle.manifest.constants, **change}
@@ -238,13 +238,13 @@ def test_scores_that_are_made_otherwise_are_refused(saved: Path, change: dict[st
         load_bundle(saved)
 
 
-@pytest.mark.parametrize("lacking", ["score", "surprise_weight", "margin_share"])
+@pytest.mark.parametrize("lacking", ["score", "novelty_weight", "margin_share"])
 def test_settings_of_the_score_are_the_bundles_own_and_whole(lacking: str) -> None:
     bundle = load_bundle(EMBEDDED)
     settings = copy.deepcopy(bundle.manifest.network["settings"])
-    settings["score"]["surprise_weight"] = 0.25
+    settings["score"]["novelty_weight"] = 0.25
     changed = replace(bundle, manifest=with_settings(bundle.manifest, settings))
-    assert Detector.assemble(changed).networks[0].surprise.settings.surprise_weight == 0.25
+    assert Detector.assemble(changed).networks[0].novelty.settings.novelty_weight == 0.25
     (settings if lacking == "score" else settings["score"]).pop(lacking)
     with pytest.raises(BundleVersionError, match=rf"network\.settings.* lacks {lacking}; .*heatward train"):
         Detector.assemble(replace(bundle, manifest=with_settings(bundle.manifest, settings)))

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import tiny
 import torch
+from safetensors.torch import load_file, save_file
 
 from detector.classifier import Classifier, load_classifier
 from detector.errors import ConfigError, LayerNotFoundError, NoGradientError
-from detector.evidence import Evidence, EvidenceExtractor, EvidenceSettings
+from detector.evidence import Evidence, EvidenceExtractor, EvidenceSettings, EvidenceShape
 from detector.evidence.views import ViewSettings
 
 
@@ -51,7 +54,7 @@ def test_class_maps_add_up_to_the_change_of_the_logit(
     evidence = EvidenceExtractor(tiny_classifier, settings)(tiny_images.images[:4])
     bias = tiny_classifier.state_dict()["head.bias"][evidence.candidates]
     logits = evidence.logits.gather(1, evidence.candidates)
-    torch.testing.assert_close(evidence.maps[:, :, 0].sum((2, 3)), logits - bias, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(evidence.groups["classes.maps"].sum((2, 3, 4)), logits - bias, rtol=1e-3, atol=1e-3)
 
 
 def test_channels_of_the_margin_add_up_to_the_margin(tiny_classifier: Classifier, tiny_images: tiny.TinyImages) -> None:
@@ -60,15 +63,44 @@ def test_channels_of_the_margin_add_up_to_the_margin(tiny_classifier: Classifier
     top2 = evidence.logits.topk(2)
     bias = tiny_classifier.state_dict()["head.bias"][top2.indices]
     margin = (top2.values[:, 0] - bias[:, 0]) - (top2.values[:, 1] - bias[:, 1])
-    torch.testing.assert_close(evidence.channels[:, :16].sum(1), margin, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(evidence.groups["margin.channels"][:, :16].sum(1), margin, rtol=1e-3, atol=1e-3)
 
 
-def test_evidence_survives_a_shard(extractor: EvidenceExtractor, tiny_images: tiny.TinyImages) -> None:
+def test_evidence_survives_a_shard(extractor: EvidenceExtractor, tiny_images: tiny.TinyImages, tmp_path: Path) -> None:
     evidence = extractor(tiny_images.images[:2])
-    assert_equal(Evidence.from_tensors(evidence.tensors()), evidence)
+    save_file({name: each.contiguous() for name, each in evidence.tensors().items()}, tmp_path / "shard")
+    again = Evidence.from_tensors(load_file(tmp_path / "shard") | {"truth": torch.zeros(2)})
+    assert list(again.tensors()) == list(evidence.tensors())
+    assert_equal(again, evidence)
 
 
-def test_a_model_without_inner_layers_is_refused(tmp_path, tiny_classifier: Classifier) -> None:  # type: ignore[no-untyped-def]
+def test_columns_stand_in_the_order_that_is_asked_for(
+    extractor: EvidenceExtractor, tiny_images: tiny.TinyImages
+) -> None:
+    evidence = extractor(tiny_images.images[:3])
+    names = ("views.logit", "witness.logit", "classes.logit")  # without a witness, one of them is absent
+    columns = evidence.columns(names)
+    logit = evidence.groups["classes.logit"]
+    assert torch.equal(columns, torch.cat([evidence.groups["views.logit"], logit], -1))
+    assert EvidenceShape.of(evidence).columns(names) == columns.shape[-1]
+    stability = evidence.groups["views.stability"]
+    assert torch.equal(evidence.columns(["views.stability"]), stability.reshape(3, -1))
+
+
+def test_a_view_that_changes_nothing_moves_nothing(tiny_classifier: Classifier, tiny_images: tiny.TinyImages) -> None:
+    still = ViewSettings(noise=(0.0, 8.0), noise_draws=1, flip=False, shifts=(), blur=False, rescale=())
+    groups = EvidenceExtractor(tiny_classifier, EvidenceSettings(views=still))(tiny_images.images[:3]).groups
+    cosine, attributed, distance = groups["views.stability"][:, 0].unbind(-1)
+    torch.testing.assert_close(cosine, torch.ones_like(cosine), rtol=0, atol=1e-4)
+    torch.testing.assert_close(attributed, torch.ones_like(attributed), rtol=0, atol=1e-4)
+    torch.testing.assert_close(distance, torch.zeros_like(distance), rtol=0, atol=1e-3)
+    for name in ("views.logit", "views.log_probability"):
+        unmoved, moved = groups[name].unbind(-1)
+        torch.testing.assert_close(unmoved, torch.zeros_like(unmoved), rtol=0, atol=1e-4)
+        assert moved.abs().max() > 1e-2
+
+
+def test_a_model_without_inner_layers_is_refused(tmp_path: Path, tiny_classifier: Classifier) -> None:
     network = tiny.net()
     network.load_state_dict(tiny.trained_weights(steps=1))
     program = torch.export.export(
@@ -96,14 +128,20 @@ def other(seed: int = 1, **changes: object) -> Classifier:
     return load_classifier(spec, state_dict=tiny.trained_weights(seed=seed), allow=("tiny",))
 
 
-def test_a_witness_adds_its_maps_and_features(tiny_classifier: Classifier, tiny_images: tiny.TinyImages) -> None:
+def test_a_witness_adds_its_groups(tiny_classifier: Classifier, tiny_images: tiny.TinyImages) -> None:
     images, settings = tiny_images.images[:5], EvidenceSettings(grid=4)
     alone = EvidenceExtractor(tiny_classifier, settings)(images)
     witnessed = EvidenceExtractor(tiny_classifier, settings, other())(images)
-    assert torch.equal(witnessed.maps[:, :, :1], alone.maps)
-    assert witnessed.maps.shape[2] == 2
-    assert witnessed.class_features.shape[2] == alone.class_features.shape[2] + 5
-    assert witnessed.channels.shape[1] == alone.channels.shape[1] + 6
+    assert {name for name in witnessed.groups if name not in alone.groups} == {
+        "witness.answer",
+        "witness.divergence",
+        "witness.log_probability",
+        "witness.logit",
+        "witness.log_ratio",
+        "witness.map_agreement",
+        "witness.maps",
+    }
+    assert all(torch.equal(witnessed.groups[name], group) for name, group in alone.groups.items())
     one_by_one = EvidenceExtractor(tiny_classifier, settings, other())
     assert_equal(witnessed, Evidence.cat([one_by_one(image[None]) for image in images]))
 
@@ -118,10 +156,12 @@ def test_a_caller_without_gradients_gets_the_same(tiny_classifier: Classifier, t
 def test_the_classifier_as_its_own_witness_agrees(tiny_classifier: Classifier, tiny_images: tiny.TinyImages) -> None:
     extractor = EvidenceExtractor(tiny_classifier, EvidenceSettings(grid=4), tiny_classifier)
     evidence = extractor(tiny_images.images[:5])
-    torch.testing.assert_close(evidence.maps[:, :, 1], evidence.maps[:, :, 0])
-    features = evidence.class_features[..., -5:]  # log p, mirrored log p, centred logit, against the classifier, maps
-    torch.testing.assert_close(features[..., 3], torch.zeros_like(features[..., 3]), rtol=0, atol=1e-5)
-    torch.testing.assert_close(features[..., 4], torch.ones_like(features[..., 4]), rtol=0, atol=1e-4)
+    groups = evidence.groups
+    torch.testing.assert_close(groups["witness.maps"], groups["classes.maps"])
+    torch.testing.assert_close(groups["witness.logit"], groups["classes.logit"])
+    ratio, agreement = groups["witness.log_ratio"], groups["witness.map_agreement"]
+    torch.testing.assert_close(ratio, torch.zeros_like(ratio), rtol=0, atol=1e-5)
+    torch.testing.assert_close(agreement, torch.ones_like(agreement), rtol=0, atol=1e-4)
 
 
 def test_a_witness_of_other_classes_is_refused(tiny_classifier: Classifier) -> None:
@@ -165,6 +205,7 @@ def test_the_witness_sees_the_mirrored_image_under_noise(tiny_images: tiny.TinyI
         EvidenceExtractor(many(0), EvidenceSettings(grid=4, candidates=4, witness_noise=noise), many(1))(images)
         for noise in (0.0, 16.0)
     )
-    log_witness, log_mirrored = still.class_features[:, 0, -5:-3].unbind(-1)
-    torch.testing.assert_close(noisy.class_features[:, 0, -5], log_witness)
-    assert not torch.allclose(noisy.class_features[:, 0, -4], log_mirrored, atol=1e-4)
+    name = "witness.log_probability"
+    (image, mirrored), (image_again, noisily) = (each.groups[name][:, 0].unbind(1) for each in (still, noisy))
+    torch.testing.assert_close(image_again, image)
+    assert not torch.allclose(noisily, mirrored, atol=1e-4)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from random_evidence import evidence_of
@@ -48,7 +50,8 @@ def test_the_order_of_a_batch_does_not_matter() -> None:
 def test_magnitudes_are_seen() -> None:
     evidence = evidence_of(6, 4, 4)
     network = network_for(evidence)
-    louder = Evidence(**(evidence.tensors() | {"maps": evidence.maps * 10}))
+    maps = evidence.groups["classes.maps"]
+    louder = replace(evidence, groups={**evidence.groups, "classes.maps": maps * 10})
     assert not torch.allclose(score([network], evidence)[0], score([network], louder)[0], rtol=1e-3)
 
 
@@ -72,7 +75,8 @@ def test_an_ensemble_survives_its_weights() -> None:
 def test_weights_of_another_size_are_damage() -> None:
     evidence = evidence_of(5, 4, 4)
     weights = ensemble_weights([network_for(evidence), network_for(evidence)])
-    other = EvidenceShape.of(evidence).model_copy(update={"channels": 13})
+    shape = EvidenceShape.of(evidence)
+    other = shape.model_copy(update={"groups": {**shape.groups, "margin.channels": (13,)}})
     with pytest.raises(BundleDamagedError, match="do not fit"):
         HeatmapNetwork.ensemble(other, 3, SETTINGS, weights)
 
@@ -84,37 +88,37 @@ def test_the_ensemble_averages_probabilities_not_scores() -> None:
     torch.testing.assert_close(score([one, two], evidence)[0], -((clean[0] + clean[1]) / 2).log())
 
 
-def test_surprise_raises_the_score() -> None:
+def test_novelty_raises_the_score() -> None:
     evidence = evidence_of(300, 4, 4)
     network = network_for(evidence)
     before = score([network], evidence)[0]
-    network.surprise.fit(evidence, evidence)
+    network.novelty.fit(evidence, evidence)
     raised = score([network], evidence)[0] - before
-    torch.testing.assert_close(raised, 0.1 * network.surprise(evidence).double())
+    torch.testing.assert_close(raised, 0.1 * network.novelty(evidence).double())
     assert bool((raised > 0).any())
 
 
-def test_the_weight_of_surprise_is_a_setting() -> None:
+def test_the_weight_of_novelty_is_a_setting() -> None:
     evidence = evidence_of(300, 4, 4)
-    settings = SETTINGS.model_copy(update={"score": ScoreSettings(surprise_weight=0.5)})
+    settings = SETTINGS.model_copy(update={"score": ScoreSettings(novelty_weight=0.5)})
     torch.manual_seed(0)
     network = HeatmapNetwork(EvidenceShape.of(evidence), 3, settings).eval()
     before = score([network], evidence)[0]
-    network.surprise.fit(evidence, evidence)
-    torch.testing.assert_close(score([network], evidence)[0] - before, 0.5 * network.surprise(evidence).double())
+    network.novelty.fit(evidence, evidence)
+    torch.testing.assert_close(score([network], evidence)[0] - before, 0.5 * network.novelty(evidence).double())
 
 
-def test_surprise_is_stored_once_and_shared() -> None:
+def test_novelty_is_stored_once_and_shared() -> None:
     evidence = evidence_of(300, 4, 4)
     members = [network_for(evidence, 0), network_for(evidence, 1)]
     for member in members:
-        member.surprise.fit(evidence, evidence)
+        member.novelty.fit(evidence, evidence)
     weights = ensemble_weights(members)
-    assert [name for name in weights if name.endswith("surprise.clean")] == ["surprise.clean"]
+    assert [name for name in weights if name.endswith("novelty.clean")] == ["novelty.clean"]
     again = HeatmapNetwork.ensemble(EvidenceShape.of(evidence), 3, SETTINGS, weights)
-    assert again[0].surprise is again[1].surprise
-    assert torch.equal(again[1].surprise(evidence), members[0].surprise(evidence))
-    with pytest.raises(BundleDamagedError, match=r"surprise\.clean"):
+    assert again[0].novelty is again[1].novelty
+    assert torch.equal(again[1].novelty(evidence), members[0].novelty(evidence))
+    with pytest.raises(BundleDamagedError, match=r"novelty\.clean"):
         HeatmapNetwork.ensemble(
-            EvidenceShape.of(evidence), 3, SETTINGS, {n: t for n, t in weights.items() if n != "surprise.clean"}
+            EvidenceShape.of(evidence), 3, SETTINGS, {n: t for n, t in weights.items() if n != "novelty.clean"}
         )

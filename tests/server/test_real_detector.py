@@ -84,6 +84,7 @@ async def test_over_grpc_is_the_same_as_directly(bundle: Path, tiny_images: tiny
     assert info.classifier.source == "python:tiny:net"
     assert list(info.classifier.classes) == list(tiny.CLASSES)
     assert list(info.families) == list(FAMILIES)
+    assert {"margin.channels", "views.stability"} <= set(info.evidence)
     assert info.measured[0].auroc == 0.9
     assert not info.measured[0].HasField("tpr_at_1_percent")
 

@@ -1,4 +1,4 @@
-"""Evidence of the right shapes about no image."""
+"""Evidence of the right shapes about no image: two views, three depths, a witness."""
 
 from __future__ import annotations
 
@@ -9,12 +9,30 @@ from detector.evidence import Evidence
 
 def evidence_of(batch: int, classes: int, candidates: int, seed: int = 0) -> Evidence:
     generator = torch.Generator().manual_seed(seed)
+    image = {
+        "margin.channels": (12,),
+        "witness.answer": (4,),
+        "witness.divergence": (2,),
+        "views.stability": (2, 3, 3),
+        "margin.maps": (6, 4, 4),
+    }
+    candidate = {
+        "classes.logit": (1,),
+        "views.logit": (2,),
+        "classes.log_probability": (1,),
+        "views.log_probability": (2,),
+        "classes.spread": (2,),
+        "witness.log_probability": (2,),
+        "witness.logit": (1,),
+        "witness.log_ratio": (1,),
+        "witness.map_agreement": (1,),
+        "classes.maps": (1, 4, 4),
+        "witness.maps": (1, 4, 4),
+    }
     logits = torch.randn(batch, classes, generator=generator)
     return Evidence(
         logits=logits,
         candidates=logits.topk(candidates).indices,
-        maps=torch.randn(batch, candidates, 2, 4, 4, generator=generator),
-        margin_maps=torch.randn(batch, 6, 4, 4, generator=generator),
-        class_features=torch.randn(batch, candidates, 13, generator=generator),  # 2 views, with a witness
-        channels=torch.randn(batch, 36, generator=generator),  # 12, the witness's 6, 3 depths · 2 views · 3
+        groups={name: torch.randn(batch, *sizes, generator=generator) for name, sizes in image.items()}
+        | {name: torch.randn(batch, candidates, *sizes, generator=generator) for name, sizes in candidate.items()},
     )

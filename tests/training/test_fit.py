@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import tiny
 import torch
+from random_evidence import evidence_of
 
 from detector.errors import DataError
 from detector.evidence import Evidence
@@ -33,21 +35,15 @@ def config_for(work: Path, **settings: object) -> TrainingConfig:
 
 
 def write(work: Path, label: str, count: int, shift: float, seed: int) -> Evidence:
-    """A shard whose channels give the attack away and whose features give the origin away."""
-    generator = torch.Generator().manual_seed(seed)
-    logits = torch.randn(count, 4, generator=generator)
-    candidates = logits.topk(4).indices
-    origin = torch.randint(0, 4, (count,), generator=generator)
-    features = torch.randn(count, 4, 6, generator=generator)  # one view
-    features[..., 0] = 4.0 * (candidates == origin[:, None])
-    evidence = Evidence(
-        logits=logits,
-        candidates=candidates,
-        maps=torch.randn(count, 4, 1, 4, 4, generator=generator),
-        margin_maps=torch.randn(count, 2, 4, 4, generator=generator),
-        class_features=features,
-        channels=torch.randn(count, 6, generator=generator) + shift,
-    )
+    """A shard whose channels give the attack away and whose logits give the origin away."""
+    evidence = evidence_of(count, 4, 4, seed)
+    origin = torch.randint(0, 4, (count,), generator=torch.Generator().manual_seed(seed))
+    told = {
+        "margin.channels": evidence.groups["margin.channels"] + shift,
+        "classes.logit": 4.0 * (evidence.candidates == origin[:, None])[..., None],
+    }
+    alone = {name: group for name, group in evidence.groups.items() if not name.startswith("witness.")}
+    evidence = replace(evidence, groups=alone | told)
     path = shards.shard_path(work, "attribute", "fit", label, seed)
     shards.write_shard(path, evidence.tensors() | {"origin": origin}, "digest")
     return evidence
@@ -100,7 +96,7 @@ def test_an_epoch_sees_every_row_once_whatever_the_buffer(work: Path) -> None:
 
 def test_an_origin_outside_the_candidates_is_not_learnt() -> None:
     logits = torch.zeros(2, 2, requires_grad=True)
-    evidence = Evidence(logits, torch.tensor([[0, 1], [0, 1]]), *(torch.zeros(2, 1) for _ in range(4)))
+    evidence = Evidence(logits, torch.tensor([[0, 1], [0, 1]]), {})
     rows = Rows(evidence, torch.zeros(2, dtype=torch.int64), torch.tensor([1, 7]), torch.ones(2))
 
     class Echo(torch.nn.Module):

@@ -74,7 +74,7 @@ def test_the_matrix_trains_on_one_attack_and_tests_on_all(result: dict, place: P
     assert "| trained on | fgsm | pgd | bim |" in written
 
 
-def test_without_any_attack_what_surprises_is_measured(result: dict, place: Path) -> None:
+def test_without_any_attack_what_is_novel_is_measured(result: dict, place: Path) -> None:
     found = result["clean_only"]
     assert [each["label"] for each in found["attacks"]] == ["fgsm", "pgd", "bim"]
     aurocs = [each["auroc"]["value"] for each in found["attacks"]]

@@ -17,6 +17,7 @@ from tiny_job import configure, write_source
 from detector.bundle import load_bundle
 from detector.detector import Detector
 from detector.errors import DataError
+from detector.evidence import CONSTANTS
 from training import pipeline
 from training.job import open_job
 from training.load import load_config
@@ -137,7 +138,7 @@ def test_shards_hold_every_attempt_and_evidence_of_successes(uninterrupted: Path
     assert len(read_shard(work / "attack/fit/pgd/00001.safetensors")["index"]) == 14
     assert not (work / "attack/fit/pgd/00002.safetensors").exists()
     # thresholds are set on exactly what a server will compute
-    assert read_shard(work / "attribute/calibrate/clean/00000.safetensors")["maps"].dtype == torch.float32
+    assert read_shard(work / "attribute/calibrate/clean/00000.safetensors")["views.stability"].dtype == torch.float32
 
 
 def test_changed_settings_redo_what_they_touch_and_no_more(source: Path, tmp_path: Path) -> None:
@@ -167,6 +168,16 @@ def test_changed_settings_redo_what_they_touch_and_no_more(source: Path, tmp_pat
     assert not (tmp_path / "work/attack/fit/pgd/00001.safetensors").exists()
     changed, _ = run(attacks=settings, evidence={"grid": 2})
     assert {name.split("/")[0] for name in changed} == {"attribute"}
+
+
+def test_evidence_of_other_constants_is_made_again(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = open_job(configure(source, tmp_path), SilentProgress())
+    before = {stage: job.digests(stage, "fit") for stage in ("attack", "attribute")}
+    monkeypatch.setitem(CONSTANTS, "witness_seed", 2)
+    assert job.digests("attack", "fit") == before["attack"]
+    assert not set(job.digests("attribute", "fit")) & set(before["attribute"])
 
 
 def test_a_damaged_shard_is_made_again(source: Path, tmp_path: Path) -> None:

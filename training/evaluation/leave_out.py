@@ -2,7 +2,7 @@
 
     fit shards without a group of families ─▶ networks ─▶ the group's attacks of the test split
     fit shards of clean images + one attack ─▶ networks ─▶ every attack of the test split (cross-attack matrix)
-    fit shards of clean images and noise twins ─▶ surprise alone ─▶ every attack of the test split
+    fit shards of clean images and noise twins ─▶ novelty alone ─▶ every attack of the test split
 
 Each refit has thresholds of its own, from the clean calibrate split. Its networks and scores are kept in
 `work/evaluate/leave-out/<group>/`, `cross-attack/<label>/` or `clean-only/` under digests of what they were made from:
@@ -72,13 +72,13 @@ def run(job: Job) -> LeaveOutResult:
     alone = [attack for attack in config.attacks_of("fit") if config.evaluate.leave_out.matrix]
     crossed = {each.label: _refit(job, folder / "cross-attack" / each.label, [each], config.attacks) for each in alone}
     unlearned = config.attacks if config.evaluate.leave_out.clean_only else ()
-    surprised = _refit(job, folder / "clean-only", [], unlearned) if unlearned else {}
+    by_novelty = _refit(job, folder / "clean-only", [], unlearned) if unlearned else {}
 
     sources = next(iter(without.values()))[NEGATIVES].source
     bootstrap = Bootstrap(sources, resamples=config.evaluate.resamples, seed=config.seed)
     found = {name: _measured(without[name], tested[name], bootstrap) for name in groups}
     means = {name: measures.summarise(each, mean_of) for name, each in found.items()}
-    surprising = _measured(surprised, unlearned, bootstrap) if unlearned else []
+    novel = _measured(by_novelty, unlearned, bootstrap) if unlearned else []
     result = LeaveOutResult(
         heatward_version=heatward.__version__,
         classifier=Guarded(source=job.classifier.spec.source, fingerprint=job.classifier.fingerprint),
@@ -100,9 +100,9 @@ def run(job: Job) -> LeaveOutResult:
             "worst attack": measures.summarise([row for rows in found.values() for row in rows], lowest),
         },
         clean_only=CleanOnly(
-            attacks=_labelled(unlearned, surprising),
-            mean=measures.summarise(surprising, mean_of) if surprising else None,
-            worst=measures.summarise(surprising, lowest) if surprising else None,
+            attacks=_labelled(unlearned, novel),
+            mean=measures.summarise(novel, mean_of) if novel else None,
+            worst=measures.summarise(novel, lowest) if novel else None,
         ),
         cross_attack=CrossAttack(
             tested_on=[attack.label for attack in config.attacks],
@@ -150,7 +150,7 @@ def _only(config: TrainingConfig, attacks: Sequence[AttackSpec]) -> TrainingConf
     """The configuration of a refit: these attacks alone, and its own number of networks and epochs."""
     changed = config.evaluate.leave_out.model_dump(include={"ensemble", "epochs"}, exclude_none=True)
     if not attacks:
-        changed["epochs"] = 1  # the network has nothing to tell apart; surprise is all there is
+        changed["epochs"] = 1  # the network has nothing to tell apart; novelty is all there is
     return config.model_copy(update={"attacks": tuple(attacks), "fit": config.fit.model_copy(update=changed)})
 
 

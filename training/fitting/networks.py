@@ -70,7 +70,7 @@ def fit_networks(
             seed_everything(derived_seed(config.seed, "fit", member))
             network = HeatmapNetwork(shape, len(config.families), settings.network())
             network.fit_scales(sample)
-            network.surprise.fit(clean, unharmed)
+            network.novelty.fit(clean, unharmed)
             network.to(device)
             optimiser = torch.optim.AdamW(
                 network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay

@@ -14,9 +14,6 @@ from server.surroundings import release
 
 __all__ = ["to_info"]
 
-EVIDENCE = ("channel_attribution", "class_activation_gradient", "margin_activation_gradient", "stability_under_views")
-"""The heatmaps of `detector.evidence`."""
-
 
 def to_info(model: ServedModel, config: ServerConfig) -> pb.DetectorInfo:
     """Writes down what is loaded, with the limits of the server."""
@@ -33,7 +30,7 @@ def to_info(model: ServedModel, config: ServerConfig) -> pb.DetectorInfo:
             input_height=height,
             input_width=width,
         ),
-        evidence=EVIDENCE,
+        evidence=_evidence(manifest.network if manifest else {}),
         heatmap_formats=[pb.HEATMAP_FORMAT_FLOAT, pb.HEATMAP_FORMAT_PNG_OVERLAY],
         families=manifest.families if manifest else (),
         default_false_positive_rate=model.default_rate,
@@ -52,6 +49,11 @@ def to_info(model: ServedModel, config: ServerConfig) -> pb.DetectorInfo:
             max_message_bytes=config.max_message_bytes,
         ),
     )
+
+
+def _evidence(network: Mapping[str, Any]) -> list[str]:
+    """Names of the groups that its networks read."""
+    return list(network.get("shape", {}).get("groups", ()))
 
 
 def _measured(measured: Mapping[str, Any]) -> list[pb.MeasuredRates]:

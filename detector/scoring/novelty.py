@@ -3,7 +3,7 @@
     evidence ─▶ doubt       how little the witness and the margin speak for the prediction
                 divergence  KL(witness ‖ classifier)
                 stability   Mahalanobis distance of how far the channel heatmap moves under the views
-                classes     Mahalanobis distance of the first three candidates' class features
+                classes     Mahalanobis distance of the classifier's answers about the first three candidates
              ─▶ −log of the share of clean images with a higher number, each ─▶ their sum, (B,)
 
 A network learns to ignore what the attacks of its training do not need; the next attack may need it. Sources: Lee et
@@ -15,13 +15,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from detector.evidence import DIVERGENCE, Evidence, EvidenceShape
+from detector.evidence import Evidence, EvidenceShape
 from detector.scoring.standardise import Standardise
 from detector.settings import ScoreSettings
 
-__all__ = ["Surprise"]
+__all__ = ["Novelty"]
 
 RIDGE = 0.3  # of the mean variance, when it is fitted
+STABILITY = ("views.stability",)
+CLASSES = ("classes.logit", "views.logit", "classes.log_probability", "views.log_probability", "classes.spread")
+DIVERGENCE = "witness.divergence"
 
 
 class Mahalanobis(nn.Module):
@@ -49,7 +52,7 @@ class Mahalanobis(nn.Module):
         return whitened.square().mean(1)
 
 
-class Surprise(nn.Module):
+class Novelty(nn.Module):
     """Evidence → (B,), 0 and up; 0 for everything before `fit`.
 
     Args:
@@ -62,10 +65,12 @@ class Surprise(nn.Module):
     def __init__(self, shape: EvidenceShape, settings: ScoreSettings) -> None:
         super().__init__()
         self.settings = settings
-        self.stability = Mahalanobis(shape.stability)
-        self.classes = Mahalanobis(min(settings.first_candidates, shape.candidates) * shape.own_features)
+        self.stability = Mahalanobis(shape.columns(STABILITY))
+        self.classes = Mahalanobis(min(settings.first_candidates, shape.candidates) * shape.columns(CLASSES))
         # (numbers, Q) quantiles of clean images, ascending
-        self.register_buffer("clean", torch.full((4 if shape.witness else 3, settings.quantiles), torch.inf))
+        self.register_buffer(
+            "clean", torch.full((4 if DIVERGENCE in shape.groups else 3, settings.quantiles), torch.inf)
+        )
 
     @torch.no_grad()
     def fit(self, clean: Evidence, unharmed: Evidence) -> None:
@@ -75,9 +80,8 @@ class Surprise(nn.Module):
             clean: Clean images, whose share is counted.
             unharmed: Clean images and noise twins, for the distances.
         """
-        shape = EvidenceShape.of(unharmed)
-        self.stability.fit(unharmed.channels[:, -shape.stability :])
-        self.classes.fit(self._first(unharmed, shape))
+        self.stability.fit(unharmed.columns(STABILITY))
+        self.classes.fit(self._first(unharmed))
         count = self.settings.quantiles
         levels = (torch.arange(count, device=clean.logits.device) + 0.5) / count
         self.clean.copy_(torch.quantile(self._numbers(clean), levels, dim=0).T)
@@ -90,18 +94,18 @@ class Surprise(nn.Module):
 
     def _numbers(self, evidence: Evidence) -> Tensor:
         """(B, numbers), each higher for what is less usual."""
-        shape = EvidenceShape.of(evidence)
         numbers = [
             doubt(evidence, self.settings.margin_share),
-            self.stability(evidence.channels[:, -shape.stability :]),
-            self.classes(self._first(evidence, shape)),
+            self.stability(evidence.columns(STABILITY)),
+            self.classes(self._first(evidence)),
         ]
-        if shape.witness:
-            numbers.append(evidence.channels[:, shape.disagreement][:, DIVERGENCE])
+        if DIVERGENCE in evidence.groups:
+            from_classifier, _ = evidence.groups[DIVERGENCE].unbind(1)
+            numbers.append(from_classifier)
         return torch.stack(numbers, dim=1)
 
-    def _first(self, evidence: Evidence, shape: EvidenceShape) -> Tensor:
-        return evidence.class_features[:, : self.settings.first_candidates, : shape.own_features].flatten(1)
+    def _first(self, evidence: Evidence) -> Tensor:
+        return evidence.columns(CLASSES)[:, : self.settings.first_candidates].flatten(1)
 
 
 def doubt(evidence: Evidence, margin_share: float) -> Tensor:
@@ -111,8 +115,7 @@ def doubt(evidence: Evidence, margin_share: float) -> Tensor:
     or not.
     """
     first, second = evidence.logits.softmax(1).topk(2).values.unbind(1)
-    shape = EvidenceShape.of(evidence)
-    if not shape.witness:
+    if "witness.log_probability" not in evidence.groups:
         return second - first
-    witness = evidence.class_features[:, 0, shape.own_features :][:, :2].exp().mean(1)
+    witness = evidence.groups["witness.log_probability"][:, 0].exp().mean(1)
     return -witness - margin_share * (first - second)

@@ -1,0 +1,125 @@
+"""Evidence about a batch of images: named groups of numbers, an ordered dictionary of tensors, and its sizes.
+
+B images, C candidates, L depths, V views. Groups that begin with `witness` exist where there is a witness.
+
+    per image (B, …)
+    margin.channels             (Σ 3·N)    of each depth with N channels: attribution, gradient norms, mean activations
+    witness.answer              (4)        log P(prediction); of image and mirror image, mean P(prediction), highest
+                                           mean P, entropy of the mean
+    witness.divergence          (2)        KL(witness ‖ classifier), KL(classifier ‖ witness)
+    views.stability             (V, L, 3)  how far the channel heatmap moves: cosine of activations, cosine of
+                                           attributions, relative distance of attributions
+    margin.maps                 (2·L, g, g)  of each depth: activation × gradient, gradient norm
+    per candidate (B, C, …)
+    classes.logit               (1)        centred logit
+    views.logit                 (V)        its change under each view
+    classes.log_probability     (1)        log P
+    views.log_probability       (V)        its change under each view
+    classes.spread              (2)        norm and largest magnitude of the class's channel heatmap
+    witness.log_probability     (2)        log P of the image, of the mirror image
+    witness.logit               (1)        centred logit
+    witness.log_ratio           (1)        log P(witness) − log P(classifier)
+    witness.map_agreement       (1)        cosine of the witness's and the classifier's map, against the other classes
+    classes.maps, witness.maps  (1, g, g)  activation × gradient
+
+Who reads evidence names its groups. Bundles record the names: whoever changes the columns of a group renames it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor
+
+__all__ = ["CLASS_MAPS", "MARGIN_MAPS", "PER_CANDIDATE", "PER_IMAGE", "Evidence", "EvidenceShape"]
+
+PER_IMAGE = ("margin.channels", "witness.answer", "witness.divergence", "views.stability")
+PER_CANDIDATE = (
+    "classes.logit",
+    "views.logit",
+    "classes.log_probability",
+    "views.log_probability",
+    "classes.spread",
+    "witness.log_probability",
+    "witness.logit",
+    "witness.log_ratio",
+    "witness.map_agreement",
+)
+MARGIN_MAPS = ("margin.maps",)
+CLASS_MAPS = ("classes.maps", "witness.maps")
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Evidence about B images; the module's docstring lists the groups.
+
+    Candidate 0 is the prediction. With up to 16 classes all follow, by falling logit. With more, the class before an
+    attack may be far down the logits: those follow that the witness, or without one the views, find likeliest.
+    """
+
+    logits: Tensor  # (B, K)
+    candidates: Tensor  # (B, C) class indices; candidate 0 is the prediction
+    groups: Mapping[str, Tensor]
+
+    def columns(self, names: Iterable[str]) -> Tensor:
+        """(B, n) or (B, C, n): the numbers of some groups side by side, in this order; absent ones are left out."""
+        return torch.cat(
+            [self.groups[name].flatten(2 if name in PER_CANDIDATE else 1) for name in names if name in self.groups], -1
+        )
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {"logits": self.logits, "candidates": self.candidates, **self.groups}
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> Evidence:
+        """The inverse; `tensors` may hold others, too."""
+        known = (*PER_IMAGE, *MARGIN_MAPS, *PER_CANDIDATE, *CLASS_MAPS)
+        return cls(tensors["logits"], tensors["candidates"], {name: tensors[name] for name in known if name in tensors})
+
+    @classmethod
+    def cat(cls, parts: Sequence[Evidence]) -> Evidence:
+        every = [part.tensors() for part in parts]
+        return cls.from_tensors({name: torch.cat([each[name] for each in every]) for name in every[0]})
+
+    def __getitem__(self, index: slice | Tensor) -> Evidence:
+        return self._each(lambda tensor: tensor[index])
+
+    def __len__(self) -> int:
+        return len(self.logits)
+
+    def to(self, device: torch.device | str) -> Evidence:
+        return self._each(lambda tensor: tensor.to(device))
+
+    def float(self) -> Evidence:
+        return self._each(lambda tensor: tensor.float() if tensor.is_floating_point() else tensor)
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Evidence:
+        return Evidence.from_tensors({name: change(tensor) for name, tensor in self.tensors().items()})
+
+
+class EvidenceShape(BaseModel):
+    """Sizes of the evidence that a network was built for."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    classes: int
+    candidates: int
+    groups: dict[str, tuple[int, ...]]
+    """Group → its sizes beside images and candidates."""
+
+    @classmethod
+    def of(cls, evidence: Evidence) -> EvidenceShape:
+        each = (*PER_CANDIDATE, *CLASS_MAPS)
+        return cls(
+            classes=evidence.logits.shape[1],
+            candidates=evidence.candidates.shape[1],
+            groups={name: tuple(group.shape[2 if name in each else 1 :]) for name, group in evidence.groups.items()},
+        )
+
+    def columns(self, names: Iterable[str]) -> int:
+        """How many numbers `Evidence.columns` gives."""
+        return sum(math.prod(self.groups[name]) for name in names if name in self.groups)
