@@ -45,6 +45,7 @@ TRAINING = (
     {"settings", "parameters", "progress", "drawing", "pages", "shards", "command"},
     {"config", "load"},
     {"attacks", "data"},
+    {"runners"},
     {"job", "resume"},
     {"fitting", "detectors"},
     {"evaluation"},

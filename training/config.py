@@ -245,15 +245,21 @@ class TrainingConfig(BaseSettings):
         corruptions = self.corruptions.labels if split == "test" else ()
         return (CLEAN, *self.twins.labels, *(attack.label for attack in self.attacks_of(split)), *corruptions)
 
+    def attack(self, label: str) -> AttackSpec | None:
+        """The attack of this label; None for clean images, noise twins and corruptions."""
+        return next((attack for attack in self.attacks if attack.label == label), None)
+
     def limit_of(self, label: str, split: Split) -> int | None:
         """At most so many source images of this label; None = all."""
         if label in self.corruptions.labels:
             return self.corruptions.limit
-        return next((attack.limit_of(split) for attack in self.attacks if attack.label == label), None)
+        attack = self.attack(label)
+        return attack.limit_of(split) if attack else None
 
     def family_of(self, label: str) -> str:
         """The family of a label; clean images, noise twins and corruptions are `clean`."""
-        return next((attack.family for attack in self.attacks if attack.label == label), CLEAN)
+        attack = self.attack(label)
+        return attack.family if attack else CLEAN
 
     @property
     def families(self) -> tuple[str, ...]:
