@@ -38,7 +38,7 @@ def check_images(job: Job) -> None:
         if split.unreadable and not job.config.images.skip_unreadable:
             bad = next(item for item in split.items if item.name == split.unreadable[0])
             try:
-                split.source.pixels(bad.position)
+                split.pixels(bad)
             except DataError as error:
                 count = sum(len(each.unreadable) for each in job.splits.values())
                 raise DataError(f"{count} images cannot be read, the first: {error}") from error

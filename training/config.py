@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
-from pydantic import Field, JsonValue, field_validator, model_validator
+from pydantic import Field, JsonValue, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from detector.cpus import available_cpus
@@ -17,6 +17,7 @@ from detector.errors import ConfigError
 from detector.settings import EvidenceSettings
 from detector.spec import ClassifierSource, ClassifierSpec, check_classes
 from detector.text import plain
+from training.parameters import read_parameter
 from training.settings import CorruptionSettings, EvaluateSettings, FitSettings, Name, Settings, TwinsConfig
 
 __all__ = [
@@ -137,12 +138,24 @@ class AttackSpec(Settings):
     family: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
     """What the heatmap network learns to tell apart: one-step, iterative, small-step, minimum-norm, score-based, …"""
     parameters: dict[str, JsonValue] = Field(default={})
-    """Arguments of the attack. A number may be a fraction `"8/255"`, a share of epsilon `"eps/4"`, a range
-    `[low, high]` drawn from uniformly for each batch, or a list of three or more numbers to choose from."""
+    """Arguments of the attack. A number may be a fraction `"8/255"`, or a table that gives a number for each batch:
+    `{ uniform = [2, 4] }`, `{ choice = [2, 3, 4] }` or a share of the attack's epsilon, `{ of_eps = 0.25 }`."""
     train: bool = True
     """False: an unseen attack, made for the test split only."""
     limit: int | dict[Literal["fit", "test", "tune"], int] | None = None
     """At most so many source images of each split."""
+
+    @field_validator("parameters")
+    @classmethod
+    def _tables(cls, parameters: dict[str, JsonValue], info: ValidationInfo) -> dict[str, JsonValue]:
+        for name, table in parameters.items():
+            if not isinstance(table, dict):  # what else there may be, the attack decides
+                continue
+            try:
+                read_parameter(table)
+            except ValueError as error:
+                raise ValueError(f"attack {info.data.get('label')!r}: parameter {name!r}: {error}") from error
+        return parameters
 
     @model_validator(mode="after")
     def _reserved(self) -> AttackSpec:
@@ -232,15 +245,21 @@ class TrainingConfig(BaseSettings):
         corruptions = self.corruptions.labels if split == "test" else ()
         return (CLEAN, *self.twins.labels, *(attack.label for attack in self.attacks_of(split)), *corruptions)
 
+    def attack(self, label: str) -> AttackSpec | None:
+        """The attack of this label; None for clean images, noise twins and corruptions."""
+        return next((attack for attack in self.attacks if attack.label == label), None)
+
     def limit_of(self, label: str, split: Split) -> int | None:
         """At most so many source images of this label; None = all."""
         if label in self.corruptions.labels:
             return self.corruptions.limit
-        return next((attack.limit_of(split) for attack in self.attacks if attack.label == label), None)
+        attack = self.attack(label)
+        return attack.limit_of(split) if attack else None
 
     def family_of(self, label: str) -> str:
         """The family of a label; clean images, noise twins and corruptions are `clean`."""
-        return next((attack.family for attack in self.attacks if attack.label == label), CLEAN)
+        attack = self.attack(label)
+        return attack.family if attack else CLEAN
 
     @property
     def families(self) -> tuple[str, ...]:

@@ -8,48 +8,28 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from detector.classifier import Classifier, load_classifier
+from detector.classifier import Classifier
 from detector.errors import ConfigError
 from detector.evidence import CONSTANTS
 from training.attacks import check_attack
 from training.attacks.corruptions import STRENGTHS
-from training.config import CLEAN, SPLITS, AttackSpec, Split, TrainingConfig
+from training.config import CLEAN, SPLITS, Split, TrainingConfig
 from training.data import SplitImages, open_splits
+from training.data.sources import Item
 from training.progress import Progress
-from training.shards import digest, digest_of, remove_temporary, shard_path
+from training.runners import Runner, ShardPlan, ShardStage
+from training.runners.local import LocalRunner
+from training.runners.worker import Worker, device_of, load_classifiers, prepare_torch
+from training.shards import derived_seed, digest, remove_temporary, shard_path
 
-__all__ = ["Job", "ShardPlan", "device_of", "open_job"]
+__all__ = ["Job", "open_job"]
 
 FORMAT = 1
 """Raise this when the meaning of shards changes: all are made again."""
-
-
-@dataclass(frozen=True)
-class ShardPlan:
-    """One shard: sources `start:stop` of a split under one label."""
-
-    stage: str
-    split: Split
-    label: str
-    number: int
-    start: int
-    stop: int
-    path: Path
-    digest: str
-
-    @property
-    def rows(self) -> int:
-        return self.stop - self.start
-
-    @property
-    def finished(self) -> bool:
-        """Whether the shard is there and is the one that is meant."""
-        return digest_of(self.path) == self.digest
 
 
 @dataclass(frozen=True)
@@ -71,7 +51,18 @@ class Job:
         """Split → images that are copies of another one in it."""
         return {split: images.copies for split, images in self.splits.items()}
 
-    def plan(self, stage: str, split: Split, label: str) -> list[ShardPlan]:
+    @cached_property
+    def worker(self) -> Worker:
+        """Makes shards with the classifiers at hand."""
+        sources = {name: source for split in self.splits.values() for name, source in split.sources.items()}
+        return Worker(self.config, self.classifier, self.witness, sources)
+
+    @property
+    def runner(self) -> Runner:
+        """Has shards made."""
+        return LocalRunner(self.worker)
+
+    def plan(self, stage: ShardStage, split: Split, label: str) -> list[ShardPlan]:
         """The shards of one label of stage `attack` or `attribute`."""
         size = self.config.shard_size
         total = len(self.splits[split])
@@ -91,20 +82,24 @@ class Job:
                     seen["witness"] = self.witness.fingerprint
                 made_from = digest({"from": made_from, **seen})
             path = shard_path(self.work, stage, split, label, number)
-            plans.append(ShardPlan(stage, split, label, number, start, stop, path, made_from))
+            seed = derived_seed(self.config.seed, "attack", split, label, number)
+            source: tuple[Item, ...] | Path
+            if stage == "attribute":
+                source = shard_path(self.work, "attack", split, label, number)
+            elif label != CLEAN:
+                source = shard_path(self.work, "attack", split, CLEAN, number)
+            else:
+                source = self.splits[split].items[start:stop]
+            plans.append(ShardPlan(stage, split, label, path, made_from, stop - start, seed, source))
         return plans
 
-    def plans(self, stage: str) -> Iterator[tuple[Split, str, list[ShardPlan]]]:
+    def plans(self, stage: ShardStage) -> Iterator[tuple[Split, str, list[ShardPlan]]]:
         """All labels of all splits, clean images first in each."""
         for split in SPLITS:
             for label in self.config.labels(split):
                 yield split, label, self.plan(stage, split, label)
 
-    def attack(self, label: str) -> AttackSpec | None:
-        """The attack of this label; None for clean images, noise twins and corruptions."""
-        return next((attack for attack in self.config.attacks if attack.label == label), None)
-
-    def digests(self, stage: str, split: Split) -> list[str]:
+    def digests(self, stage: ShardStage, split: Split) -> list[str]:
         """Digests of all shards of a split, in order."""
         return [plan.digest for label in self.config.labels(split) for plan in self.plan(stage, split, label)]
 
@@ -128,7 +123,7 @@ class Job:
         if label in self.config.corruptions.labels:
             kind, severity = self.config.corruptions.labels[label]
             return {"corruption": kind, "strength": STRENGTHS[kind][severity - 1]}
-        attack = self.attack(label)
+        attack = self.config.attack(label)
         if attack is None:
             return {"twin": self.config.twins.labels[label]}
         return {"attack": attack.name, "parameters": attack.parameters, "label": label}
@@ -158,13 +153,10 @@ def open_job(config: TrainingConfig, progress: Progress) -> Job:
         DataError: The images cannot be used.
         ClassifierError: The classifier cannot be used.
     """
-    torch.set_num_threads(config.thread_count)
-    torch.backends.cudnn.benchmark = False
-    torch.backends.cudnn.deterministic = True
-    torch.backends.cudnn.allow_tf32 = False  # as where the detector serves: p-values are ranks among such scores
+    prepare_torch(config)
     for attack in config.attacks:
         check_attack(attack)
-    device = device_of(config)
+    device_of(config)
     try:
         config.work.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -173,26 +165,7 @@ def open_job(config: TrainingConfig, progress: Progress) -> Job:
     splits, classes = open_splits(
         config.images, config.classifier.class_names(), config.seed, progress, config.work / "images.json"
     )
-    classifier = load_classifier(config.classifier.spec(classes), device=device)
-    witness = load_classifier(config.witness.spec(classes), device=device) if config.witness else None
+    classifier, witness = load_classifiers(config, classes)
     for attack in config.attacks:
         check_attack(attack, classifier)
     return Job(config, classifier, splits, progress, witness)
-
-
-def device_of(config: TrainingConfig) -> torch.device:
-    """`device`, with `auto` decided.
-
-    Raises:
-        ConfigError: There is no such device here.
-    """
-    if config.device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        torch.zeros(1, device=config.device)
-    except (RuntimeError, AssertionError) as error:  # AssertionError: a torch without CUDA
-        said = str(error).splitlines()[0]
-        raise ConfigError(
-            f"device: {config.device!r} cannot be used ({said}); expected cpu, cuda, cuda:1 or auto"
-        ) from error
-    return torch.device(config.device)

@@ -13,16 +13,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from detector.errors import DataError
-from training.job import Job, ShardPlan
+from training.job import Job
 from training.progress import Progress
-from training.shards import folder, write_json, write_shard
+from training.runners import ShardPlan, ShardStage
+from training.shards import folder, write_json
 
 __all__ = ["Results", "ShardResults", "make_shards"]
 
 STAMP = "settings.json"
+NAMED = 10
 
 
 @dataclass(frozen=True)
@@ -70,9 +70,9 @@ class Results:
 
 @dataclass(frozen=True)
 class ShardResults:
-    """All shards of stage `attack` or `attribute`."""
+    """All shards of a stage that makes shards."""
 
-    stage: str
+    stage: ShardStage
     job: Job
 
     @property
@@ -94,7 +94,7 @@ class ShardResults:
                 )
 
 
-def make_shards(job: Job, plans: list[ShardPlan], work: Callable[[ShardPlan], dict[str, Tensor]]) -> tuple[int, int]:
+def make_shards(job: Job, plans: list[ShardPlan]) -> tuple[int, int]:
     """Make the shards of one label that are missing or stale, and remove those that are no longer planned.
 
     Returns:
@@ -107,12 +107,13 @@ def make_shards(job: Job, plans: list[ShardPlan], work: Callable[[ShardPlan], di
     rows, changed = 0, 0
     title = f"{first.stage} {first.split}/{first.label}"
     with job.progress.task(title, total=total, done=total - left) as advance:
-        for plan in missing:
-            tensors = work(plan)
-            write_shard(plan.path, tensors, plan.digest)
-            rows += len(tensors["origin"])
-            changed += int((tensors["prediction"] != tensors["origin"]).sum())
-            advance(plan.rows)
+        for made in job.runner.run(missing):
+            if made.skipped:
+                named = ", ".join(made.skipped[:NAMED]) + (", …" if len(made.skipped) > NAMED else "")
+                job.progress.note(f"{first.split}: left out {len(made.skipped)} unreadable images: {named}")
+            rows += made.rows
+            changed += made.changed
+            advance(made.plan.rows)
     return rows, changed
 
 

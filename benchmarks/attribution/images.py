@@ -74,7 +74,7 @@ def read(
     Raises:
         DataError: It gets none right.
     """
-    shared = splits["fit"].source is splits["test"].source
+    shared = splits["fit"].items[0].source == splits["test"].items[0].source
     items = [item for name, split in splits.items() if shared or name == "test" for item in split.items]
     order = torch.randperm(len(items), generator=torch.Generator().manual_seed(0)).tolist()
     split = replace(splits["test"], items=tuple(items[place] for place in order), _digests={})

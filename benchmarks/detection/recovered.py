@@ -26,7 +26,9 @@ RATES = (0.01, 0.05)
 CLEAN_SHARE = 0.8
 ATTACKS = [
     AttackSpec(name="PGD", label="pgd-8", family="a", parameters={"eps": "8/255", "alpha": "2/255", "steps": 10}),
-    AttackSpec(name="PGD", label="pgd-2", family="b", parameters={"eps": "2/255", "alpha": "eps/4", "steps": 10}),
+    AttackSpec(
+        name="PGD", label="pgd-2", family="b", parameters={"eps": "2/255", "alpha": {"of_eps": 0.25}, "steps": 10}
+    ),
     AttackSpec(name="FGSM", label="fgsm-8", family="c", parameters={"eps": "8/255"}),
     AttackSpec(name="CW", label="cw", family="d", parameters={"c": 1, "steps": 40, "lr": 0.01}),
     AttackSpec(name="Square", label="square-8", family="e", parameters={"eps": "8/255", "n_queries": 300}),

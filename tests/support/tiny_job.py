@@ -48,12 +48,12 @@ resamples = 10
 name = "FGSM"
 label = "fgsm"
 family = "one-step"
-parameters = {{ eps = ["16/255", "32/255"] }}
+parameters = {{ eps = {{ uniform = ["16/255", "32/255"] }} }}
 [[attacks]]
 name = "PGD"
 label = "pgd"
 family = "iterative"
-parameters = {{ eps = "16/255", alpha = "eps/4", steps = 3 }}
+parameters = {{ eps = "16/255", alpha = {{ of_eps = 0.25 }}, steps = 3 }}
 limit = {{ fit = 30 }}
 """
 

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import tiny
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 from torchattacks.attack import Attack
 
@@ -35,7 +36,7 @@ def origin(tiny_classifier: Classifier, pixels: Tensor) -> Tensor:
     "attack",
     [
         spec("FGSM", eps="8/255"),
-        spec("PGD", eps=["2/255", "16/255"], alpha="eps/4"),
+        spec("PGD", eps={"uniform": ["2/255", "16/255"]}, alpha={"of_eps": 0.25}),
         spec("APGD", eps="4.5/255", steps=5),
         spec("Square", eps="40/255", n_queries=40),
         spec("AutoAttack", eps="8/255", version="rand"),
@@ -64,12 +65,12 @@ def test_other_attacks_run_on_the_classifiers_memory_format(
 
 
 def test_the_prediction_is_attacked_not_the_truth(tiny_classifier: Classifier, pixels: Tensor, origin: Tensor) -> None:
-    attacked = attack_images(spec("PGD", eps="24/255", alpha="eps/4"), tiny_classifier, pixels, origin, seed=0,
+    attacked = attack_images(spec("PGD", eps="24/255", alpha={"of_eps": 0.25}), tiny_classifier, pixels, origin, seed=0,
                              batch_size=12)  # fmt: skip
     assert (predict(tiny_classifier, attacked, 12) != origin).float().mean() > 0.5
     # told another label, PGD drives away from that one instead, and the prediction holds
     other = (origin + 1) % 4
-    attacked = attack_images(spec("PGD", eps="24/255", alpha="eps/4"), tiny_classifier, pixels, other, seed=0,
+    attacked = attack_images(spec("PGD", eps="24/255", alpha={"of_eps": 0.25}), tiny_classifier, pixels, other, seed=0,
                              batch_size=12)  # fmt: skip
     assert (predict(tiny_classifier, attacked, 12) == other).float().mean() < 0.2
 
@@ -97,8 +98,9 @@ def test_the_seed_decides(name: str, tiny_classifier: Classifier, pixels: Tensor
         (spec("PGD", steps=True), "expected a number"),
         (spec("PGD", random_start=1), "expected bool"),
         (spec("APGD", norm=2), "expected str"),
-        (spec("PGD", eps=["8/255", "2/255"]), "low"),
+        (spec("PGD", eps={"uniform": ["8/255", "2/255"]}), "low"),
         (spec("PGD", eps=[]), "empty list"),
+        (spec("CW", lr={"of_eps": 0.5}), "a share of epsilon, and this attack has none"),
         (spec("MultiAttack"), "no attack is named"),
     ],
     ids=str,
@@ -115,16 +117,60 @@ def test_every_attack_is_understood() -> None:
 
 
 def test_parameters() -> None:
-    drawn = draw_parameters(spec("PGD", alpha="eps/4", eps="8/255", steps=7.0), seed=0)
+    drawn = draw_parameters(spec("PGD", alpha={"of_eps": 0.25}, eps="8/255", steps=7.0), seed=0)
     assert drawn == {"eps": 8 / 255, "alpha": 2 / 255, "steps": 7}
-    assert draw_parameters(spec("PGD", alpha="eps/4"), seed=0) == {"alpha": 2 / 255}
+    assert draw_parameters(spec("PGD", alpha={"of_eps": 0.25}), seed=0) == {"alpha": 2 / 255}
     assert draw_parameters(spec("Pixle", x_dimensions=[2, 5]), seed=0) == {"x_dimensions": (2, 5)}
-    draws = [draw_parameters(spec("PGD", eps=["1/255", "8/255"], steps=[3, 9]), seed=seed) for seed in range(50)]
+    draws = [
+        draw_parameters(spec("PGD", eps={"uniform": ["1/255", "8/255"]}, steps={"uniform": [3, 9]}), seed=seed)
+        for seed in range(50)
+    ]
     assert len({draw["eps"] for draw in draws}) == 50
     assert all(1 / 255 <= draw["eps"] <= 8 / 255 for draw in draws)
     assert {draw["steps"] for draw in draws} == set(range(3, 10))
-    chosen = {draw_parameters(spec("PGD", eps=["1/255", "2/255", "8/255"]), seed=seed)["eps"] for seed in range(50)}
-    assert chosen == {1 / 255, 2 / 255, 8 / 255}
+    choice = spec("PGD", eps={"choice": ["1/255", "2/255", "8/255"]})
+    assert {draw_parameters(choice, seed=seed)["eps"] for seed in range(50)} == {1 / 255, 2 / 255, 8 / 255}
+    nested = spec("PGD", eps="8/255", alpha={"choice": [{"of_eps": 0.25}, {"of_eps": {"uniform": [0.5, 1.0]}}]})
+    alphas = [draw_parameters(nested, seed=seed)["alpha"] * 255 for seed in range(50)]
+    assert {2.0} < {*alphas} and all(alpha == 2 or 4 <= alpha <= 8 for alpha in alphas)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ({"alpha": "eps/4"}, {"alpha": {"of_eps": 0.25}}),
+        ({"alpha": "eps*0.3"}, {"alpha": {"of_eps": 0.3}}),
+        ({"eps": ["2/255", "8/255"]}, {"eps": {"uniform": ["2/255", "8/255"]}}),
+        ({"steps": [2, 3, 4]}, {"steps": {"choice": [2, 3, 4]}}),
+        ({"alpha": ["eps/8", "eps/2"]}, {"alpha": {"uniform": [{"of_eps": 0.125}, {"of_eps": 0.5}]}}),
+    ],
+    ids=str,
+)
+def test_the_forms_of_release_0_2_draw_the_same(old: dict[str, Any], new: dict[str, Any]) -> None:
+    for seed in range(20):
+        assert draw_parameters(spec("PGD", **old), seed) == draw_parameters(spec("PGD", **new), seed)
+
+
+@pytest.mark.parametrize(
+    ("table", "expected"),
+    [
+        ({"unifrom": [1, 2]}, "unknown key 'unifrom'; did you mean 'uniform'?"),
+        ({"uniform": [1, 2, 3]}, "uniform: expected [low, high], got"),
+        ({"uniform": 3}, "uniform: expected [low, high], got 3"),
+        ({"choice": []}, "choice: expected a list of numbers, got an empty list"),
+        ({"choice": [1, "many"]}, "choice: expected a number"),
+        ({"choice": [1, True]}, "choice: expected a number"),
+        ({"choice": [{"of_epsilon": 1}]}, "did you mean 'of_eps'?"),
+        ({"of_eps": "1/0"}, "divides by zero"),
+        ({}, "expected one of"),
+        ({"choice": [1], "of_eps": 1}, "expected one of"),
+    ],
+    ids=str,
+)
+def test_a_wrong_table_names_attack_and_parameter(table: Any, expected: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        spec("PGD", steps=table)
+    assert "attack 'a': parameter 'steps': " in str(caught.value) and expected in str(caught.value)
 
 
 def test_the_number_of_classes_is_the_classifiers(tiny_classifier: Classifier) -> None:

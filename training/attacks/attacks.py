@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import inspect
 import io
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -25,7 +24,7 @@ from detector.errors import ConfigError, DataError, NoGradientError
 from training.attacks.deepfool import DeepFool
 from training.config import AttackSpec
 from training.load import nearest
-from training.settings import fraction
+from training.parameters import ParameterTable, read_parameter
 from training.shards import derived_seed, seed_everything
 
 __all__ = ["ATTACKS", "attack_images", "check_attack", "draw_parameters", "linf_bound", "make_attack", "noise_twin"]
@@ -43,7 +42,6 @@ LINF = {
     "RFGSM", "SINIFGSM", "SPSA", "TIFGSM", "TPGD", "UPGD", "VMIFGSM", "VNIFGSM",
 }  # fmt: skip
 LINF_EPS = ("eps", "max_epsilon")
-_OF_EPS = re.compile(r"\s*eps\s*(?:([/*])\s*(\d+(?:\.\d*)?|\.\d+)\s*)?")
 ROUNDING = 0.5 / 255 + 1e-6
 
 
@@ -65,7 +63,7 @@ def check_attack(spec: AttackSpec, classifier: Classifier | None = None) -> None
 
 
 def draw_parameters(spec: AttackSpec, seed: int) -> dict[str, Any]:
-    """Arguments for the attack's constructor: fractions become numbers, ranges are drawn from with `seed`.
+    """Arguments for the attack's constructor: fractions become numbers, tables are drawn from with `seed`.
 
     Raises:
         ConfigError: Unknown parameter or a value of the wrong kind.
@@ -101,7 +99,7 @@ def make_attack(spec: AttackSpec, classifier: Classifier, seed: int) -> tuple[At
     Args:
         spec: Name and parameters.
         classifier: What is attacked.
-        seed: Draws from ranges, and seeds attacks that seed themselves.
+        seed: Draws from tables, and seeds attacks that seed themselves.
     """
     accepted = _arguments(spec.name)
     parameters = draw_parameters(spec, seed)
@@ -205,34 +203,33 @@ def _value(value: Any, default: Any, eps: float | None, generator: torch.Generat
         if not isinstance(value, type(default)):
             raise ValueError(f"expected {type(default).__name__}, got {value!r}")
         return value
-    if isinstance(value, list):
-        numbers = [_number(each, default, eps) for each in value]
-        return _draw(numbers, generator)
-    return _number(value, default, eps)
+    return _number(read_parameter(value), default, eps, generator)
 
 
-def _number(value: Any, default: Any, eps: float | None) -> Any:
-    if isinstance(value, str) and eps is not None and (match := _OF_EPS.fullmatch(value)):
-        factor = float(match[2] or 1)
-        if factor == 0:
-            raise ValueError(f"{value!r} is nothing")
-        return eps / factor if match[1] == "/" else eps * factor
-    value = fraction(value)
+def _number(value: Any, default: Any, eps: float | None, generator: torch.Generator) -> Any:
+    if isinstance(value, ParameterTable):
+        value = _draw(value, default, eps, generator)
     if isinstance(default, (int, float)) and (isinstance(value, bool) or not isinstance(value, (int, float))):
-        raise ValueError(f'expected a number, a fraction "8/255", a share "eps/4" or a list of these, got {value!r}')
+        raise ValueError(
+            f'expected a number, a fraction "8/255" or a table such as {{ of_eps = 0.25 }} or {{ uniform = [2, 4] }}, '
+            f"got {value!r}"
+        )
     if isinstance(default, int) and isinstance(value, float) and value.is_integer():
         return int(value)
     return value
 
 
-def _draw(numbers: list[Any], generator: torch.Generator) -> Any:
-    if not numbers:
-        raise ValueError("an empty list; expected [low, high] or three or more numbers")
-    if len(numbers) != 2:
+def _draw(table: ParameterTable, default: Any, eps: float | None, generator: torch.Generator) -> Any:
+    if table.of_eps is not None:
+        if eps is None:
+            raise ValueError("a share of epsilon, and this attack has none")
+        return eps * _number(table.of_eps, 0.0, eps, generator)
+    numbers = [_number(each, default, eps, generator) for each in table.choice or table.uniform or ()]
+    if table.choice is not None:
         return numbers[int(torch.randint(len(numbers), (), generator=generator))]
     low, high = numbers
     if low > high:
-        raise ValueError(f"[low, high] with low {low} above high {high}")
+        raise ValueError(f"uniform = [low, high] with low {low} above high {high}")
     if isinstance(low, int) and isinstance(high, int):
         return int(torch.randint(low, high + 1, (), generator=generator))
     return low + (high - low) * float(torch.rand((), generator=generator, dtype=torch.float64))

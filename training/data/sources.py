@@ -17,7 +17,7 @@ from training.config import ImagesConfig
 from training.data.folders import SUFFIXES, class_folders, find_images, is_image
 from training.load import nearest
 
-__all__ = ["UNKNOWN", "FolderSource", "Item", "Source", "TorchvisionSource", "open_source"]
+__all__ = ["UNKNOWN", "FolderSource", "Item", "Source", "TorchvisionSource", "open_named", "open_source"]
 
 UNKNOWN = -1
 NAMED = 10
@@ -25,7 +25,10 @@ NAMED = 10
 
 @dataclass(frozen=True)
 class Item:
-    """One source image."""
+    """One source image, as plain data."""
+
+    source: str
+    """Name of its source: a key of `[images]`."""
 
     index: int
     """Its id, unique over all splits."""
@@ -180,6 +183,16 @@ def open_source(text: str, config: ImagesConfig, train: bool) -> Source:
     if scheme == "torchvision" and name:
         return TorchvisionSource(name, config.root, train)
     return FolderSource(Path(text), config.labelled)
+
+
+def open_named(config: ImagesConfig, name: str) -> Source:
+    """Open the source that a key of `[images]` names.
+
+    Raises:
+        DataError: There is nothing there.
+        ConfigError: torchvision has no such data set.
+    """
+    return open_source(getattr(config, name), config, train=name != "test_source")
 
 
 def _is_text(name: str) -> bool:

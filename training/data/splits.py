@@ -6,7 +6,7 @@ classes take turns, so that the first n images of a split are balanced, whatever
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,12 +18,12 @@ from torch import Tensor
 from detector.errors import ConfigError, DataError
 from training.config import SPLITS, ImagesConfig, Split, Splits
 from training.data.copies import Copies, divide
-from training.data.sources import UNKNOWN, Item, Source, open_source
+from training.data.sources import UNKNOWN, Item, Source, open_named
 from training.load import nearest
 from training.progress import LogProgress, Progress
 from training.shards import derived_seed, digest
 
-__all__ = ["Images", "SplitImages", "open_splits"]
+__all__ = ["Images", "SplitImages", "open_splits", "read_items"]
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,8 @@ class SplitImages:
     """The source images of one split, in order."""
 
     name: Split
-    source: Source
+    sources: Mapping[str, Source]
+    """Key of `[images]` → source."""
     items: tuple[Item, ...]
     copies: int = 0
     """Items that are copies of an earlier one."""
@@ -64,38 +65,59 @@ class SplitImages:
             self._digests[start, stop] = digest(told)
         return self._digests[start, stop]
 
+    def pixels(self, item: Item) -> NDArray[np.uint8]:
+        """(H, W, 3) RGB of one of its images.
+
+        Raises:
+            DataError: It cannot be read.
+        """
+        return self.sources[item.source].pixels(item.position)
+
     def read(
         self, start: int, stop: int, prepare: Callable[[NDArray[np.uint8]], Tensor], *, skip_unreadable: bool = False
     ) -> Images:
-        """Read items `start:stop`.
-
-        Args:
-            start: First item.
-            stop: One past the last item.
-            prepare: (H, W, 3) uint8 → (3, h, w) in [0, 1]: `Classifier.prepare`.
-            skip_unreadable: Leave out what cannot be read and name it in `skipped`.
-
-        Raises:
-            DataError: An image cannot be read.
-        """
-        pixels, kept, skipped = [], [], []
-        for item in self.items[start:stop]:
-            try:
-                image = self.source.pixels(item.position)
-            except DataError:
-                if not skip_unreadable:
-                    raise
-                skipped.append(item.name)
-                continue
-            pixels.append(prepare(image).mul(255).round().to(torch.uint8))
-            kept.append(item)
-        size = prepare(np.zeros((1, 1, 3), dtype=np.uint8)).shape
-        return Images(
-            pixels=torch.stack(pixels) if pixels else torch.zeros((0, *size), dtype=torch.uint8),
-            index=torch.tensor([item.index for item in kept], dtype=torch.int64),
-            truth=torch.tensor([item.truth for item in kept], dtype=torch.int64),
-            skipped=tuple(skipped),
+        """Read items `start:stop`, as `read_items` does."""
+        return read_items(
+            self.items[start:stop], lambda item: self.sources[item.source], prepare, skip_unreadable=skip_unreadable
         )
+
+
+def read_items(
+    items: Sequence[Item],
+    source_of: Callable[[Item], Source],
+    prepare: Callable[[NDArray[np.uint8]], Tensor],
+    *,
+    skip_unreadable: bool = False,
+) -> Images:
+    """Read images.
+
+    Args:
+        items: Which.
+        source_of: The source that an image lies in.
+        prepare: (H, W, 3) uint8 → (3, h, w) in [0, 1]: `Classifier.prepare`.
+        skip_unreadable: Leave out what cannot be read and name it in `skipped`.
+
+    Raises:
+        DataError: An image cannot be read.
+    """
+    pixels, kept, skipped = [], [], []
+    for item in items:
+        try:
+            image = source_of(item).pixels(item.position)
+        except DataError:
+            if not skip_unreadable:
+                raise
+            skipped.append(item.name)
+            continue
+        pixels.append(prepare(image).mul(255).round().to(torch.uint8))
+        kept.append(item)
+    size = prepare(np.zeros((1, 1, 3), dtype=np.uint8)).shape
+    return Images(
+        pixels=torch.stack(pixels) if pixels else torch.zeros((0, *size), dtype=torch.uint8),
+        index=torch.tensor([item.index for item in kept], dtype=torch.int64),
+        truth=torch.tensor([item.truth for item in kept], dtype=torch.int64),
+        skipped=tuple(skipped),
+    )
 
 
 def open_splits(
@@ -122,18 +144,19 @@ def open_splits(
         ConfigError: No class names are known.
     """
     progress = progress or LogProgress()
-    source = open_source(config.source, config, train=True)
+    sources = {"source": open_named(config, "source")}
+    source = sources["source"]
     _say(progress, config.source, source.notes)
     classes = classes or source.class_names
     if not classes:
         raise ConfigError("class names are unknown: give classifier.classes or classifier.labels")
-    pool = _items(source, classes, offset=0, what=config.source)
+    pool = _items("source", source, classes, offset=0, what=config.source)
     pool = _in_turns(_ends(pool, config), derived_seed(seed, "images"))[: config.limit]
     test_source, tested = source, []
     if config.test_source is not None:
-        test_source = open_source(config.test_source, config, train=False)
+        test_source = sources["test_source"] = open_named(config, "test_source")
         _say(progress, config.test_source, test_source.notes)
-        tested = _items(test_source, classes, offset=len(source), what=config.test_source)
+        tested = _items("test_source", test_source, classes, offset=len(source), what=config.test_source)
         tested = _in_turns(tested, derived_seed(seed, "test images"))
         tested = tested[: _count("test", config.splits.test, len(tested), default=len(tested))]
     copies = Copies.among(((test_source, tested), (source, pool)), config.near_copies, progress, memory)
@@ -161,7 +184,7 @@ def open_splits(
     splits = {
         split: SplitImages(
             split,
-            test_source if split == "test" else source,
+            sources,
             tuple(each),
             copies.count(each),
             tuple(item.name for item in each if item.index in copies.unreadable),
@@ -179,7 +202,7 @@ def _say(progress: Progress, what: str, notes: Sequence[str]) -> None:
         progress.note(f"{what}: {note}")
 
 
-def _items(source: Source, classes: tuple[str, ...], offset: int, what: str) -> list[Item]:
+def _items(key: str, source: Source, classes: tuple[str, ...], offset: int, what: str) -> list[Item]:
     index_of = {name: index for index, name in enumerate(classes)}
     for name in source.class_names:
         if name not in index_of:
@@ -191,6 +214,7 @@ def _items(source: Source, classes: tuple[str, ...], offset: int, what: str) -> 
     truths = [index_of[name] for name in source.class_names] or list(range(len(classes)))
     return [
         Item(
+            source=key,
             index=offset + position,
             position=position,
             name=source.name(position),

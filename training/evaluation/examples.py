@@ -6,45 +6,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from detector.detector import Detector, Verdict
+from detector.detector import Detector
+from detector.errors import DataError
 from training.config import CLEAN, TrainingConfig
 from training.evaluation.pictures import Row
 from training.evaluation.scores import Scored
-from training.shards import list_shards, read_shard
+from training.shards import list_shards, read_columns
 
 __all__ = ["examples", "pixels", "worst_examples"]
 
 
-def examples(config: TrainingConfig, detector: Detector, *, rate: float, count: int = 1) -> list[Row]:
-    """`count` rows for every attack and one for the largest noise twins.
+def examples(config: TrainingConfig, detector: Detector, *, rate: float) -> list[Row]:
+    """A row for every attack and one for the largest noise twins.
 
     Args:
         config: names the work folder and its attacks.
         detector: judges clean and attacked images.
         rate: false-positive rate at which an image counts as flagged.
-        count: rows an attack.
     """
     rows: list[Row] = []
-    skip = 0  # so that attacks do not all show the same photograph
     twins = sorted(config.twins.labels, key=config.twins.labels.__getitem__)[-1:]
-    for label in (*(attack.label for attack in config.attacks), *twins):
-        attacked = label not in twins
-        found = _first(config, label, skip, count, successes_only=attacked)
-        clean = _images(config, CLEAN, found)
-        skip += count
-        for index, (shard, row) in found.items():
-            if index not in clean:
-                continue
-            pair = torch.stack([clean[index], shard["images"][row]])
-            before, after = detector.detect(pair.float() / 255)
-            rows.append(_row(label, pair, before, after, detector.classifier.classes, attacked, rate))
+    for number, label in enumerate((*(attack.label for attack in config.attacks), *twins)):
+        # not always the first, so that attacks do not all show the same photograph
+        source = _source_of(config, label, number, successes_only=label not in twins)
+        if source is not None:
+            rows.append(_judged(config, detector, label, source, label not in twins, rate))
     return rows
 
 
@@ -65,9 +58,7 @@ def worst_examples(
     rows = []
     for label, source in worst.items():
         if source is not None:
-            pair = torch.stack([_images(config, each, [source])[source] for each in (CLEAN, label)])
-            before, after = detector.detect(pair.float() / 255)
-            rows.append(_row(label, pair, before, after, detector.classifier.classes, label != CLEAN, rate))
+            rows.append(_judged(config, detector, label, source, label != CLEAN, rate))
     return rows
 
 
@@ -83,9 +74,11 @@ def pixels(image: Tensor) -> NDArray[np.uint8]:
     return image.permute(1, 2, 0).contiguous().numpy()
 
 
-def _row(
-    label: str, pair: Tensor, before: Verdict, after: Verdict, classes: tuple[str, ...], attacked: bool, rate: float
-) -> Row:
+def _judged(config: TrainingConfig, detector: Detector, label: str, source: int, attacked: bool, rate: float) -> Row:
+    """What the detector says of one image before and after."""
+    pair = torch.stack([_image(config, each, source) for each in (CLEAN, label)])
+    before, after = detector.detect(pair.float() / 255)
+    classes = detector.classifier.classes
     return Row(
         title=label,
         clean=pixels(pair[0]),
@@ -103,28 +96,20 @@ def _row(
     )
 
 
-def _first(
-    config: TrainingConfig, label: str, skip: int, count: int, *, successes_only: bool
-) -> dict[int, tuple[dict[str, Tensor], int]]:
-    """Source image → (shard, row) of the first rows after `skip` from the first shard that has any."""
+def _source_of(config: TrainingConfig, label: str, number: int, *, successes_only: bool) -> int | None:
+    """The source image of a row, counted round, of the first shard that has any; None where no shard has."""
     for path in list_shards(config.work, "attack", "test", label):
-        shard = read_shard(path)
-        changed = shard["prediction"] != shard["origin"]
-        rows = changed.nonzero()[:, 0] if successes_only else torch.arange(len(changed))
+        shard = read_columns(path, ("index", "prediction", "origin"))
+        found = shard["index"][shard["prediction"] != shard["origin"]] if successes_only else shard["index"]
+        if len(found):
+            return int(found[number % len(found)])
+    return None
+
+
+def _image(config: TrainingConfig, label: str, source: int) -> Tensor:
+    """What one label made of a source image."""
+    for path in list_shards(config.work, "attack", "test", label):
+        rows = (read_columns(path, ("index",))["index"] == source).nonzero()[:, 0]
         if len(rows):
-            start = skip % len(rows)
-            return {int(shard["index"][row]): (shard, int(row)) for row in rows[start : start + count]}
-    return {}
-
-
-def _images(config: TrainingConfig, label: str, wanted: Collection[int]) -> dict[int, Tensor]:
-    """What one label made of these source images."""
-    found: dict[int, Tensor] = {}
-    for path in list_shards(config.work, "attack", "test", label):
-        if len(found) == len(wanted):
-            break
-        shard = read_shard(path)
-        for row, index in enumerate(shard["index"].tolist()):
-            if index in wanted:
-                found[index] = shard["images"][row]
-    return found
+            return read_columns(path, ("images",))["images"][rows[0]]
+    raise DataError(f"no shard of test/{label} holds image {source}: run `heatward train attack` again")

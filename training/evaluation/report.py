@@ -15,8 +15,16 @@ from detector.files import write_file
 from training.drawing import Figure
 from training.evaluation import plots
 from training.evaluation.pictures import Row, draw_rows, png
-from training.evaluation.result import HEATWARD, AttackResult, EvaluationResult
-from training.evaluation.tables import corruption_tables, few, percent, row_name, share, size, use_table
+from training.evaluation.result import HEATWARD, EvaluationResult
+from training.evaluation.tables import (
+    attack_table,
+    corruption_tables,
+    false_positive_table,
+    few,
+    percent,
+    recovery_table,
+    use_table,
+)
 from training.pages import SHARED, Grid, data_url, render
 
 __all__ = ["write_report"]
@@ -57,9 +65,9 @@ def write_report(
             "alarms": _plot(plots.false_positive_plot(evaluation)),
         },
         tables={
-            "attacks": _attack_table(evaluation),
-            "recovery": _recovery_table(evaluation, rate),
-            "alarms": _alarm_table(evaluation),
+            "attacks": _grid(attack_table(evaluation)),
+            "recovery": _grid(recovery_table(evaluation)),
+            "alarms": _grid(false_positive_table(evaluation)),
             "use": _grid(use_table(evaluation)),
             "classes": _class_table(evaluation),
         },
@@ -90,59 +98,6 @@ def _numbers(evaluation: EvaluationResult, rate: float) -> list[tuple[str, str]]
         said = few(f"of clean images flagged ({rate:.0%} asked for), n {alarms.count}", alarms)
         shown.append((f"{alarms.value:.1%}", said))
     return shown
-
-
-def _attack_table(evaluation: EvaluationResult) -> Grid:
-    names, rates = evaluation.detectors, evaluation.rates
-    head = ["attack", "family", "attempts", "success", "L∞ · 255", "L2"]
-    for title in names.values():
-        head += [f"AUROC: {title}", *(f"flagged at {rate:.0%}" for rate in rates)]
-        head += [f"at {rate:.0%} of correct" for rate in rates]
-    rows = []
-    for attack in evaluation.rows:
-        row = [few(row_name(attack), attack.detectors[HEATWARD].auroc)]
-        if isinstance(attack, AttackResult):
-            row += [attack.family + ("" if attack.seen else ", unseen"), str(attack.attempts)]
-            row += [percent(attack.success_rate), size(attack.linf, 255), size(attack.l2)]
-        else:
-            row += ["seen" if attack.seen else "unseen", "", "", "", ""]
-        for name in names:
-            found = attack.detectors[name]
-            row += [share(found.auroc), *(percent(found.tpr[rate]) for rate in rates)]
-            row += [percent(found.tpr_on_correct[rate]) for rate in rates]
-        rows.append(row)
-    return Grid(head, rows)
-
-
-def _recovery_table(evaluation: EvaluationResult, rate: float) -> Grid:
-    names = evaluation.detectors
-    head = ["attack"]
-    for title in names.values():
-        head += [f"top-1: {title}", "top-2", "top-5", f"top-1, flagged at {rate:.0%}"]
-    rows = []
-    for attack in evaluation.attacks:
-        name = attack.label + ("" if attack.seen else " (unseen)")
-        row = [few(name, attack.detectors[HEATWARD].recovered.top1)]
-        for name in names:
-            found = attack.detectors[name]
-            row += [percent(each) for each in (found.recovered.top1, found.recovered.top2, found.recovered.top5)]
-            row.append(percent(found.recovered_of_flagged(rate).top1))
-        rows.append(row)
-    return Grid(head, rows)
-
-
-def _alarm_table(evaluation: EvaluationResult) -> Grid:
-    names, rates = evaluation.detectors, evaluation.rates
-    head = ["images", *(f"flagged at {rate:.0%}: {title}" for title in names.values() for rate in rates)]
-    alarms = evaluation.false_positives
-    rows = [
-        [
-            few(group, alarms[HEATWARD][group][rates[0]]),
-            *(percent(alarms[name][group][rate]) for name in names for rate in rates),
-        ]
-        for group in sorted(alarms[HEATWARD])
-    ]
-    return Grid(head, rows)
 
 
 def _class_table(evaluation: EvaluationResult) -> Grid:

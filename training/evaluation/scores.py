@@ -20,7 +20,7 @@ from detector.scoring.network import HeatmapNetwork, score
 from training.evaluation.baselines import RECOVERED, Answers, runner_up
 from training.shards import read_columns, read_shard
 
-__all__ = ["Attempts", "Scored", "by_network", "by_runner_up", "from_evidence", "from_images", "read_attempts"]
+__all__ = ["Attempts", "Scored", "by_network", "by_runner_up", "from_evidence", "read_attempts"]
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -110,40 +110,6 @@ def from_evidence(
                 ]
         advance(1)
     return {name: _table(rows, parts) for name, parts in said.items()}
-
-
-def from_images(
-    paths: Sequence[Path],
-    answer: Callable[[Tensor], Answers],
-    *,
-    successes_only: bool,
-    limit: int | None = None,
-    advance: Callable[[int], None] = lambda count: None,
-) -> Scored:
-    """Score attack shards with a detector that looks at images.
-
-    Args:
-        paths: attack shards of one label.
-        answer: function of (n, 3, H, W) uint8 images.
-        successes_only: leave out images whose prediction did not change (for attacks).
-        limit: at most so many images.
-        advance: told of every shard done.
-    """
-    rows: list[dict[str, Tensor]] = []
-    said: list[Answers] = []
-    left = limit
-    for path in paths:
-        if left is None or left > 0:
-            shard = read_shard(path)
-            changed = shard["prediction"] != shard["origin"]
-            chosen = changed.nonzero()[:, 0] if successes_only else torch.arange(len(changed))
-            chosen = chosen[:left]
-            left = None if left is None else left - len(chosen)
-            for part in torch.split(chosen, ROWS_AT_ONCE) if len(chosen) else ():
-                rows.append({name: shard[name][part] for name in ("index", "truth", "origin", "prediction")})
-                said.append(answer(shard["images"][part]))
-        advance(1)
-    return _table(rows, said)
 
 
 def read_attempts(paths: Sequence[Path]) -> Attempts:

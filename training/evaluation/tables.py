@@ -14,6 +14,7 @@ __all__ = [
     "all_tables",
     "attack_table",
     "corruption_tables",
+    "empty",
     "false_positive_table",
     "few",
     "markdown",
@@ -81,6 +82,16 @@ def all_tables(evaluation: EvaluationResult) -> list[Table]:
     ]
 
 
+def empty(title: str, words: Sequence[str], numbers: Sequence[str]) -> Table:
+    """A table without rows: columns of words, then columns of numbers."""
+    table = Table(title=title, title_justify="left")
+    for column in words:
+        table.add_column(column)
+    for column in numbers:
+        table.add_column(column, justify="right")
+    return table
+
+
 def row_name(row: AttackResult | MeanResult) -> str:
     """The label of an attack; `mean of 8` for a row of `macro`."""
     return f"{row.label} of {row.attacks}" if isinstance(row, MeanResult) else row.label
@@ -92,9 +103,7 @@ def attack_table(evaluation: EvaluationResult) -> Table:
         "Detection (AUROC, and share flagged at a false-positive rate: of all clean images, or of correct ones, "
         "which then set the threshold alone; of attacks that changed a right prediction)"
     )
-    table = Table(title=title, title_justify="left")
-    for column in ("attack", "", "success", "mean L∞·255", "mean L2"):
-        table.add_column(column, justify="right" if column not in ("attack", "") else "left")
+    table = empty(title, ("attack", ""), ("success", "mean L∞·255", "mean L2"))
     rates = evaluation.rates
     table.add_column("AUROC", justify="right", style="bold")
     table.add_column("of each network alone", justify="right", style="dim")
@@ -133,11 +142,8 @@ def _range(values: Sequence[float | None]) -> str:
 def recovery_table(evaluation: EvaluationResult) -> Table:
     """One row an attack: how often the label before the attack is named."""
     rate = evaluation.rates[-1]
-    table = Table(title="Label before the attack recovered", title_justify="left")
-    for column in ("attack", ""):
-        table.add_column(column)
-    for column in ("top-1", "top-2", "top-5", f"top-1, flagged at {rate:.0%}"):
-        table.add_column(column, justify="right")
+    numbers = ("top-1", "top-2", "top-5", f"top-1, flagged at {rate:.0%}")
+    table = empty("Label before the attack recovered", ("attack", ""), numbers)
     others = [name for name in evaluation.detectors if name != HEATWARD]
     for name in others:
         table.add_column(f"top-1 {evaluation.detectors[name]}", justify="right", style="dim")
@@ -156,11 +162,8 @@ def recovery_table(evaluation: EvaluationResult) -> Table:
 
 def false_positive_table(evaluation: EvaluationResult) -> Table:
     """Alarms on images that nobody attacked."""
-    table = Table(title="False alarms", title_justify="left")
-    table.add_column("images")
     rates = evaluation.rates
-    for rate in rates:
-        table.add_column(f"flagged at {rate:.0%}", justify="right")
+    table = empty("False alarms", ("images",), [f"flagged at {rate:.0%}" for rate in rates])
     own = evaluation.false_positives[HEATWARD]
     for group in sorted(own):
         table.add_row(
@@ -179,12 +182,10 @@ def corruption_tables(evaluation: EvaluationResult) -> list[Table]:
 
 def _corruption_table(evaluation: EvaluationResult, rate: float) -> Table:
     found = evaluation.corruptions
-    table = Table(title=f"False alarms on corrupted images, flagged at {rate:.0%}", title_justify="left")
     severities = sorted({cell.severity for cell in found.cells})
     cells = {(cell.kind, cell.severity): cell.flagged[rate] for cell in found.cells}
-    table.add_column("corruption")
-    for column in (*(f"severity {severity}" for severity in severities), "mean of 1–2", "mean of 1–5"):
-        table.add_column(column, justify="right")
+    numbers = (*(f"severity {severity}" for severity in severities), "mean of 1–2", "mean of 1–5")
+    table = empty(f"False alarms on corrupted images, flagged at {rate:.0%}", ("corruption",), numbers)
     for means in found.means:
         row = [cells.get((means.kind, severity)) for severity in severities]
         each = [percent_only(cell) if cell else "" for cell in row]
@@ -195,15 +196,9 @@ def _corruption_table(evaluation: EvaluationResult, rate: float) -> Table:
 def use_table(evaluation: EvaluationResult) -> Table:
     """What the alarms are good for, and what an attacker with every attack meets. One row a detector."""
     title = "Accuracy on 80 % clean and 20 % attacked images; images with every attack on them flagged (MEAD)"
-    table = Table(title=title, title_justify="left")
     rates = evaluation.rates
-    table.add_column("detector")
-    answers = ("corrected", "recovered")
-    where = [f"{answer} where flagged at {rate:.0%}" for answer in answers for rate in rates]
-    for column in ("as predicted", *where):
-        table.add_column(column, justify="right")
-    for rate in rates:
-        table.add_column(f"MEAD at {rate:.0%}", justify="right")
+    where = [f"{answer} where flagged at {rate:.0%}" for answer in ("corrected", "recovered") for rate in rates]
+    table = empty(title, ("detector",), ("as predicted", *where, *(f"MEAD at {rate:.0%}" for rate in rates)))
     for name, title in evaluation.detectors.items():
         traffic, mead = evaluation.traffic[name], evaluation.mead.get(name)
         mended = (traffic.corrected, traffic.recovered)

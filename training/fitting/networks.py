@@ -19,9 +19,10 @@ from detector.files import write_file
 from detector.scoring.network import EvidenceShape, HeatmapNetwork, NetworkSettings, ensemble_weights
 from training.config import CLEAN, TrainingConfig
 from training.fitting.rows import Rows, ShardReader, Sight
-from training.job import Job, device_of
+from training.job import Job
 from training.progress import Progress
 from training.resume import Results
+from training.runners.worker import device_of
 from training.shards import derived_seed, digest, seed_everything, write_json
 
 __all__ = ["fit_networks", "load_networks", "results"]

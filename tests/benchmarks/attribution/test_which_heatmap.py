@@ -33,7 +33,7 @@ from training.job import Job, open_job
 from training.progress import SilentProgress
 from training.stages import attack
 
-PGD = {"eps": "16/255", "alpha": "eps/4", "steps": 3}
+PGD = {"eps": "16/255", "alpha": {"of_eps": 0.25}, "steps": 3}
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,50 @@
+"""A shard to make and a shard made, as plain data: both can be pickled and sent to another process or machine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from training.config import Split
+from training.data.sources import Item
+from training.shards import digest_of
+
+__all__ = ["ShardMade", "ShardPlan", "ShardStage"]
+
+ShardStage = Literal["attack", "attribute"]
+
+
+@dataclass(frozen=True)
+class ShardPlan:
+    """One shard: some sources of a split under one label."""
+
+    stage: ShardStage
+    split: Split
+    label: str
+    path: Path
+    digest: str
+    """What the shard must carry: of everything that decides its bytes."""
+    rows: int
+    """Source images."""
+    seed: int
+    """Decides everything random in it."""
+    made_from: tuple[Item, ...] | Path
+    """Images, for a clean shard; or the shard whose first `rows` rows it is made from."""
+
+    @property
+    def finished(self) -> bool:
+        """Whether the shard is there and is the one that is meant."""
+        return digest_of(self.path) == self.digest
+
+
+@dataclass(frozen=True)
+class ShardMade:
+    """What is to say of a shard that was just written."""
+
+    plan: ShardPlan
+    rows: int
+    changed: int
+    """Rows whose prediction is not the one on the clean image."""
+    skipped: tuple[str, ...] = ()
+    """Names of images that could not be read."""

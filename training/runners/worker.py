@@ -1,0 +1,205 @@
+"""A worker: settings in, once; then shard plans in, shards on disk out. It holds the classifier and its witness.
+
+    images ──▶ clean shard ──▶ shard of attacked, noise-twin or corrupted images ──▶ shard of evidence
+
+What the shards hold: training/stages/attack.py and attribute.py. One shard of images is in memory at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from detector.classifier import Classifier, load_classifier
+from detector.errors import ConfigError, DataError
+from detector.evidence import Evidence, EvidenceExtractor
+from training.attacks import Distance, attack_images, noise_twin
+from training.attacks.corruptions import corrupt
+from training.config import Split, TrainingConfig
+from training.data.sources import Item, Source, open_named
+from training.data.splits import read_items
+from training.runners.plans import ShardMade, ShardPlan
+from training.shards import read_shard, write_shard
+
+__all__ = ["Worker", "device_of", "load_classifiers", "predict", "prepare_torch"]
+
+COLUMNS = ("index", "truth", "origin", "prediction", "linf", "l2")
+FULL_PRECISION = ("logits",)
+HALF_MAX = torch.finfo(torch.float16).max
+
+
+class Worker:
+    """Makes shards, each from its plan and its sources alone.
+
+    Args:
+        config: The job's.
+        classifier: What is attacked and looked at.
+        witness: The second classifier, if there is one.
+        sources: Name → source of images that is open already; others are opened when a plan asks for them.
+    """
+
+    def __init__(
+        self,
+        config: TrainingConfig,
+        classifier: Classifier,
+        witness: Classifier | None,
+        sources: Mapping[str, Source] | None = None,
+    ) -> None:
+        self.config, self.classifier, self.witness = config, classifier, witness
+        self.sources = dict(sources or {})
+
+    @classmethod
+    def open(cls, settings: Mapping[str, Any], classes: tuple[str, ...]) -> Self:
+        """Open a worker in a process of its own.
+
+        Args:
+            settings: `TrainingConfig.model_dump(mode="json")` of the job.
+            classes: Class names in the order of the logits.
+        """
+        config = TrainingConfig(**settings)
+        prepare_torch(config)
+        return cls(config, *load_classifiers(config, classes))
+
+    @cached_property
+    def extractor(self) -> EvidenceExtractor:
+        """What looks at images.
+
+        Raises:
+            NoGradientError: The classifier has no gradients or no layers to look at.
+        """
+        return EvidenceExtractor(self.classifier, self.config.evidence, self.witness)
+
+    def make(self, plan: ShardPlan) -> ShardMade:
+        """Write one shard, whole or not at all.
+
+        Raises:
+            DataError: An image cannot be read, an attack broke its epsilon, or evidence is not finite.
+            ConfigError: An attack fails.
+        """
+        skipped: tuple[str, ...] = ()
+        if isinstance(plan.made_from, tuple):
+            tensors, skipped = self._clean(plan.made_from)
+        elif plan.stage == "attack":
+            tensors = self._from_clean(plan, read_shard(plan.made_from))
+        else:
+            tensors = self._evidence(plan, read_shard(plan.made_from))
+        write_shard(plan.path, tensors, plan.digest)
+        changed = int((tensors["prediction"] != tensors["origin"]).sum())
+        return ShardMade(plan, len(tensors["origin"]), changed, skipped)
+
+    def _source(self, item: Item) -> Source:
+        if item.source not in self.sources:
+            self.sources[item.source] = open_named(self.config.images, item.source)
+        return self.sources[item.source]
+
+    def _clean(self, items: Sequence[Item]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+        skip = self.config.images.skip_unreadable
+        images = read_items(items, self._source, self.classifier.prepare, skip_unreadable=skip)
+        origin = predict(self.classifier, images.pixels, self.config.batch_size)
+        return _tensors(images.pixels, images.pixels, images.index, images.truth, origin, origin), images.skipped
+
+    def _from_clean(self, plan: ShardPlan, clean: dict[str, Tensor]) -> dict[str, Tensor]:
+        clean = {name: column[: plan.rows] for name, column in clean.items()}
+        pixels, origin = clean["images"], clean["origin"]
+        config, batch_size = self.config, self.config.batch_size
+        attack = config.attack(plan.label)
+        if attack is not None:
+            changed = attack_images(attack, self.classifier, pixels, origin, seed=plan.seed, batch_size=batch_size)
+        elif plan.label in config.corruptions.labels:
+            changed = corrupt(pixels, *config.corruptions.labels[plan.label], plan.seed)
+        else:
+            changed = noise_twin(pixels, config.twins.labels[plan.label], plan.seed)
+        prediction = predict(self.classifier, changed, batch_size)
+        return _tensors(changed, pixels, clean["index"], clean["truth"], origin, prediction)
+
+    def _evidence(self, plan: ShardPlan, attack: dict[str, Tensor]) -> dict[str, Tensor]:
+        if self.config.attack(plan.label) is not None:
+            success = attack["prediction"] != attack["origin"]
+            attack = {name: tensor[success] for name, tensor in attack.items()}
+        evidence = _extract(self.extractor, attack["images"], self.config.batch_size)
+        stored = {name: _stored(name, tensor, plan.split) for name, tensor in evidence.tensors().items()}
+        for name, tensor in stored.items():
+            if tensor.is_floating_point() and not tensor.isfinite().all():
+                raise DataError(f"{plan.path}: evidence {name!r} is not finite; check the classifier's activations")
+        return stored | {name: attack[name] for name in COLUMNS}
+
+
+def predict(classifier: Classifier, pixels: Tensor, batch_size: int) -> Tensor:
+    """Predicted labels (n,) of uint8 images (n, 3, H, W), on the CPU."""
+    labels = []
+    with torch.no_grad():
+        for batch in torch.split(pixels, batch_size) if len(pixels) else ():
+            labels.append(classifier(batch.to(classifier.device).float() / 255).argmax(1).cpu())
+    return torch.cat(labels) if labels else torch.zeros(0, dtype=torch.int64)
+
+
+def prepare_torch(config: TrainingConfig) -> None:
+    """Threads as the job asks, and the same numbers every time."""
+    torch.set_num_threads(config.thread_count)
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.deterministic = True
+    torch.backends.cudnn.allow_tf32 = False  # as where the detector serves: p-values are ranks among such scores
+
+
+def load_classifiers(config: TrainingConfig, classes: tuple[str, ...]) -> tuple[Classifier, Classifier | None]:
+    """The classifier to guard, and the witness if there is one.
+
+    Raises:
+        ClassifierError: One of them cannot be used.
+    """
+    device = device_of(config)
+    classifier = load_classifier(config.classifier.spec(classes), device=device)
+    return classifier, load_classifier(config.witness.spec(classes), device=device) if config.witness else None
+
+
+def device_of(config: TrainingConfig) -> torch.device:
+    """`device`, with `auto` decided.
+
+    Raises:
+        ConfigError: There is no such device here.
+    """
+    if config.device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.zeros(1, device=config.device)
+    except (RuntimeError, AssertionError) as error:  # AssertionError: a torch without CUDA
+        said = str(error).splitlines()[0]
+        raise ConfigError(
+            f"device: {config.device!r} cannot be used ({said}); expected cpu, cuda, cuda:1 or auto"
+        ) from error
+    return torch.device(config.device)
+
+
+def _tensors(
+    images: Tensor, clean: Tensor, index: Tensor, truth: Tensor, origin: Tensor, prediction: Tensor
+) -> dict[str, Tensor]:
+    distance = Distance.between(clean, images)
+    return {
+        "images": images,
+        "index": index,
+        "truth": truth,
+        "origin": origin,
+        "prediction": prediction,
+        "linf": distance.linf,
+        "l2": distance.l2,
+    }
+
+
+def _extract(extractor: EvidenceExtractor, pixels: Tensor, batch_size: int) -> Evidence:
+    device = extractor.classifier.device
+    if not len(pixels):
+        # no row, but the shapes of one: whoever reads shards can always concatenate them
+        blank = torch.zeros((1, 3, *extractor.classifier.input_size), device=device)
+        return extractor(blank).to("cpu")[:0]
+    parts = [extractor(batch.to(device).float() / 255).to("cpu") for batch in torch.split(pixels, batch_size)]
+    return Evidence.cat(parts)
+
+
+def _stored(name: str, tensor: Tensor, split: Split) -> Tensor:
+    if not tensor.is_floating_point() or name in FULL_PRECISION or split == "calibrate":
+        return tensor
+    return tensor.clamp(-HALF_MAX, HALF_MAX).to(torch.float16)
