@@ -11,7 +11,7 @@ import io
 import os
 from typing import Any, Protocol, TypeAlias
 
-from heatward.checks import is_pil
+from heatward.client.checks import is_pil
 from heatward.pictures import from_pil, raw
 from heatward.v1 import detection_pb2 as pb
 

@@ -14,6 +14,7 @@ import heatward
 import pytest
 from fake_servicer import PNG, FakeServer
 from heatward import cli
+from heatward.cli import app
 
 
 @pytest.fixture
@@ -195,14 +196,14 @@ def test_version_names_the_libraries(capsys: pytest.CaptureFixture[str]) -> None
 
 
 def plug_in(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
-    points = EntryPoints([EntryPoint("serve", value, cli.GROUP)])
-    monkeypatch.setattr(cli, "entry_points", lambda **chosen: points.select(**chosen))
+    points = EntryPoints([EntryPoint("serve", value, app.GROUP)])
+    monkeypatch.setattr(app, "entry_points", lambda **chosen: points.select(**chosen))
 
 
 def test_a_plug_in_gets_its_arguments_unread(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[list[str]] = []
-    monkeypatch.setattr(cli, "_recorder", lambda argv: calls.append(argv) or 7, raising=False)
-    plug_in(monkeypatch, "heatward.cli:_recorder")
+    monkeypatch.setattr(app, "_recorder", lambda argv: calls.append(argv) or 7, raising=False)
+    plug_in(monkeypatch, "heatward.cli.app:_recorder")
     assert cli.main(["serve", "--help", "x"]) == 7
     assert calls == [["--help", "x"]]
 

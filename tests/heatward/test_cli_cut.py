@@ -11,12 +11,12 @@ from command import run, start
 from fake_servicer import INFO, FakeServer
 from google.rpc import status_pb2
 from heatward import cli
-from heatward.commands.connect import explain
-from heatward.commands.files import ImageFile
-from heatward.commands.judging import _Rows
+from heatward.cli.connect import explain
+from heatward.cli.files import ImageFile
+from heatward.cli.judging import _Rows
+from heatward.client.values import Failure
 from heatward.errors import DetectionError, Violation
 from heatward.v1 import detection_pb2 as pb
-from heatward.values import Failure
 
 SECRET = "do-not-print-me-0123456789"
 

@@ -12,12 +12,12 @@ import pytest
 from command import run
 from fake_servicer import INFO, FakeServer
 from heatward import cli
-from heatward.commands import files
-from heatward.commands.files import STANDARD_INPUT, ImageFile, find_images
-from heatward.commands.reader import Reader, largest_image
-from heatward.messages import detector_info
+from heatward.cli import files
+from heatward.cli.files import STANDARD_INPUT, ImageFile, find_images
+from heatward.cli.reader import Reader, largest_image
+from heatward.client.messages import detector_info
+from heatward.client.values import Failure
 from heatward.v1 import detection_pb2 as pb
-from heatward.values import Failure
 
 
 def make(folder: Path, *names: str, content: bytes = b"image") -> Path:

@@ -10,8 +10,8 @@ from pathlib import Path
 import heatward
 import pytest
 from heatward import cli
-from heatward.commands import options
-from heatward.connection import DEFAULT_TIMEOUT_S
+from heatward.cli import options
+from heatward.client.connection import DEFAULT_TIMEOUT_S
 
 
 def code_of(*words: str) -> int:

@@ -16,8 +16,9 @@ import pytest
 import trustme
 from either import both, either
 from fake_servicer import SERVICE, FakeServer
-from heatward import cli, connection
-from heatward.target import target
+from heatward import cli
+from heatward.client import connection
+from heatward.client.target import target
 
 
 @pytest.fixture

@@ -13,8 +13,8 @@ import pytest
 import trustme
 from either import both, either
 from fake_servicer import FakeServer
-from heatward.connection import Connection
-from heatward.credentials import clean_token, read_pem
+from heatward.client.connection import Connection
+from heatward.client.credentials import clean_token, read_pem
 
 SECRET = "do-not-print-me-0123456789"
 KEY = f"-----BEGIN PRIVATE KEY-----\n{SECRET}\n-----END PRIVATE KEY-----\n"

@@ -16,8 +16,8 @@ import pytest
 import trustme
 from either import both, either
 from fake_servicer import SERVICE, FakeServer
-from heatward import connection
-from heatward.diagnosis import diagnose
+from heatward.client import connection
+from heatward.client.diagnosis import diagnose
 
 
 @pytest.fixture(autouse=True)

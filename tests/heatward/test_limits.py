@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from either import both
 from fake_servicer import FakeServer
-from heatward import batches
-from heatward.limits import KEPT_S, UNKNOWN_KEPT_S, KnownLimits, too_large
-from heatward.messages import detect_request
+from heatward.client import batches
+from heatward.client.limits import KEPT_S, UNKNOWN_KEPT_S, KnownLimits, too_large
+from heatward.client.messages import detect_request
 from heatward.v1 import detection_pb2 as pb
 from PIL import Image
 

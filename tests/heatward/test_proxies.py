@@ -8,8 +8,8 @@ import heatward
 import pytest
 from either import both, either
 from fake_servicer import FakeServer
-from heatward.proxies import is_direct, proxy_variable
-from heatward.target import target
+from heatward.client.proxies import is_direct, proxy_variable
+from heatward.client.target import target
 
 NAMES = ("grpc_proxy", "https_proxy", "http_proxy", "GRPC_PROXY", "HTTPS_PROXY", "HTTP_PROXY", "all_proxy", "ALL_PROXY")
 

@@ -12,7 +12,7 @@ import heatward
 import pytest
 from either import both, either
 from fake_servicer import SERVICE, FakeServer
-from heatward.hedge import Hedge
+from heatward.client.hedge import Hedge
 
 
 @both

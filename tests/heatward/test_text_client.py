@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from heatward.text import nearest, printable
+from heatward.cli.text import nearest, printable
 
 from detector.text import printable as detectors
 

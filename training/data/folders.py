@@ -17,7 +17,7 @@ from detector.text import printable
 
 __all__ = ["SUFFIXES", "Found", "class_folders", "find_images", "is_ours"]
 
-# The client has the same names in heatward/commands/files.py: it imports nothing of ours.
+# The client has the same names in heatward/cli/files.py: it imports nothing of ours.
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jif", ".jfif", ".png", ".webp")
 SYSTEM_NAMES = {
     "__macosx", "icon\r", "thumbs.db", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini", "$recycle.bin",

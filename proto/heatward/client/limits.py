@@ -9,9 +9,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+from heatward.client.values import Failure
 from heatward.errors import Violation
 from heatward.v1 import detection_pb2 as pb
-from heatward.values import Failure
 
 __all__ = ["ALONE_BYTES", "SMALL_BYTES", "KnownLimits", "too_large"]
 

@@ -11,8 +11,8 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from heatward.commands.files import STANDARD_INPUT, ImageFile
-from heatward.values import Failure, Limits
+from heatward.cli.files import STANDARD_INPUT, ImageFile
+from heatward.client.values import Failure, Limits
 
 __all__ = ["Reader", "largest_image"]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from heatward.checks import shown
+from heatward.client.checks import shown
 
 __all__ = ["CHECK", "check_service", "encode_request", "is_serving"]
 

@@ -9,15 +9,15 @@ import argparse
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from heatward.commands.output import complain, write
-from heatward.target import DEFAULT_ADDRESS, target
-from heatward.text import nearest, printable
+from heatward.cli.output import complain, write
+from heatward.cli.text import nearest, printable
+from heatward.client.target import DEFAULT_ADDRESS, target
 
 __all__ = ["TOKEN_VARIABLE", "Parser", "add_connection_options", "count", "rate", "seconds"]
 
 TOKEN_VARIABLE = "HEATWARD_TOKEN"
 TIMEOUT_S = 10.0
-"""As `heatward.connection.DEFAULT_TIMEOUT_S`; a test compares them."""
+"""As `heatward.client.connection.DEFAULT_TIMEOUT_S`; a test compares them."""
 LARGEST_COUNT = 2**31 - 1
 
 

@@ -1,15 +1,15 @@
 """`heatward detect`: image files go in, a line each comes out, in the order of the files.
 
-Here are its options; `heatward.commands.judging` does the work, and is imported when they are right.
+Here are its options; `heatward.cli.judging` does the work, and is imported when they are right.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from heatward.commands.files import find_images
-from heatward.commands.options import Parser, add_connection_options, count, rate
-from heatward.commands.output import complain
+from heatward.cli.files import find_images
+from heatward.cli.options import Parser, add_connection_options, count, rate
+from heatward.cli.output import complain
 
 __all__ = ["detect"]
 
@@ -28,7 +28,7 @@ def detect(argv: list[str]) -> int:
         complain("heatward detect", "no image in the folders named" + (f"; {left_out}" if left_out else ""))
         return EXIT_ERROR
 
-    from heatward.commands.judging import judge
+    from heatward.cli.judging import judge
 
     return judge(found, arguments)
 

@@ -9,10 +9,10 @@ import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from heatward.text import printable
+from heatward.cli.text import printable
 
 if TYPE_CHECKING:
-    from heatward.values import DetectorInfo, MeasuredRates
+    from heatward.client.values import DetectorInfo, MeasuredRates
 
 __all__ = ["bundle_lines", "server_lines"]
 

@@ -17,12 +17,12 @@ from typing import Any, TypeAlias
 
 import grpc
 
+from heatward.client.limits import SMALL_BYTES, too_large
+from heatward.client.messages import pack, result, timeout_ms
+from heatward.client.values import Failure, Verdict
 from heatward.errors import DetectionError, arrived
 from heatward.images import ImageInput
-from heatward.limits import SMALL_BYTES, too_large
-from heatward.messages import pack, result, timeout_ms
 from heatward.v1 import detection_pb2 as pb
-from heatward.values import Failure, Verdict
 
 __all__ = ["Plan", "async_batch", "batch"]
 

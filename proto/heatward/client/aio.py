@@ -1,6 +1,6 @@
 """The client for asyncio: images go in, frozen dataclasses come out.
 
-Retries, hedges, breaker and errors are those of `heatward.client`.
+Retries, hedges, breaker and errors are those of `heatward.client.sync`.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from typing import Any
 import grpc
 import grpc.aio
 
-from heatward import checks
-from heatward.base import BaseClient
-from heatward.batches import Plan, async_batch
+from heatward.client import checks
+from heatward.client.base import BaseClient
+from heatward.client.batches import Plan, async_batch
+from heatward.client.forks import asyncio_clients
+from heatward.client.health import CHECK, check_service, encode_request, is_serving
+from heatward.client.limits import ALONE_BYTES
+from heatward.client.messages import HeatmapChoice, detect_request, detect_template, detector_info, verdict
+from heatward.client.streams import MAX_IN_FLIGHT, async_stream
+from heatward.client.values import DetectorInfo, Failure, Verdict
 from heatward.errors import arrived
-from heatward.forks import asyncio_clients
-from heatward.health import CHECK, check_service, encode_request, is_serving
 from heatward.images import ImageInput
-from heatward.limits import ALONE_BYTES
-from heatward.messages import HeatmapChoice, detect_request, detect_template, detector_info, verdict
-from heatward.streams import MAX_IN_FLIGHT, async_stream
 from heatward.v1 import detection_pb2 as pb
-from heatward.values import DetectorInfo, Failure, Verdict
 
 __all__ = ["AsyncClient"]
 

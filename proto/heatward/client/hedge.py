@@ -17,8 +17,8 @@ from typing import Any
 
 import grpc
 
-from heatward import checks
-from heatward.connection import RETRIED
+from heatward.client import checks
+from heatward.client.connection import RETRIED
 
 __all__ = ["Hedge"]
 

@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from heatward.text import printable
+from heatward.cli.text import printable
 
 __all__ = ["OutputLostError", "complain", "escape_what_cannot_be_shown", "json_text", "path_text", "write"]
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from heatward.text import printable
+from heatward.cli.text import printable
 
 __all__ = ["STANDARD_INPUT", "Found", "ImageFile", "find_images"]
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from heatward.commands.options import Parser, add_connection_options
-from heatward.commands.output import write
-from heatward.text import printable
+from heatward.cli.options import Parser, add_connection_options
+from heatward.cli.output import write
+from heatward.cli.text import printable
 
 __all__ = ["health"]
 
@@ -20,7 +20,7 @@ def health(argv: list[str]) -> int:
     add_connection_options(parser)
     arguments = parser.parse_args(argv)
 
-    from heatward.commands.connect import connect, explain
+    from heatward.cli.connect import connect, explain
     from heatward.errors import DetectionError
 
     serving, reason = False, ""

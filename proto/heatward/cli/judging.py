@@ -14,15 +14,15 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from typing import TypeAlias
 
-from heatward.client import Client
-from heatward.commands.connect import connect, explain
-from heatward.commands.files import STANDARD_INPUT, Found, ImageFile
-from heatward.commands.heatmaps import HeatmapFiles
-from heatward.commands.output import complain, path_text, write
-from heatward.commands.reader import Reader, largest_image
-from heatward.commands.table import Progress, Totals, json_line, name_width, table_head, table_line
+from heatward.cli.connect import connect, explain
+from heatward.cli.files import STANDARD_INPUT, Found, ImageFile
+from heatward.cli.heatmaps import HeatmapFiles
+from heatward.cli.output import complain, path_text, write
+from heatward.cli.reader import Reader, largest_image
+from heatward.cli.table import Progress, Totals, json_line, name_width, table_head, table_line
+from heatward.client.sync import Client
+from heatward.client.values import DetectorInfo, Failure, Verdict
 from heatward.errors import DetectionError
-from heatward.values import DetectorInfo, Failure, Verdict
 
 __all__ = ["judge"]
 

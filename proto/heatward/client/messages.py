@@ -4,11 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
-from heatward import checks
-from heatward.errors import Violation, status_parts
-from heatward.images import ImageInput, image_message
-from heatward.v1 import detection_pb2 as pb
-from heatward.values import (
+from heatward.client import checks
+from heatward.client.values import (
     ClassifierInfo,
     DetectorInfo,
     Failure,
@@ -20,6 +17,9 @@ from heatward.values import (
     Timings,
     Verdict,
 )
+from heatward.errors import Violation, status_parts
+from heatward.images import ImageInput, image_message
+from heatward.v1 import detection_pb2 as pb
 
 __all__ = [
     "HeatmapChoice",

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from heatward import checks
+from heatward.client import checks
 from heatward.errors import DetectionError
 
 __all__ = ["Breaker"]

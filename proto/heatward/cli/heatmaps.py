@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from heatward.commands.files import ImageFile
-from heatward.values import Failure, Verdict
+from heatward.cli.files import ImageFile
+from heatward.client.values import Failure, Verdict
 
 __all__ = ["HeatmapFiles"]
 

@@ -9,13 +9,13 @@ from typing import Any
 
 import grpc
 
-from heatward import checks
-from heatward.breaker import Breaker
-from heatward.connection import DEFAULT_ADDRESS, DEFAULT_TIMEOUT_S, LONGEST_S, PEM, Connection
+from heatward.client import checks
+from heatward.client.breaker import Breaker
+from heatward.client.connection import DEFAULT_ADDRESS, DEFAULT_TIMEOUT_S, LONGEST_S, PEM, Connection
+from heatward.client.forks import check_fit, open_calls
+from heatward.client.hedge import Hedge
+from heatward.client.limits import KnownLimits, too_large
 from heatward.errors import DetectionError
-from heatward.forks import check_fit, open_calls
-from heatward.hedge import Hedge
-from heatward.limits import KnownLimits, too_large
 from heatward.v1 import detection_pb2 as pb
 from heatward.v1.detection_pb2_grpc import DetectionServiceStub
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import os
 
-from heatward.client import Client
-from heatward.commands.options import TOKEN_VARIABLE
-from heatward.credentials import clean_token
+from heatward.cli.options import TOKEN_VARIABLE
+from heatward.client.credentials import clean_token
+from heatward.client.sync import Client
 from heatward.errors import DetectionError
 
 __all__ = ["connect", "explain"]

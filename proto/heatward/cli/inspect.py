@@ -8,11 +8,11 @@ import re
 from pathlib import Path
 from typing import Any
 
-from heatward.commands.bundles import NotABundleError, read_manifest
-from heatward.commands.facts import bundle_lines, server_lines
-from heatward.commands.options import Parser, add_connection_options
-from heatward.commands.output import complain, json_text, write
-from heatward.text import printable
+from heatward.cli.bundles import NotABundleError, read_manifest
+from heatward.cli.facts import bundle_lines, server_lines
+from heatward.cli.options import Parser, add_connection_options
+from heatward.cli.output import complain, json_text, write
+from heatward.cli.text import printable
 
 __all__ = ["inspect"]
 
@@ -56,7 +56,7 @@ def inspect(argv: list[str]) -> int:
 
 def _of_server(arguments: argparse.Namespace) -> tuple[dict[str, Any], str] | None:
     """Facts and text, or None after saying why there are none."""
-    from heatward.commands.connect import connect, explain
+    from heatward.cli.connect import connect, explain
     from heatward.errors import DetectionError
 
     try:

@@ -16,17 +16,17 @@ from collections.abc import Callable, Sequence
 from importlib.metadata import entry_points, version
 
 from heatward import __version__
-from heatward.commands.output import OutputLostError, complain, escape_what_cannot_be_shown, write
-from heatward.text import nearest, printable
+from heatward.cli.output import OutputLostError, complain, escape_what_cannot_be_shown, write
+from heatward.cli.text import nearest, printable
 
 __all__ = ["main"]
 
 Command = Callable[[list[str]], int]
 
 BUILT_IN = {
-    "detect": "heatward.commands.detect:detect",
-    "inspect": "heatward.commands.inspect:inspect",
-    "health": "heatward.commands.health:health",
+    "detect": "heatward.cli.detect:detect",
+    "inspect": "heatward.cli.inspect:inspect",
+    "health": "heatward.cli.health:health",
 }
 GROUP = "heatward.commands"
 

@@ -15,9 +15,9 @@ import unicodedata
 from pathlib import Path
 from typing import Any
 
-from heatward.commands.output import json_text, path_text
-from heatward.text import printable
-from heatward.values import Failure, Label, Verdict
+from heatward.cli.output import json_text, path_text
+from heatward.cli.text import printable
+from heatward.client.values import Failure, Label, Verdict
 
 __all__ = ["Progress", "Totals", "json_line", "name_width", "table_head", "table_line"]
 

@@ -16,14 +16,14 @@ from typing import Any, TypeVar
 import grpc
 import grpc.aio
 
+from heatward.client.forks import open_streams
+from heatward.client.limits import SMALL_BYTES, too_large
+from heatward.client.messages import pack, result
+from heatward.client.values import Failure, Verdict
+from heatward.client.window import Window
 from heatward.errors import DetectionError
-from heatward.forks import open_streams
 from heatward.images import ImageInput
-from heatward.limits import SMALL_BYTES, too_large
-from heatward.messages import pack, result
 from heatward.v1 import detection_pb2 as pb
-from heatward.values import Failure, Verdict
-from heatward.window import Window
 
 __all__ = ["MAX_IN_FLIGHT", "async_stream", "stream"]
 

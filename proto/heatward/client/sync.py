@@ -1,7 +1,7 @@
 """The client for threads: images go in, frozen dataclasses come out.
 
-Every call has a deadline; UNAVAILABLE and RESOURCE_EXHAUSTED are retried within it (`heatward.connection`), nothing
-else is. All other trouble is a `DetectionError`, or, for one image of a batch or a stream, a `Failure` in its place.
+Every call has a deadline; UNAVAILABLE and RESOURCE_EXHAUSTED are retried within it (`connection.py`), nothing else is.
+All other trouble is a `DetectionError`, or, for one image of a batch or a stream, a `Failure` in its place.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from typing import Any
 
 import grpc
 
-from heatward import checks
-from heatward.base import BaseClient
-from heatward.batches import Plan, batch
+from heatward.client import checks
+from heatward.client.base import BaseClient
+from heatward.client.batches import Plan, batch
+from heatward.client.forks import starting
+from heatward.client.health import CHECK, check_service, encode_request, is_serving
+from heatward.client.limits import ALONE_BYTES
+from heatward.client.messages import HeatmapChoice, detect_request, detect_template, detector_info, verdict
+from heatward.client.streams import MAX_IN_FLIGHT, stream
+from heatward.client.values import DetectorInfo, Failure, Verdict
 from heatward.errors import arrived
-from heatward.forks import starting
-from heatward.health import CHECK, check_service, encode_request, is_serving
 from heatward.images import ImageInput
-from heatward.limits import ALONE_BYTES
-from heatward.messages import HeatmapChoice, detect_request, detect_template, detector_info, verdict
-from heatward.streams import MAX_IN_FLIGHT, stream
 from heatward.v1 import detection_pb2 as pb
-from heatward.values import DetectorInfo, Failure, Verdict
 
 __all__ = ["Client"]
 

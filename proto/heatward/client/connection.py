@@ -15,11 +15,11 @@ from typing import Any
 import grpc
 import grpc.aio
 
-from heatward.credentials import PEM, check_pair, clean_token, read_pem
-from heatward.diagnosis import diagnose
+from heatward.client.credentials import PEM, check_pair, clean_token, read_pem
+from heatward.client.diagnosis import diagnose
+from heatward.client.proxies import is_direct, proxy_variable
+from heatward.client.target import DEFAULT_ADDRESS, target
 from heatward.errors import DetectionError, error_from_rpc
-from heatward.proxies import is_direct, proxy_variable
-from heatward.target import DEFAULT_ADDRESS, target
 
 __all__ = ["DEFAULT_ADDRESS", "DEFAULT_TIMEOUT_S", "LONGEST_S", "PEM", "RETRIED", "Connection"]
 
