@@ -1,7 +1,4 @@
-"""What our commands share: words from a shell → **arguments, or one line**; what a command raises → **an exit code**.
-
-0: done. 1: the job failed, the message says why. 2: the command line or the configuration is wrong. 130: interrupted.
-"""
+"""What our commands share: words from a shell → **arguments, or one line**; what one raises → **an exit code**."""
 
 from __future__ import annotations
 
@@ -9,6 +6,8 @@ import argparse
 import sys
 from collections.abc import Callable
 from typing import NoReturn
+
+from heatward.cli.exit_codes import ExitCode
 
 from detector.errors import ClassifierSpecError, ConfigError, HeatwardError, LayerNotFoundError
 from detector.text import nearest, printable
@@ -32,7 +31,7 @@ class Parser(argparse.ArgumentParser):
         word = unknown.split(" ")[0].partition("=")[0]
         if unknown != message and word.startswith("-"):
             message = f"there is no option '{printable(word)}'{nearest(word, self._option_string_actions)}"
-        self.exit(2, f"{self.prog}: error: {printable(message, LONGEST)} ({self.prog} --help)\n")
+        self.exit(ExitCode.MISTAKE, f"{self.prog}: error: {printable(message, LONGEST)} ({self.prog} --help)\n")
 
 
 def exit_code(command: Callable[[], int]) -> int:
@@ -41,7 +40,7 @@ def exit_code(command: Callable[[], int]) -> int:
         return command()
     except HeatwardError as error:
         print(f"error: {printable(str(error), None)}", file=sys.stderr)
-        return 2 if isinstance(error, WRITTEN) else 1
+        return ExitCode.MISTAKE if isinstance(error, WRITTEN) else ExitCode.FAILED
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from here", file=sys.stderr)
-        return 130
+        return ExitCode.INTERRUPTED

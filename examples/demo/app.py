@@ -15,6 +15,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from heatward.cli.exit_codes import ExitCode
+
 from detector.cpus import available_cpus
 from detector.errors import ConfigError, HeatwardError
 from detector.text import printable
@@ -82,7 +84,7 @@ def run(argv: Sequence[str] | None = None) -> int:
     for what, name in (("Picture: ", "demo.png"), ("Report:  ", "demo.html")):
         written = printable(f"{what}{out / name}", None)
         console.print(written, highlight=False, markup=False, emoji=False, soft_wrap=True)
-    return 0
+    return ExitCode.OK
 
 
 def ask(address: str, cases: Sequence[Case], rate: float, advance: Callable[[], None] = lambda: None) -> list[Answer]:

@@ -2,8 +2,7 @@
 
     photograph ─▶ verdict, maps a method and class, channels ─▶ explain.html | explain.png
 
-It judges in this process: no server. 0: written. 2: a mistake in the call or its files, said in one line.
-130: interrupted.
+It judges in this process: no server.
 """
 
 from __future__ import annotations
@@ -12,6 +11,8 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+
+from heatward.cli.exit_codes import ExitCode
 
 from detector.cpus import available_cpus
 from detector.errors import ConfigError, HeatwardError, ImageError
@@ -30,10 +31,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return run(argv)
     except HeatwardError as error:
         print(f"heatward explain: {printable(str(error), None)}", file=sys.stderr)
-        return 2
+        return ExitCode.MISTAKE
     except KeyboardInterrupt:
         print("heatward explain: interrupted, nothing was written", file=sys.stderr)
-        return 130
+        return ExitCode.INTERRUPTED
 
 
 def run(argv: Sequence[str] | None = None) -> int:
@@ -92,7 +93,7 @@ def run(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         raise ConfigError(f"--out {out}: cannot be written: {error.strerror}") from error
     print(printable(str(out), None))
-    return 0
+    return ExitCode.OK
 
 
 def _check_out(out: Path) -> None:

@@ -15,6 +15,7 @@ import pytest
 from fake_servicer import PNG, FakeServer
 from heatward import cli
 from heatward.cli import app
+from heatward.cli.exit_codes import ExitCode
 
 
 @pytest.fixture
@@ -188,6 +189,15 @@ def test_help_lists_every_command_and_an_unknown_one_is_an_error(capsys: pytest.
     assert cli.main([]) == 2
     assert cli.main(["detekt"]) == 2
     assert "no command 'detekt'; did you mean 'detect'?" in capsys.readouterr().err
+
+
+def test_the_exit_codes_are_one_table_in_the_help_and_in_the_docs(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["--help"]) == ExitCode.OK
+    helped = capsys.readouterr().out.splitlines()
+    documented = (Path(__file__).parents[2] / "docs/client.md").read_text().splitlines()
+    for code in ExitCode:
+        assert [code.meaning in line for line in helped if line.startswith(f"  {code:d} ")] == [True]
+        assert f"| {code:d} | {code.meaning} |" in documented
 
 
 def test_version_names_the_libraries(capsys: pytest.CaptureFixture[str]) -> None:

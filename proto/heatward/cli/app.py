@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from importlib.metadata import entry_points, version
 
 from heatward import __version__
+from heatward.cli.exit_codes import ExitCode
 from heatward.cli.output import OutputLostError, complain, escape_what_cannot_be_shown, write
 from heatward.cli.text import nearest, printable
 
@@ -45,13 +46,9 @@ SUMMARIES = {
 USAGE = "usage: heatward COMMAND [options]      heatward COMMAND --help"
 INSTALL = 'pip install -e ".[serve,train]"'
 
-EXIT_ERROR = 2
-EXIT_INTERRUPTED = 130
-EXIT_BROKEN_PIPE = 141
-
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command; returns its exit code (2: a mistake in the call, or something failed)."""
+    """Runs one command; returns its exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
     escape_what_cannot_be_shown()
     try:
@@ -60,28 +57,28 @@ def main(argv: Sequence[str] | None = None) -> int:
         finally:
             _flush()
     except KeyboardInterrupt:
-        return EXIT_INTERRUPTED
+        return ExitCode.INTERRUPTED
     except BrokenPipeError:  # `heatward detect … | head`
         _give_up_output()
-        return EXIT_BROKEN_PIPE
+        return ExitCode.BROKEN_PIPE
     except OutputLostError as error:
         _give_up_output()
         complain("heatward", str(error))
-        return EXIT_ERROR
+        return ExitCode.MISTAKE
 
 
 def _run(name: str, rest: list[str]) -> int:
     if name in ("-h", "--help", "help"):
         write(_help())
-        return 0
+        return ExitCode.OK
     if name in ("version", "--version", "-V"):
         write(_versions())
-        return 0
+        return ExitCode.OK
     if not name:
         print(_help(), file=sys.stderr)
-        return EXIT_ERROR
+        return ExitCode.MISTAKE
     command = _load(name)
-    return EXIT_ERROR if command is None else command(rest)
+    return ExitCode.MISTAKE if command is None else command(rest)
 
 
 def _flush() -> None:
@@ -133,8 +130,10 @@ def _help() -> str:
         point.name: f"plug-in {point.value}" for point in entry_points(group=GROUP) if point.name not in SUMMARIES
     }
     width = max(map(len, summaries))
-    lines = [f"  {name:<{width}}  {summary}" for name, summary in summaries.items()]
-    return "\n".join(["heatward: was this image attacked, and what did it show before?", "", USAGE, "", *lines])
+    commands = [f"  {name:<{width}}  {summary}" for name, summary in summaries.items()]
+    codes = [f"  {code:<{width}}  {code.meaning}" for code in ExitCode]
+    title = "heatward: was this image attacked, and what did it show before?"
+    return "\n".join([title, "", USAGE, "", *commands, "", "exit codes", *codes])
 
 
 def _versions() -> str:

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from heatward.cli.exit_codes import ExitCode
 from heatward.cli.files import find_images
 from heatward.cli.options import Parser, add_connection_options, count, rate
 from heatward.cli.output import complain
 
 __all__ = ["detect"]
-
-EXIT_ERROR = 2
 
 
 def detect(argv: list[str]) -> int:
@@ -22,11 +21,11 @@ def detect(argv: list[str]) -> int:
         found = find_images(arguments.paths)
     except (OSError, ValueError) as error:
         complain("heatward detect", str(error))
-        return EXIT_ERROR
+        return ExitCode.MISTAKE
     if not found.files:
         left_out = found.left_out_line()
         complain("heatward detect", "no image in the folders named" + (f"; {left_out}" if left_out else ""))
-        return EXIT_ERROR
+        return ExitCode.MISTAKE
 
     from heatward.cli.judging import judge
 
@@ -37,7 +36,7 @@ def _parser() -> Parser:
     parser = Parser(
         prog="heatward detect",
         description="Sends images to a server and prints, for each, whether it was attacked and what it showed before. "
-        "Exit code 0: every image has a verdict (whatever it is). 2: some image or the call failed. 130: interrupted.",
+        "Exit codes: heatward --help.",
     )
     parser.add_argument(
         "paths",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from heatward.cli.exit_codes import ExitCode
 from heatward.cli.options import Parser, add_connection_options
 from heatward.cli.output import write
 from heatward.cli.text import printable
@@ -32,4 +33,4 @@ def health(argv: list[str]) -> int:
     except (OSError, ValueError) as error:
         reason = str(error)
     write("SERVING" if serving else f"NOT_SERVING ({printable(reason, LONGEST_REASON)})" if reason else "NOT_SERVING")
-    return 0 if serving else 1
+    return ExitCode.OK if serving else ExitCode.FAILED

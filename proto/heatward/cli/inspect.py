@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from heatward.cli.bundles import NotABundleError, read_manifest
+from heatward.cli.exit_codes import ExitCode
 from heatward.cli.facts import bundle_lines, server_lines
 from heatward.cli.options import Parser, add_connection_options
 from heatward.cli.output import complain, json_text, write
@@ -18,7 +19,6 @@ __all__ = ["inspect"]
 
 NAME = "heatward inspect"
 ADDRESS = re.compile(r"(?:[a-z0-9+.-]+:.*[^:]|.*:\d+)", re.IGNORECASE)
-EXIT_ERROR = 2
 
 
 def inspect(argv: list[str]) -> int:
@@ -38,20 +38,20 @@ def inspect(argv: list[str]) -> int:
         elif ADDRESS.fullmatch(target):
             found = _of_server(arguments)
             if found is None:
-                return EXIT_ERROR
+                return ExitCode.MISTAKE
             facts, text = found
             text = json_text(facts, indent=2) if arguments.json else text
         else:
             complain(NAME, f"'{printable(target)}': no such file, nor an address HOST:PORT")
-            return EXIT_ERROR
+            return ExitCode.MISTAKE
     except RecursionError:
         complain(NAME, f"{target}: the manifest nests too deep: the bundle is damaged")
-        return EXIT_ERROR
+        return ExitCode.MISTAKE
     except (NotABundleError, OSError, ValueError) as error:
         complain(NAME, str(error))
-        return EXIT_ERROR
+        return ExitCode.MISTAKE
     write(text)
-    return 0
+    return ExitCode.OK
 
 
 def _of_server(arguments: argparse.Namespace) -> tuple[dict[str, Any], str] | None:

@@ -15,6 +15,7 @@ from contextlib import closing, contextmanager
 from typing import TypeAlias
 
 from heatward.cli.connect import connect, explain
+from heatward.cli.exit_codes import ExitCode
 from heatward.cli.files import STANDARD_INPUT, Found, ImageFile
 from heatward.cli.heatmaps import HeatmapFiles
 from heatward.cli.output import complain, path_text, write
@@ -29,9 +30,6 @@ __all__ = ["judge"]
 Answer: TypeAlias = Verdict | Failure
 
 NAME = "heatward detect"
-EXIT_ATTACKED = 1
-EXIT_ERROR = 2
-EXIT_TERMINATED = 143
 
 
 def judge(found: Found, arguments: argparse.Namespace) -> int:
@@ -44,7 +42,7 @@ def judge(found: Found, arguments: argparse.Namespace) -> int:
         heatmaps = HeatmapFiles(arguments.save_heatmaps) if arguments.save_heatmaps else None
     except OSError as error:
         complain(NAME, f"argument --save-heatmaps: heatmaps are written into a folder: {error}")
-        return EXIT_ERROR
+        return ExitCode.MISTAKE
     rows = _Rows(found.files, heatmaps, as_json=arguments.json)
     cut: BaseException | None = None
     try:
@@ -67,8 +65,8 @@ def judge(found: Found, arguments: argparse.Namespace) -> int:
     if isinstance(cut, KeyboardInterrupt | SystemExit):
         raise cut
     if cut or rows.missing_line() or rows.totals.failed or (heatmaps and heatmaps.lost):
-        return EXIT_ERROR
-    return EXIT_ATTACKED if arguments.exit_code and rows.totals.attacked else 0
+        return ExitCode.MISTAKE
+    return ExitCode.FAILED if arguments.exit_code and rows.totals.attacked else ExitCode.OK
 
 
 def _send(client: Client, files: list[ImageFile], rows: _Rows, arguments: argparse.Namespace) -> None:
@@ -166,7 +164,7 @@ def _terminated_by_exception() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(EXIT_TERMINATED))
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(ExitCode.TERMINATED))
     try:
         yield
     finally:

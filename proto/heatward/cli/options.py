@@ -1,6 +1,6 @@
 """The options of the commands: words go in, checked values come out. Nothing here imports gRPC.
 
-A mistake is one line on standard error that names the option, and exit code 2.
+A mistake is one line on standard error that names the option.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import argparse
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
+from heatward.cli.exit_codes import ExitCode
 from heatward.cli.output import complain, write
 from heatward.cli.text import nearest, printable
 from heatward.client.target import DEFAULT_ADDRESS, target
@@ -38,7 +39,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         complain(self.prog, f"{message} ({self.prog} --help)")
-        self.exit(2)
+        self.exit(ExitCode.MISTAKE)
 
     def _options(self) -> list[str]:
         return [*self._option_string_actions]
