@@ -10,8 +10,6 @@ from pathlib import Path
 import heatward
 import pytest
 from heatward import cli
-from heatward.cli import options
-from heatward.client.connection import DEFAULT_TIMEOUT_S
 
 
 def code_of(*words: str) -> int:
@@ -108,10 +106,6 @@ def test_the_client_is_there_when_it_is_asked_for() -> None:
     environment = {**os.environ, "PYTHONPATH": str(Path(heatward.__file__).parents[1])}
     ended = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
     assert ended.stdout == "Client heatward.errors False\nFailure\n"
-
-
-def test_the_default_timeout_is_the_clients() -> None:
-    assert options.TIMEOUT_S == DEFAULT_TIMEOUT_S
 
 
 def test_a_file_name_that_looks_like_an_option_goes_behind_two_dashes(

@@ -12,13 +12,11 @@ from typing import Any, NoReturn
 from heatward.cli.exit_codes import ExitCode
 from heatward.cli.output import complain, write
 from heatward.cli.text import nearest, printable
-from heatward.client.target import DEFAULT_ADDRESS, target
+from heatward.client.target import DEFAULT_ADDRESS, DEFAULT_TIMEOUT_S, target
 
 __all__ = ["TOKEN_VARIABLE", "Parser", "add_connection_options", "count", "rate", "seconds"]
 
 TOKEN_VARIABLE = "HEATWARD_TOKEN"
-TIMEOUT_S = 10.0
-"""As `heatward.client.connection.DEFAULT_TIMEOUT_S`; a test compares them."""
 LARGEST_COUNT = 2**31 - 1
 
 
@@ -58,7 +56,7 @@ def add_connection_options(parser: argparse.ArgumentParser, *, address: bool = T
     group.add_argument(
         "--timeout",
         type=seconds,
-        default=TIMEOUT_S,
+        default=DEFAULT_TIMEOUT_S,
         metavar="SECONDS",
         help="longest wait for an answer (%(default)g)",
     )

@@ -5,6 +5,7 @@ Retries, hedges, breaker and errors are those of `heatward.client.sync`.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterable, AsyncIterator, Iterable
 from contextlib import suppress
 from functools import partial
@@ -13,15 +14,15 @@ from typing import Any
 
 import grpc
 import grpc.aio
+from google.protobuf.wrappers_pb2 import StringValue
 
 from heatward.client import checks
-from heatward.client.base import BaseClient
-from heatward.client.batches import Plan, async_batch
+from heatward.client.base import SERVING, BaseClient
+from heatward.client.batches import AT_ONCE, Part, Plan
 from heatward.client.forks import asyncio_clients
-from heatward.client.health import CHECK, check_service, encode_request, is_serving
 from heatward.client.limits import ALONE_BYTES
 from heatward.client.messages import HeatmapChoice, detect_request, detect_template, detector_info, verdict
-from heatward.client.streams import MAX_IN_FLIGHT, async_stream
+from heatward.client.streams import MAX_IN_FLIGHT, Window, async_stream
 from heatward.client.values import DetectorInfo, Failure, Verdict
 from heatward.errors import arrived
 from heatward.images import ImageInput
@@ -35,7 +36,7 @@ class AsyncClient(BaseClient):
 
     def _open(self, *, health_checks: bool = True) -> grpc.aio.Channel:
         asyncio_clients.add(self)
-        return self._connection.open_async(health_checks=health_checks)
+        return self._connection.open(grpc.aio, health_checks=health_checks)
 
     async def __aenter__(self) -> AsyncClient:
         return self
@@ -66,15 +67,9 @@ class AsyncClient(BaseClient):
         with self._guarded():
             asks = request.ByteSize() > ALONE_BYTES
             self._check_size(request, await self._server_limits(budget_s) if asks else self._limits.get())
-            if self._hedge is None:
-                return verdict(arrived(await self._stub.Detect(request, **self._arguments(budget_s))))
-            return verdict(
-                arrived(
-                    await self._hedge.call_async(
-                        lambda left_s: self._stub.Detect(request, **self._arguments(left_s)), budget_s
-                    )
-                )
-            )
+            call = partial(self._begin, self._stub.Detect, request)
+            answer = call(budget_s) if self._hedge is None else self._hedge.call_async(call, budget_s)
+            return verdict(arrived(await answer))
 
     async def detect_batch(
         self,
@@ -89,14 +84,31 @@ class AsyncClient(BaseClient):
         template = detect_template(false_positive_rate, heatmap, top_k)
         checks.several_images(images)
         budget_s = self._budget_s(timeout_s)
+        plan = Plan(images, template, budget_s)
+        flying: set[asyncio.Task[None]] = set()
+
+        async def settle(part: Part, left_s: float) -> None:
+            try:
+                plan.settle(part, await self._begin(self._stub.DetectBatch, part.request, left_s))
+            except grpc.RpcError as error:
+                plan.fail(part, self._error(error))
+
         with self._guarded():
-            return await async_batch(
-                images,
-                Plan(template, budget_s),
-                lambda: self._server_limits(budget_s),
-                lambda request, left_s: self._stub.DetectBatch(request, **self._arguments(left_s)),
-                self._error,
-            )
+            try:
+                for part in plan.parts():
+                    if part is None:
+                        plan.limits = await self._server_limits(budget_s)
+                        continue
+                    if len(flying) == AT_ONCE:
+                        ended, flying = await asyncio.wait(flying, return_when=asyncio.FIRST_COMPLETED)
+                        await asyncio.gather(*ended)
+                    if (left_s := plan.begin(part)) > 0:
+                        flying.add(asyncio.create_task(settle(part, left_s)))
+                await asyncio.gather(*flying)
+            finally:
+                for task in flying:
+                    task.cancel()
+            return plan.answers()
 
     def detect_stream(
         self,
@@ -114,24 +126,26 @@ class AsyncClient(BaseClient):
         budget_s, count = self._budget_s(timeout_s), checks.count("max_in_flight", max_in_flight)
         self._check_usable()
         ask = partial(self._server_limits, budget_s)
-        return async_stream(self._begin_stream, images, template, budget_s, count, ask, self._error)
+        return async_stream(self._begin_stream, images, Window(template, budget_s), count, ask, self._error)
 
     async def describe(self, *, timeout_s: float | None = None) -> DetectorInfo:
         """As `Client.describe`."""
         budget_s = self._budget_s(timeout_s)
         with self._guarded():
-            info = arrived(await self._stub.GetDetector(pb.GetDetectorRequest(), **self._arguments(budget_s)))
+            info = arrived(await self._begin(self._stub.GetDetector, pb.GetDetectorRequest(), budget_s))
         self._limits.learn(info)
         return detector_info(info)
 
     async def health(self, service: str = "", *, timeout_s: float | None = None) -> bool:
         """As `Client.health`."""
-        check_service(service)
+        name = StringValue(value=checks.service(service))
         budget_s = self._budget_s(timeout_s)
         with self._errors():
             async with self._open(health_checks=False) as channel:
-                check = channel.unary_unary(CHECK, request_serializer=encode_request, response_deserializer=is_serving)
-                return bool(await check(service, **self._arguments(budget_s)))
+                return bool(await self._begin(self._health_check(channel), name, budget_s) == SERVING)
+
+    def _begin(self, method: Any, request: Any, budget_s: float) -> Any:
+        return method(request, **self._arguments(budget_s))
 
     def _begin_stream(self, requests: AsyncIterator[pb.DetectRequest]) -> Any:
         with self._errors():
@@ -142,6 +156,6 @@ class AsyncClient(BaseClient):
         if known is None:
             info = None
             with suppress(grpc.RpcError):
-                info = await self._stub.GetDetector(pb.GetDetectorRequest(), **self._arguments(budget_s / 2))
+                info = await self._begin(self._stub.GetDetector, pb.GetDetectorRequest(), budget_s / 2)
             known = self._limits.learn(info)
         return known

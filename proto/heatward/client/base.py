@@ -8,18 +8,26 @@ from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import grpc
+from google.protobuf.wrappers_pb2 import Int32Value, StringValue
 
 from heatward.client import checks
 from heatward.client.breaker import Breaker
-from heatward.client.connection import DEFAULT_ADDRESS, DEFAULT_TIMEOUT_S, LONGEST_S, PEM, Connection
+from heatward.client.connection import Connection
+from heatward.client.credentials import PEM
 from heatward.client.forks import check_fit, open_calls
 from heatward.client.hedge import Hedge
 from heatward.client.limits import KnownLimits, too_large
+from heatward.client.target import DEFAULT_ADDRESS, DEFAULT_TIMEOUT_S
 from heatward.errors import DetectionError
 from heatward.v1 import detection_pb2 as pb
 from heatward.v1.detection_pb2_grpc import DetectionServiceStub
 
-__all__ = ["BaseClient"]
+__all__ = ["SERVING", "BaseClient"]
+
+LONGEST_S = 365 * 24 * 3600.0
+"""gRPC takes a far deadline, such as the `time_remaining()` of a call that has none, for one that has passed."""
+SERVING = Int32Value(value=1)
+"""A HealthCheckResponse that says SERVING."""
 
 
 class BaseClient:
@@ -68,6 +76,15 @@ class BaseClient:
 
     def _arguments(self, budget_s: float | None) -> dict[str, Any]:
         return self._connection.call_arguments(budget_s)
+
+    @staticmethod
+    def _health_check(channel: Any) -> Any:
+        """Of grpc.health.v1, whose messages hold one field each, as these of protobuf do."""
+        return channel.unary_unary(
+            "/grpc.health.v1.Health/Check",
+            request_serializer=StringValue.SerializeToString,
+            response_deserializer=Int32Value.FromString,
+        )
 
     @contextmanager
     def _guarded(self) -> Iterator[None]:

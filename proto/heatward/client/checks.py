@@ -10,26 +10,25 @@ from collections.abc import AsyncIterable, Iterable
 from numbers import Integral, Real
 from typing import Any
 
-__all__ = ["count", "false_positive_rate", "is_pil", "remaining", "several_images", "shown", "timeout"]
+__all__ = ["count", "false_positive_rate", "is_pil", "remaining", "service", "several_images", "shown", "timeout"]
 
 MOST = 2**32 - 1
 SHOWN = 60
+SECONDS = "a number of seconds above 0"
+MAX_NAME = 127
 
 
 def timeout(name: str, value: Any) -> float:
     """Seconds, above 0; infinity is as long as it takes."""
-    seconds = _number(name, value, "a number of seconds above 0")
-    if not seconds > 0:
-        raise ValueError(f"{name} is a number of seconds above 0; this is {seconds:g}")
+    seconds = remaining(name, value)
+    if seconds <= 0:
+        raise ValueError(f"{name} is {SECONDS}; this is {seconds:g}")
     return seconds
 
 
 def remaining(name: str, value: Any) -> float:
     """As `timeout`, but what is left of a deadline may be 0, or less."""
-    seconds = _number(name, value, "a number of seconds above 0")
-    if seconds != seconds:
-        raise ValueError(f"{name} is a number of seconds above 0; this is {seconds:g}")
-    return seconds
+    return _number(name, value, SECONDS)
 
 
 def count(name: str, value: Any) -> int:
@@ -49,6 +48,16 @@ def false_positive_rate(value: Any) -> float:
         hint = f": write {rate:g} % as {rate / 100:g}" if 1 <= rate < 100 else ""
         raise ValueError(f"false_positive_rate is a number between 0 and 1; this is {rate:g}{hint}")
     return rate
+
+
+def service(value: Any) -> str:
+    """The name of a gRPC service; empty for the server as a whole."""
+    expected = "service is a name such as 'heatward.v1.DetectionService', or '' for the server as a whole"
+    if not isinstance(value, str):
+        raise TypeError(f"{expected}; this is {shown(value)}")
+    if not value.isascii() or len(value) > MAX_NAME:
+        raise ValueError(f"{expected}, at most {MAX_NAME} ASCII characters; this is {shown(value)}")
+    return value
 
 
 def several_images(images: Any, *, asynchronous: bool = False) -> Any:
@@ -87,4 +96,6 @@ def _kind(value: Any) -> str:
 def _number(name: str, value: Any, expected: str) -> float:
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name} is {expected}; this is {shown(value)}")
+    if value != value:
+        raise ValueError(f"{name} is {expected}; this is nan")
     return float(value)

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import grpc
-import grpc.aio
 
 from heatward.client.credentials import PEM, check_pair, clean_token, read_pem
 from heatward.client.diagnosis import diagnose
@@ -21,11 +20,7 @@ from heatward.client.proxies import is_direct, proxy_variable
 from heatward.client.target import DEFAULT_ADDRESS, target
 from heatward.errors import DetectionError, error_from_rpc
 
-__all__ = ["DEFAULT_ADDRESS", "DEFAULT_TIMEOUT_S", "LONGEST_S", "PEM", "RETRIED", "Connection"]
-
-DEFAULT_TIMEOUT_S = 10.0
-LONGEST_S = 365 * 24 * 3600.0
-"""gRPC takes a far deadline, such as the `time_remaining()` of a call that has none, for one that has passed."""
+__all__ = ["RETRIED", "Connection"]
 
 RETRIED = ("UNAVAILABLE", "RESOURCE_EXHAUSTED")
 """Not answered, and perhaps answered later or elsewhere. No call has side effects, so each is safe to repeat."""
@@ -105,19 +100,20 @@ class Connection:
         if self.tls is not False and authority and not self.server_name:
             raise ValueError("several addresses share one certificate name under TLS: add server_name=")
 
-    def open(self, *, health_checks: bool = True) -> grpc.Channel:
-        """A channel for synchronous calls; without health checks it also reaches a server that is NOT_SERVING."""
-        place, options = self._place(health_checks)
-        if self.tls is False:
-            return grpc.insecure_channel(place, options=options)
-        return grpc.secure_channel(place, self._credentials(), options=options)
+    def open(self, library: Any = grpc, *, health_checks: bool = True) -> Any:
+        """A channel of grpc or, for the running event loop, of grpc.aio.
 
-    def open_async(self, *, health_checks: bool = True) -> grpc.aio.Channel:
-        """As `open`, for the running event loop."""
-        place, options = self._place(health_checks)
+        Without health checks it also reaches a server that is NOT_SERVING.
+        """
+        place, authority = target(self.address)
+        options = [*OPTIONS, ("grpc.inhibit_health_checking", int(not health_checks))]
+        if is_direct(place):
+            options.append(("grpc.enable_http_proxy", 0))
+        if self.server_name or authority:
+            options.append(("grpc.default_authority", self.server_name or authority or ""))
         if self.tls is False:
-            return grpc.aio.insecure_channel(place, options=options)
-        return grpc.aio.secure_channel(place, self._credentials(), options=options)
+            return library.insecure_channel(place, options=options)
+        return library.secure_channel(place, self._credentials(), options=options)
 
     def call_arguments(self, timeout_s: float | None) -> dict[str, Any]:
         """Keyword arguments of every call."""
@@ -133,15 +129,6 @@ class Connection:
                 code, details, address=self.address, tls=self.tls is not False, proxy=proxy_variable(place)
             ),
         )
-
-    def _place(self, health_checks: bool) -> tuple[str, list[tuple[str, int | str]]]:
-        place, authority = target(self.address)
-        options = [*OPTIONS, ("grpc.inhibit_health_checking", int(not health_checks))]
-        if is_direct(place):
-            options.append(("grpc.enable_http_proxy", 0))
-        if self.server_name or authority:
-            options.append(("grpc.default_authority", self.server_name or authority or ""))
-        return place, options
 
     def _credentials(self) -> grpc.ChannelCredentials:
         roots = None if isinstance(self.tls, bool) else read_pem("tls", self.tls)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 from heatward.client import checks
 from heatward.client.values import (
@@ -31,6 +31,8 @@ __all__ = [
     "timeout_ms",
     "verdict",
 ]
+
+T = TypeVar("T")
 
 HeatmapChoice = Literal["float", "png"]
 
@@ -88,34 +90,17 @@ def timeout_ms(seconds: float) -> int:
 
 
 def verdict(message: pb.Verdict) -> Verdict:
-    heatmap, png = None, None
     kind = message.heatmap.WhichOneof("content")
-    if kind == "map":
-        float_map = message.heatmap.map
-        heatmap = Heatmap(float_map.height, float_map.width, float_map.data)
-    elif kind == "png":
-        png = message.heatmap.png
-    timings = message.timings
-    return Verdict(
-        attacked=message.attacked,
-        p_value=message.p_value,
-        attack_score=message.attack_score,
-        false_positive_rate=message.false_positive_rate,
+    return _values(
+        Verdict,
+        message,
         predicted=_label(message.predicted),
         top=tuple(map(_label, message.top)),
         recovered=tuple(map(_label, message.recovered)),
         corrected=_label(_corrected(message)),
-        timings=Timings(
-            queue_ms=timings.queue_ms,
-            decode_ms=timings.decode_ms,
-            compute_ms=timings.compute_ms,
-            total_ms=timings.total_ms,
-            batch_size=timings.batch_size,
-        ),
-        detector_version=message.detector_version,
-        request_id=message.request_id,
-        heatmap=heatmap,
-        heatmap_png=png,
+        timings=_values(Timings, message.timings),
+        heatmap=_values(Heatmap, message.heatmap.map) if kind == "map" else None,
+        heatmap_png=message.heatmap.png if kind == "png" else None,
     )
 
 
@@ -130,34 +115,31 @@ def result(message: pb.DetectResult) -> Verdict | Failure:
 
 
 def detector_info(message: pb.DetectorInfo) -> DetectorInfo:
-    classifier, limits = message.classifier, message.limits
-    return DetectorInfo(
-        name=message.name,
-        version=message.version,
-        server_version=message.server_version,
-        classifier=ClassifierInfo(
-            source=classifier.source,
-            classes=tuple(classifier.classes),
-            fingerprint=classifier.fingerprint,
-            input_height=classifier.input_height,
-            input_width=classifier.input_width,
-        ),
+    return _values(
+        DetectorInfo,
+        message,
+        classifier=_values(ClassifierInfo, message.classifier, classes=tuple(message.classifier.classes)),
         evidence=tuple(message.evidence),
         heatmap_formats=tuple(HEATMAP_NAMES[f] for f in message.heatmap_formats if f in HEATMAP_NAMES),
         families=tuple(message.families),
-        default_false_positive_rate=message.default_false_positive_rate,
-        calibration_size=message.calibration_size,
-        smallest_false_positive_rate=message.smallest_false_positive_rate,
-        operating_points=tuple(OperatingPoint(p.false_positive_rate, p.threshold) for p in message.operating_points),
-        measured=tuple(_measured(rates) for rates in message.measured),
-        limits=Limits(
-            max_image_bytes=limits.max_image_bytes,
-            max_image_pixels=limits.max_image_pixels,
-            max_batch=limits.max_batch,
-            max_top_k=limits.max_top_k,
-            max_message_bytes=limits.max_message_bytes,
-        ),
+        operating_points=tuple(_values(OperatingPoint, point) for point in message.operating_points),
+        measured=tuple(_values(MeasuredRates, rates) for rates in message.measured),
+        limits=_values(Limits, message.limits),
     )
+
+
+def _values(kind: type[T], message: Any, **given: Any) -> T:
+    """The dataclass whose other fields the message has by the same names; an optional one that is not set is None."""
+    known = message.DESCRIPTOR.fields_by_name
+    for name in kind.__dataclass_fields__:  # type: ignore[attr-defined]
+        if name not in given:
+            is_set = not known[name].has_presence or message.HasField(name)
+            given[name] = getattr(message, name) if is_set else None
+    return kind(**given)
+
+
+def _label(message: pb.Label) -> Label:
+    return Label(message.index, message.name, message.probability)
 
 
 def _corrected(message: pb.Verdict) -> pb.Label:
@@ -165,18 +147,3 @@ def _corrected(message: pb.Verdict) -> pb.Label:
     if message.HasField("corrected"):
         return message.corrected
     return message.recovered[0] if message.recovered else message.predicted
-
-
-def _label(message: pb.Label) -> Label:
-    return Label(message.index, message.name, message.probability)
-
-
-def _measured(message: pb.MeasuredRates) -> MeasuredRates:
-    return MeasuredRates(
-        attack=message.attack,
-        auroc=message.auroc if message.HasField("auroc") else None,
-        tpr_at_1_percent=message.tpr_at_1_percent if message.HasField("tpr_at_1_percent") else None,
-        tpr_at_5_percent=message.tpr_at_5_percent if message.HasField("tpr_at_5_percent") else None,
-        recovery=message.recovery if message.HasField("recovery") else None,
-        images=message.images if message.HasField("images") else None,
-    )

@@ -6,6 +6,7 @@ All other trouble is a `DetectionError`, or, for one image of a batch or a strea
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from functools import partial
@@ -13,15 +14,15 @@ from types import TracebackType
 from typing import Any
 
 import grpc
+from google.protobuf.wrappers_pb2 import StringValue
 
 from heatward.client import checks
-from heatward.client.base import BaseClient
-from heatward.client.batches import Plan, batch
+from heatward.client.base import SERVING, BaseClient
+from heatward.client.batches import AT_ONCE, Part, Plan
 from heatward.client.forks import starting
-from heatward.client.health import CHECK, check_service, encode_request, is_serving
 from heatward.client.limits import ALONE_BYTES
 from heatward.client.messages import HeatmapChoice, detect_request, detect_template, detector_info, verdict
-from heatward.client.streams import MAX_IN_FLIGHT, stream
+from heatward.client.streams import MAX_IN_FLIGHT, Window, stream
 from heatward.client.values import DetectorInfo, Failure, Verdict
 from heatward.errors import arrived
 from heatward.images import ImageInput
@@ -102,11 +103,8 @@ class Client(BaseClient):
         with self._guarded():
             asks = request.ByteSize() > ALONE_BYTES
             self._check_size(request, self._server_limits(budget_s) if asks else self._limits.get())
-            if self._hedge is None:
-                return verdict(_answer(self._begin(self._stub.Detect, request, budget_s)))
-            return verdict(
-                arrived(self._hedge.call(lambda left_s: self._begin(self._stub.Detect, request, left_s), budget_s))
-            )
+            call = partial(self._begin, self._stub.Detect, request)
+            return verdict(_answer(call(budget_s)) if self._hedge is None else self._hedge.call(call, budget_s))
 
     def detect_batch(
         self,
@@ -129,14 +127,32 @@ class Client(BaseClient):
         template = detect_template(false_positive_rate, heatmap, top_k)
         checks.several_images(images)
         budget_s = self._budget_s(timeout_s)
+        plan = Plan(images, template, budget_s)
+        flying: deque[tuple[Part, Any]] = deque()
+
+        def settle() -> None:
+            part, call = flying.popleft()
+            if call.code() is grpc.StatusCode.OK:
+                plan.settle(part, call.result())
+            else:
+                plan.fail(part, self._error(call))
+
         with self._guarded():
-            return batch(
-                images,
-                Plan(template, budget_s),
-                lambda: self._server_limits(budget_s),
-                lambda request, left_s: self._begin(self._stub.DetectBatch, request, left_s),
-                self._error,
-            )
+            try:
+                for part in plan.parts():
+                    if part is None:
+                        plan.limits = self._server_limits(budget_s)
+                        continue
+                    if len(flying) == AT_ONCE:
+                        settle()
+                    if (left_s := plan.begin(part)) > 0:
+                        flying.append((part, self._begin(self._stub.DetectBatch, part.request, left_s)))
+                while flying:
+                    settle()
+            finally:
+                for _, call in flying:
+                    call.cancel()
+            return plan.answers()
 
     def detect_stream(
         self,
@@ -163,7 +179,7 @@ class Client(BaseClient):
         budget_s, count = self._budget_s(timeout_s), checks.count("max_in_flight", max_in_flight)
         self._check_usable()
         ask = partial(self._server_limits, budget_s)
-        return stream(self._begin_stream, images, template, budget_s, count, ask, self._error)
+        return stream(self._begin_stream, images, Window(template, budget_s), count, ask, self._error)
 
     def describe(self, *, timeout_s: float | None = None) -> DetectorInfo:
         """What the server has loaded."""
@@ -180,11 +196,10 @@ class Client(BaseClient):
             DetectionError: No server answers (UNAVAILABLE), or it has no such service (NOT_FOUND).
             TypeError, ValueError: `service` is no name.
         """
-        check_service(service)
+        name = StringValue(value=checks.service(service))
         budget_s = self._budget_s(timeout_s)
         with self._errors(), self._open(health_checks=False) as channel:
-            check = channel.unary_unary(CHECK, request_serializer=encode_request, response_deserializer=is_serving)
-            return bool(_answer(self._begin(check, service, budget_s)))
+            return bool(_answer(self._begin(self._health_check(channel), name, budget_s)) == SERVING)
 
     def _begin(self, method: Any, request: Any, budget_s: float) -> Any:
         """A call as a future: no thread waits inside gRPC, where a fork would harm it."""

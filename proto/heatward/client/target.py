@@ -1,12 +1,13 @@
-"""Where the servers are: what a user writes goes in, a gRPC target comes out."""
+"""Where the servers are: what a user writes goes in, a gRPC target comes out. Beside it: the defaults of a client."""
 
 from __future__ import annotations
 
 from ipaddress import ip_address
 
-__all__ = ["DEFAULT_ADDRESS", "target"]
+__all__ = ["DEFAULT_ADDRESS", "DEFAULT_TIMEOUT_S", "target"]
 
 DEFAULT_ADDRESS = "127.0.0.1:50051"
+DEFAULT_TIMEOUT_S = 10.0
 
 
 def target(address: str) -> tuple[str, str | None]:
