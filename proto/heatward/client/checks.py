@@ -10,7 +10,9 @@ from collections.abc import AsyncIterable, Iterable
 from numbers import Integral, Real
 from typing import Any
 
-__all__ = ["count", "false_positive_rate", "is_pil", "remaining", "service", "several_images", "shown", "timeout"]
+from heatward.images import is_pil
+
+__all__ = ["count", "false_positive_rate", "remaining", "service", "several_images", "shown", "timeout"]
 
 MOST = 2**32 - 1
 SHOWN = 60
@@ -83,10 +85,6 @@ def shown(value: Any) -> str:
     """`repr`, and no longer than fits into a message."""
     text = repr(value)
     return text if len(text) <= SHOWN else f"{text[: SHOWN - 1]}…"
-
-
-def is_pil(value: Any) -> bool:
-    return any(kind.__module__.partition(".")[0] == "PIL" for kind in type(value).__mro__)
 
 
 def _kind(value: Any) -> str:

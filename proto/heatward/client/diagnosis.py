@@ -11,77 +11,50 @@ import socket
 
 __all__ = ["diagnose"]
 
-TLS, PLAIN = True, False
-EITHER = None
-
-# What gRPC says, whether the client speaks TLS, and what it means. The first that fits counts.
-CAUSES: tuple[tuple[str, bool | None, str], ...] = (
-    (
-        r"DNS resolution failed|[Nn]ame or service not known|Domain name not found",
-        EITHER,
-        "the name of the server {address} cannot be resolved: check its spelling, and this machine's DNS",
+# What gRPC says, and what it means. The first that fits counts.
+CAUSES = {
+    r"DNS resolution failed|[Nn]ame or service not known|Domain name not found": (
+        "the name of the server {address} cannot be resolved: check its spelling, and this machine's DNS"
     ),
-    (
-        r"HTTP proxy returned response code (?P<what>\d+)",
-        EITHER,
-        "the proxy does not connect to {address}: it answers with HTTP status {what}",
+    r"HTTP proxy returned response code (?P<what>\d+)": (
+        "the proxy does not connect to {address}: it answers with HTTP status {what}"
     ),
-    (
-        r"Connection refused",
-        EITHER,
-        "nothing listens at {address} (connection refused): start a server with `heatward serve`, or check the address",
+    r"Connection refused": (
+        "nothing listens at {address} (connection refused): start a server with `heatward serve`, or check the address"
     ),
-    (
-        r"No such file or directory|Permission denied",
-        EITHER,
-        "there is no socket at {address} that can be opened: start the server that makes it, or check the address",
+    r"No such file or directory|Permission denied": (
+        "there is no socket at {address} that can be opened: start the server that makes it, or check the address"
     ),
-    (
-        r"backend unhealthy",
-        EITHER,
-        "the server at {address} says NOT_SERVING: it is still loading, or draining; wait_for_ready=True waits for it",
+    r"backend unhealthy": (
+        "the server at {address} says NOT_SERVING: it is still loading, or draining; wait_for_ready=True waits for it"
     ),
-    (
-        r"WRONG_VERSION_NUMBER|UNEXPECTED_MESSAGE|wrong version number",
-        TLS,
-        "what listens at {address} does not speak TLS: leave out tls (--tls, --tls-roots), or name the port that does",
+    r"WRONG_VERSION_NUMBER|UNEXPECTED_MESSAGE|wrong version number": (
+        "what listens at {address} does not speak TLS: leave out tls (--tls, --tls-roots), or name the port that does"
     ),
-    (
-        r"CERTIFICATE_VERIFY_FAILED:? ?(?P<what>[\w ]*)",
-        TLS,
-        "the certificate of {address} is not trusted ({what}): name its authority's roots (tls=, --tls-roots)",
+    r"CERTIFICATE_VERIFY_FAILED:? ?(?P<what>[\w ]*)": (
+        "the certificate of {address} is not trusted ({what}): name its authority's roots (tls=, --tls-roots)"
     ),
-    (
-        r"Peer name (?P<what>\S+) is not in peer certificate|Hostname Verification Check failed",
-        TLS,
-        "the certificate of {address} is for another name than {what}: give that (server_name=, --tls-server-name)",
+    r"Peer name (?P<what>\S+) is not in peer certificate|Hostname Verification Check failed": (
+        "the certificate of {address} is for another name than {what}: give that (server_name=, --tls-server-name)"
     ),
-    (
-        r"Failed parsing HTTP/2|http1\.x|Unexpected HTTP1",
-        EITHER,
-        "what listens at {address} speaks HTTP/1, not gRPC: is it the metrics port, or a web server?",
+    r"Failed parsing HTTP/2|http1\.x|Unexpected HTTP1": (
+        "what listens at {address} speaks HTTP/1, not gRPC: is it the metrics port, or a web server?"
     ),
-    (
-        r"before receiving SETTINGS|Handshake read failed|[Hh]andshake.*(timed out|shutdown)|handshaker shutdown",
-        EITHER,
-        "{address} takes connections but does not answer: the server hangs, or is none of gRPC",
+    r"before receiving SETTINGS|Handshake read failed|[Hh]andshake.*(timed out|shutdown)|handshaker shutdown": (
+        "{address} takes connections but does not answer: the server hangs, or is none of gRPC"
     ),
-    (
-        r"Socket closed|[Cc]onnection reset|Broken pipe|EOF|Ssl handshake failed|TSI_PROTOCOL_FAILURE",
-        PLAIN,
-        "{address} ends the connection at once: it expects TLS (tls=, --tls, --tls-roots), or is no gRPC server",
+    r"Socket closed|[Cc]onnection reset|Broken pipe|EOF|Ssl handshake failed|TSI_PROTOCOL_FAILURE": (
+        "{address} ends the connection {at_once}"
     ),
-    (
-        r"Socket closed|[Cc]onnection reset|Broken pipe|EOF|Ssl handshake failed|TSI_PROTOCOL_FAILURE",
-        TLS,
-        "{address} ends the connection during TLS: it may ask for yours (certificate=, --tls-certificate)",
+    r"unreachable|No route to host|timed out|FD [Ss]hutdown|timeout": (
+        "{address} cannot be reached from here: a firewall, or a wrong address"
     ),
-    (
-        r"unreachable|No route to host|timed out|FD [Ss]hutdown|timeout",
-        EITHER,
-        "{address} cannot be reached from here: a firewall, or a wrong address",
-    ),
-)
+}
+AT_ONCE = {
+    False: "at once: it expects TLS (tls=, --tls, --tls-roots), or is no gRPC server",
+    True: "during TLS: it may ask for yours (certificate=, --tls-certificate)",
+}
+"""By whether the client speaks TLS."""
 LOOPBACK = ("127.0.0.1", "[::1]")
 LOCAL = re.compile(r"(?:dns:/*|ipv[46]:)?(localhost\.?|127\.0\.0\.1|\[::1\]):(\d+)", re.IGNORECASE)
 NEVER_CONNECTED = re.compile(r"connections to all backends failing|failed to connect to all addresses|DNS resolution")
@@ -136,10 +109,10 @@ def _cause(details: str, address: str, tls: bool) -> str:
         else:
             fault = "expects TLS (tls=, --tls, --tls-roots), or is no gRPC server"
         return f"what listens at {place}, one address of {address}, {fault}: name {place} to hear which"
-    for pattern, with_tls, meaning in CAUSES:
-        if with_tls in (EITHER, tls) and (match := re.search(pattern, details)):
+    for pattern, meaning in CAUSES.items():
+        if match := re.search(pattern, details):
             what = match.groupdict().get("what") or "the one asked for"
-            return meaning.format(address=address, what=what.strip())
+            return meaning.format(address=address, what=what.strip(), at_once=AT_ONCE[tls])
     return f"no server answers at {address} ({details})"
 
 
