@@ -15,7 +15,7 @@ from fake_servicer import BAD_IMAGE, INFO, FakeServer
 from google.rpc import status_pb2
 from heatward import cli
 from heatward.cli.output import json_text
-from heatward.cli.table import json_line, name_width, table_head, table_line
+from heatward.cli.table import answer_columns, json_line, table_head, table_line
 from heatward.client.values import Failure, Label, Timings, Verdict, Violation
 from heatward.v1 import detection_pb2 as pb
 
@@ -137,8 +137,8 @@ def columns(text: str) -> int:
 @pytest.mark.parametrize("name", ["a.png", "猫と犬.png", "e\u0301te\u0301.png", "犬" * 40 + ".png", "x" * 90 + ".png"])
 @pytest.mark.parametrize("label", ["dog", "犬", "ス" * 30, "\x1b" * 30, ""])
 def test_the_columns_of_the_table_stand_below_each_other(name: str, label: str) -> None:
-    width = name_width([Path(name), Path("b.png")])
-    head, row = table_head(width), table_line(Path(name), verdict(label), width)
+    table = answer_columns([Path(name), Path("b.png")])
+    head, row = table_head(table), table_line(Path(name), verdict(label), table)
     for title, cell in (("verdict", "ATTACKED"), ("recovered", "")):
         place = head.index(title)
         assert columns(row[: row.index("ATTACKED")]) == head.index("verdict") if cell else columns(row) > place

@@ -5,23 +5,31 @@ A manifest is taken as it was written, of any shape; what has no table of its ow
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from heatward.cli.columns import Columns, width_of
 from heatward.cli.text import printable
 
 if TYPE_CHECKING:
-    from heatward.client.values import DetectorInfo, MeasuredRates
+    from rich.console import Console
+
+    from heatward.client.values import DetectorInfo
 
 __all__ = ["bundle_lines", "server_lines"]
 
 CLASSES_SHOWN = 12
+RATES = {
+    "attack": "attack",
+    "n": "images",
+    **{name: name for name in ("auroc", "tpr_at_1_percent", "tpr_at_5_percent", "recovery")},
+}
+"""The columns of the table of rates, and where a server's answer has them."""
 FEW = 30
 """Images below which a rate means little."""
 
 
-def server_lines(info: DetectorInfo) -> str:
+def server_lines(info: DetectorInfo, console: Console | None = None) -> str:
     classifier, limits = info.classifier, info.limits
     pairs = {
         "detector": info.name,
@@ -41,16 +49,11 @@ def server_lines(info: DetectorInfo) -> str:
         f"an image, {limits.max_batch} images a batch",
     }
     points = {point.false_positive_rate: point.threshold for point in info.operating_points}
-    return _text([*_pairs(pairs), *_points(points), *_table([_rates(rates) for rates in info.measured])])
+    rates = [{name: getattr(row, field) for name, field in RATES.items()} for row in info.measured]
+    return "\n".join([*_pairs(pairs, console), *_points(points), *_table(rates, console)])
 
 
-def _rates(rates: MeasuredRates) -> dict[str, Any]:
-    """A row of the table, the number of images behind the attack's name."""
-    row = dataclasses.asdict(rates)
-    return {"attack": row.pop("attack"), "n": row.pop("images"), **row}
-
-
-def bundle_lines(path: str, manifest: Mapping[str, Any]) -> str:
+def bundle_lines(path: str, manifest: Mapping[str, Any], console: Console | None = None) -> str:
     classifier = _mapping(manifest.get("classifier"))
     size = classifier.get("input_size")
     pairs = {
@@ -65,17 +68,16 @@ def bundle_lines(path: str, manifest: Mapping[str, Any]) -> str:
         "files": ", ".join(sorted(_mapping(manifest.get("files")))),
     }
     measured = dict(_mapping(manifest.get("measured")))
-    if attacks := _attacks(measured):
+    attacks = _attacks(measured)
+    if attacks:
         measured.pop("attacks")
-    return _text(
+    return "\n".join(
         [
-            *_pairs(pairs),
+            *_pairs(pairs, console),
             *_outline("made from", _mapping(manifest.get("provenance"))),
             *_points(_mapping(manifest.get("operating_points"))),
-            *_table(attacks),
-            *_outline(
-                "measured", {key: value for key, value in measured.items() if not (attacks and key == "attacks")}
-            ),
+            *_table(attacks, console),
+            *_outline("measured", measured),
         ]
     )
 
@@ -96,41 +98,38 @@ def _attacks(measured: Mapping[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-def _pairs(pairs: Mapping[str, Any]) -> list[str]:
-    width = max(map(len, pairs))
-    return [f"{key:<{width}}  {_flat(value)}" for key, value in pairs.items() if value not in (None, "")]
+def _pairs(pairs: Mapping[str, Any], console: Console | None) -> list[str]:
+    shown = {key: printable(_flat(value), None) for key, value in pairs.items() if value not in (None, "")}
+    columns = Columns((max(map(len, pairs)), max(map(len, shown.values()))), console=console)
+    return [columns.row(pair, ("bold",)) for pair in shown.items()]
 
 
 def _points(points: Mapping[Any, Any]) -> list[str]:
     if not points:
         return []
     rows = [f"  {_percent(rate):>7}   {_flat(threshold)}" for rate, threshold in points.items()]
-    return ["", "at this false-positive rate   an image is flagged from this attack score", *rows]
+    return ["", "at this false-positive rate   an image is flagged from this attack score", *map(_line, rows)]
 
 
-def _table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+def _table(rows: Sequence[Mapping[str, Any]], console: Console | None) -> list[str]:
     """One row an attack, whose name stands first."""
     if not rows:
         return []
-    columns = list(dict.fromkeys(column for row in rows for column in row))
-    cells = [columns, *([_cell(row.get(column)) for column in columns] for row in rows)]
-    widths = [max(len(line[place]) for line in cells) for place in range(len(columns))]
-    lines = [
-        "  ".join(
-            f"{cell:>{width}}" if place else f"{cell:<{width}}"
-            for place, (cell, width) in enumerate(zip(line, widths, strict=True))
-        )
-        for line in cells
-    ]
-    few = [_cell(row["attack"]) for row in rows if isinstance(row.get("n"), int) and row["n"] < FEW]
-    return ["", *lines, *([f"fewer than {FEW} images, so these rates mean little: {', '.join(few)}"] if few else [])]
+    head = list(rows[0])
+    cells = [[_cell(row[column]) for column in head] for row in rows]
+    widths = [max(map(width_of, column)) for column in zip(head, *cells, strict=True)]
+    columns = Columns(widths, right=range(1, len(head)), console=console)
+    lines = ["", columns.row(head, ["bold"] * len(head)), *map(columns.row, cells)]
+    if few := [_cell(row["attack"]) for row in rows if isinstance(row["n"], int) and row["n"] < FEW]:
+        lines.append(f"fewer than {FEW} images, so these rates mean little: {', '.join(few)}")
+    return lines
 
 
 def _outline(title: str, facts: Mapping[str, Any]) -> list[str]:
     """The facts below their title: what holds more facts is taken apart for one level, then written on one line."""
     if not facts:
         return []
-    lines = ["", title]
+    lines = []
     for key, value in facts.items():
         if isinstance(value, Mapping) and not _is_estimate(value):
             lines += [f"  {key}", *(f"    {inner}: {_flat(each)}" for inner, each in value.items())]
@@ -138,7 +137,7 @@ def _outline(title: str, facts: Mapping[str, Any]) -> list[str]:
             lines += [f"  {key}", *(f"    {_flat(each)}" for each in value)]
         else:
             lines.append(f"  {key}: {_flat(value)}")
-    return lines
+    return ["", title, *map(_line, lines)]
 
 
 def _flat(value: Any) -> str:
@@ -197,5 +196,5 @@ def _percent(rate: Any) -> str:
         return str(rate)
 
 
-def _text(lines: Iterable[str]) -> str:
-    return "\n".join(printable(line, None).rstrip() for line in lines)
+def _line(text: str) -> str:
+    return printable(text, None).rstrip()

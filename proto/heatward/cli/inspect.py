@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from heatward.cli.bundles import NotABundleError, read_manifest
+from heatward.cli.columns import open_console
 from heatward.cli.exit_codes import ExitCode
 from heatward.cli.facts import bundle_lines, server_lines
 from heatward.cli.options import Parser, add_connection_options
@@ -34,7 +35,7 @@ def inspect(argv: list[str]) -> int:
     try:
         if target and Path(target).exists():
             facts = read_manifest(Path(target))
-            text = json_text(facts, indent=2) if arguments.json else bundle_lines(target, facts)
+            text = json_text(facts, indent=2) if arguments.json else bundle_lines(target, facts, open_console())
         elif ADDRESS.fullmatch(target):
             found = _of_server(arguments)
             if found is None:
@@ -65,4 +66,4 @@ def _of_server(arguments: argparse.Namespace) -> tuple[dict[str, Any], str] | No
     except DetectionError as error:
         complain(NAME, explain(error, arguments.target))
         return None
-    return dataclasses.asdict(info), server_lines(info)
+    return dataclasses.asdict(info), server_lines(info, open_console())

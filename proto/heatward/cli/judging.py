@@ -14,13 +14,14 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from typing import TypeAlias
 
+from heatward.cli.columns import open_console
 from heatward.cli.connect import connect, explain
 from heatward.cli.exit_codes import ExitCode
 from heatward.cli.files import STANDARD_INPUT, Found, ImageFile
 from heatward.cli.heatmaps import HeatmapFiles
 from heatward.cli.output import complain, path_text, write
 from heatward.cli.reader import Reader, largest_image
-from heatward.cli.table import Progress, Totals, json_line, name_width, table_head, table_line
+from heatward.cli.table import Progress, Totals, answer_columns, json_line, table_head, table_line
 from heatward.client.sync import Client
 from heatward.client.values import DetectorInfo, Failure, Verdict
 from heatward.errors import DetectionError
@@ -118,7 +119,7 @@ class _Rows:
         self.totals = Totals()
         self._files, self._heatmaps, self._as_json = files, heatmaps, as_json
         self._progress = Progress(len(files))
-        self._width = 0 if as_json else name_width([file.path for file in files])
+        self._columns = answer_columns([file.path for file in files], None if as_json else open_console())
         self._waiting: dict[int, Answer] = {}
         self._following = 0
 
@@ -154,8 +155,8 @@ class _Rows:
         if self._as_json:
             write(json_line(file.path, answer, saved))
         else:
-            head = "" if self.totals.answered > 1 else f"{table_head(self._width)}\n"
-            write(head + table_line(file.path, answer, self._width))
+            head = "" if self.totals.answered > 1 else f"{table_head(self._columns)}\n"
+            write(head + table_line(file.path, answer, self._columns))
 
 
 @contextmanager

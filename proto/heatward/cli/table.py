@@ -11,15 +11,18 @@ import dataclasses
 import os
 import sys
 import time
-import unicodedata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from heatward.cli.columns import Columns, width_of
 from heatward.cli.output import json_text, path_text
 from heatward.cli.text import printable
 from heatward.client.values import Failure, Label, Verdict
 
-__all__ = ["Progress", "Totals", "json_line", "name_width", "table_head", "table_line"]
+if TYPE_CHECKING:
+    from rich.console import Console
+
+__all__ = ["Progress", "Totals", "answer_columns", "json_line", "table_head", "table_line"]
 
 NAME_WIDTH = 40
 LABEL_WIDTH = 20
@@ -28,24 +31,26 @@ REDRAW_S = 0.1
 CLEAR_LINE = "\r\x1b[K"
 
 
-def name_width(paths: list[Path]) -> int:
-    """Columns for the widest of these names, within reason."""
-    return max(len("image"), min(NAME_WIDTH, max(_width(_name(path)) for path in paths)))
+def answer_columns(paths: list[Path], console: Console | None = None) -> Columns:
+    """One for the widest of these names, within reason where no terminal folds it; and those of an answer."""
+    widest = max(width_of("image"), *(width_of(_name(path)) for path in paths))
+    name_width = widest if console else min(NAME_WIDTH, widest)
+    return Columns((name_width, 8, 8, LABEL_WIDTH + 6, LABEL_WIDTH + 6), right=(2,), console=console)
 
 
-def table_head(name_width: int) -> str:
-    return f"{'image':<{name_width}}  {'verdict':<8}  {'p-value':>8}  {'predicted':<{LABEL_WIDTH + 6}}  recovered"
+def table_head(columns: Columns) -> str:
+    return columns.row(("image", "verdict", "p-value", "predicted", "recovered"), ("bold",) * 5)
 
 
-def table_line(path: Path, answer: Verdict | Failure, name_width: int) -> str:
-    name = _padded(_cut_left(_name(path), name_width), name_width)
+def table_line(path: Path, answer: Verdict | Failure, columns: Columns) -> str:
+    name = _name(path) if columns.console else _cut_left(_name(path), NAME_WIDTH)
     if isinstance(answer, Failure):
         reasons = "; ".join(v.description for v in answer.violations) or answer.message
-        return f"{name}  {'failed':<8}  {printable(answer.code)}: {printable(reasons, LONGEST_REASON)}"
-    verdict = "ATTACKED" if answer.attacked else "clean"
+        reason = f"{printable(answer.code)}: {printable(reasons, LONGEST_REASON)}"
+        return columns.row((name, "failed", reason), ("", "yellow"))
     recovered = _label(answer.recovered[0]) if answer.attacked and answer.recovered else "-"
-    predicted = _padded(_label(answer.predicted), LABEL_WIDTH + 6)
-    return f"{name}  {verdict:<8}  {answer.p_value:>8.4f}  {predicted}  {recovered}".rstrip()
+    verdict, style = ("ATTACKED", "bold red") if answer.attacked else ("clean", "green")
+    return columns.row((name, verdict, f"{answer.p_value:.4f}", _label(answer.predicted), recovered), ("", style))
 
 
 def json_line(path: Path, answer: Verdict | Failure, heatmap_file: Path | None) -> str:
@@ -120,7 +125,7 @@ class Progress:
 
 def _label(label: Label) -> str:
     name = printable(label.name, LABEL_WIDTH) if label.name else f"class {label.index}"
-    while _width(name) > LABEL_WIDTH:
+    while width_of(name) > LABEL_WIDTH:
         name = name[:-1]
     return f"{name} {label.probability:.0%}"
 
@@ -129,23 +134,10 @@ def _name(path: Path) -> str:
     return printable(path_text(path), None)
 
 
-def _width(text: str) -> int:
-    """Columns of a terminal: East Asian characters take two, combining marks none."""
-    if text.isascii():
-        return len(text)
-    return sum(
-        0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in ("W", "F") else 1 for c in text
-    )
-
-
-def _padded(text: str, width: int) -> str:
-    return text + " " * (width - _width(text))
-
-
 def _cut_left(text: str, width: int) -> str:
-    if _width(text) <= width:
+    if width_of(text) <= width:
         return text
     text = text[-(width - 1) :]
-    while _width(text) > width - 1:
+    while width_of(text) > width - 1:
         text = text[1:]
     return "…" + text
