@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from heatward.cli.exit_codes import ExitCode
+from heatward.cli.options import Parser
 
 from detector.errors import ConfigError
 from detector.malloc import keep_freed_memory
 from detector.text import printable
-from training.command import Parser, exit_code
+from training.command import exit_code
 from training.config import STAGES, TrainingConfig
 from training.load import load_config
 

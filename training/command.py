@@ -1,37 +1,19 @@
-"""What our commands share: words from a shell → **arguments, or one line**; what one raises → **an exit code**."""
+"""What the commands outside the wheel share: what one raises goes in, a line and an exit code come out."""
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Callable
-from typing import NoReturn
 
 from heatward.cli.exit_codes import ExitCode
 
 from detector.errors import ClassifierSpecError, ConfigError, HeatwardError, LayerNotFoundError
-from detector.text import nearest, printable
+from detector.text import printable
 
-__all__ = ["Parser", "exit_code"]
+__all__ = ["exit_code"]
 
 WRITTEN = (ConfigError, ClassifierSpecError, LayerNotFoundError)
 """Errors in what the user wrote."""
-
-
-LONGEST = 500
-"""Characters of a complaint."""
-
-
-class Parser(argparse.ArgumentParser):
-    """Escapes and shortens what it repeats: words may be long and steer a terminal. Names the nearest option."""
-
-    def error(self, message: str) -> NoReturn:
-        """Say what is wrong on one line, and exit with 2."""
-        unknown = message.removeprefix("unrecognized arguments: ")
-        word = unknown.split(" ")[0].partition("=")[0]
-        if unknown != message and word.startswith("-"):
-            message = f"there is no option '{printable(word)}'{nearest(word, self._option_string_actions)}"
-        self.exit(ExitCode.MISTAKE, f"{self.prog}: error: {printable(message, LONGEST)} ({self.prog} --help)\n")
 
 
 def exit_code(command: Callable[[], int]) -> int:

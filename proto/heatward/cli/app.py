@@ -17,18 +17,15 @@ from importlib.metadata import entry_points, version
 
 from heatward import __version__
 from heatward.cli.exit_codes import ExitCode
-from heatward.cli.output import OutputLostError, complain, escape_what_cannot_be_shown, write
+from heatward.cli.output import OutputLostError, complain, escape_what_cannot_be_shown, flush, write
 from heatward.cli.text import nearest, printable
 
 __all__ = ["main"]
 
 Command = Callable[[list[str]], int]
 
-BUILT_IN = {
-    "detect": "heatward.cli.detect:detect",
-    "inspect": "heatward.cli.inspect:inspect",
-    "health": "heatward.cli.health:health",
-}
+BUILT_IN = ("detect", "inspect", "health")
+"""Each a function in a module of its name."""
 GROUP = "heatward.commands"
 
 SUMMARIES = {
@@ -53,9 +50,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     escape_what_cannot_be_shown()
     try:
         try:
-            return _run(words[0], words[1:]) if words else _run("", [])
+            return _run(words[0] if words else "", words[1:])
         finally:
-            _flush()
+            flush()  # what a plug-in left in the buffer
     except KeyboardInterrupt:
         return ExitCode.INTERRUPTED
     except BrokenPipeError:  # `heatward detect … | head`
@@ -81,17 +78,6 @@ def _run(name: str, rest: list[str]) -> int:
     return ExitCode.MISTAKE if command is None else command(rest)
 
 
-def _flush() -> None:
-    """What a plug-in left in the buffer of standard output."""
-    try:
-        if sys.stdout is not None:
-            sys.stdout.flush()
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        raise OutputLostError(f"standard output cannot be written: {error.strerror}") from error
-
-
 def _give_up_output() -> None:
     """Python would complain at its end about what it cannot write."""
     with contextlib.suppress(OSError, AttributeError):
@@ -101,8 +87,7 @@ def _give_up_output() -> None:
 def _load(name: str) -> Command | None:
     """The command, or None after saying why there is none."""
     if name in BUILT_IN:
-        module, _, function = BUILT_IN[name].partition(":")
-        built_in: Command = getattr(importlib.import_module(module), function)
+        built_in: Command = getattr(importlib.import_module(f"heatward.cli.{name}"), name)
         return built_in
     found = entry_points(group=GROUP, name=name)
     if not found and name not in SUMMARIES:

@@ -6,7 +6,6 @@ import argparse
 import dataclasses
 import re
 from pathlib import Path
-from typing import Any
 
 from heatward.cli.bundles import NotABundleError, read_manifest
 from heatward.cli.columns import open_console
@@ -31,22 +30,10 @@ def inspect(argv: list[str]) -> int:
     parser.add_argument("--json", action="store_true", help="print JSON")
     add_connection_options(parser, address=False)
     arguments = parser.parse_args(argv)
-    target: str = arguments.target
     try:
-        if target and Path(target).exists():
-            facts = read_manifest(Path(target))
-            text = json_text(facts, indent=2) if arguments.json else bundle_lines(target, facts, open_console())
-        elif ADDRESS.fullmatch(target):
-            found = _of_server(arguments)
-            if found is None:
-                return ExitCode.MISTAKE
-            facts, text = found
-            text = json_text(facts, indent=2) if arguments.json else text
-        else:
-            complain(NAME, f"'{printable(target)}': no such file, nor an address HOST:PORT")
-            return ExitCode.MISTAKE
+        text = _shown(arguments.target, arguments)
     except RecursionError:
-        complain(NAME, f"{target}: the manifest nests too deep: the bundle is damaged")
+        complain(NAME, f"{arguments.target}: the manifest nests too deep: the bundle is damaged")
         return ExitCode.MISTAKE
     except (NotABundleError, OSError, ValueError) as error:
         complain(NAME, str(error))
@@ -55,15 +42,19 @@ def inspect(argv: list[str]) -> int:
     return ExitCode.OK
 
 
-def _of_server(arguments: argparse.Namespace) -> tuple[dict[str, Any], str] | None:
-    """Facts and text, or None after saying why there are none."""
+def _shown(target: str, arguments: argparse.Namespace) -> str:
+    if target and Path(target).exists():
+        manifest = read_manifest(Path(target))
+        return json_text(manifest, indent=2) if arguments.json else bundle_lines(target, manifest, open_console())
+    if not ADDRESS.fullmatch(target):
+        raise ValueError(f"'{printable(target)}': no such file, nor an address HOST:PORT")
+
     from heatward.cli.connect import connect, explain
     from heatward.errors import DetectionError
 
     try:
-        with connect(arguments, arguments.target) as client:
+        with connect(arguments, target) as client:
             info = client.describe()
     except DetectionError as error:
-        complain(NAME, explain(error, arguments.target))
-        return None
-    return dataclasses.asdict(info), server_lines(info, open_console())
+        raise ValueError(explain(error, target)) from error
+    return json_text(dataclasses.asdict(info), indent=2) if arguments.json else server_lines(info, open_console())

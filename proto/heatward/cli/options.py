@@ -1,4 +1,4 @@
-"""The options of the commands: words go in, checked values come out. Nothing here imports gRPC.
+"""The options of all commands: words go in, checked values come out. Nothing here imports gRPC.
 
 A mistake is one line on standard error that names the option.
 """
@@ -6,6 +6,7 @@ A mistake is one line on standard error that names the option.
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
@@ -18,12 +19,15 @@ __all__ = ["TOKEN_VARIABLE", "Parser", "add_connection_options", "count", "rate"
 
 TOKEN_VARIABLE = "HEATWARD_TOKEN"
 LARGEST_COUNT = 2**31 - 1
+LONGEST = 500
+"""Characters of a complaint."""
 
 
 class Parser(argparse.ArgumentParser):
     """An argument parser that names the nearest option, and says what is wrong in one line."""
 
-    def parse_args(self, words: Sequence[str]) -> argparse.Namespace:  # type: ignore[override]
+    def parse_args(self, words: Sequence[str] | None = None) -> argparse.Namespace:  # type: ignore[override]
+        words = sys.argv[1:] if words is None else words
         for word in words:
             if word == "--":
                 break
@@ -36,7 +40,7 @@ class Parser(argparse.ArgumentParser):
         write(self.format_help().rstrip())
 
     def error(self, message: str) -> NoReturn:
-        complain(self.prog, f"{message} ({self.prog} --help)")
+        complain(self.prog, f"{printable(message, LONGEST)} ({self.prog} --help)")
         self.exit(ExitCode.MISTAKE)
 
     def _options(self) -> list[str]:

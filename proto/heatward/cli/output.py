@@ -17,7 +17,7 @@ from typing import Any
 
 from heatward.cli.text import printable
 
-__all__ = ["OutputLostError", "complain", "escape_what_cannot_be_shown", "json_text", "path_text", "write"]
+__all__ = ["OutputLostError", "complain", "escape_what_cannot_be_shown", "flush", "json_text", "path_text", "write"]
 
 LONGEST_COMPLAINT = 1000
 SURROGATES = range(0xD800, 0xE000)
@@ -43,8 +43,14 @@ def write(text: str) -> None:
     """
     if sys.stdout is None:
         raise OutputLostError("standard output is closed")
+    flush(f"{text}\n")
+
+
+def flush(text: str = "") -> None:
+    """As `write`: whatever is in the buffer of standard output, and behind it the text."""
     try:
-        print(text, flush=True)
+        if sys.stdout is not None:
+            print(text, end="", flush=True)
     except BrokenPipeError:
         raise
     except OSError as error:

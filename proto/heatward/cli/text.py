@@ -1,7 +1,7 @@
 """A word from outside → **the same word, fit for a message**: shortened, escaped, beside the known word it resembles.
 
 File names, labels and a server's messages may hold escape sequences that steer a terminal, line breaks that fake a
-row, or bytes that are no text. The client's own copy of `detector/text.py`: the wheel imports nothing else of ours.
+row, or bytes that are no text. The wheel holds nothing else of ours, so this repeats `detector/text.py`.
 """
 
 from __future__ import annotations
@@ -31,12 +31,19 @@ def printable(text: str, longest: int | None = LONGEST) -> str:
     return "".join(c if c.isprintable() else _escaped(c) for c in kept) + "…" * cut
 
 
-def nearest(word: str, known: Iterable[str], *, cutoff: float = 0.6) -> str:
-    """`; did you mean 'detect'?`, or nothing where no known word resembles this one."""
+def nearest(word: str, known: Iterable[str], *, cutoff: float = 0.4) -> str:
+    """`; did you mean 'batch_size'?`, or nothing where no known word resembles this one.
+
+    Args:
+        word: From outside, of any length.
+        known: What would have been right.
+        cutoff: How alike they must be, from 0 (always name one) to 1.
+    """
     if len(word) > LONGEST_COMPARED:
         return ""
-    found = difflib.get_close_matches(word.lower(), list(known), n=1, cutoff=cutoff)
-    return f"; did you mean {found[0]!r}?" if found else ""
+    by_lower = {each.lower(): each for each in known}
+    found = difflib.get_close_matches(word.lower(), by_lower, n=1, cutoff=cutoff)
+    return f"; did you mean {by_lower[found[0]]!r}?" if found else ""
 
 
 def _escaped(character: str) -> str:
