@@ -14,26 +14,14 @@ from pathlib import Path
 
 from heatward.cli.text import printable
 
-__all__ = ["STANDARD_INPUT", "Found", "ImageFile", "find_images"]
+__all__ = ["STANDARD_INPUT", "SUFFIXES", "Found", "ImageFile", "find_images", "is_ours"]
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jif", ".jfif", ".png", ".webp"})
-SYSTEM_NAMES = frozenset(
-    {
-        "__macosx",
-        "icon\r",
-        "thumbs.db",
-        "ehthumbs.db",
-        "ehthumbs_vista.db",
-        "desktop.ini",
-        "$recycle.bin",
-        "system volume information",
-        "@eadir",
-        "@recycle",
-        "#recycle",
-        "lost+found",
-    }
-)
-"""In lower case. Names that begin with a dot are passed over, too."""
+SYSTEM_NAMES = {
+    "__macosx", "icon\r", "thumbs.db", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini", "$recycle.bin",
+    "system volume information", "@eadir", "@recycle", "#recycle", "lost+found",
+}  # fmt: skip
+"""What systems and programs leave beside pictures, in lower case."""
 KINDS_NAMED = 6
 LONGEST_SUFFIX = 12
 
@@ -74,6 +62,11 @@ class Found:
             kinds.append(f"{others} of other kinds")
         files = "file" if total == 1 else "files"
         return f"{total} {files} left out: {', '.join(kinds)}: heatward reads JPEG, PNG and WebP"
+
+
+def is_ours(name: str) -> bool:
+    """Whether a file or folder is the user's: neither hidden nor of a system."""
+    return not name.startswith(".") and name.lower() not in SYSTEM_NAMES
 
 
 def find_images(paths: Iterable[str]) -> Found:
@@ -122,7 +115,7 @@ def _below(root: Path, left_out: Counter[str]) -> Iterator[ImageFile]:
             continue
         for entry in entries:
             path = folder / entry.name
-            if entry.name.startswith(".") or entry.name.lower() in SYSTEM_NAMES:
+            if not is_ours(entry.name):
                 continue
             if _is_folder(entry):
                 (linked if entry.is_symlink() else real).append(path)

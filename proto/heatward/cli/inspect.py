@@ -1,13 +1,19 @@
-"""`heatward inspect`: a bundle's path or a server's address goes in, what it holds comes out as text or JSON."""
+"""`heatward inspect`: a bundle's path or a server's address goes in, what it holds comes out as text or JSON.
+
+Of a bundle, a directory or a `.heatward` zip, it reads `manifest.json` only, with a bound on its size: no weights, no
+code.
+"""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 import re
+import zipfile
 from pathlib import Path
+from typing import Any
 
-from heatward.cli.bundles import NotABundleError, read_manifest
 from heatward.cli.columns import open_console
 from heatward.cli.exit_codes import ExitCode
 from heatward.cli.facts import bundle_lines, server_lines
@@ -18,6 +24,9 @@ from heatward.cli.text import printable
 __all__ = ["inspect"]
 
 NAME = "heatward inspect"
+MANIFEST = "manifest.json"
+FORMAT = "heatward-bundle"
+MAX_MANIFEST_BYTES = 16 * 2**20
 ADDRESS = re.compile(r"(?:[a-z0-9+.-]+:.*[^:]|.*:\d+)", re.IGNORECASE)
 
 
@@ -35,7 +44,7 @@ def inspect(argv: list[str]) -> int:
     except RecursionError:
         complain(NAME, f"{arguments.target}: the manifest nests too deep: the bundle is damaged")
         return ExitCode.MISTAKE
-    except (NotABundleError, OSError, ValueError) as error:
+    except (OSError, ValueError) as error:
         complain(NAME, str(error))
         return ExitCode.MISTAKE
     write(text)
@@ -44,7 +53,7 @@ def inspect(argv: list[str]) -> int:
 
 def _shown(target: str, arguments: argparse.Namespace) -> str:
     if target and Path(target).exists():
-        manifest = read_manifest(Path(target))
+        manifest = _manifest_of(Path(target))
         return json_text(manifest, indent=2) if arguments.json else bundle_lines(target, manifest, open_console())
     if not ADDRESS.fullmatch(target):
         raise ValueError(f"'{printable(target)}': no such file, nor an address HOST:PORT")
@@ -58,3 +67,40 @@ def _shown(target: str, arguments: argparse.Namespace) -> str:
     except DetectionError as error:
         raise ValueError(explain(error, target)) from error
     return json_text(dataclasses.asdict(info), indent=2) if arguments.json else server_lines(info, open_console())
+
+
+def _manifest_of(path: Path) -> dict[str, Any]:
+    """The manifest as it was written, unverified: `heatward serve` verifies a bundle when it loads it."""
+    try:
+        manifest = json.loads(_manifest_bytes(path))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: {MANIFEST} is not JSON ({error}): the bundle is damaged") from error
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        raise ValueError(f"{path}: {MANIFEST} does not say format = {FORMAT!r}: not a heatward bundle")
+    return manifest
+
+
+def _manifest_bytes(path: Path) -> bytes:
+    if path.is_dir():
+        file = path / MANIFEST
+        if not file.is_file():
+            raise ValueError(f"{path}: a folder without {MANIFEST}: not a heatward bundle")
+        with file.open("rb") as opened:
+            return _bounded(path, opened.read(MAX_MANIFEST_BYTES + 1))
+    if not path.is_file():  # a pipe or a device may have no end
+        raise ValueError(f"{path}: neither a folder nor a regular file")
+    try:
+        with zipfile.ZipFile(path) as archive, archive.open(MANIFEST) as opened:
+            return _bounded(path, opened.read(MAX_MANIFEST_BYTES + 1))
+    except KeyError as error:
+        raise ValueError(f"{path}: a zip file without {MANIFEST}: not a heatward bundle") from error
+    except Exception as error:  # zipfile may raise anything over a damaged file
+        if getattr(error, "filename", None):  # the file cannot be opened; else a place in it that cannot be
+            raise
+        raise ValueError(f"{path}: neither a folder nor a readable zip file ({error})") from error
+
+
+def _bounded(path: Path, data: bytes) -> bytes:
+    if len(data) > MAX_MANIFEST_BYTES:
+        raise ValueError(f"{path}: {MANIFEST} is larger than {MAX_MANIFEST_BYTES} bytes")
+    return data
