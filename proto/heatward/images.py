@@ -96,8 +96,6 @@ def _check_size(count: int) -> None:
 
 def _read(file: Any) -> bytes:
     text = f"a {_kind(file)} gives text, not the bytes of an image file: open it with mode 'rb'"
-    if isinstance(file, io.TextIOBase):
-        raise TypeError(text)
     try:
         data = file.read()
     except UnicodeDecodeError:

@@ -59,7 +59,7 @@ class Columns:
         widths, right = self._widths[: len(cells)], self._right
         if len(cells) < len(self._widths):
             taken = sum(widths[:-1]) + GAP * (len(cells) - 1)
-            widths[-1], right = self.console.width - taken if self.console else 0, ()
+            widths[-1], right = max(1, self.console.width - taken) if self.console else 0, ()
         if self.console is None:
             padded = (_padded(cell, widths[at], at in right) for at, cell in enumerate(cells))
             return (" " * GAP).join(padded).rstrip()

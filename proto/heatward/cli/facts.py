@@ -5,6 +5,7 @@ A manifest is taken as it was written, of any shape; what has no table of its ow
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -19,12 +20,6 @@ if TYPE_CHECKING:
 __all__ = ["bundle_lines", "server_lines"]
 
 CLASSES_SHOWN = 12
-RATES = {
-    "attack": "attack",
-    "n": "images",
-    **{name: name for name in ("auroc", "tpr_at_1_percent", "tpr_at_5_percent", "recovery")},
-}
-"""The columns of the table of rates, and where a server's answer has them."""
 FEW = 30
 """Images below which a rate means little."""
 
@@ -49,8 +44,9 @@ def server_lines(info: DetectorInfo, console: Console | None = None) -> str:
         f"an image, {limits.max_batch} images a batch",
     }
     points = {point.false_positive_rate: point.threshold for point in info.operating_points}
-    rates = [{name: getattr(row, field) for name, field in RATES.items()} for row in info.measured]
-    return "\n".join([*_pairs(pairs, console), *_points(points), *_table(rates, console)])
+    rates = map(dataclasses.asdict, info.measured)
+    rows = [{"attack": row.pop("attack"), "n": row.pop("images"), **row} for row in rates]
+    return "\n".join([*_pairs(pairs, console), *_points(points), *_table(rows, console)])
 
 
 def bundle_lines(path: str, manifest: Mapping[str, Any], console: Console | None = None) -> str:

@@ -119,7 +119,7 @@ class _Rows:
         self.totals = Totals()
         self._files, self._heatmaps, self._as_json = files, heatmaps, as_json
         self._progress = Progress(len(files))
-        self._columns = answer_columns([file.path for file in files], None if as_json else open_console())
+        self._columns = answer_columns([] if as_json else [file.path for file in files], open_console())
         self._waiting: dict[int, Answer] = {}
         self._following = 0
 

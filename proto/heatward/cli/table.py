@@ -33,7 +33,7 @@ CLEAR_LINE = "\r\x1b[K"
 
 def answer_columns(paths: list[Path], console: Console | None = None) -> Columns:
     """One for the widest of these names, within reason where no terminal folds it; and those of an answer."""
-    widest = max(width_of("image"), *(width_of(_name(path)) for path in paths))
+    widest = max(map(width_of, ("image", *map(_name, paths))))
     name_width = widest if console else min(NAME_WIDTH, widest)
     return Columns((name_width, 8, 8, LABEL_WIDTH + 6, LABEL_WIDTH + 6), right=(2,), console=console)
 

@@ -145,11 +145,11 @@ class AsyncClient(BaseClient):
                 return bool(await self._begin(self._health_check(channel), name, budget_s) == SERVING)
 
     def _begin(self, method: Any, request: Any, budget_s: float) -> Any:
-        return method(request, **self._arguments(budget_s))
+        return method(request, **self._connection.call_arguments(budget_s))
 
     def _begin_stream(self, requests: AsyncIterator[pb.DetectRequest]) -> Any:
         with self._errors():
-            return self._stub.DetectStream(requests, **self._arguments(None))
+            return self._stub.DetectStream(requests, **self._connection.call_arguments(None))
 
     async def _server_limits(self, budget_s: float) -> pb.Limits:
         known = self._limits.get()

@@ -74,9 +74,6 @@ class BaseClient:
             raise DetectionError("DEADLINE_EXCEEDED", f"timeout_s is {left_s:g}: nothing was sent")
         return min(left_s, LONGEST_S)
 
-    def _arguments(self, budget_s: float | None) -> dict[str, Any]:
-        return self._connection.call_arguments(budget_s)
-
     @staticmethod
     def _health_check(channel: Any) -> Any:
         """Of grpc.health.v1, whose messages hold one field each, as these of protobuf do."""

@@ -104,7 +104,9 @@ class Client(BaseClient):
             asks = request.ByteSize() > ALONE_BYTES
             self._check_size(request, self._server_limits(budget_s) if asks else self._limits.get())
             call = partial(self._begin, self._stub.Detect, request)
-            return verdict(_answer(call(budget_s)) if self._hedge is None else self._hedge.call(call, budget_s))
+            return verdict(
+                _answer(call(budget_s)) if self._hedge is None else arrived(self._hedge.call(call, budget_s))
+            )
 
     def detect_batch(
         self,
@@ -204,11 +206,11 @@ class Client(BaseClient):
     def _begin(self, method: Any, request: Any, budget_s: float) -> Any:
         """A call as a future: no thread waits inside gRPC, where a fork would harm it."""
         with starting:
-            return method.future(request, **self._arguments(budget_s))
+            return method.future(request, **self._connection.call_arguments(budget_s))
 
     def _begin_stream(self, requests: Iterator[pb.DetectRequest]) -> Any:
         with self._errors(), starting:
-            return self._stub.DetectStream(requests, **self._arguments(None))
+            return self._stub.DetectStream(requests, **self._connection.call_arguments(None))
 
     def _server_limits(self, budget_s: float) -> pb.Limits:
         """What the server takes; nothing is known where it does not say in half of the time."""

@@ -5,8 +5,7 @@ Units and ranges are those of `v1/detection.proto`, where each field is explaine
 
 from __future__ import annotations
 
-import array
-import sys
+import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -51,10 +50,8 @@ class Heatmap:
 
     def rows(self) -> list[list[float]]:
         """The map as `height` lists of `width` numbers; needs nothing installed."""
-        numbers = array.array("f", self.data)
-        if sys.byteorder == "big":
-            numbers.byteswap()
-        return [numbers[row * self.width : (row + 1) * self.width].tolist() for row in range(self.height)]
+        numbers = struct.unpack(f"<{self.height * self.width}f", self.data)
+        return [list(numbers[row * self.width : (row + 1) * self.width]) for row in range(self.height)]
 
     def to_numpy(self) -> NDArray[Any]:
         """The map as a float32 array, (height, width). Needs numpy."""

@@ -198,15 +198,22 @@ class Lost:
     def result(self) -> None:
         return None
 
+    def add_done_callback(self, ended: Callable[[Any], None]) -> None:
+        ended(self)
+
     def cancel(self) -> None:
         pass
 
 
+@pytest.mark.parametrize("hedge_after_s", [None, 60])
 @pytest.mark.parametrize("call", [lambda c: c.detect(b""), lambda c: c.detect_batch([b""]), lambda c: c.describe()])
 def test_ok_without_a_message_is_an_error_of_ours(
-    server: FakeServer, monkeypatch: pytest.MonkeyPatch, call: Callable[[heatward.Client], Any]
+    server: FakeServer,
+    monkeypatch: pytest.MonkeyPatch,
+    call: Callable[[heatward.Client], Any],
+    hedge_after_s: float | None,
 ) -> None:
-    with heatward.Client(server.address) as client:
+    with heatward.Client(server.address, hedge_after_s=hedge_after_s) as client:
         for method in ("Detect", "DetectBatch", "GetDetector"):
             monkeypatch.setattr(client._stub, method, Lost())
         with pytest.raises(heatward.DetectionError, match="while the answer arrived"):

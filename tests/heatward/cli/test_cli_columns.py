@@ -49,7 +49,7 @@ def test_everyone_else_gets_plain_text(why: str, monkeypatch: pytest.MonkeyPatch
     assert Columns((4, 8), right=(1,), console=console).row(("a", "b"), ("bold red",)) == "a            b"
 
 
-@pytest.mark.parametrize("width", [60, 200])
+@pytest.mark.parametrize("width", [30, 60, 200])
 def test_nothing_is_cut_and_no_line_is_wider_than_the_terminal(width: int) -> None:
     console = Console(file=io.StringIO(), width=width)
     path = Path("folder/" + "x" * 90 + ".png")

@@ -11,7 +11,7 @@ import pytest
 import trustme
 from fake_servicer import FakeServer
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 BLOCKS = [
     block
     for name in ("README.md", "docs/client.md")

@@ -194,7 +194,7 @@ def test_help_lists_every_command_and_an_unknown_one_is_an_error(capsys: pytest.
 def test_the_exit_codes_are_one_table_in_the_help_and_in_the_docs(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["--help"]) == ExitCode.OK
     helped = capsys.readouterr().out.splitlines()
-    documented = (Path(__file__).parents[2] / "docs/client.md").read_text().splitlines()
+    documented = (Path(__file__).parents[3] / "docs/client.md").read_text().splitlines()
     for code in ExitCode:
         assert [code.meaning in line for line in helped if line.startswith(f"  {code:d} ")] == [True]
         assert f"| {code:d} | {code.meaning} |" in documented
