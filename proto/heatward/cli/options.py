@@ -28,12 +28,13 @@ class Parser(argparse.ArgumentParser):
 
     def parse_args(self, words: Sequence[str] | None = None) -> argparse.Namespace:  # type: ignore[override]
         words = sys.argv[1:] if words is None else words
+        known = [*self._option_string_actions]
         for word in words:
             if word == "--":
                 break
             name = word.partition("=")[0]
-            if name.startswith("--") and " " not in name and not any(o.startswith(name) for o in self._options()):
-                self.error(f"there is no option '{printable(name)}'{nearest(name, self._options())}")
+            if name.startswith("--") and " " not in name and not any(option.startswith(name) for option in known):
+                self.error(f"there is no option '{printable(name)}'{nearest(name, known)}")
         return super().parse_args(words)
 
     def print_help(self, file: object = None) -> None:
@@ -42,9 +43,6 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         complain(self.prog, f"{printable(message, LONGEST)} ({self.prog} --help)")
         self.exit(ExitCode.MISTAKE)
-
-    def _options(self) -> list[str]:
-        return [*self._option_string_actions]
 
 
 def add_connection_options(parser: argparse.ArgumentParser, *, address: bool = True) -> None:

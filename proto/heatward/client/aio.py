@@ -9,7 +9,6 @@ import asyncio
 from collections.abc import AsyncIterable, AsyncIterator, Iterable
 from contextlib import suppress
 from functools import partial
-from types import TracebackType
 from typing import Any
 
 import grpc
@@ -34,16 +33,12 @@ __all__ = ["AsyncClient"]
 class AsyncClient(BaseClient):
     """`Client` for asyncio: the same arguments, the same answers, awaited. Open it inside the running loop."""
 
-    def _open(self, *, health_checks: bool = True) -> grpc.aio.Channel:
-        asyncio_clients.add(self)
-        return self._connection.open(grpc.aio, health_checks=health_checks)
+    _library = grpc.aio
 
     async def __aenter__(self) -> AsyncClient:
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *error: object) -> None:
         await self.close()
 
     async def close(self) -> None:
@@ -141,7 +136,7 @@ class AsyncClient(BaseClient):
         name = StringValue(value=checks.service(service))
         budget_s = self._budget_s(timeout_s)
         with self._errors():
-            async with self._open(health_checks=False) as channel:
+            async with self._connection.open(grpc.aio, health_checks=False) as channel:
                 return bool(await self._begin(self._health_check(channel), name, budget_s) == SERVING)
 
     def _begin(self, method: Any, request: Any, budget_s: float) -> Any:

@@ -8,13 +8,14 @@ from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import grpc
+import grpc.aio
 from google.protobuf.wrappers_pb2 import Int32Value, StringValue
 
 from heatward.client import checks
 from heatward.client.breaker import Breaker
 from heatward.client.connection import Connection
 from heatward.client.credentials import PEM
-from heatward.client.forks import check_fit, open_calls
+from heatward.client.forks import asyncio_clients, check_fit, open_calls
 from heatward.client.hedge import Hedge
 from heatward.client.limits import KnownLimits, too_large
 from heatward.client.target import DEFAULT_ADDRESS, DEFAULT_TIMEOUT_S
@@ -32,6 +33,8 @@ SERVING = Int32Value(value=1)
 
 class BaseClient:
     """Settings and helpers; `Client` documents the arguments."""
+
+    _library: Any = grpc
 
     def __init__(
         self,
@@ -55,11 +58,10 @@ class BaseClient:
         self._closed = False
         self._process = os.getpid()
         check_fit()
-        self._channel = self._open()
+        if self._library is grpc.aio:
+            asyncio_clients.add(self)
+        self._channel = self._connection.open(self._library)
         self._stub = DetectionServiceStub(self._channel)  # type: ignore[no-untyped-call]
-
-    def _open(self, *, health_checks: bool = True) -> Any:
-        raise NotImplementedError
 
     def _budget_s(self, timeout_s: float | None) -> float:
         """The seconds that a call has.

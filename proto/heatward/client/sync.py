@@ -10,7 +10,6 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from functools import partial
-from types import TracebackType
 from typing import Any
 
 import grpc
@@ -58,15 +57,10 @@ class Client(BaseClient):
         TypeError, ValueError: An argument makes no sense; says how to write it.
     """
 
-    def _open(self, *, health_checks: bool = True) -> grpc.Channel:
-        return self._connection.open(health_checks=health_checks)
-
     def __enter__(self) -> Client:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -200,7 +194,7 @@ class Client(BaseClient):
         """
         name = StringValue(value=checks.service(service))
         budget_s = self._budget_s(timeout_s)
-        with self._errors(), self._open(health_checks=False) as channel:
+        with self._errors(), self._connection.open(health_checks=False) as channel:
             return bool(_answer(self._begin(self._health_check(channel), name, budget_s)) == SERVING)
 
     def _begin(self, method: Any, request: Any, budget_s: float) -> Any:
