@@ -21,6 +21,7 @@ from typing import Any
 import grpc
 import torch
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from heatward.cli.exit_codes import ExitCode
 from heatward.inference import grpc_service_pb2, grpc_service_pb2_grpc
 from heatward.v1 import admin_pb2, admin_pb2_grpc, detection_pb2, detection_pb2_grpc
 
@@ -94,10 +95,10 @@ def run(config: ServerConfig, load: Load | None = None, *, passed_over: Sequence
             return runner.run(serve(config, load or partial(load_detector, config)))
     except (HeatwardError, OSError) as error:
         log.error(str(error), extra={"error": type(error).__name__})
-        return 1
+        return ExitCode.FAILED
     except Exception as error:
         log.critical("the server failed", exc_info=error)
-        return 1
+        return ExitCode.FAILED
 
 
 def load_detector(config: ServerConfig, path: Path, device: str) -> Detector:
@@ -277,7 +278,7 @@ async def serve(config: ServerConfig, load: Load) -> int:
         app = App(config, load)
     except ConfigError as error:
         log.error(str(error), extra={"error": "ConfigError"})
-        return 2
+        return ExitCode.MISTAKE
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, app.reload_soon)
     try:
         await app.listen()
@@ -295,7 +296,7 @@ async def serve(config: ServerConfig, load: Load) -> int:
         notify("STOPPING=1")
         log.info("draining", extra={"grace_s": config.drain_grace_s})
         answered = await app.drain(config.drain_grace_s)
-        return 0 if answered and not died else 1
+        return ExitCode.OK if answered and not died else ExitCode.FAILED
     finally:
         await app.close()
 

@@ -6,6 +6,8 @@ import os
 import sys
 from collections.abc import Sequence
 
+from heatward.cli.exit_codes import ExitCode
+
 from detector.errors import ConfigError
 from detector.malloc import keep_freed_memory
 from server.load import load_config
@@ -20,7 +22,7 @@ def serve(argv: Sequence[str]) -> int:
         config = load_config(argv)
     except ConfigError as error:
         print(f"heatward serve: {error}", file=sys.stderr)
-        return 2
+        return ExitCode.MISTAKE
     keep_freed_memory()
     passed_over = pass_over(os.environ)
     from server import app  # torch takes seconds to import: not before the settings are known to be good

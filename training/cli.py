@@ -1,7 +1,4 @@
-"""The commands `heatward train` and `heatward evaluate`: words from a shell in, an exit code out.
-
-0: done. 1: the job failed, the message says why. 2: the command line or the configuration is wrong. 130: interrupted.
-"""
+"""The commands `heatward train` and `heatward evaluate`: words from a shell in, an exit code out."""
 
 from __future__ import annotations
 
@@ -13,10 +10,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from heatward.cli.exit_codes import ExitCode
+from heatward.cli.options import Parser
+
 from detector.errors import ConfigError
 from detector.malloc import keep_freed_memory
 from detector.text import printable
-from training.command import Parser, exit_code
+from training.command import exit_code
 from training.config import STAGES, TrainingConfig
 from training.load import load_config
 
@@ -96,7 +96,7 @@ def _train(arguments: argparse.Namespace) -> int:
             pipeline.run_stage(job, stage)
     if arguments.stage in (None, "evaluate"):
         _show(config)
-    return 0
+    return ExitCode.OK
 
 
 def _check_out(out: Path) -> None:
@@ -145,7 +145,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         _show_leave_out(config, left_out)
     else:
         _show(config)
-    return 0
+    return ExitCode.OK
 
 
 def _show(config: TrainingConfig) -> None:

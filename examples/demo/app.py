@@ -15,10 +15,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from heatward.cli.exit_codes import ExitCode
+from heatward.cli.options import Parser, count, rate
+
 from detector.cpus import available_cpus
 from detector.errors import ConfigError, HeatwardError
 from detector.text import printable
-from training.command import Parser, exit_code
+from training.command import exit_code
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -82,7 +85,7 @@ def run(argv: Sequence[str] | None = None) -> int:
     for what, name in (("Picture: ", "demo.png"), ("Report:  ", "demo.html")):
         written = printable(f"{what}{out / name}", None)
         console.print(written, highlight=False, markup=False, emoji=False, soft_wrap=True)
-    return 0
+    return ExitCode.OK
 
 
 def ask(address: str, cases: Sequence[Case], rate: float, advance: Callable[[], None] = lambda: None) -> list[Answer]:
@@ -140,26 +143,10 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         help="photographs, in folders named after classes; default: ours",
     )
     parser.add_argument("--bundle", type=Path, help="a detector; default: the embedded CIFAR-10 one")
-    parser.add_argument("--count", type=_positive, default=24, help="photographs to attack (default: 24)")
-    parser.add_argument("--rows", type=_positive, default=4, help="photographs shown in the table (default: 4)")
+    parser.add_argument("--count", type=count, default=24, help="photographs to attack (default: 24)")
+    parser.add_argument("--rows", type=count, default=4, help="photographs shown in the table (default: 4)")
     parser.add_argument(
-        "--false-positive-rate", type=_rate, default=0.05, help="share of clean images you accept to see flagged"
+        "--false-positive-rate", type=rate, default=0.05, help="share of clean images you accept to see flagged"
     )
     parser.add_argument("--seed", type=int, default=0, help="of attacks and noise")
     return parser.parse_args(argv)
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
-    return int(text)
-
-
-def _rate(text: str) -> float:
-    try:
-        rate = float(text)
-    except ValueError:
-        rate = 0.0
-    if not 0 < rate < 1:
-        raise argparse.ArgumentTypeError(f"expected a number between 0 and 1, e.g. 0.05; got {text!r}")
-    return rate

@@ -2,8 +2,7 @@
 
     photograph ─▶ verdict, maps a method and class, channels ─▶ explain.html | explain.png
 
-It judges in this process: no server. 0: written. 2: a mistake in the call or its files, said in one line.
-130: interrupted.
+It judges in this process: no server.
 """
 
 from __future__ import annotations
@@ -13,11 +12,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from heatward.cli.exit_codes import ExitCode
+from heatward.cli.options import Parser, count
+
 from detector.cpus import available_cpus
 from detector.errors import ConfigError, HeatwardError, ImageError
 from detector.text import printable
 from forensics.explain.choices import choose_class, choose_methods
-from training.command import Parser
 
 __all__ = ["main", "run"]
 
@@ -30,10 +31,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return run(argv)
     except HeatwardError as error:
         print(f"heatward explain: {printable(str(error), None)}", file=sys.stderr)
-        return 2
+        return ExitCode.MISTAKE
     except KeyboardInterrupt:
         print("heatward explain: interrupted, nothing was written", file=sys.stderr)
-        return 130
+        return ExitCode.INTERRUPTED
 
 
 def run(argv: Sequence[str] | None = None) -> int:
@@ -92,7 +93,7 @@ def run(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         raise ConfigError(f"--out {out}: cannot be written: {error.strerror}") from error
     print(printable(str(out), None))
-    return 0
+    return ExitCode.OK
 
 
 def _check_out(out: Path) -> None:
@@ -146,7 +147,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--threads",
-        type=_positive,
+        type=count,
         default=available_cpus(),
         metavar="N",
         help="CPU threads",
@@ -159,12 +160,6 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         help="Python modules that a bundle's classifier may be built from",
     )
     return parser.parse_args(argv)
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
-    return int(text)
 
 
 def _words(text: str) -> tuple[str, ...]:

@@ -13,15 +13,13 @@ the first of the names below is used, so that the command line answers a mistake
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from heatward import forks as forks  # before anything that loads grpc
+from heatward.client import forks as forks  # before anything that loads grpc
 
 if TYPE_CHECKING:
-    from heatward.async_client import AsyncClient
-    from heatward.breaker import Breaker
-    from heatward.client import Client
-    from heatward.errors import DetectionError, Violation
-    from heatward.images import ImageInput
-    from heatward.values import (
+    from heatward.client.aio import AsyncClient
+    from heatward.client.breaker import Breaker
+    from heatward.client.sync import Client
+    from heatward.client.values import (
         ClassifierInfo,
         DetectorInfo,
         Failure,
@@ -33,6 +31,8 @@ if TYPE_CHECKING:
         Timings,
         Verdict,
     )
+    from heatward.errors import DetectionError, Violation
+    from heatward.images import ImageInput
 
 __version__ = "0.2.0"
 
@@ -56,7 +56,7 @@ __all__ = [
     "__version__",
 ]
 
-_HOMES = ("async_client", "breaker", "client", "errors", "images", "values")
+_HOMES = ("client.aio", "client.breaker", "client.sync", "client.values", "errors", "images")
 
 if not TYPE_CHECKING:  # a type checker would take every misspelled name for one that exists
 

@@ -12,7 +12,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
-from heatward.connection import OPTIONS
+from heatward.client.connection import OPTIONS
 from heatward.v1 import detection_pb2 as pb
 from heatward.v1 import detection_pb2_grpc
 from sample_requests import picture, raw

@@ -12,23 +12,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from heatward.cli.files import SUFFIXES, is_ours
+
 from detector.errors import DataError
 from detector.text import printable
 
 __all__ = ["SUFFIXES", "Found", "class_folders", "find_images", "is_ours"]
 
-# The client has the same names in heatward/commands/files.py: it imports nothing of ours.
-SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jif", ".jfif", ".png", ".webp")
-SYSTEM_NAMES = {
-    "__macosx", "icon\r", "thumbs.db", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini", "$recycle.bin",
-    "system volume information", "@eadir", "@recycle", "#recycle", "lost+found",
-}  # fmt: skip
 KINDS_NAMED = 6
-
-
-def is_ours(name: str) -> bool:
-    """Whether a file or folder is the user's: neither hidden nor of a system."""
-    return not name.startswith(".") and name.lower() not in SYSTEM_NAMES
 
 
 def is_image(path: Path) -> bool:

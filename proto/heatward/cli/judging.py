@@ -1,0 +1,172 @@
+"""Found images → one stream → verdicts and failures in the order of the files → lines, totals and an exit code.
+
+A bounded number of images is in flight, so a folder of any size takes little memory. However the stream ends, what was
+answered is printed, and what was not is counted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from typing import TypeAlias
+
+from heatward.cli.columns import open_console
+from heatward.cli.connect import connect, explain
+from heatward.cli.exit_codes import ExitCode
+from heatward.cli.files import STANDARD_INPUT, Found, ImageFile
+from heatward.cli.heatmaps import HeatmapFiles
+from heatward.cli.output import complain, path_text, write
+from heatward.cli.reader import Reader, largest_image
+from heatward.cli.table import Progress, Totals, answer_columns, json_line, table_head, table_line
+from heatward.client.sync import Client
+from heatward.client.values import DetectorInfo, Failure, Verdict
+from heatward.errors import DetectionError
+
+__all__ = ["judge"]
+
+Answer: TypeAlias = Verdict | Failure
+
+NAME = "heatward detect"
+
+
+def judge(found: Found, arguments: argparse.Namespace) -> int:
+    """Sends the images and prints their answers; returns the exit code.
+
+    Raises:
+        KeyboardInterrupt, SystemExit: After the totals, where a signal ended the run.
+    """
+    try:
+        heatmaps = HeatmapFiles(arguments.save_heatmaps) if arguments.save_heatmaps else None
+    except OSError as error:
+        complain(NAME, f"argument --save-heatmaps: heatmaps are written into a folder: {error}")
+        return ExitCode.MISTAKE
+    rows = _Rows(found.files, heatmaps, as_json=arguments.json)
+    cut: BaseException | None = None
+    try:
+        with _terminated_by_exception(), connect(arguments) as client:
+            _send(client, found.files, rows, arguments)
+    except BrokenPipeError:
+        raise
+    except (DetectionError, OSError, ValueError, KeyboardInterrupt, SystemExit) as error:
+        cut = error
+    rows.finish()
+    complaints = [found.left_out_line(), heatmaps.lost_line() if heatmaps else ""]
+    if isinstance(cut, DetectionError):
+        complaints.append(explain(cut, arguments.address))
+    elif isinstance(cut, Exception):
+        complaints.append(str(cut))
+    if rows.totals.answered or not isinstance(cut, OSError | ValueError):  # else nothing was sent
+        complaints.append(rows.missing_line())
+    for line in filter(None, complaints):
+        complain(NAME, line)
+    if isinstance(cut, KeyboardInterrupt | SystemExit):
+        raise cut
+    if cut or rows.missing_line() or rows.totals.failed or (heatmaps and heatmaps.lost):
+        return ExitCode.MISTAKE
+    return ExitCode.FAILED if arguments.exit_code and rows.totals.attacked else ExitCode.OK
+
+
+def _send(client: Client, files: list[ImageFile], rows: _Rows, arguments: argparse.Namespace) -> None:
+    server = client.describe()
+    _check(arguments, server)
+    limit = largest_image(server.limits)
+    reader = Reader(files, limit, _standard_input(limit + 1) if STANDARD_INPUT in files else b"")
+    answers = client.detect_stream(
+        reader,
+        false_positive_rate=arguments.fpr,
+        heatmap="png" if arguments.save_heatmaps else None,
+        top_k=arguments.top_k,
+        max_in_flight=arguments.in_flight,
+    )
+    try:
+        with closing(answers):  # type: ignore[type-var]
+            for index, answer in answers:
+                rows.add(reader.sent[index], answer)
+                while reader.unreadable:
+                    rows.add(*reader.unreadable.popleft())
+    finally:
+        for position, failure in reader.unreadable:
+            rows.add(position, failure)
+
+
+def _check(arguments: argparse.Namespace, server: DetectorInfo) -> None:
+    """Says once what the server would say of every image.
+
+    Raises:
+        ValueError: An option asks for what the server does not have.
+    """
+    smallest = server.smallest_false_positive_rate
+    if arguments.fpr is not None and arguments.fpr < smallest:
+        raise ValueError(f"argument --fpr: {arguments.fpr:g} is less than the server can promise, {smallest:.3g}")
+    if arguments.save_heatmaps and "png" not in server.heatmap_formats:
+        raise ValueError("argument --save-heatmaps: the server makes no heatmaps")
+
+
+def _standard_input(most: int) -> bytes:
+    if sys.stdin is None:
+        raise OSError("standard input is closed")
+    return sys.stdin.buffer.read(most)
+
+
+class _Rows:
+    """Prints answers in the order of the files: those that come early wait for those before them."""
+
+    def __init__(self, files: list[ImageFile], heatmaps: HeatmapFiles | None, *, as_json: bool) -> None:
+        self.totals = Totals()
+        self._files, self._heatmaps, self._as_json = files, heatmaps, as_json
+        self._progress = Progress(len(files))
+        self._columns = answer_columns([] if as_json else [file.path for file in files], open_console())
+        self._waiting: dict[int, Answer] = {}
+        self._following = 0
+
+    def add(self, position: int, answer: Answer) -> None:
+        self._waiting[position] = answer
+        while self._following in self._waiting:
+            position, self._following = self._following, self._following + 1
+            self._print(position, self._waiting.pop(position))
+        self._progress.show(self.totals.answered)
+
+    def finish(self) -> None:
+        """Prints what waits for an answer that does not come, and the totals of a table."""
+        for position, answer in sorted(self._waiting.items()):
+            self._print(position, answer)
+        self._progress.clear()
+        if self.totals.answered and not self._as_json:
+            write(f"\n{self.totals.line()}")
+
+    def missing_line(self) -> str:
+        """Which files have no answer; empty where all have one."""
+        missing = len(self._files) - self.totals.answered
+        if not missing:
+            return ""
+        images = "1 image" if missing == 1 else f"{missing} images"
+        first = path_text(self._files[self._following].path)
+        return f"{self.totals.answered} of {len(self._files)} answered; {images} without a verdict, the first: {first}"
+
+    def _print(self, position: int, answer: Answer) -> None:
+        self.totals.add(answer)  # first: a signal may come behind the row
+        file = self._files[position]
+        saved = self._heatmaps.write(file, answer) if self._heatmaps else None
+        self._progress.clear()
+        if self._as_json:
+            write(json_line(file.path, answer, saved))
+        else:
+            head = "" if self.totals.answered > 1 else f"{table_head(self._columns)}\n"
+            write(head + table_line(file.path, answer, self._columns))
+
+
+@contextmanager
+def _terminated_by_exception() -> Iterator[None]:
+    """SIGTERM ends the run as Ctrl-C does: with totals."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(ExitCode.TERMINATED))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)

@@ -1,0 +1,143 @@
+"""How `heatward detect` prints: answers go in, a line each comes out (table or JSON), and a last line of totals.
+
+Progress goes to standard error, and only to a terminal.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import dataclasses
+import os
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from heatward.cli.columns import Columns, width_of
+from heatward.cli.output import json_text, path_text
+from heatward.cli.text import printable
+from heatward.client.values import Failure, Label, Verdict
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+__all__ = ["Progress", "Totals", "answer_columns", "json_line", "table_head", "table_line"]
+
+NAME_WIDTH = 40
+LABEL_WIDTH = 20
+LONGEST_REASON = 500
+REDRAW_S = 0.1
+CLEAR_LINE = "\r\x1b[K"
+
+
+def answer_columns(paths: list[Path], console: Console | None = None) -> Columns:
+    """One for the widest of these names, within reason where no terminal folds it; and those of an answer."""
+    widest = max(map(width_of, ("image", *map(_name, paths))))
+    name_width = widest if console else min(NAME_WIDTH, widest)
+    return Columns((name_width, 8, 8, LABEL_WIDTH + 6, LABEL_WIDTH + 6), right=(2,), console=console)
+
+
+def table_head(columns: Columns) -> str:
+    return columns.row(("image", "verdict", "p-value", "predicted", "recovered"), ("bold",) * 5)
+
+
+def table_line(path: Path, answer: Verdict | Failure, columns: Columns) -> str:
+    name = _name(path) if columns.console else _cut_left(_name(path), NAME_WIDTH)
+    if isinstance(answer, Failure):
+        reasons = "; ".join(v.description for v in answer.violations) or answer.message
+        reason = f"{printable(answer.code)}: {printable(reasons, LONGEST_REASON)}"
+        return columns.row((name, "failed", reason), ("", "yellow"))
+    recovered = _label(answer.recovered[0]) if answer.attacked and answer.recovered else "-"
+    verdict, style = ("ATTACKED", "bold red") if answer.attacked else ("clean", "green")
+    return columns.row((name, verdict, f"{answer.p_value:.4f}", _label(answer.predicted), recovered), ("", style))
+
+
+def json_line(path: Path, answer: Verdict | Failure, heatmap_file: Path | None) -> str:
+    """One JSON object: the path, and either the verdict's fields or `error`.
+
+    A path that is no UTF-8 has its other bytes escaped in `path`, and is whole in `path_base64`.
+    """
+    fields: dict[str, Any] = {"path": path_text(path)}
+    if os.fsencode(path) != fields["path"].encode():
+        fields["path_base64"] = base64.b64encode(os.fsencode(path)).decode()
+    if isinstance(answer, Failure):
+        fields["error"] = dataclasses.asdict(answer)
+        fields["error"].pop("request_id")
+    else:
+        fields |= dataclasses.asdict(answer)
+        for key in ("request_id", "heatmap", "heatmap_png"):
+            fields.pop(key)
+        if heatmap_file is not None:
+            fields["heatmap_file"] = path_text(heatmap_file)
+    return json_text(fields)
+
+
+@dataclasses.dataclass
+class Totals:
+    """Counts of answers so far."""
+
+    answered: int = 0
+    attacked: int = 0
+    failed: int = 0
+    rate: float | None = None
+
+    def add(self, answer: Verdict | Failure) -> None:
+        self.answered += 1
+        if isinstance(answer, Failure):
+            self.failed += 1
+        else:
+            self.attacked += answer.attacked
+            self.rate = answer.false_positive_rate
+
+    def line(self) -> str:
+        text = f"{self.answered} image{'' if self.answered == 1 else 's'}: {self.attacked} attacked"
+        if self.rate is not None:
+            text += f" (at a false-positive rate of {self.rate * 100:.3g} %)"
+        return text + (f", {self.failed} failed" if self.failed else "")
+
+
+class Progress:
+    """A line on standard error that is drawn over again: how many of how many, how fast, how long still."""
+
+    def __init__(self, total: int) -> None:
+        self._total = total
+        self._shown = sys.stderr is not None and sys.stderr.isatty()
+        self._started = self._drawn = time.monotonic()
+
+    def show(self, done: int) -> None:
+        now = time.monotonic()
+        if now - self._drawn < REDRAW_S:
+            return
+        self._drawn = now
+        rate = done / (now - self._started)
+        left_s = (self._total - done) / rate if rate else 0.0
+        self._draw(f"{CLEAR_LINE}{done}/{self._total}  {rate:.0f} images/s  {left_s:.0f} s left")
+
+    def clear(self) -> None:
+        self._draw(CLEAR_LINE)
+
+    def _draw(self, text: str) -> None:
+        if self._shown:
+            with contextlib.suppress(OSError):
+                print(text, end="", file=sys.stderr, flush=True)
+
+
+def _label(label: Label) -> str:
+    name = printable(label.name, LABEL_WIDTH) if label.name else f"class {label.index}"
+    while width_of(name) > LABEL_WIDTH:
+        name = name[:-1]
+    return f"{name} {label.probability:.0%}"
+
+
+def _name(path: Path) -> str:
+    return printable(path_text(path), None)
+
+
+def _cut_left(text: str, width: int) -> str:
+    if width_of(text) <= width:
+        return text
+    text = text[-(width - 1) :]
+    while width_of(text) > width - 1:
+        text = text[1:]
+    return "…" + text

@@ -1,0 +1,182 @@
+"""What the client answers with: frozen dataclasses, so that no caller handles protobuf messages.
+
+Units and ranges are those of `v1/detection.proto`, where each field is explained at length.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from heatward.errors import DetectionError, Violation
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = [
+    "ClassifierInfo",
+    "DetectorInfo",
+    "Failure",
+    "Heatmap",
+    "Label",
+    "Limits",
+    "MeasuredRates",
+    "OperatingPoint",
+    "Timings",
+    "Verdict",
+]
+
+
+@dataclass(frozen=True)
+class Label:
+    """One class of the classifier with its probability in [0, 1]."""
+
+    index: int
+    name: str
+    probability: float
+
+
+@dataclass(frozen=True)
+class Heatmap:
+    """How strongly each place of the image speaks for the predicted class: signed, not rescaled.
+
+    `data` holds height × width little-endian float32, row by row from the top left.
+    """
+
+    height: int
+    width: int
+    data: bytes
+
+    def rows(self) -> list[list[float]]:
+        """The map as `height` lists of `width` numbers; needs nothing installed."""
+        numbers = struct.unpack(f"<{self.height * self.width}f", self.data)
+        return [list(numbers[row * self.width : (row + 1) * self.width]) for row in range(self.height)]
+
+    def to_numpy(self) -> NDArray[Any]:
+        """The map as a float32 array, (height, width). Needs numpy."""
+        import numpy as np
+
+        return np.frombuffer(self.data, dtype="<f4").reshape(self.height, self.width)
+
+
+@dataclass(frozen=True)
+class Timings:
+    """Where the time went on the server, in milliseconds, and how many images shared the batch."""
+
+    queue_ms: float
+    decode_ms: float
+    compute_ms: float
+    total_ms: float
+    batch_size: int
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Attacked or not, how sure, and what the image showed before the attack."""
+
+    attacked: bool
+    """`p_value <= false_positive_rate`."""
+    p_value: float
+    """Share of clean calibration images at least as suspect as this one, in (0, 1]."""
+    attack_score: float
+    """Larger is more suspect; compare it only between answers of the same `detector_version`."""
+    false_positive_rate: float
+    """The rate at which `attacked` was decided."""
+    predicted: Label
+    """The classifier's answer for the image as it is."""
+    top: tuple[Label, ...]
+    """The classifier's most probable labels, best first."""
+    recovered: tuple[Label, ...]
+    """Given an attack: what the image showed before, best first, never `predicted`; of use where `attacked`."""
+    corrected: Label
+    """Attacked or not: the likeliest label. `predicted` where a false alarm is likelier; the one to go on with."""
+    timings: Timings
+    detector_version: str
+    request_id: str = ""
+    heatmap: Heatmap | None = None
+    """Set where `heatmap="float"` was asked for."""
+    heatmap_png: bytes | None = None
+    """A PNG file, set where `heatmap="png"` was asked for."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why one image of a batch or a stream has no verdict; its neighbours are unharmed."""
+
+    code: str
+    """Name of the gRPC status code, e.g. "INVALID_ARGUMENT"."""
+    message: str
+    violations: tuple[Violation, ...] = ()
+    """The fields that were wrong."""
+    retry_after_s: float | None = None
+    """How long to wait before a retry, where the server says so."""
+    request_id: str = ""
+
+    def error(self) -> DetectionError:
+        """The failure as an exception, for callers who prefer to raise it."""
+        return DetectionError(self.code, self.message, self.violations, self.retry_after_s)
+
+
+@dataclass(frozen=True)
+class ClassifierInfo:
+    """The classifier under guard."""
+
+    source: str
+    classes: tuple[str, ...]
+    fingerprint: str
+    input_height: int
+    input_width: int
+
+
+@dataclass(frozen=True)
+class OperatingPoint:
+    """At this false-positive rate, an image is flagged when its attack_score is at least `threshold`."""
+
+    false_positive_rate: float
+    threshold: float
+
+
+@dataclass(frozen=True)
+class MeasuredRates:
+    """How the detector did against one attack on held-out images; None where it was not measured."""
+
+    attack: str
+    auroc: float | None
+    tpr_at_1_percent: float | None
+    tpr_at_5_percent: float | None
+    recovery: float | None
+    images: int | None = None
+    """How many attacked images the rates rest on; of fewer than 30 they mean little."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one request may hold."""
+
+    max_image_bytes: int
+    max_image_pixels: int
+    max_batch: int
+    max_top_k: int
+    max_message_bytes: int
+
+
+@dataclass(frozen=True)
+class DetectorInfo:
+    """What a server has loaded."""
+
+    name: str
+    version: str
+    server_version: str
+    classifier: ClassifierInfo
+    evidence: tuple[str, ...]
+    heatmap_formats: tuple[str, ...]
+    """What `heatmap=` accepts on this server: "float", "png"."""
+    families: tuple[str, ...]
+    default_false_positive_rate: float
+    calibration_size: int
+    smallest_false_positive_rate: float
+    """1 / (n + 1) for n calibration images: the smallest rate that may be asked for."""
+    operating_points: tuple[OperatingPoint, ...]
+    measured: tuple[MeasuredRates, ...]
+    limits: Limits
