@@ -13,7 +13,7 @@ import stat
 import struct
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
@@ -38,11 +38,15 @@ _RATIO = 20  # a recompressed bundle shrinks by far less; a zip bomb by a thousa
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 
 
-def read_files(path: Path) -> tuple[dict[str, bytes], tuple[str, ...]]:
+def read_files(path: Path, names: Collection[str] = LIMITS) -> tuple[dict[str, bytes], tuple[str, ...]]:
     """Read a bundle's files.
 
+    Args:
+        path: A zip or a directory.
+        names: Those wanted, `manifest.json` among them.
+
     Returns:
-        The files by name, `manifest.json` among them; and the names of members of a zip that no bundle has, unread.
+        The files by name; and the names of members of a zip that no bundle has, unread.
 
     Raises:
         BundleError: Nothing is there.
@@ -50,10 +54,10 @@ def read_files(path: Path) -> tuple[dict[str, bytes], tuple[str, ...]]:
         BundleDamagedError: Truncated or changed.
     """
     if path.is_dir():
-        contents = {name: _read(path / name, LIMITS[name]) for name in LIMITS if (path / name).is_file()}
+        contents = {name: _read(path / name, LIMITS[name]) for name in names if (path / name).is_file()}
         foreign: tuple[str, ...] = ()
     elif path.is_file():
-        contents, foreign = _read_zip(path)
+        contents, foreign = _read_zip(path, names)
     else:
         raise BundleError(f"There is no bundle {path}: give a {ZIP_SUFFIX} file or a bundle's directory.")
     if MANIFEST not in contents:
@@ -92,7 +96,7 @@ def _read(path: Path, limit: int) -> bytes:
     return path.read_bytes()
 
 
-def _read_zip(path: Path) -> tuple[dict[str, bytes], tuple[str, ...]]:
+def _read_zip(path: Path, names: Collection[str]) -> tuple[dict[str, bytes], tuple[str, ...]]:
     try:
         with zipfile.ZipFile(path) as archive:
             members = [member for member in archive.infolist() if member.filename in LIMITS]
@@ -101,7 +105,7 @@ def _read_zip(path: Path) -> tuple[dict[str, bytes], tuple[str, ...]]:
             if len({member.filename for member in members}) < len(members):
                 raise BundleForeignError(f"{path} holds a file twice: it is no bundle that heatward wrote.")
             foreign = tuple(name for name in archive.namelist() if name not in LIMITS)
-            return {member.filename: archive.read(member) for member in members}, foreign
+            return {each.filename: archive.read(each) for each in members if each.filename in names}, foreign
     except zipfile.BadZipFile as error:
         with path.open("rb") as stream:
             begins_like_a_zip = stream.read(4) == b"PK\x03\x04"

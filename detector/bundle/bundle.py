@@ -30,7 +30,7 @@ from detector.classifier.weights import is_weights_file
 from detector.errors import BundleDamagedError, BundleError, BundleForeignError, BundleVersionError
 from detector.evidence import CONSTANTS
 
-__all__ = ["EMBEDDED", "FORMAT", "SCHEMA_VERSION", "Bundle", "Manifest", "load_bundle", "save_bundle"]
+__all__ = ["EMBEDDED", "FORMAT", "SCHEMA_VERSION", "Bundle", "Manifest", "load_bundle", "read_manifest", "save_bundle"]
 
 EMBEDDED = Path(__file__).parents[1] / "embedded" / "cifar10.heatward"
 """The default bundle, in the repository."""
@@ -79,6 +79,11 @@ class Manifest(BaseModel):
     operating_points: dict[str, float] = {}
     measured: dict[str, JsonValue] = {}
     provenance: dict[str, JsonValue] = {}
+
+    @property
+    def digest(self) -> str:
+        """The bundle's: sha256 of the manifest, which holds that of every other file; "" before it is saved."""
+        return self.files.get(MANIFEST, "")
 
 
 @dataclass(frozen=True)
@@ -168,6 +173,12 @@ def load_bundle(path: str | Path) -> Bundle:
         scores,
         _unpacked(contents[WITNESS], WITNESS, path) if WITNESS in contents else None,
     )
+
+
+def read_manifest(path: str | Path) -> Manifest:
+    """Read and verify what a bundle is, without its weights; errors as `load_bundle`."""
+    path = Path(path)
+    return _manifest(_described(read_files(path, (MANIFEST,))[0][MANIFEST], path), path)
 
 
 def _described(text: bytes, path: Path) -> dict[str, Any]:

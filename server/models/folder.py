@@ -1,34 +1,14 @@
-"""A path that the settings name → **the bundle there that should serve**, and a stamp that changes with its files."""
+"""Files → **a stamp that changes when they do**."""
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
-from detector.bundle.archive import MANIFEST, ZIP_SUFFIX
-from detector.errors import ConfigError
+from detector.bundle.folder import POINTER, newest
 
-__all__ = ["Stamp", "newest", "stamp"]
+__all__ = ["Stamp", "newest", "stamp", "stamp_of_newest"]
 
 Stamp = tuple[tuple[str, int, int, int], ...]
-
-
-def newest(path: Path) -> Path:
-    """The bundle at `path`: itself or, in a folder of bundles, the last by name, numbers in their order (v9, v10).
-
-    Hidden names are passed over: copies not yet complete (`.v10.heatward.Xy12`), `._v10.heatward`, `..data`,
-    `.snapshot`; and folders that are closed to us, like `lost+found`.
-
-    Raises:
-        ConfigError: The folder holds none.
-        OSError: It cannot be read.
-    """
-    if not path.is_dir() or (path / MANIFEST).exists():
-        return path
-    bundles = [each for each in path.iterdir() if not each.name.startswith(".") and _is_bundle(each)]
-    if not bundles:
-        raise ConfigError(f"{path} holds no bundle: put a {ZIP_SUFFIX} file there (no hidden one), or name one")
-    return max(bundles, key=_order)
 
 
 def stamp(path: Path) -> Stamp:
@@ -41,13 +21,11 @@ def stamp(path: Path) -> Stamp:
     return tuple((name, each.st_size, each.st_mtime_ns, each.st_ino) for name, each in found)
 
 
-def _is_bundle(path: Path) -> bool:
-    try:
-        return path.suffix == ZIP_SUFFIX or (path / MANIFEST).exists()
-    except PermissionError:
-        return False
+def stamp_of_newest(path: Path) -> Stamp:
+    """That of the bundle at `path` which should serve, and of the pointer that names it.
 
-
-def _order(path: Path) -> list[tuple[int, str]]:
-    parts = [part for part in re.split(r"(\d+)", path.name) if part]
-    return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts]
+    Raises:
+        HeatwardError: There is none.
+        OSError: The folder cannot be read.
+    """
+    return stamp(newest(path, verify=False)) + stamp(path / POINTER)

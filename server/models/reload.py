@@ -21,7 +21,7 @@ from detector.errors import HeatwardError
 from detector.text import printable
 from server.config import ServerConfig
 from server.models.classifiers import refuse_other
-from server.models.folder import Stamp, newest, stamp
+from server.models.folder import Stamp, newest, stamp_of_newest
 from server.models.registry import ModelRegistry, Role
 from server.models.served_model import ServedModel
 from server.models.warm_up import load_soon
@@ -153,7 +153,7 @@ class Reloader:
     def _look(self, role: Role) -> Stamp:
         """What there is to be loaded; where there is nothing, why, so that this is tried and told once, too."""
         try:
-            return stamp(newest(self._paths[role]))
+            return stamp_of_newest(self._paths[role])
         except (HeatwardError, OSError) as error:
             return ((str(error), 0, 0, 0),)
 

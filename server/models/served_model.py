@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,7 +25,7 @@ class ServedModel:
     name: str
     """The bundle's."""
     version: str
-    """Changes with the bundle's content."""
+    """Changes with the bundle's content: the beginning of `Manifest.digest`."""
     detectors: tuple[Detector, ...]
     """The same one on each device, in the order of the engines."""
     latency: LatencyModel
@@ -65,10 +64,9 @@ class ServedModel:
         )
         height, width = classifier.input_size
         count = len(calibration.scores)
-        content = hashlib.sha256(manifest.model_dump_json().encode()).hexdigest() if manifest else None
         return cls(
             name,
-            (content or classifier.fingerprint)[:16],
+            ((manifest.digest if manifest else "") or classifier.fingerprint)[:16],
             detectors,
             latency,
             _default_rate(calibration, rate),
