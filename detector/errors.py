@@ -19,7 +19,8 @@ HeatwardError                     INTERNAL
 │   └── FingerprintMismatchError                       made for another classifier
 ├── CalibrationError              INVALID_ARGUMENT     too few clean scores, rate out of range
 ├── ConfigError                   INVALID_ARGUMENT     unknown key, value out of range
-└── DataError                     FAILED_PRECONDITION  images or shards that training cannot use
+└── DataError                     FAILED_PRECONDITION  images, shards or folders that training cannot use
+    └── BusyError                                      another job uses them: try again later
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ __all__ = [
     "BundleError",
     "BundleForeignError",
     "BundleVersionError",
+    "BusyError",
     "CalibrationError",
     "ClassifierError",
     "ClassifierSpecError",
@@ -142,6 +144,10 @@ class ConfigError(HeatwardError):
 
 
 class DataError(HeatwardError):
-    """Images or shards that training cannot use."""
+    """Images, shards or folders that training cannot use."""
 
     code = "FAILED_PRECONDITION"
+
+
+class BusyError(DataError):
+    """Another job uses a folder: the same command may do later."""

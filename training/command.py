@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from heatward.cli.exit_codes import ExitCode
 
-from detector.errors import ClassifierSpecError, ConfigError, HeatwardError, LayerNotFoundError
+from detector.errors import BusyError, ClassifierSpecError, ConfigError, HeatwardError, LayerNotFoundError
 from detector.text import printable
 
 __all__ = ["exit_code"]
@@ -22,7 +22,13 @@ def exit_code(command: Callable[[], int]) -> int:
         return command()
     except HeatwardError as error:
         print(f"error: {printable(str(error), None)}", file=sys.stderr)
+        if isinstance(error, BusyError):
+            return ExitCode.BUSY
         return ExitCode.MISTAKE if isinstance(error, WRITTEN) else ExitCode.FAILED
+    except OSError as error:  # a full disk, a folder that cannot be written
+        place = f"{error.filename}: " if error.filename else ""
+        print(f"error: {printable(f'{place}{error.strerror or error}', None)}", file=sys.stderr)
+        return ExitCode.FAILED
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from here", file=sys.stderr)
         return ExitCode.INTERRUPTED

@@ -29,7 +29,7 @@ Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 class Champion(BaseModel):
-    """What `champion.json` says: which bundle of its folder serves, and why."""
+    """What `champion.json` says, and each line of a store's history: which bundle of its folder serves, and why."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -39,6 +39,8 @@ class Champion(BaseModel):
     """`Manifest.digest` of it."""
     since: datetime
     """When it was put there, in UTC."""
+    event: str = "named"
+    """How it came there: adopted, promoted, recalibrated, rolled back, or named by hand."""
     why: str
     parent: Digest | None = None
     """Digest of the champion before; None of the first."""

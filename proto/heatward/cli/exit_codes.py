@@ -13,6 +13,8 @@ class ExitCode(IntEnum):
     OK = 0, "done; of detect: every image has a verdict, whatever it is"
     FAILED = 1, "a job or server failed; of health: it does not serve; of detect --exit-code: an image was attacked"
     MISTAKE = 2, "the call, a setting or a file is wrong; of detect: an image has no verdict"
+    NOT_PROMOTED = 3, "of retrain: the challenger is not better, the champion stays"
+    BUSY = 75, "another job uses the folder: try again later"
     INTERRUPTED = 130, "Ctrl-C (serve drains instead)"
     BROKEN_PIPE = 141, "nobody reads the output any more"
     TERMINATED = 143, "SIGTERM (serve drains instead)"
