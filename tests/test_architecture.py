@@ -42,7 +42,7 @@ SERVER = (
 )
 # The same for the rooms of training/.
 TRAINING = (
-    {"settings", "parameters", "progress", "drawing", "pages", "shards", "command"},
+    {"settings", "parameters", "progress", "drawing", "pages", "shards", "command", "lock"},
     {"config", "load"},
     {"attacks", "data"},
     {"runners"},
@@ -53,6 +53,7 @@ TRAINING = (
     {"stages"},
     {"pipeline"},
     {"cli"},
+    {"retraining"},
 )
 # And for those of proto/heatward. Its __init__ stands above them all: it imports the client when it is asked for.
 HEATWARD = (

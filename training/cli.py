@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from training.evaluation.leave_out_result import LeaveOutResult
 
-__all__ = ["evaluate", "train"]
+__all__ = ["evaluate", "job_config", "job_parser", "print_tables", "train"]
 
 FLAGS = {
     "work": "folder for shards and results; a killed job goes on from here",
@@ -51,7 +51,7 @@ SHORT = {
 
 def train(argv: Sequence[str] | None = None) -> int:
     """`heatward train [STAGE] --config FILE`."""
-    parser = _parser(
+    parser = job_parser(
         "train",
         "Make a detector for a classifier: images and classifier in, bundle and report out.",
         "Without STAGE every stage runs: attack, attribute, fit, calibrate, evaluate, bundle. What is finished is not "
@@ -65,7 +65,7 @@ def train(argv: Sequence[str] | None = None) -> int:
 
 def evaluate(argv: Sequence[str] | None = None) -> int:
     """`heatward evaluate --config FILE [--bundle FILE | --leave-out]`."""
-    parser = _parser(
+    parser = job_parser(
         "evaluate",
         "Measure a detector on the test split; prints tables, writes JSON and an HTML report under WORK/evaluate.",
         "Makes the attacks it needs if they are not there. Without --bundle it evaluates the detector that "
@@ -82,7 +82,7 @@ def evaluate(argv: Sequence[str] | None = None) -> int:
 
 
 def _train(arguments: argparse.Namespace) -> int:
-    config = _config(arguments)
+    config = job_config(arguments)
     _check_out(config.out)
     keep_freed_memory()
     # torch and torchattacks: only once the command line is right
@@ -116,7 +116,7 @@ def _check_out(out: Path) -> None:
 def _evaluate(arguments: argparse.Namespace) -> int:
     if arguments.leave_out and arguments.bundle is not None:
         raise ConfigError("--leave-out fits networks of its own, so it says nothing about a --bundle: give one of them")
-    config = _config(arguments)
+    config = job_config(arguments)
     if arguments.bundle is not None and not arguments.bundle.exists():
         raise ConfigError(f"--bundle {arguments.bundle}: there is no such file or folder")
     keep_freed_memory()
@@ -154,16 +154,17 @@ def _show(config: TrainingConfig) -> None:
     from training.evaluation.tables import all_tables
 
     folder = config.work / "evaluate"
-    _print(all_tables(EvaluationResult.read(folder)), f"report: {folder / 'report.html'}")
+    print_tables(all_tables(EvaluationResult.read(folder)), f"report: {folder / 'report.html'}")
 
 
 def _show_leave_out(config: TrainingConfig, result: LeaveOutResult) -> None:
     from training.evaluation.leave_out_result import tables
 
-    _print(tables(result), f"result: {config.work / 'evaluate' / 'leave_out.json'}")
+    print_tables(tables(result), f"result: {config.work / 'evaluate' / 'leave_out.json'}")
 
 
-def _print(tables: Sequence[Table], note: str) -> None:
+def print_tables(tables: Sequence[Table], note: str) -> None:
+    """Print tables, and a line below."""
     from rich.console import Console
 
     # a log has no width: do not break lines for it
@@ -173,7 +174,8 @@ def _print(tables: Sequence[Table], note: str) -> None:
     console.print(printable(note, None), highlight=False, markup=False, emoji=False, soft_wrap=True)
 
 
-def _parser(command: str, description: str, epilog: str) -> argparse.ArgumentParser:
+def job_parser(command: str, description: str, epilog: str) -> argparse.ArgumentParser:
+    """A parser that knows the settings of a job."""
     parser = Parser(f"heatward {command}", description=description, epilog=epilog)
     parser.add_argument("--config", type=Path, metavar="FILE", help="TOML file; examples/ has some")
     for name, text in FLAGS.items():
@@ -196,7 +198,12 @@ def _parser(command: str, description: str, epilog: str) -> argparse.ArgumentPar
     return parser
 
 
-def _config(arguments: argparse.Namespace) -> TrainingConfig:
+def job_config(arguments: argparse.Namespace) -> TrainingConfig:
+    """What such a parser read, over the environment and the file.
+
+    Raises:
+        ConfigError: A setting is wrong.
+    """
     overrides: dict[str, Any] = {}
     for name in FLAGS:
         _put(overrides, name.replace("-", "_"), getattr(arguments, name.replace("-", "_")))

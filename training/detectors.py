@@ -6,7 +6,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from detector.bundle import load_bundle
+from detector.bundle import Bundle, load_bundle
 from detector.detector import Detector
 from detector.errors import ConfigError, FingerprintMismatchError
 from detector.evidence import EvidenceExtractor, EvidenceSettings
@@ -16,7 +16,7 @@ from training.fitting.networks import load_networks
 from training.job import Job
 from training.shards import read_shard
 
-__all__ = ["SCORES", "load_detector", "load_scores", "open_detector"]
+__all__ = ["SCORES", "load_detector", "load_scores", "networks_of", "open_detector"]
 
 SCORES = Path("calibrate/scores.safetensors")
 
@@ -66,16 +66,20 @@ def open_detector(job: Job, path: Path) -> Detector:
         raise ConfigError(
             f"{path} was made with another [witness] than the configuration's: use the one it was trained with"
         )
-    networks = HeatmapNetwork.ensemble(
+    return Detector(
+        job.classifier,
+        EvidenceExtractor(job.classifier, job.config.evidence, job.witness),
+        [network.to(job.classifier.device) for network in networks_of(bundle)],
+        Calibration.fit(bundle.calibration_scores),
+        bundle.manifest,
+    )
+
+
+def networks_of(bundle: Bundle) -> list[HeatmapNetwork]:
+    """The heatmap networks of a bundle."""
+    return HeatmapNetwork.ensemble(
         EvidenceShape.model_validate(bundle.manifest.network["shape"]),
         len(bundle.manifest.families),
         NetworkSettings.model_validate(bundle.manifest.network["settings"]),
         bundle.network_weights,
-    )
-    return Detector(
-        job.classifier,
-        EvidenceExtractor(job.classifier, job.config.evidence, job.witness),
-        [network.to(job.classifier.device) for network in networks],
-        Calibration.fit(bundle.calibration_scores),
-        bundle.manifest,
     )

@@ -1,15 +1,17 @@
-"""Progress of a job: counts in; a bar with rate and time left on a terminal, plain lines in a log.
+"""Progress of a job: counts in; a bar with rate and time left on a terminal, plain lines or lines of JSON in a log.
 
 The rate counts only what this run did, so a resumed job tells the truth about its speed.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from datetime import UTC, datetime
 from typing import Protocol, Self, TextIO
 
 from rich.console import Console
@@ -20,7 +22,16 @@ from rich.text import Text
 
 from detector.text import printable
 
-__all__ = ["Advance", "LogProgress", "PlainProgress", "Progress", "RichProgress", "SilentProgress", "make_progress"]
+__all__ = [
+    "Advance",
+    "JsonProgress",
+    "LogProgress",
+    "PlainProgress",
+    "Progress",
+    "RichProgress",
+    "SilentProgress",
+    "make_progress",
+]
 
 Advance = Callable[[int], None]
 
@@ -65,24 +76,45 @@ class PlainProgress:
         started = last = time.monotonic()
         count = done
 
-        def line() -> str:
-            elapsed = time.monotonic() - started
-            rate = (count - done) / elapsed if elapsed > 0 else 0.0
-            left = f", {duration((total - count) / rate)} left" if rate > 0 and count < total else ""
-            return f"{title}: {count}/{total} {unit}, {rate:.1f}/s{left}"
+        def tell() -> None:
+            self._counted(title, count, total, unit, count - done, time.monotonic() - started)
 
         def advance(more: int) -> None:
             nonlocal count, last
             count += more
             if time.monotonic() - last >= self.interval_s and count < total:
                 last = time.monotonic()
-                self.note(line())
+                tell()
 
         yield advance
-        self.note(f"{line()}, {duration(time.monotonic() - started)}")
+        self._counted(title, count, total, unit, count - done, time.monotonic() - started, ended=True)
+
+    def _counted(
+        self, title: str, count: int, total: int, unit: str, new: int, elapsed_s: float, *, ended: bool = False
+    ) -> None:
+        rate = new / elapsed_s if elapsed_s > 0 else 0.0
+        left = f", {duration((total - count) / rate)} left" if rate > 0 and count < total else ""
+        took = f", {duration(elapsed_s)}" if ended else ""
+        self.note(f"{title}: {count}/{total} {unit}, {rate:.1f}/s{left}{took}")
 
     def note(self, text: str) -> None:
         print(printable(text, None), file=self.stream, flush=True)
+
+
+class JsonProgress(PlainProgress):
+    """The same as lines of JSON, for what reads a job's log."""
+
+    def _counted(
+        self, title: str, count: int, total: int, unit: str, new: int, elapsed_s: float, *, ended: bool = False
+    ) -> None:
+        self._line(task=title, done=count, total=total, unit=unit, elapsed_s=round(elapsed_s, 3), ended=ended)
+
+    def note(self, text: str) -> None:
+        self._line(note=text)
+
+    def _line(self, **fields: str | float | bool) -> None:
+        time_utc = datetime.now(UTC).isoformat(timespec="milliseconds")
+        print(json.dumps({"time": time_utc, **fields}), file=self.stream, flush=True)
 
 
 class _RateColumn(ProgressColumn):
@@ -131,11 +163,11 @@ def duration(seconds: float) -> str:
 
 
 @contextmanager
-def make_progress(stream: TextIO | None = None) -> Iterator[Progress]:
-    """Bars when the stream is a terminal, plain lines otherwise."""
+def make_progress(stream: TextIO | None = None, *, as_json: bool = False) -> Iterator[Progress]:
+    """Bars when the stream is a terminal; plain lines, or lines of JSON, otherwise."""
     stream = stream or sys.stderr
     if stream.isatty():
         with RichProgress(Console(file=stream)) as progress:
             yield progress
     else:
-        yield PlainProgress(stream)
+        yield JsonProgress(stream) if as_json else PlainProgress(stream)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -64,14 +64,18 @@ class Store:
             newest(folder)
         return store
 
-    def hold(self) -> AbstractContextManager[None]:
+    @contextmanager
+    def hold(self) -> Iterator[None]:
         """Keep other jobs from making another champion meanwhile; a rollback may.
 
         Raises:
             BusyError: Another job does.
             DataError: The folder cannot be written.
         """
-        return hold(self.folder, what="store", mend="wait for its end")
+        with hold(self.folder, what="store", mend="wait for its end"):
+            with self._moving():
+                pass  # a line that is missing is written
+            yield
 
     def champion(self) -> Champion:
         """The champion; in a folder without a pointer, the last bundle by name becomes it.
@@ -135,7 +139,7 @@ class Store:
             BundleError: There was no champion before, or its bundle is gone.
         """
         with self._moving():
-            now = self._pointer()
+            now = self.pointer()
             if to is None:
                 if now is None or now.parent is None:
                     raise BundleError(f"{self.folder} had no champion before this one: name a bundle with --to")
@@ -147,7 +151,13 @@ class Store:
             return self._point(name, digest, "rolled back", why, parents[0] if parents else None)
 
     def history(self) -> History:
-        """Every line that can be read, oldest first."""
+        """Every line that can be read, oldest first, and the champion, should its line be missing."""
+        found, champion = self._lines(), self.pointer()
+        if champion is None or champion in found.entries:
+            return found
+        return History((*found.entries, champion), found.damaged)
+
+    def _lines(self) -> History:
         try:
             lines = (self.folder / HISTORY).read_bytes().splitlines()
         except FileNotFoundError:
@@ -168,14 +178,15 @@ class Store:
 
     def _append_missing(self) -> None:
         """The line of a champion whose job was killed before it was written."""
-        champion = self._pointer()
-        if champion is not None and champion not in self.history().entries:
+        champion = self.pointer()
+        if champion is not None and champion not in self._lines().entries:
             self._append(champion)
 
-    def _pointer(self) -> Champion | None:
+    def pointer(self) -> Champion | None:
+        """What the pointer says; None where there is none, or it is damaged."""
         try:
             return read_champion(self.folder)
-        except HeatwardError:  # damaged: a rollback mends it
+        except HeatwardError:  # a rollback mends it
             return None
 
     def _point(self, name: str, digest: str, event: str, why: str, parent: str | None) -> Champion:

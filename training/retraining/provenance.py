@@ -1,0 +1,59 @@
+"""What a promoted bundle says of its making: a job and a comparison in, entries of the manifest's provenance out."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from detector.bundle import Manifest
+from training.config import TrainingConfig
+from training.job import Job
+from training.retraining.comparison import Comparison
+from training.shards import digest
+
+__all__ = ["attacks_in", "images_of", "lineage"]
+
+PLACES = {"work", "out", "threads", "device"}
+"""Settings that decide where and how fast, not what."""
+ROOT = Path(__file__).parents[2]
+PRODUCT = ("detector", "training")
+
+
+def lineage(job: Job, comparison: Comparison, run: str) -> dict[str, Any]:
+    """Parent, data, recipe, code and comparison; the seed and what was measured stand beside them."""
+    return {
+        "parent": comparison.champion,
+        "data": {split: images.digest(0, len(images)) for split, images in job.splits.items()},
+        "recipe": recipe_of(job.config),
+        "code": code_digest(),
+        "run": run,
+        "compared": comparison.model_dump(mode="json", include={"rate", "tolerance", "rows", "on_old", "on_new"}),
+    }
+
+
+def recipe_of(config: TrainingConfig) -> str:
+    """Digest of the settings that decide the result."""
+    return digest(config.model_dump(mode="json", exclude=PLACES))
+
+
+@cache
+def code_digest() -> str:
+    """Digest of the code that decides it: a version number does not tell two checkouts apart."""
+    paths = sorted(path for name in PRODUCT for path in (ROOT / name).rglob("*.py"))
+    return digest([[path.relative_to(ROOT).as_posix(), path.read_text(encoding="utf-8")] for path in paths])
+
+
+def images_of(manifest: Manifest) -> Any:
+    """Tells whether two bundles were made from the same images."""
+    return manifest.provenance.get("images_sha256")
+
+
+def attacks_in(manifest: Manifest) -> dict[str, str]:
+    """Digest of what an attack does → its label, of every attack that a bundle was trained or measured with."""
+    listed = manifest.provenance.get("attacks")
+    return {
+        digest([each.get("name"), each.get("parameters")]): str(each.get("label"))
+        for each in (listed if isinstance(listed, list) else [])
+        if isinstance(each, dict)
+    }

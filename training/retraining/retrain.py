@@ -1,0 +1,161 @@
+"""A retraining: a configuration and a store in; a challenger, measured beside the champion, promoted or not, out.
+
+    1  remember the champion that is compared with    work/retrain/run.json
+    2  the ordinary stages                             work/…, work/retrain/challenger.heatward
+    3  both on the same test images                    work/compare/, work/retrain/comparison.json
+    4  decide; the store's pointer moves, or a line of its history says why not
+
+A job that is killed anywhere goes on by the same command, with the champion that it began with, and gives the same
+result. Where another became champion meanwhile, it begins anew.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from detector.bundle import load_bundle, read_manifest
+from detector.bundle.folder import Champion
+from detector.errors import CalibrationError
+from detector.scoring.calibration import rank_at
+from training.config import CLEAN, STAGES, TrainingConfig
+from training.job import Job, open_job
+from training.lock import hold
+from training.pipeline import run_stage
+from training.progress import Progress
+from training.retraining.comparison import Comparison, Flags, Group, decide
+from training.retraining.measure import Contestant, forget_others, open_contestant, scores_of
+from training.retraining.provenance import attacks_in, images_of, lineage
+from training.retraining.store import Store
+from training.shards import digest, write_json
+
+__all__ = ["Options", "Outcome", "retrain"]
+
+FOLDER, RUN, CHALLENGER = "retrain", "run.json", "challenger.heatward"
+PROMOTED = "promoted"
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a retraining is told beside the configuration."""
+
+    rate: float = 0.01
+    """The false-positive rate at which both flag."""
+    tolerance: float = 0.05
+    """The loss on an old attack that must be excluded, and the rise of false alarms."""
+    forget: tuple[str, ...] = ()
+    """Old attacks that need not be measured."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How it ended."""
+
+    champion: Champion
+    """From now on."""
+    comparison: Comparison
+
+
+def retrain(config: TrainingConfig, store: Store, options: Options, progress: Progress) -> Outcome:
+    """Make a challenger, compare it, and promote it or not.
+
+    Raises:
+        BusyError: Another job uses the work folder or the store, or another became champion meanwhile.
+        HeatwardError: Something the message explains.
+        OSError: A folder cannot be written.
+    """
+    folder = config.work / FOLDER
+    config = config.model_copy(update={"out": folder / CHALLENGER})
+    with store.hold(), hold(config.work):
+        champion = store.champion()
+        run = _begin(folder, config, options, store, champion)
+        if _ended(run, store, champion):  # it was killed after the pointer had moved
+            return _end(folder, champion, Comparison.read(folder))
+        job = open_job(config, progress)
+        one = open_contestant(job, "champion", load_bundle(store.path(champion)))
+        _check_rate(options.rate, one)  # what can be known is said before hours are spent
+        for stage in STAGES:
+            run_stage(job, stage)
+        challenger = load_bundle(config.out)
+        two = open_contestant(job, "challenger", challenger)
+        _check_rate(options.rate, two)
+        comparison = _compare(job, one, two, options)
+        comparison.write(folder)
+        forget_others(job, (one, two))
+        why = "; ".join(comparison.reasons)
+        if comparison.promoted:
+            known = challenger.manifest.provenance | lineage(job, comparison, run.name)
+            manifest = challenger.manifest.model_copy(update={"provenance": known})
+            champion = store.promote(replace(challenger, manifest=manifest), PROMOTED, why, champion)
+        else:
+            store.keep(CHALLENGER, challenger.manifest.digest, why)
+        return _end(folder, champion, comparison)
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What a run began with."""
+
+    parent: str
+    settings: str
+
+    @property
+    def name(self) -> str:
+        return digest([self.parent, self.settings])
+
+
+def _begin(folder: Path, config: TrainingConfig, options: Options, store: Store, champion: Champion) -> _Run:
+    """The run that was killed, where it is this one and nobody else's champion came between; a new one otherwise."""
+    settings = digest([config.model_dump(mode="json"), asdict(options)])
+    try:
+        run = _Run(**json.loads((folder / RUN).read_text(encoding="utf-8")))
+        if run.settings == settings and (run.parent == champion.digest or _ended(run, store, champion)):
+            return run
+    except (OSError, ValueError, TypeError):  # none, or damaged
+        pass
+    run = _Run(champion.digest, settings)
+    write_json(folder / RUN, asdict(run))
+    return run
+
+
+def _ended(run: _Run, store: Store, champion: Champion) -> bool:
+    """Whether the champion is the challenger of this run."""
+    return champion.event == PROMOTED and read_manifest(store.path(champion)).provenance.get("run") == run.name
+
+
+def _end(folder: Path, champion: Champion, comparison: Comparison) -> Outcome:
+    (folder / RUN).unlink(missing_ok=True)
+    return Outcome(champion, comparison)
+
+
+def _check_rate(rate: float, contestant: Contestant) -> None:
+    count = len(contestant.detector.calibration.scores)
+    if rank_at(rate, count) < 1:
+        raise CalibrationError(
+            f"--rate {rate:g}: the {contestant.name} was calibrated on {count} clean images, which reach "
+            f"{1 / (count + 1):.2g} at least: give a larger rate, or calibrate on more images"
+        )
+
+
+def _compare(job: Job, one: Contestant, two: Contestant, options: Options) -> Comparison:
+    known = attacks_in(one.manifest)
+    here = attacks_in(two.manifest)
+    groups: dict[str, Group] = dict.fromkeys((CLEAN, *job.config.twins.labels), "clean")
+    groups |= {label: "old attack" if key in known else "new attack" for key, label in here.items()}
+    flags = {}
+    for label, group in groups.items():
+        source, first = scores_of(job, one, label)
+        _, second = scores_of(job, two, label)
+        flags[label] = Flags(group, source, one.flags(first, options.rate), two.flags(second, options.rate))
+    return decide(
+        flags,
+        champion=one.manifest.digest,
+        challenger=two.manifest.digest,
+        rate=options.rate,
+        tolerance=options.tolerance,
+        missing=[label for key, label in known.items() if key not in here and label not in options.forget],
+        fresh=images_of(one.manifest) != images_of(two.manifest),
+        resamples=job.config.evaluate.resamples,
+        seed=job.config.seed,
+    )
