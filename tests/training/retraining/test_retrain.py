@@ -5,25 +5,22 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
-import shutil
 import signal
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tiny_job import configure, write_source
+from tiny_job import configure
+from tiny_store import ALWAYS, NEVER, make_store, words
 
-from detector.bundle import Bundle, load_bundle, read_manifest, save_bundle
+from detector.bundle import load_bundle, read_manifest
 from detector.bundle.folder import POINTER, newest
-from training import pipeline
 from training.lock import hold
 from training.progress import SilentProgress
 from training.retraining import cli
 from training.retraining.retrain import Options, retrain
 from training.retraining.store import KEPT, Store
 
-NEVER, ALWAYS = 1e6, -1e6
-"""Added to clean scores: such a detector flags nothing, or everything."""
 LAX = {"rate": 0.05, "tolerance": 0.9}
 """Twenty images tell little."""
 DEATHS = (
@@ -41,40 +38,6 @@ DEATHS = (
     "store/champion.json",
     "after the pointer",
 )
-
-
-@pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_source(tmp_path_factory.mktemp("source"))
-
-
-@pytest.fixture(scope="module")
-def trained(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    place = tmp_path_factory.mktemp("trained")
-    pipeline.run(configure(source, place), SilentProgress())
-    return place
-
-
-def shifted(bundle: Bundle, by: float) -> Bundle:
-    return replace(bundle, calibration_scores=bundle.calibration_scores + by)
-
-
-@pytest.fixture
-def place(trained: Path, tmp_path: Path) -> Path:
-    """A finished work folder, so that a retraining has little to do."""
-    shutil.copytree(trained / "work", tmp_path / "work")
-    return tmp_path
-
-
-def make_store(place: Path, trained: Path, by: float) -> Store:
-    (place / "store").mkdir()
-    save_bundle(place / "store" / "first.heatward", shifted(load_bundle(trained / "detector.heatward"), by))
-    return Store.open(place / "store")
-
-
-def words(source: Path, place: Path, *more: str) -> list[str]:
-    config = ["--config", str(source / "config.toml"), "--work", str(place / "work")]
-    return ["--champion", str(place / "store"), *config, "--rate", "0.05", "--tolerance", "0.9", *more]
 
 
 def test_a_better_challenger_is_promoted_and_says_where_it_comes_from(
