@@ -1,4 +1,4 @@
-"""The commands on a store: `heatward retrain`, `rollback` and `history`. Words in, an exit code out.
+"""The commands on a store: `heatward retrain`, `recalibrate`, `rollback`, `history`. Words in, an exit code out.
 
 What a program may want to read is JSON on standard output with `--json`; progress and errors go to standard error, as
 lines of JSON where that is no terminal.
@@ -9,12 +9,14 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from heatward.cli.exit_codes import ExitCode
 from heatward.cli.options import Parser, rate
 
+from detector.errors import ConfigError
 from detector.malloc import keep_freed_memory
 from training.cli import job_config, job_parser, print_tables
 from training.command import exit_code
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
     from detector.bundle.folder import Champion
     from training.retraining.retrain import Outcome
 
-__all__ = ["history", "retrain", "rollback"]
+__all__ = ["history", "recalibrate", "retrain", "rollback"]
 
 STORE = "folder of bundles; its champion.json names the one that serves"
 SHOWN = 16
@@ -50,6 +52,35 @@ def retrain(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true", help="print the comparison as JSON")
     arguments = parser.parse_args(argv)
     return exit_code(lambda: _retrain(arguments))
+
+
+def recalibrate(argv: Sequence[str] | None = None) -> int:
+    """`heatward recalibrate STORE|BUNDLE --clean FOLDER`."""
+    parser = Parser(
+        "heatward recalibrate",
+        description="Set new thresholds from recent images that nobody attacked, without training anything.",
+        epilog="Of a store, the champion is calibrated anew and replaced; heatward rollback brings the old one back.",
+    )
+    parser.add_argument("target", type=Path, metavar="STORE|BUNDLE", help="a store, or a bundle together with --out")
+    parser.add_argument(
+        "--clean", type=Path, required=True, metavar="FOLDER", help="recent images that nobody attacked"
+    )
+    parser.add_argument("--out", type=Path, metavar="FILE", help="where a bundle calibrated anew goes")
+    parser.add_argument(
+        "--rate", type=rate, default=0.01, help="false-positive rate that must be reached (%(default)g)"
+    )
+    parser.add_argument(
+        "--attacked-share",
+        type=_share,
+        metavar="SHARE",
+        help="leave out so many of the highest scores, for they may be attacked; 0: all images are clean",
+    )
+    parser.add_argument(
+        "--trusted", action="append", default=[], metavar="MODULE", help="a module that a python: classifier comes from"
+    )
+    parser.add_argument("--json", action="store_true", help="print what changed as JSON")
+    arguments = parser.parse_args(argv)
+    return exit_code(lambda: _recalibrate(arguments))
 
 
 def rollback(argv: Sequence[str] | None = None) -> int:
@@ -102,6 +133,54 @@ def _tell(outcome: Outcome, *, as_json: bool) -> None:
     print_tables([table(comparison)], f"champion: {outcome.champion.bundle} ({outcome.champion.digest[:SHOWN]})")
     for reason in comparison.reasons:
         print_tables([], f"{told}: {reason}")
+
+
+def _recalibrate(arguments: argparse.Namespace) -> int:
+    is_store = arguments.target.is_dir() and not (arguments.target / "manifest.json").exists()
+    if is_store == (arguments.out is not None):
+        raise ConfigError(
+            "--out: a store keeps its own bundles; leave it out"
+            if is_store
+            else f"--out FILE: {arguments.target} is a bundle, not a store: say where the one calibrated anew goes"
+        )
+    keep_freed_memory()
+    from detector.bundle import load_bundle, read_manifest, save_bundle
+    from training.progress import make_progress
+    from training.retraining.recalibrate import Options, images_in, recalibrate
+    from training.retraining.store import Store
+
+    options = Options(arguments.rate, arguments.attacked_share)
+    with ExitStack() as stack:
+        store = Store.open(arguments.target) if is_store else None
+        if store is not None:
+            stack.enter_context(store.hold())
+        champion = store.champion() if store is not None else None
+        progress = stack.enter_context(make_progress(as_json=True))
+        old = load_bundle(store.path(champion) if store and champion else arguments.target)
+        new, told = recalibrate(old, images_in(arguments.clean, progress), options, progress, arguments.trusted)
+        if store is not None and champion is not None:
+            why = f"thresholds of {told.images - told.left_out} images"
+            pointed = store.promote(new, "recalibrated", why, champion)
+            name, digest = pointed.bundle, pointed.digest
+        else:
+            save_bundle(arguments.out, new)
+            name, digest = str(arguments.out), read_manifest(arguments.out).digest
+    if arguments.json:
+        print(json.dumps({"bundle": name, "digest": digest, **told.dump()}, indent=2))
+        return ExitCode.OK
+    before = "none" if told.threshold_before is None else f"{told.threshold_before:.4g}"
+    for line in (
+        f"images: {told.images}, {told.left_out} of them left out, {told.copies} copies, {told.unreadable} unreadable",
+        f"threshold at {told.rate:g}: {before} → {told.threshold:.4g}",
+        *(f"warning: {each}" for each in told.warnings),
+        f"bundle: {name} ({digest[:SHOWN]})",
+    ):
+        print_tables([], line)
+    return ExitCode.OK
+
+
+def _share(text: str) -> float:
+    return 0.0 if text in ("0", "0.0") else rate(text)
 
 
 def _rollback(arguments: argparse.Namespace) -> int:

@@ -45,6 +45,8 @@ class Flags:
     source: NDArray[np.int64]  # (n,) source image
     champion: NDArray[np.bool_]  # (n,)
     challenger: NDArray[np.bool_]  # (n,)
+    median: float | None = None
+    """Median score that the challenger gives it."""
 
 
 class Row(Result):
@@ -59,6 +61,8 @@ class Row(Result):
     low: float
     high: float
     told: Told
+    median: float | None = None
+    """Median score that the challenger gives: what attacked calibration images would have to reach."""
 
 
 class Comparison(Result):
@@ -182,6 +186,7 @@ def _row(label: str, flags: Flags, tolerance: float) -> Row:
         low=found.low,
         high=found.high,
         told=told,
+        median=flags.median,
     )
 
 

@@ -15,6 +15,8 @@ import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
 from detector.bundle import load_bundle, read_manifest
 from detector.bundle.folder import Champion
 from detector.errors import CalibrationError
@@ -147,7 +149,8 @@ def _compare(job: Job, one: Contestant, two: Contestant, options: Options) -> Co
     for label, group in groups.items():
         source, first = scores_of(job, one, label)
         _, second = scores_of(job, two, label)
-        flags[label] = Flags(group, source, one.flags(first, options.rate), two.flags(second, options.rate))
+        median = float(np.median(second)) if len(second) else None
+        flags[label] = Flags(group, source, one.flags(first, options.rate), two.flags(second, options.rate), median)
     return decide(
         flags,
         champion=one.manifest.digest,

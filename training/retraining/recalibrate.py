@@ -1,0 +1,230 @@
+"""New thresholds without retraining: a bundle and recent clean images in, the same bundle with their scores out.
+
+    images ─▶ the bundle's own detector ─▶ scores ─▶ without the share that may be attacked ─▶ calibration
+
+What the bundle was measured to flag belongs to its old thresholds, and goes; what needs no threshold stays.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from detector.bundle import Bundle
+from detector.detector import Detector
+from detector.errors import CalibrationError, DataError, ImageError
+from detector.images import decode
+from detector.scoring.calibration import Calibration
+from training.data.folders import find_images
+from training.evaluation.result import Result
+from training.progress import Progress
+from training.retraining.comparison import ATTACKS
+from training.retraining.robust import breakdown, needed, suspicious, trimmed
+from training.shards import digest
+
+__all__ = ["Options", "Recalibration", "images_in", "recalibrate"]
+
+Pixels = NDArray[np.uint8]
+BATCH = 32
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a recalibration is told."""
+
+    rate: float = 0.01
+    """The false-positive rate that must be reached, and of which is told."""
+    attacked_share: float | None = None
+    """The share of the images that may be attacked: so many of the highest scores are left out. None: 0, but refuse
+    images that look attacked."""
+
+
+class Recalibration(Result):
+    """What changed."""
+
+    images: int
+    """Different images that could be read."""
+    copies: int
+    unreadable: int
+    left_out: int
+    """Of the images: the highest scores, which may be attacked."""
+    rate: float
+    threshold_before: float | None
+    """None: so few clean images could not promise the rate."""
+    threshold: float
+    flagged_before: float
+    """Share of these images that the old thresholds flag at the rate."""
+    useless_at: float
+    """Share of the images that, attacked, would move the threshold to the median score of an attack."""
+    useless_for: str
+    """That attack; empty: no median is known, and the share is an upper bound."""
+    warnings: tuple[str, ...]
+
+
+def images_in(folder: Path, progress: Progress) -> Iterator[tuple[str, bytes]]:
+    """Name and content of every image file below a folder.
+
+    Raises:
+        DataError: It is no folder, or holds no image.
+    """
+    if not folder.is_dir():
+        raise DataError(f"--clean {folder}: there is no such folder")
+    found = find_images([folder])
+    for note in found.notes():
+        progress.note(f"{folder}: {note}")
+    if not found.files[0]:
+        raise DataError(f"--clean {folder} holds no image")
+    for path in found.files[0]:
+        yield str(path), path.read_bytes()
+
+
+def recalibrate(
+    bundle: Bundle,
+    images: Iterable[tuple[str, bytes]],
+    options: Options,
+    progress: Progress,
+    allow: Collection[str] = (),
+) -> tuple[Bundle, Recalibration]:
+    """Calibrate a bundle anew.
+
+    Args:
+        bundle: What is calibrated.
+        images: Names and files of recent images that nobody attacked.
+        options: How.
+        progress: Told of images, and of those that cannot be read.
+        allow: Modules that a `python:` classifier may come from.
+
+    Raises:
+        CalibrationError: Too few images, or they look attacked and no `attacked_share` was given.
+        HeatwardError: The bundle cannot be used.
+    """
+    detector = Detector.assemble(bundle, allow=allow)
+    seen: set[str] = set()
+    counts = {"copies": 0, "unreadable": 0}
+    scores: list[float] = []
+    with progress.task("recalibrate", 0) as advance:
+        for batch in _batches(detector, images, seen, counts, progress):
+            scores += [verdict.attack_score for verdict in detector.detect(batch)]
+            advance(len(batch))
+    found = torch.tensor(scores, dtype=torch.float64)
+    _check_enough(len(found), options)
+    kept = trimmed(found, options.attacked_share or 0.0)
+    calibration, told = Calibration.fit(kept), _told(detector, found, kept, options)
+    new = replace(bundle, calibration_scores=calibration.scores, manifest=_manifest(bundle, calibration, seen, options))
+    return new, Recalibration(images=len(found), left_out=len(found) - len(kept), rate=options.rate, **counts, **told)
+
+
+def _batches(
+    detector: Detector, images: Iterable[tuple[str, bytes]], seen: set[str], counts: dict[str, int], progress: Progress
+) -> Iterator[Tensor]:
+    batch: list[Tensor] = []
+    for name, content in images:
+        try:
+            pixels = decode(content)
+        except ImageError as error:
+            counts["unreadable"] += 1
+            progress.note(f"{name}: left out: {error}")
+            continue
+        identity = hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).hexdigest()
+        if identity in seen:  # an image that comes again is no new evidence
+            counts["copies"] += 1
+            continue
+        seen.add(identity)
+        batch.append(detector.classifier.prepare(pixels))
+        if len(batch) == BATCH:
+            yield torch.stack(batch)
+            batch = []
+    if batch:
+        yield torch.stack(batch)
+
+
+def _check_enough(count: int, options: Options) -> None:
+    fewest = needed(options.rate)
+    left = count - math.ceil((options.attacked_share or 0.0) * count)
+    if left < fewest:
+        raise CalibrationError(
+            f"{count} different images that can be read, {left} without those that may be attacked: a false-positive "
+            f"rate of {options.rate:g} needs {fewest}. Give more images, or a larger --rate"
+        )
+
+
+def _told(detector: Detector, found: Tensor, kept: Tensor, options: Options) -> dict[str, Any]:
+    rate, count = options.rate, len(found)
+    try:
+        before = detector.calibration.threshold(rate)
+    except CalibrationError:
+        before = None
+    flagged = int((detector.calibration.p_value(found) <= rate).sum())
+    broken = breakdown(kept, rate, _medians(detector))
+    reached = f"the median score of {broken.attack}" if broken.attack else "the median score of an attack, at most"
+    warnings = [
+        f"these images are taken to be clean. Were {broken.attacked} of them ({broken.share:.1%}) attacked, the "
+        f"threshold at {rate:g} would reach {reached}: half of such attacks would pass. --attacked-share withstands a "
+        "share that you name"
+    ]
+    excess = suspicious(flagged, count, rate)
+    if excess:
+        said = (
+            f"the old thresholds flag {flagged} of {count} images ({flagged / count:.1%}) at a false-positive rate of "
+            f"{rate:g}: either what is photographed has changed, or at least {excess:.1%} of them are attacked"
+        )
+        if options.attacked_share is None:
+            raise CalibrationError(
+                f"{said}. Look at them; --attacked-share {flagged / count - rate:.3f} leaves out the highest "
+                "scores, or --attacked-share 0 if all are clean"
+            )
+        warnings.append(said)
+    return {
+        "threshold_before": before,
+        "threshold": Calibration.fit(kept).threshold(rate),
+        "flagged_before": flagged / count,
+        "useless_at": broken.share,
+        "useless_for": broken.attack,
+        "warnings": tuple(warnings),
+    }
+
+
+def _medians(detector: Detector) -> dict[str, float]:
+    """Median score of each attack, as `heatward retrain` left them in the manifest."""
+    compared: Any = detector.manifest.provenance.get("compared") if detector.manifest else None
+    rows = compared.get("rows", []) if isinstance(compared, dict) else []
+    return {
+        row["label"]: row["median"] for row in rows if row.get("group") in ATTACKS and row.get("median") is not None
+    }
+
+
+def _manifest(bundle: Bundle, calibration: Calibration, seen: set[str], options: Options) -> Any:
+    manifest = bundle.manifest
+    points = {str(rate): cut for rate, cut in calibration.operating_points().items()}
+    said = {
+        "images": len(seen),
+        "images_sha256": digest(sorted(seen)),
+        "rate": options.rate,
+        "attacked_share": options.attacked_share or 0.0,
+    }
+    known = {**manifest.provenance, "parent": manifest.digest, "recalibrated": said}
+    return manifest.model_copy(
+        update={"operating_points": points, "measured": _without_thresholds(manifest.measured), "provenance": known}
+    )
+
+
+def _without_thresholds(measured: dict[str, Any]) -> dict[str, Any]:
+    """What was measured, without what belongs to thresholds."""
+    attacks = []
+    for attack in measured.get("attacks", []):
+        kept = {name: each for name, each in attack.items() if name not in ("tpr", "tpr_on_correct")}
+        if "recovery" in kept:
+            kept["recovery"] = {name: each for name, each in kept["recovery"].items() if name == "all"}
+        attacks.append(kept)
+    return {name: each for name, each in measured.items() if name != "false_positives"} | (
+        {"attacks": attacks} if attacks else {}
+    )
