@@ -68,7 +68,7 @@ def test_evidence_survives_a_shard(extractor: EvidenceExtractor, tiny_images: ti
     assert_equal(Evidence.from_tensors(evidence.tensors()), evidence)
 
 
-def test_a_model_without_inner_layers_is_refused(tmp_path, tiny_classifier: Classifier) -> None:  # type: ignore[no-untyped-def]
+def test_a_model_without_inner_layers_is_refused(tmp_path, tiny_classifier: Classifier) -> None:
     network = tiny.net()
     network.load_state_dict(tiny.trained_weights(steps=1))
     program = torch.export.export(

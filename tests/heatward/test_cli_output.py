@@ -16,8 +16,9 @@ from google.rpc import status_pb2
 from heatward import cli
 from heatward.commands.output import json_text
 from heatward.commands.table import json_line, name_width, table_head, table_line
+from heatward.errors import Violation
 from heatward.v1 import detection_pb2 as pb
-from heatward.values import Failure, Label, Timings, Verdict, Violation
+from heatward.values import Failure, Label, Timings, Verdict
 
 BAD_NAME = b"b\xe9.png"
 STEERING = "\x1b[2K\r\n\u202e\x9b2K"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from test_architecture import ROOT, imports, module_name, sources
+from source_tree import ROOT, imports, module_name, sources
 
 # A room of training/ may import what stands on its own line or above it.
 ORDER = (
