@@ -13,7 +13,7 @@ from typing import NoReturn
 from detector.errors import ClassifierSpecError, ConfigError, HeatwardError, LayerNotFoundError
 from detector.text import nearest, printable
 
-__all__ = ["Parser", "exit_code"]
+__all__ = ["Parser", "exit_code", "positive"]
 
 WRITTEN = (ConfigError, ClassifierSpecError, LayerNotFoundError)
 """Errors in what the user wrote."""
@@ -33,6 +33,13 @@ class Parser(argparse.ArgumentParser):
         if unknown != message and word.startswith("-"):
             message = f"there is no option '{printable(word)}'{nearest(word, self._option_string_actions)}"
         self.exit(2, f"{self.prog}: error: {printable(message, LONGEST)} ({self.prog} --help)\n")
+
+
+def positive(text: str) -> int:
+    """A whole number of at least 1, as an argument."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
+    return int(text)
 
 
 def exit_code(command: Callable[[], int]) -> int:

@@ -9,7 +9,6 @@ The server is a process of its own and sees nothing but image bytes.
 from __future__ import annotations
 
 import argparse
-import io
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING
 from detector.cpus import available_cpus
 from detector.errors import ConfigError, HeatwardError
 from detector.text import printable
-from training.command import Parser, exit_code
+from training.command import Parser, exit_code, positive
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -111,13 +110,10 @@ def ask(address: str, cases: Sequence[Case], rate: float, advance: Callable[[], 
 
 def encode_png(case: Case) -> bytes:
     """Lossless: the server sees the very pixels that the attack made."""
-    from PIL import Image
-
+    from detector.heatmaps.overlay import png
     from training.evaluation.examples import pixels
 
-    buffer = io.BytesIO()
-    Image.fromarray(pixels(case.pixels)).save(buffer, "PNG")
-    return buffer.getvalue()
+    return png(pixels(case.pixels))
 
 
 def _progress() -> Progress:
@@ -140,19 +136,13 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         help="photographs, in folders named after classes; default: ours",
     )
     parser.add_argument("--bundle", type=Path, help="a detector; default: the embedded CIFAR-10 one")
-    parser.add_argument("--count", type=_positive, default=24, help="photographs to attack (default: 24)")
-    parser.add_argument("--rows", type=_positive, default=4, help="photographs shown in the table (default: 4)")
+    parser.add_argument("--count", type=positive, default=24, help="photographs to attack (default: 24)")
+    parser.add_argument("--rows", type=positive, default=4, help="photographs shown in the table (default: 4)")
     parser.add_argument(
         "--false-positive-rate", type=_rate, default=0.05, help="share of clean images you accept to see flagged"
     )
     parser.add_argument("--seed", type=int, default=0, help="of attacks and noise")
     return parser.parse_args(argv)
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
-    return int(text)
 
 
 def _rate(text: str) -> float:

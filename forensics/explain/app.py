@@ -17,7 +17,7 @@ from detector.cpus import available_cpus
 from detector.errors import ConfigError, HeatwardError, ImageError
 from detector.text import printable
 from forensics.explain.choices import choose_class, choose_methods
-from training.command import Parser
+from training.command import Parser, positive
 
 __all__ = ["main", "run"]
 
@@ -146,7 +146,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--threads",
-        type=_positive,
+        type=positive,
         default=available_cpus(),
         metavar="N",
         help="CPU threads",
@@ -159,12 +159,6 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         help="Python modules that a bundle's classifier may be built from",
     )
     return parser.parse_args(argv)
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
-    return int(text)
 
 
 def _words(text: str) -> tuple[str, ...]:

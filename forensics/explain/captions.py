@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING
 
-__all__ = ["CAPTIONS", "CHANNELS_PAPER", "Caption", "Kind", "caption"]
+if TYPE_CHECKING:
+    from detector.heatmaps.overlay import Kind
 
-Kind = Literal["signed", "size", "mask"]
-"""Speaks for and against the class; only how much; the chosen part, between 0 and 1."""
+__all__ = ["CAPTIONS", "CHANNELS_PAPER", "Caption", "caption"]
 
 FONG_2019 = "Fong, Patrick & Vedaldi 2019"
 CHANNELS_PAPER = f"{FONG_2019}, section 4"

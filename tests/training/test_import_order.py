@@ -6,7 +6,7 @@ from source_tree import ROOT, imports, module_name, sources
 
 # A room of training/ may import what stands on its own line or above it.
 ORDER = (
-    {"settings", "progress", "drawing", "pages", "shards", "command"},
+    {"settings", "progress", "shards", "command"},
     {"config", "load"},
     {"attacks", "data"},
     {"job", "resume"},

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from forensics.report.plots import auroc_plot
 from training.evaluation.metrics import Bootstrap, Estimate
-from training.evaluation.plots import auroc_plot
 from training.evaluation.tables import few, percent, percent_only, share, share_only, size
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from rich.table import Table
 
@@ -13,6 +13,7 @@ from training.evaluation.result import HEATWARD, AttackResult, EvaluationResult,
 __all__ = [
     "all_tables",
     "attack_table",
+    "blank_table",
     "corruption_tables",
     "false_positive_table",
     "few",
@@ -70,6 +71,14 @@ def _counted(estimate: Estimate, write: Callable[[float], str], unit: str = "", 
     return f"{written}{between}, n {count}"
 
 
+def blank_table(title: str, *names: str, numbers: Iterable[str]) -> Table:
+    """A table without rows; columns of numbers stand to the right."""
+    table = Table(*names, title=title, title_justify="left")
+    for column in numbers:
+        table.add_column(column, justify="right")
+    return table
+
+
 def all_tables(evaluation: EvaluationResult) -> list[Table]:
     """Every table, in the order of the report."""
     return [
@@ -92,19 +101,12 @@ def attack_table(evaluation: EvaluationResult) -> Table:
         "Detection (AUROC, and share flagged at a false-positive rate: of all clean images, or of correct ones, "
         "which then set the threshold alone; of attacks that changed a right prediction)"
     )
-    table = Table(title=title, title_justify="left")
-    for column in ("attack", "", "success", "mean L∞·255", "mean L2"):
-        table.add_column(column, justify="right" if column not in ("attack", "") else "left")
     rates = evaluation.rates
-    table.add_column("AUROC", justify="right", style="bold")
-    table.add_column("of each network alone", justify="right", style="dim")
-    for rate in rates:
-        table.add_column(f"flagged at {rate:.0%}", justify="right")
-    for rate in rates:
-        table.add_column(f"at {rate:.0%} of correct", justify="right")
     others = [name for name in evaluation.detectors if name != HEATWARD]
-    for name in others:
-        table.add_column(f"AUROC {evaluation.detectors[name]}", justify="right", style="dim")
+    measured = ("success", "mean L∞·255", "mean L2", "AUROC", "of each network alone")
+    flagged = (*(f"flagged at {rate:.0%}" for rate in rates), *(f"at {rate:.0%} of correct" for rate in rates))
+    compared = (f"AUROC {evaluation.detectors[name]}" for name in others)
+    table = blank_table(title, "attack", "", numbers=(*measured, *flagged, *compared))
     for attack in evaluation.rows:
         own = attack.detectors[HEATWARD]
         made, alone = ["", "", ""], ""
@@ -133,14 +135,10 @@ def _range(values: Sequence[float | None]) -> str:
 def recovery_table(evaluation: EvaluationResult) -> Table:
     """One row an attack: how often the label before the attack is named."""
     rate = evaluation.rates[-1]
-    table = Table(title="Label before the attack recovered", title_justify="left")
-    for column in ("attack", ""):
-        table.add_column(column)
-    for column in ("top-1", "top-2", "top-5", f"top-1, flagged at {rate:.0%}"):
-        table.add_column(column, justify="right")
     others = [name for name in evaluation.detectors if name != HEATWARD]
-    for name in others:
-        table.add_column(f"top-1 {evaluation.detectors[name]}", justify="right", style="dim")
+    compared = (f"top-1 {evaluation.detectors[name]}" for name in others)
+    numbers = ("top-1", "top-2", "top-5", f"top-1, flagged at {rate:.0%}", *compared)
+    table = blank_table("Label before the attack recovered", "attack", "", numbers=numbers)
     for attack in evaluation.rows:
         own = attack.detectors[HEATWARD]
         every = own.recovered
@@ -156,11 +154,8 @@ def recovery_table(evaluation: EvaluationResult) -> Table:
 
 def false_positive_table(evaluation: EvaluationResult) -> Table:
     """Alarms on images that nobody attacked."""
-    table = Table(title="False alarms", title_justify="left")
-    table.add_column("images")
     rates = evaluation.rates
-    for rate in rates:
-        table.add_column(f"flagged at {rate:.0%}", justify="right")
+    table = blank_table("False alarms", "images", numbers=[f"flagged at {rate:.0%}" for rate in rates])
     own = evaluation.false_positives[HEATWARD]
     for group in sorted(own):
         table.add_row(
@@ -179,12 +174,11 @@ def corruption_tables(evaluation: EvaluationResult) -> list[Table]:
 
 def _corruption_table(evaluation: EvaluationResult, rate: float) -> Table:
     found = evaluation.corruptions
-    table = Table(title=f"False alarms on corrupted images, flagged at {rate:.0%}", title_justify="left")
     severities = sorted({cell.severity for cell in found.cells})
     cells = {(cell.kind, cell.severity): cell.flagged[rate] for cell in found.cells}
-    table.add_column("corruption")
-    for column in (*(f"severity {severity}" for severity in severities), "mean of 1–2", "mean of 1–5"):
-        table.add_column(column, justify="right")
+    numbers = (*(f"severity {severity}" for severity in severities), "mean of 1–2", "mean of 1–5")
+    title = f"False alarms on corrupted images, flagged at {rate:.0%}"
+    table = blank_table(title, "corruption", numbers=numbers)
     for means in found.means:
         row = [cells.get((means.kind, severity)) for severity in severities]
         each = [percent_only(cell) if cell else "" for cell in row]
@@ -195,15 +189,10 @@ def _corruption_table(evaluation: EvaluationResult, rate: float) -> Table:
 def use_table(evaluation: EvaluationResult) -> Table:
     """What the alarms are good for, and what an attacker with every attack meets. One row a detector."""
     title = "Accuracy on 80 % clean and 20 % attacked images; images with every attack on them flagged (MEAD)"
-    table = Table(title=title, title_justify="left")
     rates = evaluation.rates
-    table.add_column("detector")
-    answers = ("corrected", "recovered")
-    where = [f"{answer} where flagged at {rate:.0%}" for answer in answers for rate in rates]
-    for column in ("as predicted", *where):
-        table.add_column(column, justify="right")
-    for rate in rates:
-        table.add_column(f"MEAD at {rate:.0%}", justify="right")
+    where = [f"{answer} where flagged at {rate:.0%}" for answer in ("corrected", "recovered") for rate in rates]
+    numbers = ("as predicted", *where, *(f"MEAD at {rate:.0%}" for rate in rates))
+    table = blank_table(title, "detector", numbers=numbers)
     for name, title in evaluation.detectors.items():
         traffic, mead = evaluation.traffic[name], evaluation.mead.get(name)
         mended = (traffic.corrected, traffic.recovered)

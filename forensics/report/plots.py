@@ -6,9 +6,9 @@ import io
 import math
 from collections.abc import Callable, Sequence
 
-from training.drawing import Axes, Figure, mpl
+from forensics.drawing import Axes, Figure, mpl
+from forensics.theme import THEME
 from training.evaluation.metrics import Estimate
-from training.evaluation.pictures import PALETTE
 from training.evaluation.result import HEATWARD, AttackResult, Detection, EvaluationResult
 
 __all__ = ["auroc_plot", "false_positive_plot", "recovery_plot", "roc_plot", "svg"]
@@ -16,10 +16,21 @@ __all__ = ["auroc_plot", "false_positive_plot", "recovery_plot", "roc_plot", "sv
 Find = Callable[[Detection], Estimate]
 
 MARKS = {
-    HEATWARD: ("#c62f3b", "o"),
+    HEATWARD: (THEME["alarm"], "o"),
     "runner-up": ("#8a94a3", "v"),
 }
-RAMP = ("#c62f3b", "#3a6ea5", "#23805a", "#c77f12", "#7a5ea8", "#1f9aa8", "#b4527f", "#6b7686", "#7c8a1e", "#94532b")
+RAMP = (
+    THEME["alarm"],
+    "#3a6ea5",
+    THEME["calm"],
+    "#c77f12",
+    "#7a5ea8",
+    "#1f9aa8",
+    "#b4527f",
+    THEME["muted"],
+    "#7c8a1e",
+    "#94532b",
+)
 
 
 def auroc_plot(evaluation: EvaluationResult) -> Figure:
@@ -42,7 +53,7 @@ def roc_plot(evaluation: EvaluationResult) -> Figure:
         style = "-" if attack.seen else "--"
         axes.step(curve.fpr, curve.tpr, style, where="post", color=RAMP[number % len(RAMP)], label=name, lw=1.7)
     for rate in evaluation.rates:
-        axes.axvline(rate, color=PALETTE["line"], lw=1, zorder=0)
+        axes.axvline(rate, color=THEME["edge"], lw=1, zorder=0)
     axes.set(xscale="log", xlim=(1e-3, 1), ylim=(0, 1.01), xlabel="false-positive rate", ylabel="attacks flagged")
     _tidy(axes)
     figure.legend(loc="outside right center", frameon=False, fontsize=9)
@@ -86,7 +97,7 @@ def _compare(evaluation: EvaluationResult, find: Find, label: str, chance: float
     axes = figure.add_subplot()
     names = list(evaluation.detectors)
     for at, name in enumerate(names):
-        color, mark = MARKS.get(name, (PALETTE["ink"], "x"))
+        color, mark = MARKS.get(name, (THEME["ink"], "x"))
         estimates = [find(attack.detectors[name]) for attack in attacks]
         places = [place + 0.14 * (at - (len(names) - 1) / 2) for place in range(len(attacks))]
         _dots(axes, estimates, places, color, mark, evaluation.detectors[name])
@@ -95,7 +106,7 @@ def _compare(evaluation: EvaluationResult, find: Find, label: str, chance: float
     axes.set_xlabel(label)
     axes.set_xlim(0, 1.01)
     if chance is not None:
-        axes.axvline(chance, color=PALETTE["line"], lw=1, zorder=0)
+        axes.axvline(chance, color=THEME["edge"], lw=1, zorder=0)
     _tidy(axes)
     figure.legend(loc="outside upper left", ncols=len(names), frameon=False, fontsize=9)
     return figure
@@ -117,9 +128,9 @@ def _dots(
 
 def _tidy(axes: Axes) -> None:
     axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(PALETTE["line"])
-    axes.tick_params(colors=PALETTE["muted"], labelcolor=PALETTE["ink"], labelsize=9)
-    axes.xaxis.label.set(color=PALETTE["ink"], fontsize=10)
-    axes.yaxis.label.set(color=PALETTE["ink"], fontsize=10)
-    axes.grid(axis="x", color=PALETTE["line"], lw=0.5, alpha=0.7)
+    axes.spines[["left", "bottom"]].set_color(THEME["edge"])
+    axes.tick_params(colors=THEME["muted"], labelcolor=THEME["ink"], labelsize=9)
+    axes.xaxis.label.set(color=THEME["ink"], fontsize=10)
+    axes.yaxis.label.set(color=THEME["ink"], fontsize=10)
+    axes.grid(axis="x", color=THEME["edge"], lw=0.5, alpha=0.7)
     axes.set_axisbelow(True)

@@ -17,7 +17,7 @@ import tiny
 import torch
 from markupsafe import escape
 from PIL import Image
-from test_demo import tiny_bundle
+from tiny_bundle import tiny_bundle
 
 from detector import heatmaps
 from detector.bundle import save_bundle
@@ -25,11 +25,11 @@ from detector.classifier import Classifier
 from detector.detector import Detector
 from detector.errors import ConfigError, HeatmapError
 from detector.heatmaps import METHODS
+from detector.heatmaps.overlay import enlarge, overlay, through
 from forensics.explain import words
 from forensics.explain.app import main
 from forensics.explain.captions import caption
 from forensics.explain.choices import choose_class, choose_methods
-from forensics.explain.colour import enlarge, overlay, through
 from forensics.explain.compute import Explanation, explain
 from forensics.explain.figure import DPI, WIDTH, draw, render_png
 from forensics.explain.page import render_page
