@@ -33,6 +33,8 @@ SERVER = (
     {"app"},
     {"cli"},
 )
+# And for forensics/.
+FORENSICS = ({"theme", "drawing"}, {"pages", "pictures"}, {"explain", "report"})
 CORE = ("models", "inference")
 """Rooms of server/ that know no protocol."""
 CONTRACTS = ("heatward.v1", "heatward.inference")
@@ -127,11 +129,11 @@ def rooms_imported(path: Path, package: str) -> set[str]:
 def rank(name: str, order: tuple[set[str], ...]) -> int:
     """Line of an order on which a room stands."""
     ranks = [index for index, line in enumerate(order) if name in line]
-    assert len(ranks) == 1, f"{name} has no place in the order: add it to DETECTOR or SERVER"
+    assert len(ranks) == 1, f"{name} has no place in the order: add it to DETECTOR, SERVER or FORENSICS"
     return ranks[0]
 
 
-@pytest.mark.parametrize(("package", "order"), [("detector", DETECTOR), ("server", SERVER)])
+@pytest.mark.parametrize(("package", "order"), [("detector", DETECTOR), ("server", SERVER), ("forensics", FORENSICS)])
 def test_rooms_import_only_what_stands_above_them(package: str, order: tuple[set[str], ...]) -> None:
     for path in sources(package):
         found = rooms_imported(path, package)
@@ -160,7 +162,7 @@ def test_who_looks_on_is_known_to_nobody_on_the_road(name: str) -> None:
         assert not watching & words, f"{path.relative_to(ROOT)} speaks of {sorted(watching & words)}"
 
 
-@pytest.mark.parametrize("package", ["server", "detector"])
+@pytest.mark.parametrize("package", ["server", "detector", "forensics"])
 def test_folders_import_each_other_in_one_direction(package: str) -> None:
     rooms: dict[str, set[str]] = {}
     for path in sources(package):

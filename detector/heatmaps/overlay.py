@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-__all__ = ["Kind", "enlarge", "is_photographic", "kind_of", "legend_stops", "overlay", "overlay_png", "png", "through"]
+__all__ = ["Kind", "enlarge", "is_photographic", "legend_stops", "overlay", "overlay_png", "png", "through"]
 
 Map = NDArray[np.float32]
 Picture = NDArray[np.uint8]
@@ -29,11 +29,6 @@ MOST_CELLS = 75  # a side
 OUTSIDE = np.array([198, 205, 216], np.float32)  # what a mask hides: neither as light as snow nor dark
 COVER, EASE = 0.9, 0.85  # how much the strongest value covers, and how cover grows with strength
 OUTLIERS = 99.0  # percentile of a map with a value a pixel; single pixels would else set its scale
-
-
-def kind_of(values: Map) -> Kind:
-    """Signed where a value is negative."""
-    return "signed" if (values < 0).any() else "size"
 
 
 def enlarge(image: Picture) -> Picture:

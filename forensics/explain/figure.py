@@ -15,7 +15,7 @@ from PIL import Image
 
 from forensics.drawing import Figure, FigureCanvasAgg
 from forensics.explain import panels, words
-from forensics.explain.captions import caption
+from forensics.explain.captions import CAPTIONS
 from forensics.explain.compute import Explanation
 from forensics.explain.panels import Panel
 from forensics.theme import THEME
@@ -113,7 +113,7 @@ def _sections(explanation: Explanation) -> Iterator[Section]:
     for at, target in enumerate(explanation.targets):
         tiles: list[Tile] = []
         for result in explanation.methods:
-            title = words.shorten(caption(result.name).title, LETTERS)
+            title = words.shorten(CAPTIONS[result.name].title, LETTERS)
             if result.failure:
                 tiles.append((None, textwrap.fill(f"{title}: not computed. {result.failure}", LETTERS, max_lines=10)))
                 continue

@@ -15,7 +15,7 @@ from PIL import Image
 
 from detector.heatmaps.overlay import is_photographic, legend_stops
 from forensics.explain import panels, words
-from forensics.explain.captions import CHANNELS_PAPER, caption
+from forensics.explain.captions import CAPTIONS, CHANNELS_PAPER
 from forensics.explain.compute import Explanation
 from forensics.pages import data_url, render
 
@@ -46,7 +46,7 @@ def render_page(explanations: Sequence[Explanation], *, source: str) -> str:
         explanations=explanations,
         source=source,
         words=words,
-        caption=caption,
+        captions=CAPTIONS,
         channels_paper=CHANNELS_PAPER,
         legend_stops=legend_stops,
         is_photographic=is_photographic,

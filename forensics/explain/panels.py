@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from detector.heatmaps.overlay import enlarge, kind_of, overlay, through
-from forensics.explain.captions import caption
+from detector.heatmaps.overlay import enlarge, overlay, through
+from forensics.explain.captions import CAPTIONS
 from forensics.explain.compute import Channel, Explanation, MethodResult
 
 __all__ = ["Panel", "active", "heat", "masked", "photograph"]
@@ -21,8 +21,7 @@ def photograph(explanation: Explanation) -> Panel:
 
 def heat(explanation: Explanation, result: MethodResult, at: int) -> Panel:
     """The map of one target class over the image."""
-    values = result.maps[at]
-    return overlay(explanation.image, values, caption(result.name).kind or kind_of(values))
+    return overlay(explanation.image, result.maps[at], CAPTIONS[result.name].kind)
 
 
 def masked(explanation: Explanation, result: MethodResult, at: int) -> Panel:

@@ -9,11 +9,13 @@ from collections.abc import Callable, Sequence
 from forensics.drawing import Axes, Figure, mpl
 from forensics.theme import THEME
 from training.evaluation.metrics import Estimate
-from training.evaluation.result import HEATWARD, AttackResult, Detection, EvaluationResult
+from training.evaluation.result import HEATWARD, Detection, EvaluationResult
 
 __all__ = ["auroc_plot", "false_positive_plot", "recovery_plot", "roc_plot", "svg"]
 
 Find = Callable[[Detection], Estimate]
+Series = tuple[str, str, str, Sequence[Estimate]]
+"""Name, colour, mark, an estimate for each row."""
 
 MARKS = {
     HEATWARD: (THEME["alarm"], "o"),
@@ -64,22 +66,13 @@ def false_positive_plot(evaluation: EvaluationResult) -> Figure:
     """Alarms on images that nobody attacked, beside the rate that was asked for."""
     groups = evaluation.false_positives[HEATWARD]
     names = sorted(groups)
-    figure = Figure(figsize=(7.6, 0.9 + 0.42 * len(names)), layout="constrained")
-    axes = figure.add_subplot()
-    rates = evaluation.rates
-    for at, rate in enumerate(rates):
-        color = RAMP[at]
+    asked = list(zip(evaluation.rates, RAMP, strict=False))
+    series = [(f"asked for {rate:.0%}", color, "o", [groups[name][rate] for name in names]) for rate, color in asked]
+    figure, axes = _dot_plot(names, series, "images flagged")
+    for rate, color in asked:
         axes.axvline(rate, color=color, lw=1, ls=":", zorder=0)
-        estimates = [groups[name][rate] for name in names]
-        places = [place + 0.14 * (at - (len(rates) - 1) / 2) for place in range(len(names))]
-        _dots(axes, estimates, places, color, "o", f"asked for {rate:.0%}")
-    axes.set_yticks(range(len(names)), names)
-    axes.invert_yaxis()
     axes.set_xlim(left=0)
-    axes.set_xlabel("images flagged")
     axes.xaxis.set_major_formatter(mpl.ticker.PercentFormatter(1.0))
-    _tidy(axes)
-    axes.legend(frameon=False, fontsize=9)
     return figure
 
 
@@ -92,38 +85,39 @@ def svg(figure: Figure) -> bytes:
 
 
 def _compare(evaluation: EvaluationResult, find: Find, label: str, chance: float | None = None) -> Figure:
+    """A row an attack, a mark a detector."""
     attacks = evaluation.attacks
-    figure = Figure(figsize=(7.6, 1.1 + 0.42 * len(attacks)), layout="constrained")
-    axes = figure.add_subplot()
-    names = list(evaluation.detectors)
-    for at, name in enumerate(names):
-        color, mark = MARKS.get(name, (THEME["ink"], "x"))
-        estimates = [find(attack.detectors[name]) for attack in attacks]
-        places = [place + 0.14 * (at - (len(names) - 1) / 2) for place in range(len(attacks))]
-        _dots(axes, estimates, places, color, mark, evaluation.detectors[name])
-    axes.set_yticks(range(len(attacks)), [_named(attack, find(attack.detectors[HEATWARD])) for attack in attacks])
-    axes.invert_yaxis()
-    axes.set_xlabel(label)
+    rows = [
+        f"{attack.label}{'' if attack.seen else ' (unseen)'}, n {find(attack.detectors[HEATWARD]).count}"
+        for attack in attacks
+    ]
+    series = [
+        (title, *MARKS.get(name, (THEME["ink"], "x")), [find(attack.detectors[name]) for attack in attacks])
+        for name, title in evaluation.detectors.items()
+    ]
+    figure, axes = _dot_plot(rows, series, label)
     axes.set_xlim(0, 1.01)
     if chance is not None:
         axes.axvline(chance, color=THEME["edge"], lw=1, zorder=0)
-    _tidy(axes)
-    figure.legend(loc="outside upper left", ncols=len(names), frameon=False, fontsize=9)
     return figure
 
 
-def _named(attack: AttackResult, estimate: Estimate) -> str:
-    return f"{attack.label}{'' if attack.seen else ' (unseen)'}, n {estimate.count}"
-
-
-def _dots(
-    axes: Axes, estimates: Sequence[Estimate], places: Sequence[float], color: str, mark: str, label: str
-) -> None:
-    known = [(e, place) for e, place in zip(estimates, places, strict=True) if not math.isnan(e.value)]
-    for estimate, place in known:
-        if not math.isnan(estimate.low):
-            axes.plot([estimate.low, estimate.high], [place, place], color=color, lw=1.4, alpha=0.6)
-    axes.plot([e.value for e, _ in known], [place for _, place in known], mark, color=color, ms=5, label=label)
+def _dot_plot(rows: Sequence[str], series: Sequence[Series], label: str) -> tuple[Figure, Axes]:
+    """Estimates with their intervals, one line a row, one colour a series."""
+    figure = Figure(figsize=(7.6, 1.1 + 0.42 * len(rows)), layout="constrained")
+    axes = figure.add_subplot()
+    for at, (name, color, mark, estimates) in enumerate(series):
+        shift = 0.14 * (at - (len(series) - 1) / 2)
+        known = [(place + shift, each) for place, each in enumerate(estimates) if not math.isnan(each.value)]
+        for place, each in known:
+            axes.plot([each.low, each.high], [place, place], color=color, lw=1.4, alpha=0.6)
+        axes.plot([each.value for _, each in known], [place for place, _ in known], mark, color=color, ms=5, label=name)
+    axes.set_yticks(range(len(rows)), rows)
+    axes.invert_yaxis()
+    axes.set_xlabel(label)
+    _tidy(axes)
+    figure.legend(loc="outside upper left", ncols=len(series), frameon=False, fontsize=9)
+    return figure, axes
 
 
 def _tidy(axes: Axes) -> None:
