@@ -6,7 +6,7 @@ import argparse
 import os
 import sys
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +25,10 @@ if TYPE_CHECKING:
 
     from training.evaluation.leave_out_result import LeaveOutResult
 
-__all__ = ["evaluate", "train"]
+__all__ = ["Report", "evaluate", "train"]
+
+Report = Callable[[Path], Path]
+"""Draws the report of the evaluation in a folder; returns where it lies."""
 
 FLAGS = {
     "work": "folder for shards and results; a killed job goes on from here",
@@ -49,8 +52,8 @@ SHORT = {
 }
 
 
-def train(argv: Sequence[str] | None = None) -> int:
-    """`heatward train [STAGE] --config FILE`."""
+def train(argv: Sequence[str] | None = None, report: Report | None = None) -> int:
+    """`heatward train [STAGE] --config FILE`; `report` draws what was measured."""
     parser = _parser(
         "train",
         "Make a detector for a classifier: images and classifier in, bundle and report out.",
@@ -60,11 +63,11 @@ def train(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("stage", nargs="?", choices=STAGES, help="run this stage alone")
     arguments = parser.parse_args(argv)
-    return exit_code(lambda: _train(arguments))
+    return exit_code(lambda: _train(arguments, report))
 
 
-def evaluate(argv: Sequence[str] | None = None) -> int:
-    """`heatward evaluate --config FILE [--bundle FILE | --leave-out]`."""
+def evaluate(argv: Sequence[str] | None = None, report: Report | None = None) -> int:
+    """`heatward evaluate --config FILE [--bundle FILE | --leave-out]`; `report` draws what was measured."""
     parser = _parser(
         "evaluate",
         "Measure a detector on the test split; prints tables, writes JSON and an HTML report under WORK/evaluate.",
@@ -78,10 +81,10 @@ def evaluate(argv: Sequence[str] | None = None) -> int:
         help="instead, refit without one attack family at a time and measure each refit on what it never saw",
     )
     arguments = parser.parse_args(argv)
-    return exit_code(lambda: _evaluate(arguments))
+    return exit_code(lambda: _evaluate(arguments, report))
 
 
-def _train(arguments: argparse.Namespace) -> int:
+def _train(arguments: argparse.Namespace, report: Report | None) -> int:
     config = _config(arguments)
     _check_out(config.out)
     keep_freed_memory()
@@ -95,7 +98,7 @@ def _train(arguments: argparse.Namespace) -> int:
         for stage in (arguments.stage,) if arguments.stage else STAGES:
             pipeline.run_stage(job, stage)
     if arguments.stage in (None, "evaluate"):
-        _show(config)
+        _show(config, report)
     return ExitCode.OK
 
 
@@ -113,7 +116,7 @@ def _check_out(out: Path) -> None:
         raise ConfigError(f"out: {out} cannot be written: {error.strerror}") from error
 
 
-def _evaluate(arguments: argparse.Namespace) -> int:
+def _evaluate(arguments: argparse.Namespace, report: Report | None) -> int:
     if arguments.leave_out and arguments.bundle is not None:
         raise ConfigError("--leave-out fits networks of its own, so it says nothing about a --bundle: give one of them")
     config = _config(arguments)
@@ -144,17 +147,18 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     if arguments.leave_out:
         _show_leave_out(config, left_out)
     else:
-        _show(config)
+        _show(config, report)
     return ExitCode.OK
 
 
-def _show(config: TrainingConfig) -> None:
+def _show(config: TrainingConfig, report: Report | None) -> None:
     """Print the tables of the evaluation that was just made or found."""
     from training.evaluation.result import EvaluationResult
     from training.evaluation.tables import all_tables
 
     folder = config.work / "evaluate"
-    _print(all_tables(EvaluationResult.read(folder)), f"report: {folder / 'report.html'}")
+    drawn = report(folder) if report else folder / "evaluation.md"
+    _print(all_tables(EvaluationResult.read(folder)), f"report: {drawn}")
 
 
 def _show_leave_out(config: TrainingConfig, result: LeaveOutResult) -> None:

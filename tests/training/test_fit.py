@@ -3,6 +3,7 @@ from __future__ import annotations
 import random
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tiny
@@ -103,7 +104,8 @@ def test_an_origin_outside_the_candidates_is_not_learnt() -> None:
         def forward(self, evidence: Evidence) -> NetworkOutput:
             return NetworkOutput(torch.zeros(2, 2), evidence.logits)
 
-    loss_of(Echo(), rows, 1.0, "cpu").backward()
+    echo: Any = Echo()
+    loss_of(echo, rows, 1.0, "cpu").backward()
     assert logits.grad is not None
     assert logits.grad[0].abs().sum() > 0 and logits.grad[1].abs().sum() == 0
 
