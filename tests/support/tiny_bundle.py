@@ -25,7 +25,7 @@ def tiny_bundle(classifier: Classifier) -> Bundle:
         classifier=classifier.spec,
         fingerprint=classifier.fingerprint,
         evidence=settings.model_dump(mode="json"),
-        network={"settings": network_settings.model_dump(mode="json"), "shape": shape.model_dump()},
+        network={"settings": network_settings.model_dump(mode="json"), "shape": shape.model_dump(mode="json")},
         families=("clean", "one-step"),
     )
     return Bundle(manifest, classifier.state_dict(), ensemble_weights([network]), scores.double())
