@@ -42,7 +42,7 @@ SERVER = (
 )
 # The same for the rooms of training/.
 TRAINING = (
-    {"settings", "parameters", "progress", "drawing", "pages", "shards", "command"},
+    {"settings", "parameters", "progress", "drawing", "pages", "shards", "command", "lock", "rates"},
     {"config", "load"},
     {"attacks", "data"},
     {"runners"},
@@ -52,6 +52,7 @@ TRAINING = (
     {"checks"},
     {"stages"},
     {"pipeline"},
+    {"forecast"},
     {"cli"},
 )
 CORE = ("models", "inference")

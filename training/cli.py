@@ -59,6 +59,10 @@ def train(argv: Sequence[str] | None = None) -> int:
         "(HEATWARD_FIT__EPOCHS=5), those over the file.",
     )
     parser.add_argument("stage", nargs="?", choices=STAGES, help="run this stage alone")
+    parser.add_argument(
+        "--plan", action="store_true", help="say what changed since the last run and what a run costs; make nothing"
+    )
+    parser.add_argument("--json", action="store_true", help="with --plan: as JSON, on standard output")
     arguments = parser.parse_args(argv)
     return exit_code(lambda: _train(arguments))
 
@@ -82,20 +86,36 @@ def evaluate(argv: Sequence[str] | None = None) -> int:
 
 
 def _train(arguments: argparse.Namespace) -> int:
+    if arguments.json and not arguments.plan:
+        raise ConfigError("--json writes the plan: give it together with --plan")
     config = _config(arguments)
+    if arguments.plan:
+        return _plan(config, as_json=arguments.json)
     _check_out(config.out)
     keep_freed_memory()
     # torch and torchattacks: only once the command line is right
     from training import pipeline
     from training.job import open_job
+    from training.lock import hold
     from training.progress import make_progress
 
-    with make_progress() as progress:
+    with make_progress() as progress, hold(config.work):
         job = open_job(config, progress)
         for stage in (arguments.stage,) if arguments.stage else STAGES:
             pipeline.run_stage(job, stage)
     if arguments.stage in (None, "evaluate"):
         _show(config)
+    return 0
+
+
+def _plan(config: TrainingConfig, *, as_json: bool) -> int:
+    from training.forecast import forecast
+    from training.job import open_job
+    from training.progress import make_progress
+
+    with make_progress() as progress:
+        found = forecast(open_job(config, progress, look_only=True))
+    print(found.model_dump_json(indent=2) if as_json else "\n".join(found.lines()))
     return 0
 
 
@@ -124,10 +144,11 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     from training.detectors import open_detector
     from training.evaluation import leave_out
     from training.job import open_job
+    from training.lock import hold
     from training.progress import make_progress
     from training.stages.evaluate import evaluate_detector
 
-    with make_progress() as progress:
+    with make_progress() as progress, hold(config.work):
         job = open_job(config, progress)
         # what can be known is said before hours are spent
         detector = open_detector(job, arguments.bundle) if arguments.bundle else None
