@@ -8,6 +8,7 @@ and nothing else. Files are written under another name, flushed to disk, then re
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -154,14 +155,24 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def write_file(path: Path, content: bytes) -> None:
-    """Write a file so that whoever looks at `path` sees the old content or the new one, never a part."""
+    """Write a file so that whoever looks at `path` sees the old content or the new one, never a part.
+
+    Raises:
+        OSError: It cannot be written, as on a full disk; names the file.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + TEMPORARY)
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink()  # room for others on a full disk
+        error.filename = str(path)
+        raise
 
 
 def remove_temporary(work: Path) -> None:
