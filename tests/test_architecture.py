@@ -42,7 +42,7 @@ SERVER = (
 )
 # The same for the rooms of training/.
 TRAINING = (
-    {"settings", "parameters", "progress", "drawing", "pages", "shards", "command", "lock", "rates"},
+    {"settings", "parameters", "images", "progress", "drawing", "pages", "shards", "command", "lock", "rates"},
     {"config", "load"},
     {"attacks", "data"},
     {"runners"},

@@ -71,7 +71,7 @@ class Forecast(_Told):
             said.append(f"images {split}: {found.images}{changed}")
         for each in self.shards:
             if each.made:
-                what = f"{each.made} shards made of {each.images} images, {each.kept} kept"
+                what = f"{each.made} of {each.made + each.kept} shards, images: {each.images}"
                 said.append(f"{each.stage} {each.split}/{each.label}: {what}, {_long(each.seconds)}")
         kept = sum(each.kept for each in self.shards)
         said.append(f"shards: {kept} kept, {sum(each.made for each in self.shards)} made")

@@ -2,6 +2,8 @@
 
 The classifier and the heatmap networks are the tiny ones of the tests, the attacks those of the CIFAR-10 recipe, made
 of every image. Prints a Markdown table of CPU seconds.
+
+    python -m benchmarks.retraining.one_photograph
 """
 
 from __future__ import annotations

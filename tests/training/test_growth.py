@@ -85,6 +85,9 @@ def test_other_shares_seeds_and_a_lost_ledger_move_no_image(images: Path, tmp_pa
     before = homes(opened(images, tmp_path / LEDGER))
     other = {"splits": {"fit": 0.1, "calibrate": 0.1, "test": 0.1, "tune": 0.7}}
     assert homes(opened(images, tmp_path / LEDGER, **other)) == before
+    told = json.loads((tmp_path / LEDGER).read_text())
+    (tmp_path / LEDGER).write_text(json.dumps({"format": told["format"], "homes": told["homes"]}))
+    assert homes(opened(images, tmp_path / LEDGER, **other)) == before
     (tmp_path / LEDGER).write_text("{")
     assert homes(opened(images, tmp_path / LEDGER)) == before
     config = ImagesConfig.model_validate({"source": str(images), **GROWS})

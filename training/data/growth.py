@@ -43,7 +43,9 @@ class Ledger:
             if found["format"] != FORMAT:
                 return cls(path)
             shards = {
-                split: {int(number): list(map(int, ids)) for number, ids in found["shards"].get(split, {}).items()}
+                split: {
+                    int(number): list(map(int, ids)) for number, ids in found.get("shards", {}).get(split, {}).items()
+                }
                 for split in SPLITS
             }
             return cls(path, {str(key): split for key, split in found["homes"].items() if split in SPLITS}, shards)
