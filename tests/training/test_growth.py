@@ -114,6 +114,18 @@ def test_a_copy_joins_an_image_that_is_gone(images: Path, tmp_path: Path) -> Non
     assert after["renamed"] == before["10"]
 
 
+def test_an_image_that_moved_to_another_source_keeps_its_split(images: Path, tmp_path: Path) -> None:
+    before = homes(opened(images, tmp_path / LEDGER))
+    moved = {split: next(name for name, home in before.items() if home == split) for split in ("test", "calibrate")}
+    for name in moved.values():
+        path = next(images.rglob(f"{name}.png"))
+        (tmp_path / "more" / path.parent.name).mkdir(parents=True, exist_ok=True)
+        shutil.move(path, tmp_path / "more" / path.parent.name)
+    photograph(tmp_path / "more" / "cat" / "new.png", 77)
+    after = homes(opened(images, tmp_path / LEDGER, fit_sources=[str(tmp_path / "more")]))
+    assert after == before | {"new": "fit"}
+
+
 def test_only_the_shard_that_lost_an_image_is_dealt_again(images: Path, tmp_path: Path) -> None:
     before = shards(opened(images, tmp_path / LEDGER))
     (place, lost) = next((place, names[2]) for place, names in before.items() if place[0] == "fit")

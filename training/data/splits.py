@@ -193,14 +193,20 @@ def open_splits(
         homes = ledger.settle([copies.shown[item.index] or item.fingerprint for item in pool], groups, config.shares)
     else:
         homes = divide(groups, counts_of(config, len(pool)))
-    items: dict[Split, list[Item]] = {
-        split: [item for item, home in zip(pool, homes, strict=True) if home == split] for split in SPLITS
-    }
-    items["test"] += tested
-    items["calibrate"] += calibrating
-    held_out = [item for split in SPLITS if split != "fit" for item in items[split]]
+    items: dict[str, list[Item]] = {split: [] for split in (*SPLITS, "unused")}
+
+    def put(some: Sequence[Item], into: Sequence[str]) -> None:
+        """Into these splits, unless the ledger knows better: an image may lie in another source now."""
+        for item, split in zip(some, into, strict=True):
+            items[ledger.homes.get(copies.shown[item.index], split)].append(item)
+
+    put(pool, homes)
+    put(tested, ["test"] * len(tested))
+    put(calibrating, ["calibrate"] * len(calibrating))
+    held_out = [item for split in ("calibrate", "test", "tune") for item in items[split]]
     for name, more in found.items():
-        items["fit"] += others(more, place_of(config, name), held_out, "other splits")
+        more = others(more, place_of(config, name), held_out, "other splits")
+        put(more, ["fit"] * len(more))
     for split in SPLITS:
         if not items[split] and split != "tune":
             different = len({*groups})
@@ -208,8 +214,9 @@ def open_splits(
                 f"split {split!r} gets no image: {len(pool)} images in {config.source}, splits {dict(counts)}"
                 + (f"; they show {different} photographs, and copies stay in the same split" * (different < len(pool)))
             )
-    splits = {}
-    for split, each in items.items():
+    splits: dict[Split, SplitImages] = {}
+    for split in SPLITS:
+        each = items[split]
         unreadable = tuple(item.name for item in each if item.index in copies.unreadable)
         splits[split] = SplitImages(split, sources, tuple(each), copies.count(each), unreadable)
         if config.grows:
