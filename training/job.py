@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from detector.classifier import Classifier
-from detector.errors import ConfigError
 from training.attacks import check_attack
 from training.attacks.corruptions import STRENGTHS
 from training.config import CLEAN, SPLITS, Split, TrainingConfig
@@ -163,10 +162,6 @@ def open_job(config: TrainingConfig, progress: Progress, *, look_only: bool = Fa
         check_attack(attack)
     device_of(config)
     if not look_only:
-        try:
-            config.work.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ConfigError(f"work: folder {config.work} cannot be made: {error.strerror}") from error
         remove_temporary(config.work)
     ledger = Ledger.read(config.work / LEDGER) if config.images.grows else Ledger()
     splits, classes = open_splits(

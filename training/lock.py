@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from detector.errors import DataError
+from detector.errors import ConfigError, DataError
 from detector.text import printable
 
 __all__ = ["hold"]
@@ -24,13 +24,14 @@ def hold(work: Path) -> Iterator[None]:
     """Hold a work folder, which is made if it is not there.
 
     Raises:
-        DataError: Another job holds it, or it cannot be made or written.
+        ConfigError: It cannot be made or written.
+        DataError: Another job holds it.
     """
     try:
         work.mkdir(parents=True, exist_ok=True)
         file = (work / FILE).open("a+", encoding="utf-8")
     except OSError as error:
-        raise DataError(f"work: folder {work} cannot be made or written: {error.strerror}") from error
+        raise ConfigError(f"work: folder {work} cannot be made or written: {error.strerror}") from error
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from tiny_job import write_source
 
-from detector.errors import DataError
+from detector.errors import ConfigError, DataError
 from training import cli
 from training.lock import hold
 
@@ -67,5 +67,5 @@ def test_a_full_disk_is_said_and_leaves_nothing_torn(
 
 def test_a_folder_that_cannot_be_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(DataError, match="file/work cannot be made or written"), hold(tmp_path / "file" / "work"):
+    with pytest.raises(ConfigError, match="file/work cannot be made or written"), hold(tmp_path / "file" / "work"):
         pass

@@ -73,6 +73,13 @@ def test_a_plan_is_what_the_next_run_does(place: Path, capsys: pytest.CaptureFix
     assert written == {each for each in made if each[0] == "attack"}
 
 
+def test_images_that_do_not_grow_are_counted(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.train(["--plan", *words(place), "--work", str(tmp_path / "w"), "--set", "images.grows=false"]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == "images fit: 40" and said[-1] == "in all: not measured yet"
+    assert "attack fit/pgd: 2 of 2 shards, images: 30, not measured yet" in said
+
+
 def test_json_needs_a_plan(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.train(["--json", *words(place)]) == 2
     assert "--plan" in capsys.readouterr().err
