@@ -28,15 +28,13 @@ if TYPE_CHECKING:
 __all__ = ["evaluate", "train"]
 
 FLAGS = {
-    "work": "folder for shards and results; a killed job goes on from here",
-    "out": "where the bundle goes: FILE.heatward, or a folder",
-    "seed": "decides everything random",
-    "threads": "CPU threads",
-    "device": "cpu, cuda, cuda:1, or auto",
-    "shard-size": "images a shard",
-    "batch-size": "images an attack sees at once",
-}
-SHORT = {
+    "work": ("work", "folder for shards and results; a killed job goes on from here"),
+    "out": ("out", "where the bundle goes: FILE.heatward, or a folder"),
+    "seed": ("seed", "decides everything random"),
+    "threads": ("threads", "CPU threads"),
+    "device": ("device", "cpu, cuda, cuda:1, or auto"),
+    "shard-size": ("shard_size", "images a shard"),
+    "batch-size": ("batch_size", "images an attack sees at once"),
     "images": ("images.source", "image folder (one folder a class), or torchvision:NAME"),
     "test-images": ("images.test_source", "images of the test split; default: a part of --images"),
     "limit": ("images.limit", "use at most so many images"),
@@ -47,6 +45,7 @@ SHORT = {
     "weights": ("classifier.weights", "safetensors or checkpoint file, or the name of torchvision weights"),
     "labels": ("classifier.labels", "text file, one class name a line; default: the image folder's class folders"),
 }
+"""Flag → the setting it gives, and what it is for."""
 
 
 def train(argv: Sequence[str] | None = None) -> int:
@@ -197,9 +196,7 @@ def _print(tables: Sequence[Table], note: str) -> None:
 def _parser(command: str, description: str, epilog: str) -> argparse.ArgumentParser:
     parser = Parser(f"heatward {command}", description=description, epilog=epilog)
     parser.add_argument("--config", type=Path, metavar="FILE", help="TOML file; examples/ has some")
-    for name, text in FLAGS.items():
-        parser.add_argument(f"--{name}", help=text)
-    for name, (_, text) in SHORT.items():
+    for name, (_, text) in FLAGS.items():
         parser.add_argument(f"--{name}", help=text)
     parser.add_argument(
         "--allow-inaccurate",
@@ -219,11 +216,9 @@ def _parser(command: str, description: str, epilog: str) -> argparse.ArgumentPar
 
 def _config(arguments: argparse.Namespace) -> TrainingConfig:
     overrides: dict[str, Any] = {}
-    for name in FLAGS:
-        _put(overrides, name.replace("-", "_"), getattr(arguments, name.replace("-", "_")))
-    _put(overrides, "allow_inaccurate", arguments.allow_inaccurate)
-    for name, (key, _) in SHORT.items():
+    for name, (key, _) in FLAGS.items():
         _put(overrides, key, getattr(arguments, name.replace("-", "_")))
+    _put(overrides, "allow_inaccurate", arguments.allow_inaccurate)
     for setting in arguments.set:
         key, equals, value = setting.partition("=")
         if not equals or not key.strip():
