@@ -35,7 +35,7 @@ SERVER = (
 )
 # The same for the rooms of training/.
 TRAINING = (
-    {"settings", "parameters", "progress", "shards", "command"},
+    {"settings", "parameters", "images", "progress", "shards", "command", "lock", "rates"},
     {"config", "load"},
     {"attacks", "data"},
     {"runners"},
@@ -45,6 +45,7 @@ TRAINING = (
     {"checks"},
     {"stages"},
     {"pipeline"},
+    {"forecast"},
     {"cli"},
 )
 # For those of forensics/.

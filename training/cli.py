@@ -31,15 +31,13 @@ Report = Callable[[Path], Path]
 """Draws the report of the evaluation in a folder; returns where it lies."""
 
 FLAGS = {
-    "work": "folder for shards and results; a killed job goes on from here",
-    "out": "where the bundle goes: FILE.heatward, or a folder",
-    "seed": "decides everything random",
-    "threads": "CPU threads",
-    "device": "cpu, cuda, cuda:1, or auto",
-    "shard-size": "images a shard",
-    "batch-size": "images an attack sees at once",
-}
-SHORT = {
+    "work": ("work", "folder for shards and results; a killed job goes on from here"),
+    "out": ("out", "where the bundle goes: FILE.heatward, or a folder"),
+    "seed": ("seed", "decides everything random"),
+    "threads": ("threads", "CPU threads"),
+    "device": ("device", "cpu, cuda, cuda:1, or auto"),
+    "shard-size": ("shard_size", "images a shard"),
+    "batch-size": ("batch_size", "images an attack sees at once"),
     "images": ("images.source", "image folder (one folder a class), or torchvision:NAME"),
     "test-images": ("images.test_source", "images of the test split; default: a part of --images"),
     "limit": ("images.limit", "use at most so many images"),
@@ -50,6 +48,7 @@ SHORT = {
     "weights": ("classifier.weights", "safetensors or checkpoint file, or the name of torchvision weights"),
     "labels": ("classifier.labels", "text file, one class name a line; default: the image folder's class folders"),
 }
+"""Flag → the setting it gives, and what it is for."""
 
 
 def train(argv: Sequence[str] | None = None, report: Report | None = None) -> int:
@@ -62,6 +61,10 @@ def train(argv: Sequence[str] | None = None, report: Report | None = None) -> in
         "(HEATWARD_FIT__EPOCHS=5), those over the file.",
     )
     parser.add_argument("stage", nargs="?", choices=STAGES, help="run this stage alone")
+    parser.add_argument(
+        "--plan", action="store_true", help="say what changed since the last run and what a run costs; make nothing"
+    )
+    parser.add_argument("--json", action="store_true", help="with --plan: as JSON, on standard output")
     arguments = parser.parse_args(argv)
     return exit_code(lambda: _train(arguments, report))
 
@@ -85,20 +88,36 @@ def evaluate(argv: Sequence[str] | None = None, report: Report | None = None) ->
 
 
 def _train(arguments: argparse.Namespace, report: Report | None) -> int:
+    if arguments.json and not arguments.plan:
+        raise ConfigError("--json writes the plan: give it together with --plan")
     config = _config(arguments)
+    if arguments.plan:
+        return _plan(config, as_json=arguments.json)
     _check_out(config.out)
     keep_freed_memory()
     # torch and torchattacks: only once the command line is right
     from training import pipeline
     from training.job import open_job
+    from training.lock import hold
     from training.progress import make_progress
 
-    with make_progress() as progress:
+    with make_progress() as progress, hold(config.work):
         job = open_job(config, progress)
         for stage in (arguments.stage,) if arguments.stage else STAGES:
             pipeline.run_stage(job, stage)
     if arguments.stage in (None, "evaluate"):
         _show(config, report)
+    return ExitCode.OK
+
+
+def _plan(config: TrainingConfig, *, as_json: bool) -> int:
+    from training.forecast import forecast
+    from training.job import open_job
+    from training.progress import make_progress
+
+    with make_progress() as progress:
+        found = forecast(open_job(config, progress, look_only=True))
+    print(found.model_dump_json(indent=2) if as_json else "\n".join(found.lines()))
     return ExitCode.OK
 
 
@@ -127,10 +146,11 @@ def _evaluate(arguments: argparse.Namespace, report: Report | None) -> int:
     from training.detectors import open_detector
     from training.evaluation import leave_out
     from training.job import open_job
+    from training.lock import hold
     from training.progress import make_progress
     from training.stages.evaluate import evaluate_detector
 
-    with make_progress() as progress:
+    with make_progress() as progress, hold(config.work):
         job = open_job(config, progress)
         # what can be known is said before hours are spent
         detector = open_detector(job, arguments.bundle) if arguments.bundle else None
@@ -180,9 +200,7 @@ def _print(tables: Sequence[Table], note: str) -> None:
 def _parser(command: str, description: str, epilog: str) -> argparse.ArgumentParser:
     parser = Parser(f"heatward {command}", description=description, epilog=epilog)
     parser.add_argument("--config", type=Path, metavar="FILE", help="TOML file; examples/ has some")
-    for name, text in FLAGS.items():
-        parser.add_argument(f"--{name}", help=text)
-    for name, (_, text) in SHORT.items():
+    for name, (_, text) in FLAGS.items():
         parser.add_argument(f"--{name}", help=text)
     parser.add_argument(
         "--allow-inaccurate",
@@ -202,11 +220,9 @@ def _parser(command: str, description: str, epilog: str) -> argparse.ArgumentPar
 
 def _config(arguments: argparse.Namespace) -> TrainingConfig:
     overrides: dict[str, Any] = {}
-    for name in FLAGS:
-        _put(overrides, name.replace("-", "_"), getattr(arguments, name.replace("-", "_")))
-    _put(overrides, "allow_inaccurate", arguments.allow_inaccurate)
-    for name, (key, _) in SHORT.items():
+    for name, (key, _) in FLAGS.items():
         _put(overrides, key, getattr(arguments, name.replace("-", "_")))
+    _put(overrides, "allow_inaccurate", arguments.allow_inaccurate)
     for setting in arguments.set:
         key, equals, value = setting.partition("=")
         if not equals or not key.strip():

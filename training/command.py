@@ -23,6 +23,10 @@ def exit_code(command: Callable[[], int]) -> int:
     except HeatwardError as error:
         print(f"error: {printable(str(error), None)}", file=sys.stderr)
         return ExitCode.MISTAKE if isinstance(error, WRITTEN) else ExitCode.FAILED
+    except OSError as error:  # a full disk, a folder that cannot be written
+        place = f"{error.filename}: " if error.filename else ""
+        print(f"error: {printable(f'{place}{error.strerror or error}', None)}", file=sys.stderr)
+        return ExitCode.FAILED
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from here", file=sys.stderr)
         return ExitCode.INTERRUPTED

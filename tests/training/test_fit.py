@@ -69,6 +69,12 @@ def test_it_learns_attacks_and_origins(work: Path, tmp_path: Path) -> None:
     assert (found == origin).float().mean() > 0.8
 
 
+def test_a_fit_may_have_any_number_of_steps(work: Path) -> None:
+    """Of 10, torch's schedule would divide by zero."""
+    for epochs in (1, 4, 5, 6):  # two steps each
+        fit_networks(config_for(work, ensemble=1, batch_size=176, epochs=epochs), work, SilentProgress(), work / "fit")
+
+
 def test_the_same_seed_gives_the_same_bytes(work: Path) -> None:
     contents = []
     for _ in range(2):
