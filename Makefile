@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help install demo test check format protos imagenet clean
+.PHONY: help install demo test coverage check format protos imagenet clean
 
 help:  ## List the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -22,6 +22,10 @@ demo: $(STAMP)  ## Start a server, attack sample photographs, ask it about them
 
 test: $(STAMP)  ## Run the tests
 	OMP_NUM_THREADS=1 $(BIN)/pytest
+
+coverage: $(STAMP)  ## Run the tests, a third slower, and print how much of the product they reach
+	OMP_NUM_THREADS=1 $(BIN)/coverage run -m pytest
+	$(BIN)/coverage report | sed -n '1,7p;$$p'
 
 check: $(STAMP)  ## Lint, format check, static types
 	$(BIN)/ruff check .
@@ -42,4 +46,4 @@ imagenet: $(STAMP)  ## The ImageNet recipe, from a zip to a bundle: make imagene
 	$(BIN)/heatward train --config examples/imagenet/config.toml
 
 clean:  ## Remove the virtual environment and caches (never work/ or data/)
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage

@@ -6,7 +6,7 @@ import argparse
 import os
 import sys
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,18 +25,19 @@ if TYPE_CHECKING:
 
     from training.evaluation.leave_out_result import LeaveOutResult
 
-__all__ = ["evaluate", "job_config", "job_parser", "print_tables", "train"]
+__all__ = ["Report", "evaluate", "job_config", "job_parser", "print_tables", "train"]
+
+Report = Callable[[Path], Path]
+"""Draws the report of the evaluation in a folder; returns where it lies."""
 
 FLAGS = {
-    "work": "folder for shards and results; a killed job goes on from here",
-    "out": "where the bundle goes: FILE.heatward, or a folder",
-    "seed": "decides everything random",
-    "threads": "CPU threads",
-    "device": "cpu, cuda, cuda:1, or auto",
-    "shard-size": "images a shard",
-    "batch-size": "images an attack sees at once",
-}
-SHORT = {
+    "work": ("work", "folder for shards and results; a killed job goes on from here"),
+    "out": ("out", "where the bundle goes: FILE.heatward, or a folder"),
+    "seed": ("seed", "decides everything random"),
+    "threads": ("threads", "CPU threads"),
+    "device": ("device", "cpu, cuda, cuda:1, or auto"),
+    "shard-size": ("shard_size", "images a shard"),
+    "batch-size": ("batch_size", "images an attack sees at once"),
     "images": ("images.source", "image folder (one folder a class), or torchvision:NAME"),
     "test-images": ("images.test_source", "images of the test split; default: a part of --images"),
     "limit": ("images.limit", "use at most so many images"),
@@ -47,10 +48,11 @@ SHORT = {
     "weights": ("classifier.weights", "safetensors or checkpoint file, or the name of torchvision weights"),
     "labels": ("classifier.labels", "text file, one class name a line; default: the image folder's class folders"),
 }
+"""Flag → the setting it gives, and what it is for."""
 
 
-def train(argv: Sequence[str] | None = None) -> int:
-    """`heatward train [STAGE] --config FILE`."""
+def train(argv: Sequence[str] | None = None, report: Report | None = None) -> int:
+    """`heatward train [STAGE] --config FILE`; `report` draws what was measured."""
     parser = job_parser(
         "train",
         "Make a detector for a classifier: images and classifier in, bundle and report out.",
@@ -59,12 +61,16 @@ def train(argv: Sequence[str] | None = None) -> int:
         "(HEATWARD_FIT__EPOCHS=5), those over the file.",
     )
     parser.add_argument("stage", nargs="?", choices=STAGES, help="run this stage alone")
+    parser.add_argument(
+        "--plan", action="store_true", help="say what changed since the last run and what a run costs; make nothing"
+    )
+    parser.add_argument("--json", action="store_true", help="with --plan: as JSON, on standard output")
     arguments = parser.parse_args(argv)
-    return exit_code(lambda: _train(arguments))
+    return exit_code(lambda: _train(arguments, report))
 
 
-def evaluate(argv: Sequence[str] | None = None) -> int:
-    """`heatward evaluate --config FILE [--bundle FILE | --leave-out]`."""
+def evaluate(argv: Sequence[str] | None = None, report: Report | None = None) -> int:
+    """`heatward evaluate --config FILE [--bundle FILE | --leave-out]`; `report` draws what was measured."""
     parser = job_parser(
         "evaluate",
         "Measure a detector on the test split; prints tables, writes JSON and an HTML report under WORK/evaluate.",
@@ -78,24 +84,40 @@ def evaluate(argv: Sequence[str] | None = None) -> int:
         help="instead, refit without one attack family at a time and measure each refit on what it never saw",
     )
     arguments = parser.parse_args(argv)
-    return exit_code(lambda: _evaluate(arguments))
+    return exit_code(lambda: _evaluate(arguments, report))
 
 
-def _train(arguments: argparse.Namespace) -> int:
+def _train(arguments: argparse.Namespace, report: Report | None) -> int:
+    if arguments.json and not arguments.plan:
+        raise ConfigError("--json writes the plan: give it together with --plan")
     config = job_config(arguments)
+    if arguments.plan:
+        return _plan(config, as_json=arguments.json)
     _check_out(config.out)
     keep_freed_memory()
     # torch and torchattacks: only once the command line is right
     from training import pipeline
     from training.job import open_job
+    from training.lock import hold
     from training.progress import make_progress
 
-    with make_progress() as progress:
+    with make_progress() as progress, hold(config.work):
         job = open_job(config, progress)
         for stage in (arguments.stage,) if arguments.stage else STAGES:
             pipeline.run_stage(job, stage)
     if arguments.stage in (None, "evaluate"):
-        _show(config)
+        _show(config, report)
+    return ExitCode.OK
+
+
+def _plan(config: TrainingConfig, *, as_json: bool) -> int:
+    from training.forecast import forecast
+    from training.job import open_job
+    from training.progress import make_progress
+
+    with make_progress() as progress:
+        found = forecast(open_job(config, progress, look_only=True))
+    print(found.model_dump_json(indent=2) if as_json else "\n".join(found.lines()))
     return ExitCode.OK
 
 
@@ -113,7 +135,7 @@ def _check_out(out: Path) -> None:
         raise ConfigError(f"out: {out} cannot be written: {error.strerror}") from error
 
 
-def _evaluate(arguments: argparse.Namespace) -> int:
+def _evaluate(arguments: argparse.Namespace, report: Report | None) -> int:
     if arguments.leave_out and arguments.bundle is not None:
         raise ConfigError("--leave-out fits networks of its own, so it says nothing about a --bundle: give one of them")
     config = job_config(arguments)
@@ -124,10 +146,11 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     from training.detectors import open_detector
     from training.evaluation import leave_out
     from training.job import open_job
+    from training.lock import hold
     from training.progress import make_progress
     from training.stages.evaluate import evaluate_detector
 
-    with make_progress() as progress:
+    with make_progress() as progress, hold(config.work):
         job = open_job(config, progress)
         # what can be known is said before hours are spent
         detector = open_detector(job, arguments.bundle) if arguments.bundle else None
@@ -144,17 +167,18 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     if arguments.leave_out:
         _show_leave_out(config, left_out)
     else:
-        _show(config)
+        _show(config, report)
     return ExitCode.OK
 
 
-def _show(config: TrainingConfig) -> None:
+def _show(config: TrainingConfig, report: Report | None) -> None:
     """Print the tables of the evaluation that was just made or found."""
     from training.evaluation.result import EvaluationResult
     from training.evaluation.tables import all_tables
 
     folder = config.work / "evaluate"
-    print_tables(all_tables(EvaluationResult.read(folder)), f"report: {folder / 'report.html'}")
+    drawn = report(folder) if report else folder / "evaluation.md"
+    print_tables(all_tables(EvaluationResult.read(folder)), f"report: {drawn}")
 
 
 def _show_leave_out(config: TrainingConfig, result: LeaveOutResult) -> None:
@@ -178,9 +202,7 @@ def job_parser(command: str, description: str, epilog: str) -> argparse.Argument
     """A parser that knows the settings of a job."""
     parser = Parser(f"heatward {command}", description=description, epilog=epilog)
     parser.add_argument("--config", type=Path, metavar="FILE", help="TOML file; examples/ has some")
-    for name, text in FLAGS.items():
-        parser.add_argument(f"--{name}", help=text)
-    for name, (_, text) in SHORT.items():
+    for name, (_, text) in FLAGS.items():
         parser.add_argument(f"--{name}", help=text)
     parser.add_argument(
         "--allow-inaccurate",
@@ -205,11 +227,9 @@ def job_config(arguments: argparse.Namespace) -> TrainingConfig:
         ConfigError: A setting is wrong.
     """
     overrides: dict[str, Any] = {}
-    for name in FLAGS:
-        _put(overrides, name.replace("-", "_"), getattr(arguments, name.replace("-", "_")))
-    _put(overrides, "allow_inaccurate", arguments.allow_inaccurate)
-    for name, (key, _) in SHORT.items():
+    for name, (key, _) in FLAGS.items():
         _put(overrides, key, getattr(arguments, name.replace("-", "_")))
+    _put(overrides, "allow_inaccurate", arguments.allow_inaccurate)
     for setting in arguments.set:
         key, equals, value = setting.partition("=")
         if not equals or not key.strip():

@@ -17,6 +17,7 @@ from detector.errors import ConfigError
 from detector.settings import EvidenceSettings
 from detector.spec import ClassifierSource, ClassifierSpec, check_classes
 from detector.text import plain
+from training.images import SPLITS, ImagesConfig, Split, Splits
 from training.parameters import read_parameter
 from training.settings import CorruptionSettings, EvaluateSettings, FitSettings, Name, Settings, TwinsConfig
 
@@ -33,8 +34,6 @@ __all__ = [
     "TrainingConfig",
 ]
 
-Split = Literal["fit", "calibrate", "test", "tune"]
-SPLITS: tuple[Split, ...] = get_args(Split)
 CLEAN = "clean"
 Stage = Literal["attack", "attribute", "fit", "calibrate", "evaluate", "bundle"]
 STAGES: tuple[Stage, ...] = get_args(Stage)
@@ -81,51 +80,6 @@ class ClassifierConfig(ClassifierSource):
             raise ConfigError(
                 f"classifier.labels: {self.labels} cannot be used: {error}; expected one class name a line"
             ) from error
-
-
-class Splits(Settings):
-    """How many source images each split gets: an integer counts images, a float is a share of the source."""
-
-    fit: int | float | None = None
-    """For training the heatmap network. Default: all that the others leave."""
-    calibrate: int | float = 0.2
-    """Clean images that set the thresholds. 1 % false positives need at least 99 of them, 0.1 % need 999."""
-    test: int | float | None = None
-    """For the evaluation. Default: all of `test_source`, or 0.2 of `source` when there is none."""
-    tune: int | float = 0
-    """Clean images held out, from what the others leave, for what is chosen after the fit: attacked and attributed like
-    the others, but nothing uses them yet."""
-
-
-class ImagesConfig(Settings):
-    """Where images come from."""
-
-    source: str
-    """A folder of class folders, or `torchvision:NAME` with `root`."""
-    test_source: str | None = None
-    """The same for the test split. Default: a part of `source`. A torchvision data set is read with `train=False`."""
-    root: Path = Path("data")
-    """Where torchvision data sets lie."""
-    labelled: bool = True
-    """False: folders mean nothing, truths are unknown, every image below `source` is used."""
-    first: int | None = Field(default=None, ge=1)
-    """Use only the first so many images of each class of `source` (by file name)."""
-    last: int | None = Field(default=None, ge=1)
-    """Use only the last so many images of each class of `source`."""
-    limit: int | None = Field(default=None, ge=1)
-    """Use at most so many images of `source`, classes in turn."""
-    splits: Splits = Splits()
-    near_copies: int = Field(default=0, ge=0, le=32)
-    """Copies of one photograph stay in one split. 0: images of the same pixels are copies. More: also those whose
-    difference hashes (64 bits) differ in at most so many bits; 4 finds most that were saved again or scaled."""
-    skip_unreadable: bool = False
-    """True: leave out images that cannot be read, and count them. False: stop with an error that names the file."""
-
-    @model_validator(mode="after")
-    def _one_end(self) -> ImagesConfig:
-        if self.first is not None and self.last is not None:
-            raise ValueError("give `first` or `last`, not both")
-        return self
 
 
 class AttackSpec(Settings):

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from detector.classifier import Classifier
-from detector.errors import ConfigError
 from detector.evidence import CONSTANTS
 from training.attacks import check_attack
 from training.attacks.corruptions import STRENGTHS
 from training.config import CLEAN, SPLITS, Split, TrainingConfig
 from training.data import SplitImages, open_splits
+from training.data.growth import Ledger
 from training.data.sources import Item
 from training.progress import Progress
 from training.runners import Runner, ShardPlan, ShardStage
@@ -26,8 +26,9 @@ from training.runners.local import LocalRunner
 from training.runners.worker import Worker, device_of, load_classifiers, prepare_torch
 from training.shards import derived_seed, digest, remove_temporary, shard_path
 
-__all__ = ["Job", "open_job"]
+__all__ = ["LEDGER", "Job", "open_job"]
 
+LEDGER = "ledger.json"
 FORMAT = 1
 """Raise this when the meaning of shards changes: all are made again."""
 
@@ -64,14 +65,16 @@ class Job:
 
     def plan(self, stage: ShardStage, split: Split, label: str) -> list[ShardPlan]:
         """The shards of one label of stage `attack` or `attribute`."""
-        size = self.config.shard_size
-        total = len(self.splits[split])
+        images = self.splits[split]
+        total = len(images)
         if (limit := self.config.limit_of(label, split)) is not None:
             total = min(total, limit)
         plans = []
-        for number, start in enumerate(range(0, total, size)):
-            stop = min(start + size, total)
-            made_from = self._attack_digest(split, label, start, stop)
+        for number, start, end in images.shards(self.config.shard_size):
+            stop = min(end, total)
+            if start >= stop:
+                break
+            made_from = self._attack_digest(split, label, start, stop, end)
             if stage == "attribute":
                 seen = {
                     "evidence": self.config.evidence.model_dump(mode="json"),
@@ -82,14 +85,15 @@ class Job:
                     seen["witness"] = self.witness.fingerprint
                 made_from = digest({"from": made_from, **seen})
             path = shard_path(self.work, stage, split, label, number)
-            seed = derived_seed(self.config.seed, "attack", split, label, number)
+            which = images.digest(start, end) if self.config.images.grows else number
+            seed = derived_seed(self.config.seed, "attack", split, label, which)
             source: tuple[Item, ...] | Path
             if stage == "attribute":
                 source = shard_path(self.work, "attack", split, label, number)
             elif label != CLEAN:
                 source = shard_path(self.work, "attack", split, CLEAN, number)
             else:
-                source = self.splits[split].items[start:stop]
+                source = images.items[start:stop]
             plans.append(ShardPlan(stage, split, label, path, made_from, stop - start, seed, source))
         return plans
 
@@ -103,13 +107,13 @@ class Job:
         """Digests of all shards of a split, in order."""
         return [plan.digest for label in self.config.labels(split) for plan in self.plan(stage, split, label)]
 
-    def _attack_digest(self, split: Split, label: str, start: int, stop: int) -> str:
-        clean_stop = min(start + self.config.shard_size, len(self.splits[split]))
+    def _attack_digest(self, split: Split, label: str, start: int, stop: int, end: int) -> str:
+        """Of the first `stop - start` images of the clean shard of images `start:end`."""
         clean = digest(
             {
                 "format": FORMAT,
                 "classifier": self.classifier.fingerprint,
-                "images": self.splits[split].digest(start, clean_stop),
+                "images": self.splits[split].digest(start, end),
                 "skip_unreadable": self.config.images.skip_unreadable,
                 "batch": self.config.batch_size,
             }
@@ -145,8 +149,13 @@ class Job:
         return settings
 
 
-def open_job(config: TrainingConfig, progress: Progress) -> Job:
+def open_job(config: TrainingConfig, progress: Progress, *, look_only: bool = False) -> Job:
     """Open images and classifier and check every attack.
+
+    Args:
+        config: What to do.
+        progress: Told of what is found.
+        look_only: Write nothing into the work folder: for a forecast.
 
     Raises:
         ConfigError: An attack is wrong.
@@ -157,14 +166,21 @@ def open_job(config: TrainingConfig, progress: Progress) -> Job:
     for attack in config.attacks:
         check_attack(attack)
     device_of(config)
-    try:
-        config.work.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"work: folder {config.work} cannot be made: {error.strerror}") from error
-    remove_temporary(config.work)
+    if not look_only:
+        remove_temporary(config.work)
+    ledger = Ledger.read(config.work / LEDGER) if config.images.grows else Ledger()
     splits, classes = open_splits(
-        config.images, config.classifier.class_names(), config.seed, progress, config.work / "images.json"
+        config.images,
+        config.classifier.class_names(),
+        config.seed,
+        progress,
+        config.work / "images.json",
+        ledger=ledger,
+        shard_size=config.shard_size,
+        remember=not look_only,
     )
+    if not look_only:
+        ledger.store()
     classifier, witness = load_classifiers(config, classes)
     for attack in config.attacks:
         check_attack(attack, classifier)

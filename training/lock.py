@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from detector.errors import BusyError, DataError
+from detector.errors import BusyError, ConfigError
 from detector.text import printable
 
 __all__ = ["hold"]
@@ -34,13 +34,13 @@ def hold(
 
     Raises:
         BusyError: Another job holds it.
-        DataError: It cannot be made or written.
+        ConfigError: It cannot be made or written.
     """
     try:
         work.mkdir(parents=True, exist_ok=True)
         file = (work / (FILE if what == "work" else f"{FILE}-{what}")).open("a+", encoding="utf-8")
     except OSError as error:
-        raise DataError(f"{what}: folder {work} cannot be made or written: {error.strerror}") from error
+        raise ConfigError(f"{what}: folder {work} cannot be made or written: {error.strerror}") from error
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))

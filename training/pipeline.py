@@ -6,15 +6,18 @@ file or none; so a job can be killed at any point and run again. What the stages
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from training.config import STAGES, Stage, TrainingConfig
+from training.config import STAGES, Split, Stage, TrainingConfig
 from training.job import Job, open_job
+from training.lock import hold
 from training.progress import Progress
+from training.rates import Rates
 from training.stages import StageModule, attack, attribute, bundle, calibrate, evaluate, fit
 
-__all__ = ["run", "run_stage"]
+__all__ = ["MODULES", "run", "run_stage", "work_of"]
 
 MODULES: Mapping[Stage, StageModule] = {
     "attack": attack,
@@ -24,6 +27,13 @@ MODULES: Mapping[Stage, StageModule] = {
     "evaluate": evaluate,
     "bundle": bundle,
 }
+WHOLE: Mapping[Stage, tuple[Split, int]] = {
+    "fit": ("fit", 0),
+    "calibrate": ("calibrate", 1),
+    "evaluate": ("test", 1),
+    "bundle": ("test", 1),
+}
+"""What a stage that is not made by shards goes through, and how often; 0: in every epoch of every network."""
 QUICK: tuple[Stage, ...] = ("calibrate",)
 """Made on the way where another stage reads them, so that thresholds belong to the networks."""
 
@@ -34,9 +44,10 @@ def run(config: TrainingConfig, progress: Progress) -> Path:
     Raises:
         HeatwardError: Something the message explains.
     """
-    job = open_job(config, progress)
-    for stage in STAGES:
-        run_stage(job, stage)
+    with hold(config.work):
+        job = open_job(config, progress)
+        for stage in STAGES:
+            run_stage(job, stage)
     return config.out
 
 
@@ -48,10 +59,20 @@ def run_stage(job: Job, name: Stage) -> None:
         HeatwardError: Something the message explains.
     """
     stage = MODULES[name]
-    if stage.INPUTS and not ((done := stage.outputs(job)) and done.finished):
+    finished = (done := stage.outputs(job)) is not None and done.finished
+    if not finished:
         for needed in stage.INPUTS:
             require(job, needed)
+    started = time.monotonic()
     stage.run(job)
+    if not finished and name in WHOLE:
+        Rates(job.work).record(name, work_of(job, name), time.monotonic() - started)
+
+
+def work_of(job: Job, name: Stage) -> int:
+    """How many images a stage that is made as a whole goes through."""
+    split, times = WHOLE[name]
+    return len(job.splits[split]) * (times or job.config.fit.epochs * job.config.fit.ensemble)
 
 
 def require(job: Job, name: Stage) -> None:

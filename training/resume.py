@@ -8,6 +8,7 @@ expected digest is not.
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any
 from detector.errors import DataError
 from training.job import Job
 from training.progress import Progress
+from training.rates import Rates
 from training.runners import ShardPlan, ShardStage
 from training.shards import folder, write_json
 
@@ -106,6 +108,7 @@ def make_shards(job: Job, plans: list[ShardPlan]) -> tuple[int, int]:
     first, total, left = plans[0], sum(plan.rows for plan in plans), sum(plan.rows for plan in missing)
     rows, changed = 0, 0
     title = f"{first.stage} {first.split}/{first.label}"
+    started = time.monotonic()
     with job.progress.task(title, total=total, done=total - left) as advance:
         for made in job.runner.run(missing):
             if made.skipped:
@@ -114,6 +117,7 @@ def make_shards(job: Job, plans: list[ShardPlan]) -> tuple[int, int]:
             rows += made.rows
             changed += made.changed
             advance(made.plan.rows)
+    Rates(job.work).record(f"{first.stage}/{first.label}", left, time.monotonic() - started)
     return rows, changed
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from benchmarks.attribution.metrics import resized
-from training.drawing import Figure, colormaps
+from forensics.drawing import Figure, colormaps
 
 __all__ = ["draw"]
 

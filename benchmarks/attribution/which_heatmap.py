@@ -40,9 +40,9 @@ from benchmarks.attribution.which_heatmap_nets import SCHEDULE, learn
 from benchmarks.attribution.which_heatmap_tables import NAMES, PUBLISHED, plot, tables
 from detector.errors import ConfigError, HeatwardError
 from detector.files import write_file
+from forensics.pictures import figure_png
 from training.config import Split, TrainingConfig
 from training.evaluation.metrics import Bootstrap, Estimate
-from training.evaluation.pictures import png
 from training.evaluation.tables import render
 from training.job import Job, open_job
 from training.load import load_config
@@ -147,7 +147,7 @@ def run(options: argparse.Namespace) -> None:
     if options.json:
         write_json(options.json, result)
     if options.plot:
-        write_file(options.plot, png(plot(result), dpi=150))
+        write_file(options.plot, figure_png(plot(result), dpi=150))
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:

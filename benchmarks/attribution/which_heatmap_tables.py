@@ -8,10 +8,10 @@ from typing import Any
 from rich.table import Table
 
 from benchmarks.attribution.which_heatmap_maps import NO_MAP, is_mask
-from training.drawing import Axes, Figure
+from forensics.drawing import Axes, Figure
+from forensics.report.plots import RAMP
+from forensics.theme import THEME
 from training.evaluation.metrics import Estimate
-from training.evaluation.pictures import PALETTE
-from training.evaluation.plots import RAMP
 from training.evaluation.tables import percent, percent_only, share, share_only
 
 PUBLISHED = {"accuracy": 0.936, "top1": 0.4064, "top5": 1.0}
@@ -26,7 +26,7 @@ NAMES = {
     "rise": "RISE",
     NO_MAP: "no heatmap: two highest logits",
 }
-COLOURS = dict(zip(NAMES, (*RAMP[:7], *RAMP[8:]), strict=False)) | {NO_MAP: PALETTE["muted"]}  # RAMP[7] is grey, too
+COLOURS = dict(zip(NAMES, (*RAMP[:7], *RAMP[8:]), strict=False)) | {NO_MAP: THEME["muted"]}  # RAMP[7] is grey, too
 
 Json = dict[str, Any]
 read = Estimate.read
@@ -92,15 +92,15 @@ def plot(result: Json) -> Figure:
         for axes, what in zip(grid[:, column], ("accuracy", "auroc"), strict=True):
             for name, row in result["methods"].items():
                 heights = [point[what]["value"] for point in row["attacks"][attack]["curve"]]
-                style = {"color": COLOURS.get(name, PALETTE["ink"]), "lw": 2.4 if is_mask(name) else 1.4}
+                style = {"color": COLOURS.get(name, THEME["ink"]), "lw": 2.4 if is_mask(name) else 1.4}
                 dashes = "--" if name == NO_MAP else "-"
                 (lines[name],) = axes.plot(sizes, heights, dashes, marker="o", ms=3, **style)
             _tidy(axes, sizes)
-        published = grid[0, column].axhline(PUBLISHED["accuracy"], color=PALETTE["ink"], lw=1, ls=":", zorder=0)
-        grid[0, column].set_title(attack, fontsize=11, color=PALETTE["ink"])
-        grid[1, column].set_xlabel("training images, clean and attacked", fontsize=9, color=PALETTE["ink"])
-    grid[0, 0].set_ylabel("accuracy, balanced", color=PALETTE["ink"])
-    grid[1, 0].set_ylabel("AUROC", color=PALETTE["ink"])
+        published = grid[0, column].axhline(PUBLISHED["accuracy"], color=THEME["ink"], lw=1, ls=":", zorder=0)
+        grid[0, column].set_title(attack, fontsize=11, color=THEME["ink"])
+        grid[1, column].set_xlabel("training images, clean and attacked", fontsize=9, color=THEME["ink"])
+    grid[0, 0].set_ylabel("accuracy, balanced", color=THEME["ink"])
+    grid[1, 0].set_ylabel("AUROC", color=THEME["ink"])
     best = sorted(lines, key=lambda name: -_last_accuracy(result["methods"][name]))
     figure.legend(
         [*(lines[name] for name in best), published],
@@ -117,15 +117,15 @@ def plot(result: Json) -> Figure:
 
 
 def _tidy(axes: Axes, sizes: Sequence[int]) -> None:
-    axes.axhline(0.5, color=PALETTE["line"], lw=1, zorder=0)  # chance
+    axes.axhline(0.5, color=THEME["edge"], lw=1, zorder=0)  # chance
     axes.set_ylim(0.45, 1.01)
     axes.set_xscale("log")
     axes.set_xticks(sizes, [str(size) for size in sizes])
     axes.minorticks_off()
     axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(PALETTE["line"])
-    axes.tick_params(colors=PALETTE["muted"], labelcolor=PALETTE["ink"], labelsize=9)
-    axes.grid(axis="y", color=PALETTE["line"], lw=0.5, alpha=0.7)
+    axes.spines[["left", "bottom"]].set_color(THEME["edge"])
+    axes.tick_params(colors=THEME["muted"], labelcolor=THEME["ink"], labelsize=9)
+    axes.grid(axis="y", color=THEME["edge"], lw=0.5, alpha=0.7)
 
 
 def _last_accuracy(row: Json) -> float:

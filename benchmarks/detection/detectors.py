@@ -27,7 +27,7 @@ from torch import Tensor
 
 from benchmarks.clock import seconds
 from benchmarks.detection.columns import Column, losses, markdown
-from benchmarks.detection.from_images import from_images
+from benchmarks.detection.images import from_images
 from benchmarks.detection.rivals import DETECTORS, Judge, Lesson, unit
 from detector.bundle import EMBEDDED
 from detector.classifier import Classifier
@@ -35,9 +35,8 @@ from detector.detector import Detector
 from detector.errors import DataError, HeatwardError
 from training.config import CLEAN, TrainingConfig
 from training.data import open_splits
-from training.evaluation.baselines import Answers
 from training.evaluation.metrics import Bootstrap, Estimate, flagged, threshold_at
-from training.evaluation.scores import Scored
+from training.evaluation.scores import Answers, Scored
 from training.job import Job
 from training.load import load_config
 from training.progress import SilentProgress, make_progress

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from detector.classifier import Classifier
 from detector.detector import Detector
-from training.evaluation.baselines import Answers, runner_up
+from training.evaluation.scores import Answers, runner_up
 
 __all__ = ["DETECTORS", "Judge", "Lesson", "unit"]
 

@@ -225,7 +225,7 @@ async def run(arguments: argparse.Namespace) -> dict[str, object]:
         max_image_bytes=LIMITS.max_bytes,
         max_image_pixels=LIMITS.max_pixels,
     )
-    app = App(config, lambda path, device: FakeDetector(cursed=None))  # type: ignore[arg-type,return-value]
+    app = App(config, lambda path, device: FakeDetector(cursed=None))
     await app.listen()
     await app.begin()
     process, done, resident = psutil.Process(), 0, []

@@ -9,7 +9,6 @@ The server is a process of its own and sees nothing but image bytes.
 from __future__ import annotations
 
 import argparse
-import io
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -114,13 +113,10 @@ def ask(address: str, cases: Sequence[Case], rate: float, advance: Callable[[], 
 
 def encode_png(case: Case) -> bytes:
     """Lossless: the server sees the very pixels that the attack made."""
-    from PIL import Image
-
+    from detector.heatmaps.overlay import png
     from training.evaluation.examples import pixels
 
-    buffer = io.BytesIO()
-    Image.fromarray(pixels(case.pixels)).save(buffer, "PNG")
-    return buffer.getvalue()
+    return png(pixels(case.pixels))
 
 
 def _progress() -> Progress:

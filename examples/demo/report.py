@@ -16,9 +16,9 @@ from rich.text import Text
 from detector.files import write_file
 from detector.text import printable
 from examples.demo.images import CLEAN, Case
-from training.evaluation.examples import pixels
-from training.evaluation.pictures import Row, draw_rows, png
-from training.pages import Grid, data_url, render
+from forensics.pages import Grid, data_url, render
+from forensics.pictures import draw_rows, figure_png
+from training.evaluation.examples import Example, pixels
 
 __all__ = ["Answer", "Total", "latency_ms", "picture_rows", "show", "totals", "write_report"]
 
@@ -89,20 +89,12 @@ def show(answers: Sequence[Answer], console: Console, *, rate: float, photograph
         table.add_section()
     console.print(table)
 
-    table = _table(f"All {len(answers)} images, at {rate:.0%} false positives")
-    for column in ("sent as", "fooled the classifier", "flagged", "label recovered"):
-        table.add_column(column, justify="left" if column == "sent as" else "right")
-    for total in totals(answers):
-        worked = f"{total.worked}/{total.sent}" if total.attacked else "–"
-        recovered = f"{total.recovered}/{total.flagged}" if total.attacked else "–"
-        color = "red" if total.attacked else "green"
-        table.add_row(total.kind, worked, f"[{color}]{total.flagged}/{total.worked}[/]", recovered)
-    console.print(table)
+    console.print(_totals_table(answers, rate))
     times = ", ".join(f"{name} {value:.0f} ms" for name, value in latency_ms(answers).items())
     console.print(f"One gRPC call, image to verdict: {times}", highlight=False)
 
 
-def picture_rows(answers: Sequence[Answer]) -> list[Row]:
+def picture_rows(answers: Sequence[Answer]) -> list[Example]:
     """One row a kind: the first rightly classified photograph that it fooled, each time another one."""
     clean = {answer.case.photograph.name: answer for answer in answers if answer.case.kind == CLEAN}
     used: set[str] = set()
@@ -121,7 +113,7 @@ def picture_rows(answers: Sequence[Answer]) -> list[Row]:
 def write_report(folder: Path, answers: Sequence[Answer], *, rate: float) -> None:
     """Write demo.png and demo.html."""
     note = f"The first rightly classified photograph that each attack fooled. Flagged when p ≤ {rate:g}."
-    image = png(draw_rows(picture_rows(answers), title=TITLE, note=note), dpi=120)
+    image = figure_png(draw_rows(picture_rows(answers), title=TITLE, note=note), dpi=120)
     write_file(folder / "demo.png", image)
     lines = totals(answers)
     attacks = [line for line in lines if line.attacked]
@@ -133,15 +125,6 @@ def write_report(folder: Path, answers: Sequence[Answer], *, rate: float) -> Non
         (f"{sum(o.flagged for o in others)}/{sum(o.worked for o in others)}", "false alarms"),
         (f"{latency_ms(answers)['p50']:.0f} ms", "one call, median"),
     ]
-    counts = [
-        [
-            line.kind,
-            f"{line.worked}/{line.sent}" if line.attacked else "–",
-            f"{line.flagged}/{line.worked}",
-            f"{line.recovered}/{line.flagged}" if line.attacked else "–",
-        ]
-        for line in lines
-    ]
     page = render(
         TEMPLATE,
         title="heatward demo",
@@ -149,13 +132,25 @@ def write_report(folder: Path, answers: Sequence[Answer], *, rate: float) -> Non
         rate=f"{rate:g}",
         numbers=numbers,
         image=data_url(image, "png"),
-        totals=Grid(["sent as", "fooled the classifier", "flagged", "label recovered, of flagged"], counts),
+        totals=Grid.of(_totals_table(answers, rate)),
         every=Grid(
             ["image", "sent as", "truth", "prediction", "verdict", "p-value", "before the attack", "ms"],
             [[*_cells(answer), f"{answer.latency_ms:.0f}"] for answer in answers],
         ),
     )
     write_file(folder / "demo.html", page.encode())
+
+
+def _totals_table(answers: Sequence[Answer], rate: float) -> Table:
+    table = _table(f"All {len(answers)} images, at {rate:.0%} false positives")
+    for column in ("sent as", "fooled the classifier", "flagged", "label recovered"):
+        table.add_column(column, justify="left" if column == "sent as" else "right")
+    for total in totals(answers):
+        worked = f"{total.worked}/{total.sent}" if total.attacked else "–"
+        recovered = f"{total.recovered}/{total.flagged}" if total.attacked else "–"
+        flagged = Text(f"{total.flagged}/{total.worked}", "red" if total.attacked else "green")
+        table.add_row(total.kind, worked, flagged, recovered)
+    return table
 
 
 def _table(title: str) -> Table:
@@ -183,8 +178,8 @@ def _cells(answer: Answer) -> list[str]:
     return [printable(text) for text in said]
 
 
-def _row(clean: Answer, sent: Answer) -> Row:
-    return Row(
+def _row(clean: Answer, sent: Answer) -> Example:
+    return Example(
         title=sent.case.kind,
         clean=pixels(clean.case.pixels),
         sent=pixels(sent.case.pixels),

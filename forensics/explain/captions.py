@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING
 
-__all__ = ["CAPTIONS", "CHANNELS_PAPER", "Caption", "Kind", "caption"]
+if TYPE_CHECKING:
+    from detector.heatmaps.overlay import Kind
 
-Kind = Literal["signed", "size", "mask"]
-"""Speaks for and against the class; only how much; the chosen part, between 0 and 1."""
+__all__ = ["CAPTIONS", "CHANNELS_PAPER", "Caption"]
 
 FONG_2019 = "Fong, Patrick & Vedaldi 2019"
 CHANNELS_PAPER = f"{FONG_2019}, section 4"
@@ -22,8 +21,7 @@ class Caption:
     title: str
     text: str
     paper: str
-    kind: Kind | None = None
-    """None: look at the map."""
+    kind: Kind
 
 
 CAPTIONS: dict[str, Caption] = {
@@ -82,14 +80,3 @@ CAPTIONS: dict[str, Caption] = {
         "mask",
     ),
 }
-
-
-def caption(method: str) -> Caption:
-    """How to present a method of `detector.heatmaps.METHODS`; out of its own docstring where it has no entry here."""
-    known = CAPTIONS.get(method)
-    if known is not None:
-        return known
-    from detector.heatmaps import METHODS
-
-    first_line = (inspect.getdoc(METHODS[method]) or "").partition("\n")[0]
-    return Caption(method.replace("_", " ").capitalize(), first_line, "")

@@ -46,7 +46,6 @@ class Target:
     label: int
     name: str
     logit: float
-    probability: float
 
 
 @dataclass(frozen=True)
@@ -172,11 +171,7 @@ def _targets(classifier: Classifier, images: Tensor, verdict: Verdict, label: in
         roles.setdefault(verdict.recovered[0][0], "recovered")
     with torch.no_grad():
         logits = classifier(images)[0].cpu()
-    probabilities = logits.softmax(0)
-    return tuple(
-        Target(role, at, classifier.classes[at], float(logits[at]), float(probabilities[at]))
-        for at, role in roles.items()
-    )
+    return tuple(Target(role, at, classifier.classes[at], float(logits[at])) for at, role in roles.items())
 
 
 def _method(classifier: Classifier, images: Tensor, classes: Tensor, name: str, layer: str | None) -> MethodResult:

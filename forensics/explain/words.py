@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from forensics.explain.captions import Caption
 from forensics.explain.compute import CHANNEL_SHARE, ChannelResult, Explanation, Mask, MethodResult, Target
 
 __all__ = [
     "READING",
-    "attack_score",
     "badge",
     "channel_words",
-    "common_name",
     "flagged_words",
-    "is_blank",
     "kept_words",
     "mask_words",
-    "p_value",
     "p_words",
     "paper_words",
     "percent",
@@ -115,21 +109,6 @@ def kept_words(explanation: Explanation, at: int) -> str:
     )
 
 
-def is_blank(result: MethodResult, at: int) -> bool:
-    """Nothing speaks for (or against) that class."""
-    return not result.maps[at].any()
-
-
-def p_value(explanation: Explanation) -> str:
-    """Four decimals, as everywhere."""
-    return f"{explanation.verdict.p_value:.4f}"
-
-
-def attack_score(explanation: Explanation) -> str:
-    """Two decimals."""
-    return f"{explanation.verdict.attack_score:.2f}"
-
-
 def paper_words(said: Caption, result: MethodResult) -> str:
     """The paper, and what the method cost on this image, all classes together."""
     cost = seconds_words(result.seconds).replace(" ", "\u00a0")
@@ -139,8 +118,3 @@ def paper_words(said: Caption, result: MethodResult) -> str:
 def shorten(text: str, most: int) -> str:
     """With an ellipsis where it is longer."""
     return text if len(text) <= most else text[: most - 1].rstrip(" ,") + "…"
-
-
-def common_name(names: Sequence[str]) -> str:
-    """For the title of a page."""
-    return names[0] if len(names) == 1 else f"{len(names)} images"

@@ -18,12 +18,12 @@ from typing import Any
 import torch
 from numpy.typing import NDArray
 
+from detector.heatmaps.overlay import overlay_png
 from server.config import ServerConfig
 from server.errors import ExpiredError
 from server.inference.batcher import Batcher
 from server.inference.context import RequestContext
 from server.inference.observer import Observer
-from server.inference.overlay import overlay_png
 from server.inference.request import InferenceRequest, InferenceResult, Outcome
 
 __all__ = ["Pipeline"]

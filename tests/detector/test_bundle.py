@@ -241,7 +241,7 @@ def test_scores_that_are_made_otherwise_are_refused(saved: Path, change: dict[st
 @pytest.mark.parametrize("lacking", ["score", "novelty_weight", "margin_share"])
 def test_settings_of_the_score_are_the_bundles_own_and_whole(lacking: str) -> None:
     bundle = load_bundle(EMBEDDED)
-    settings = copy.deepcopy(bundle.manifest.network["settings"])
+    settings: Any = copy.deepcopy(bundle.manifest.network["settings"])
     settings["score"]["novelty_weight"] = 0.25
     changed = replace(bundle, manifest=with_settings(bundle.manifest, settings))
     assert Detector.assemble(changed).networks[0].novelty.settings.novelty_weight == 0.25

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import tiny
 import torch
@@ -21,12 +23,13 @@ class OneChannelDecides(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.filters = nn.Sequential(nn.Conv2d(3, CHANNELS, 3, padding=1), nn.ReLU())
+        convolution: Any = nn.Conv2d(3, CHANNELS, 3, padding=1)
+        self.filters = nn.Sequential(convolution, nn.ReLU())
         self.head = nn.Linear(CHANNELS, len(DECISIVE))
         nn.init.constant_(self.head.weight, 1e-3)
         with torch.no_grad():
             for label, channel in DECISIVE.items():
-                self.filters[0].bias[channel] = 0.5
+                convolution.bias[channel] = 0.5
                 self.head.weight[label, channel] = 5.0
 
     def forward(self, x: Tensor) -> Tensor:

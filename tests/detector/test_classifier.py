@@ -220,7 +220,8 @@ def test_no_hook_stays(tiny_classifier: Classifier, tiny_images: tiny.TinyImages
     tiny_classifier.activations(tiny_images.images[:1], tiny_classifier.layers)
     assert hooks_on(tiny_classifier) == 0
     raising = load_classifier(changed(source="python:test_classifier:raising_net"))
-    raising.module.net.fail = True
+    net: Any = raising.module.net
+    net.fail = True
     with pytest.raises(RuntimeError, match="no luck"):
         raising.activations(tiny_images.images[:1], ["block1"])
     assert hooks_on(raising) == 0
@@ -365,7 +366,8 @@ def test_timm() -> None:
 
 
 def test_torchscript(tmp_path: Path, tiny_classifier: Classifier, tiny_images: tiny.TinyImages) -> None:
-    net = copy.deepcopy(tiny_classifier.module.net).to(memory_format=torch.contiguous_format)
+    net: Any = copy.deepcopy(tiny_classifier.module.net)
+    net.to(memory_format=torch.contiguous_format)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.jit.trace(net, tiny_images.images[:2]).save(str(tmp_path / "net.pt"))

@@ -38,7 +38,7 @@ class Guarded(Classifier):
             source="python:tiny:net", input_size=size, classes=tuple(f"class {index}" for index in range(classes))
         )
         super().__init__(spec, Net(module.eval(), embeddable=True, identity="tiny"))
-        self.net = module
+        self.net: Any = module
         self.forwards = 0
 
     def __call__(self, images: Tensor) -> Tensor:
@@ -308,7 +308,12 @@ def test_channel_attribution_is_one_forward_and_one_backward(
 ) -> None:
     backwards: list[object] = []
     grad: Callable[..., Any] = torch.autograd.grad
-    monkeypatch.setattr(torch.autograd, "grad", lambda *a, **k: (backwards.append(None), grad(*a, **k))[1])
+
+    def counted(*arguments: Any, **options: Any) -> Any:
+        backwards.append(None)
+        return grad(*arguments, **options)
+
+    monkeypatch.setattr(torch.autograd, "grad", counted)
     channel_attribution(classifier, images, ["1", "4"])
     assert (classifier.forwards, len(backwards)) == (1, 1)
 

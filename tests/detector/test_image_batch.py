@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,8 +24,14 @@ from detector.images.batch import check_images
 IMAGES = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 
 Door = Callable[[Classifier, Any], Any]
+
+
+def judged_by(method: Callable[..., Any], net: Classifier, images: Any) -> Any:
+    return method(net, images)
+
+
 MAPS: dict[str, Door] = {
-    **{name: lambda net, images, method=method: method(net, images, None) for name, method in METHODS.items()},
+    **{name: partial(judged_by, method) for name, method in METHODS.items()},
     "input_gradients": lambda net, images: input_gradients(net, images),
     "channel_attribution": lambda net, images: channel_attribution(net, images, ["block1"]),
     "class_activation_gradients": lambda net, images: class_activation_gradients(net, images, "block1"),

@@ -94,8 +94,9 @@ def test_maps_tend_to_the_published_ones_sooner(keep: float) -> None:
     box = BlackBox(lambda some: torch.stack([1 - score(some), score(some)], 1), ("no", "yes"), (16, 16))
 
     def ours(samples: int, seed: int) -> Tensor:
-        classes, settings = torch.tensor([[1]]), {"keep": keep, "reference": 0.0, "seed": seed}
-        return rise(box, image, classes, samples=samples, cells=4, **settings).maps[0, 0]
+        classes = torch.tensor([[1]])
+        found = rise(box, image, classes, samples=samples, cells=4, keep=keep, reference=0.0, seed=seed)
+        return found.maps[0, 0]
 
     limit = as_published(image, score, 30_000, keep, 0)
     torch.testing.assert_close(ours(10_000, 1), limit, atol=0.01, rtol=0)

@@ -12,7 +12,6 @@ from heatward.inference import grpc_service_pb2 as pb
 from heatward.inference import grpc_service_pb2_grpc as pb_grpc
 
 from detector.errors import ConfigError
-from server import addresses
 from server.addresses import addresses_of, with_port
 from server.app import App
 from server.config import ServerConfig
@@ -91,14 +90,14 @@ def test_a_name_without_an_address_is_refused(monkeypatch: pytest.MonkeyPatch):
     def unknown(*given: object, **options: object) -> list[object]:
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
-    monkeypatch.setattr(addresses.socket, "getaddrinfo", unknown)
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
     with pytest.raises(OSError, match=r"host = nowhere has no address .Name or service not known"):
         addresses_of("nowhere")
 
 
 def test_a_name_listens_on_all_its_addresses_the_old_kind_first(monkeypatch: pytest.MonkeyPatch):
     found = [(socket.AF_INET, 1, 6, "", (each, 0)) for each in ("127.0.0.1", "127.0.0.2", "192.0.2.1", "127.0.0.1")]
-    monkeypatch.setattr(addresses.socket, "getaddrinfo", lambda *given, **options: found)
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *given, **options: found)
     assert addresses_of("here") == ["127.0.0.1", "127.0.0.2"]
 
 

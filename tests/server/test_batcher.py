@@ -12,8 +12,7 @@ from served_models import inference_request, served_model
 
 from server.errors import EngineStoppedError, ExpiredError, QueueFullError, TooLateError
 from server.inference.batcher import Batcher
-from server.inference.fair_queue import HIGH, LOW, NORMAL
-from server.inference.request import InferenceRequest
+from server.inference.request import HIGH, LOW, NORMAL, InferenceRequest
 from server.models.latency_model import LatencyModel
 from server.models.served_model import ServedModel
 

@@ -133,7 +133,7 @@ async def test_a_bundle_that_is_gone_is_told_once_and_may_come_back(shop: Shop, 
         assert [(each.changed, each.error) for each in await reload(channel)] == [(False, "")]
         assert len(shop.made) == 1  # nothing was loaded twice
         assert await version(channel) == "a" * 16
-    assert [record.error for record in caplog.records if record.levelno >= logging.ERROR] == [
+    assert [vars(record)["error"] for record in caplog.records if record.levelno >= logging.ERROR] == [
         f"{shop.folder} holds no bundle: put a .heatward file there (no hidden one), or name one"
     ]
 

@@ -7,6 +7,7 @@ import logging
 import tracemalloc
 import zlib
 from contextlib import aclosing
+from typing import Any
 
 import grpc
 import pytest
@@ -47,7 +48,8 @@ async def test_an_idle_connection_is_checked_for_life(serving):
 
 @pytest.mark.parametrize("keepalive_s", [1, 2.5, 9, 10, 19, 20, 60, 3600, 1e7, 1e300])
 def test_our_clients_checks_are_within_what_every_server_allows(keepalive_s: float):
-    theirs, ours = dict(channel_options(ServerConfig(keepalive_s=keepalive_s))), dict(OPTIONS)
+    theirs: dict[str, Any] = dict(channel_options(ServerConfig(keepalive_s=keepalive_s)))
+    ours: dict[str, Any] = dict(OPTIONS)
     allowed_ms = theirs["grpc.http2.min_ping_interval_without_data_ms"]
     assert 2 * allowed_ms <= ours["grpc.keepalive_time_ms"]  # half of it: checks are late, or bunch up on the way
     assert allowed_ms <= theirs["grpc.keepalive_time_ms"] / 2  # as the settings promise
@@ -168,7 +170,7 @@ async def test_what_is_no_message_is_the_callers_fault(serving, caplog: pytest.L
         ({"host": "example.org", "tls_certificate": "c", "tls_key": "k", "token_file": "t"}, ""),
     ],
 )
-def test_an_open_server_says_so(settings: dict[str, str], warning: str, caplog: pytest.LogCaptureFixture):
+def test_an_open_server_says_so(settings: dict[str, Any], warning: str, caplog: pytest.LogCaptureFixture):
     warn_where_open(ServerConfig(**settings))
     assert warning in caplog.text
     assert bool(caplog.records) == bool(warning)

@@ -8,6 +8,7 @@ import logging
 import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -24,7 +25,7 @@ from test_slow_reader import IMAGES, SLOW, SMALL_WINDOW, WINDOW, Wordy
 UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
 
 
-def stopped(caplog: pytest.LogCaptureFixture) -> dict[str, object]:
+def stopped(caplog: pytest.LogCaptureFixture) -> dict[str, Any]:
     (record,) = [record for record in caplog.records if record.getMessage() == "stopped"]
     return {name: getattr(record, name) for name in ("all_answered", "streams_cut", "calls_cut", "images_unanswered")}
 
@@ -123,7 +124,7 @@ async def test_what_the_grace_cuts_is_counted(serving, caplog: pytest.LogCapture
         "calls_cut": 4,
         "images_unanswered": 13,
     }
-    assert [record.code for record in caplog.records if record.getMessage() == "call"] == ["UNAVAILABLE"] * 4
+    assert [vars(record)["code"] for record in caplog.records if record.getMessage() == "call"] == ["UNAVAILABLE"] * 4
 
 
 async def test_a_call_whose_message_is_still_on_its_way_is_counted(serving, caplog: pytest.LogCaptureFixture):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -28,15 +29,15 @@ kinds = st.tuples(clients, priorities, st.integers(0, 5))
 crowds = st.lists(kinds, max_size=20).map(lambda crowd: [Waits(*kind, n) for n, kind in enumerate(crowd)])
 
 
-def reserved(works: list[Waits]) -> FairQueue:
-    turns: FairQueue = FairQueue()
+def reserved(works: list[Waits]) -> Any:  # a FairQueue, which reads of its works no more than these have
+    turns: Any = FairQueue()
     for work in works:
         turns.reserve(work)
     return turns
 
 
-def serve(turns: FairQueue) -> Waits:
-    work = next(iter(turns))
+def serve(turns: Any) -> Waits:
+    work: Waits = next(iter(turns))
     turns.remove(work, served=True)
     turns.release(work)
     return work

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -20,7 +21,7 @@ def tokens(tmp_path: Path) -> Path:
     return path
 
 
-def ask(served, token: str, label: int, priority: int = 0) -> grpc.aio.UnaryUnaryCall:
+def ask(served, token: str, label: int, priority: Any = 0) -> grpc.aio.UnaryUnaryCall:
     request = raw(picture(label), str(label))
     request.priority = priority
     return served.stub.Detect(request, metadata=(("authorization", f"Bearer {token}"),))

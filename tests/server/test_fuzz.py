@@ -39,20 +39,17 @@ def call() -> Iterator[Call]:
     """Calls a method of a server with bytes; gives its answer, or raises `AioRpcError`."""
     with asyncio.Runner() as runner:
         config = ServerConfig(port=0, metrics_port=None, threads=1, max_image_pixels=100_000)
-        app: App | None = None
-        channel: grpc.aio.Channel | None = None
 
-        async def start() -> None:
-            nonlocal app, channel
+        async def start() -> tuple[App, grpc.aio.Channel]:
             app = App(config, lambda path, device: FakeDetector(cursed=None))
             await app.listen()
             await app.begin()
-            channel = grpc.aio.insecure_channel(app.address)
+            return app, grpc.aio.insecure_channel(app.address)
 
         async def send(method: str, data: bytes) -> bytes:
             return await channel.unary_unary(f"/heatward.v1.DetectionService/{method}")(data, timeout=20)
 
-        runner.run(start())
+        app, channel = runner.run(start())
         try:
             yield lambda method, data: runner.run(send(method, data))
         finally:

@@ -137,7 +137,7 @@ async def test_upstream_and_the_detector_work_at_the_same_time(guarding):
 
 # ---- what the images may look like ----------------------------------------------------------------------------------
 
-MEAN, STD = np.float32([0.485, 0.456, 0.406]), np.float32([0.229, 0.224, 0.225])
+MEAN, STD = np.array([0.485, 0.456, 0.406], np.float32), np.array([0.229, 0.224, 0.225], np.float32)
 UNIT = np.full((1, 8, 8, 3), 180 / 255, np.float32)
 NORMALISED = {"upstream_mean": tuple(MEAN.tolist()), "upstream_std": tuple(STD.tolist())}
 
@@ -286,8 +286,8 @@ def answer_of(name: str, datatype: str, array: Any, *, raw: bool, field: str = "
     return response.SerializeToString() + UNKNOWN_FIELD
 
 
-SCORES = np.float32([[0.7, 0.1, 0.2], [0.1, 0.2, 0.7]])
-SWAPPED = np.float32([[0.7, 0.1, 0.2], [0.1, 0.7, 0.2]])
+SCORES = np.array([[0.7, 0.1, 0.2], [0.1, 0.2, 0.7]], np.float32)
+SWAPPED = np.array([[0.7, 0.1, 0.2], [0.1, 0.7, 0.2]], np.float32)
 
 
 @pytest.mark.parametrize("raw", [True, False])
@@ -314,7 +314,7 @@ async def test_replace_writes_the_corrected_label(guarding, raw):
 
 IRREPLACEABLE = {
     "no such output": (answer_of("label", "INT64", [5], raw=True), {"upstream_output": "scores"}, "'scores'"),
-    "one score": (answer_of("p", "FP32", np.float32([[0.5]]), raw=True), {}, "neither labels nor scores"),
+    "one score": (answer_of("p", "FP32", np.array([[0.5]], np.float32), raw=True), {}, "neither labels nor scores"),
     "no numbers": (answer_of("names", "BYTES", [1], raw=True), {}, "BYTES"),
     "half a number": (answer_of("label", "INT64", np.zeros(3, np.uint8), raw=True), {}, "0.375 elements"),
     "two labels": (answer_of("label", "INT64", np.zeros(2, "<i8"), raw=True), {}, "2 elements for 1 images"),
@@ -351,7 +351,7 @@ def test_replace_leaves_an_answer_that_a_likelier_false_alarm_confirms():
 
 
 async def test_failing_open_still_tells_of_the_attack(guarding):
-    answer = answer_of("scores", "FP32", np.float32([[0.7]]), raw=True)
+    answer = answer_of("scores", "FP32", np.array([[0.7]], np.float32), raw=True)
     async with guarding(guard_policy="replace", guard_failure="open") as (served, behind):
         behind.answers["ModelInfer"] = answer
         found = parameters(await call(served, labelled(ATTACKED)))
@@ -599,7 +599,7 @@ async def test_typed_pixels_are_read_in_pieces_and_are_the_same(guarding):
     pieces = images_of(typed, load_config([]))
     for place in range(2):
         read = [images.at(place).decode(ImageLimits()) for images in (pieces, whole)]
-        assert np.array_equal(*read) and np.array_equal(read[0], pixels[place])
+        assert np.array_equal(read[0], read[1]) and np.array_equal(read[0], pixels[place])
 
 
 # ---- settings -------------------------------------------------------------------------------------------------------

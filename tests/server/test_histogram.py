@@ -28,4 +28,4 @@ def test_it_shows_what_prometheus_own_does(groups: list[list[float]]):
             one_by_one.observe(value)
     assert shown(ours) == shown(theirs)
     total = sum(map(sum, groups))
-    assert abs(ours.get_sample_value("seconds_sum") - total) <= 1e-9 * max(1.0, total)
+    assert abs((ours.get_sample_value("seconds_sum") or 0.0) - total) <= 1e-9 * max(1.0, total)

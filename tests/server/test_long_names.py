@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import logging
 from collections.abc import Callable
+from typing import Any
 from urllib.parse import quote
 
 import grpc
@@ -30,7 +31,7 @@ KSERVE = "/inference.GRPCInferenceService/"
 DETECTION = "/heatward.v1.DetectionService/"
 
 
-def infer(**fields: object) -> pb.ModelInferRequest:
+def infer(**fields: Any) -> pb.ModelInferRequest:
     request = pb.ModelInferRequest(model_name="heatward", raw_input_contents=[b"\1\0\0\0x"])
     request.inputs.add(name="image_bytes", datatype="BYTES", shape=[1])
     request.MergeFrom(pb.ModelInferRequest(**fields))
@@ -80,7 +81,7 @@ def compared(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     words: list[str] = []
     compare = difflib.get_close_matches
 
-    def recorded(word: str, *arguments: object, **options: object) -> list[str]:
+    def recorded(word: str, *arguments: Any, **options: Any) -> list[str]:
         words.append(word)
         return compare(word, *arguments, **options)
 
@@ -88,7 +89,7 @@ def compared(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return words
 
 
-def metadata_bytes(code: object, details: str, trailing: object) -> int:
+def metadata_bytes(code: object, details: str, trailing: Any) -> int:
     return len(quote(details)) + sum(len(key) + len(value) * 4 // 3 + 32 for key, value in trailing or ())
 
 
@@ -161,7 +162,7 @@ def nested(tag: int, data: bytes) -> bytes:
     return bytes([tag]) + varint + bytes([size]) + data
 
 
-CROWDS = {
+CROWDS: dict[str, tuple[Any, bytes]] = {
     "inputs": (pb.ModelInferRequest, b"\x2a\x00" * 3000),
     "outputs": (pb.ModelInferRequest, b"\x32\x00" * 3000),
     "raw contents": (pb.ModelInferRequest, b"\x3a\x00" * 3000),
@@ -239,7 +240,13 @@ async def test_elements_are_not_unpacked_beyond_the_shape(serving, monkeypatch: 
     from server.protocols.kserve import tensors
 
     unpack = tensors.unpack
-    monkeypatch.setattr(tensors, "unpack", lambda *given: sizes.append(len(found := unpack(*given))) or found)
+
+    def measured(*given: Any) -> list[Any]:
+        found = list(unpack(*given))
+        sizes.append(len(found))
+        return found
+
+    monkeypatch.setattr(tensors, "unpack", measured)
     async with serving() as served:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await served.channel.unary_unary(f"{KSERVE}ModelInfer")(request.SerializeToString(), timeout=30)

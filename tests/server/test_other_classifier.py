@@ -48,7 +48,7 @@ async def test_reload_refuses_another_classifier_and_names_both(
         failed = app.metrics.registry.get_sample_value
         assert failed("heatward_reloads_total", {"what": "detector", "outcome": "failed"}) == 1
     (line,) = [record for record in caplog.records if record.levelno == logging.ERROR]
-    assert A in line.error and B in line.error
+    assert A in vars(line)["error"] and B in vars(line)["error"]
 
 
 async def test_reload_refuses_other_classes_and_names_them(shop: Shop, strict: dict[str, object]):
@@ -84,7 +84,12 @@ async def test_a_detector_trained_anew_for_the_same_classifier_is_taken(shop: Sh
 
 async def test_it_is_refused_before_it_is_warmed_up(shop: Shop, strict: dict[str, object]):
     made: list[FakeDetector] = []
-    shop.make = lambda letter: made.append(FakeDetector(name=letter)) or made[-1]
+
+    def make(letter: str) -> FakeDetector:
+        made.append(FakeDetector(name=letter))
+        return made[-1]
+
+    shop.make = make
     async with serving(shop, bundle=shop.put("a", "a"), **strict) as (_, channel):
         shop.put("a", "b")
         await reload(channel)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import grpc
 import numpy as np
@@ -54,8 +55,15 @@ def bundle(tiny_classifier: Classifier, tiny_images: tiny.TinyImages, tmp_path_f
     return path
 
 
-def config_for(bundle: Path, **settings: object) -> ServerConfig:
-    common = {"port": 0, "metrics_port": None, "threads": 1, "device": "cpu", "trusted": ("tiny",), "max_batch": 4}
+def config_for(bundle: Path, **settings: Any) -> ServerConfig:
+    common: dict[str, Any] = {
+        "port": 0,
+        "metrics_port": None,
+        "threads": 1,
+        "device": "cpu",
+        "trusted": ("tiny",),
+        "max_batch": 4,
+    }
     return ServerConfig(bundle=bundle, false_positive_rate=0.05, **(common | settings))
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from served_models import IMAGE, inference_request, inference_result
 
@@ -63,10 +65,10 @@ def test_all_observers_are_told_everything():
 async def test_a_request_walks_from_state_to_state_and_its_observer_is_told_once():
     watching = Told()
     road, batcher = pipeline(watching)
-    told: list[tuple[int, object]] = []
+    told: list[Any] = []
     request = inference_request(priority=2)
     request.source.raw_size = request.model.input_size  # decoded at once, without a thread
-    request.model.detector.classifier.fit = lambda pixels: pixels
+    request.model.detector.classifier.fit = lambda pixels: pixels  # type: ignore[method-assign]
     context = RequestContext("call", None, 60.0, client="me")
     assert road.start([5], lambda _: request, context, lambda *each: told.append(each)) == [request]
     assert (request.state, request.client, request.request_id) == (State.QUEUED, "me", "call")
@@ -109,7 +111,7 @@ async def test_who_is_not_observed_is_told_and_not_counted():
     watching = Told()
     road, batcher = pipeline(watching)
     batcher.close()
-    told: list[tuple[int, object]] = []
+    told: list[Any] = []
     context = RequestContext("call", None, 60.0)
     assert (
         road.start([0], lambda _: inference_request(), context, lambda *each: told.append(each), observed=False) == []

@@ -13,7 +13,9 @@ from google.rpc import code_pb2, error_details_pb2
 from heatward.v1 import detection_pb2 as pb
 from PIL import Image
 from sample_requests import encoded, fields_at_fault, picture, png, raw, status_of
+from torch import Tensor
 
+from detector.detector import Verdict
 from server.inference.image import ImageSource
 
 # ---- one image ------------------------------------------------------------------------------------------------------
@@ -370,9 +372,11 @@ async def test_what_nobody_waits_for_is_not_decoded(serving, monkeypatch: pytest
 
 
 async def test_detector_that_answers_too_few_is_an_error_not_a_mix_up(serving):
-    detector = FakeDetector()
-    honest = detector.detect
-    detector.detect = lambda images: honest(images)[:1] if len(images) > 1 else honest(images)
+    class Forgetful(FakeDetector):
+        def detect(self, images: Tensor) -> list[Verdict]:
+            return super().detect(images)[:1]
+
+    detector = Forgetful()
     async with serving(detector) as served:
         first = await occupy(served)
         calls = [served.stub.Detect(raw(picture(60 + i))) for i in range(4)]

@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tiny
@@ -42,7 +43,7 @@ def never(path: Path, device: str) -> FakeDetector:
     ],
 )
 async def test_a_file_or_device_that_a_setting_names_wrongly_exits_2(
-    settings: dict[str, object], said: str, caplog: pytest.LogCaptureFixture
+    settings: dict[str, Any], said: str, caplog: pytest.LogCaptureFixture
 ):
     assert await serve(ServerConfig(port=0, metrics_port=None, threads=1, **settings), never) == 2
     (record,) = [each for each in caplog.records if each.levelname == "ERROR"]
@@ -94,4 +95,5 @@ async def test_work_beside_the_loop_follows_what_the_container_may_use(monkeypat
     monkeypatch.setattr("server.app.available_cpus", lambda: 2)
     with pytest.raises(OSError, match="no address"):
         await serve(ServerConfig(host="192.0.2.1", port=0, metrics_port=None), never)
-    assert asyncio.get_running_loop()._default_executor._max_workers == 6
+    loop: Any = asyncio.get_running_loop()
+    assert loop._default_executor._max_workers == 6

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -132,7 +133,9 @@ def test_files_that_cannot_be_used_are_named(tmp_path: Path, spoil: dict[str, st
     files = write(tmp_path, OLD)
     (tmp_path / "text").write_text("-----BEGIN CERTIFICATE-----\nhello\n-----END CERTIFICATE-----\n")
     (tmp_path / "locked").write_bytes(locked(files["tls_key"].read_bytes()))
-    named = {key: (tmp_path / value if value in ("text", "locked") else value) for key, value in spoil.items()}
+    named: dict[str, Any] = {
+        key: (tmp_path / value if value in ("text", "locked") else value) for key, value in spoil.items()
+    }
     with pytest.raises(ConfigError, match=message) as caught:
         credentials(ServerConfig(**(files | named)), lambda what, fine: None)
     assert not re.search("BEGIN|hello", str(caught.value))
@@ -151,7 +154,7 @@ def locked(key: bytes) -> bytes:
 
 
 def test_a_comment_in_any_language_may_stand_between_certificates(tmp_path: Path):
-    files = write(tmp_path, OLD)
+    files: dict[str, Any] = write(tmp_path, OLD)
     authorities = tmp_path / "authorities.pem"
     authorities.write_bytes("# Autorit\u00e9\n".encode() + CLIENTS.cert_pem.bytes())
     assert credentials(ServerConfig(**files, tls_client_ca=authorities), lambda what, fine: None) is not None

@@ -52,8 +52,16 @@ def named(spans: InMemorySpanExporter) -> dict[str, ReadableSpan]:
     return {span.name: span for span in spans.get_finished_spans()}
 
 
+def attributes(span: ReadableSpan) -> dict[str, Any]:
+    return dict(span.attributes or {})
+
+
+def length_ns(span: ReadableSpan) -> int:
+    return (span.end_time or 0) - (span.start_time or 0)
+
+
 def result(p_value: float = 0.5) -> InferenceResult:
-    times = {"total_s": 0.1, "decode_s": 0.01, "queue_s": 0.02, "compute_s": 0.03}
+    times: dict[str, Any] = {"total_s": 0.1, "decode_s": 0.01, "queue_s": 0.02, "compute_s": 0.03}
     return inference_result(p_value, batch_size=4, **times)
 
 
@@ -63,8 +71,8 @@ def test_a_call_is_a_child_of_its_caller_and_named_by_convention(traces: Traces,
     trace.end("OK")
     (span,) = spans.get_finished_spans()
     assert span.kind is SpanKind.SERVER
-    assert f"{span.parent.span_id:016x}" == PARENT
-    assert dict(span.attributes) == {
+    assert span.parent and f"{span.parent.span_id:016x}" == PARENT
+    assert attributes(span) == {
         "rpc.system.name": "grpc",
         "rpc.method": DETECT,
         "rpc.response.status_code": "OK",
@@ -85,7 +93,7 @@ def test_a_call_without_a_usable_parent_begins_a_trace(traces: Traces, header: s
 def test_only_the_servers_own_faults_are_errors(traces: Traces, spans: InMemorySpanExporter, code: str, fault: bool):
     traces.begin(DETECT, headers(), "").end(code)
     (span,) = spans.get_finished_spans()
-    assert span.attributes["rpc.response.status_code"] == code
+    assert attributes(span)["rpc.response.status_code"] == code
     assert (span.status.status_code is StatusCode.ERROR) == fault
 
 
@@ -95,16 +103,16 @@ def test_an_image_shows_where_its_time_went(traces: Traces, spans: InMemorySpanE
     trace.end("OK")
     found = named(spans)
     image = found["image"]
-    assert image.parent.span_id == found[DETECT].context.span_id
-    assert dict(image.attributes) == {
+    assert image.parent and image.parent.span_id == found[DETECT].context.span_id
+    assert attributes(image) == {
         "heatward.verdict": "attacked",
         "heatward.batch_size": 4,
         "heatward.detector_version": "v1",
     }
-    assert image.end_time - image.start_time == 100_000_000
+    assert length_ns(image) == 100_000_000
     parts = [found[name] for name in ("decode", "queue", "compute")]
-    assert [part.end_time - part.start_time for part in parts] == [10_000_000, 20_000_000, 30_000_000]
-    assert all(part.parent.span_id == image.context.span_id for part in parts)
+    assert [length_ns(part) for part in parts] == [10_000_000, 20_000_000, 30_000_000]
+    assert all(part.parent and part.parent.span_id == image.context.span_id for part in parts)
     assert [part.start_time for part in parts] == [image.start_time, parts[0].end_time, parts[1].end_time]
 
 
@@ -114,7 +122,7 @@ def test_a_failed_image_has_its_own_status(traces: Traces, spans: InMemorySpanEx
     trace.end("OK")
     found = named(spans)
     assert found["image"].status.status_code is StatusCode.ERROR
-    assert found["image"].end_time - found["image"].start_time == 500_000_000
+    assert length_ns(found["image"]) == 500_000_000
     assert found["heatward.v1.DetectionService/DetectBatch"].status.status_code is StatusCode.UNSET
 
 
@@ -252,5 +260,7 @@ def test_headers_that_can_be_sent_are(
     headers: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", headers)
-    open_traces("http://127.0.0.1:4317").close()
+    traces = open_traces("http://127.0.0.1:4317")
+    assert traces is not None
+    traces.close()
     assert SECRET not in caplog.text and "invalid" not in caplog.text

@@ -94,8 +94,8 @@ async def triton(programs: Path, folder: Path) -> AsyncIterator[str]:
         "LD_LIBRARY_PATH": str(packages / "nvidia_pytriton.libs"),
         "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}",  # the models' Python
     }
-    command = (home / "bin/tritonserver", *(f"--{name}={value}" for name, value in arguments.items()))
-    async with upstream(port, *command, env=environment) as address:
+    settings = [f"--{name}={value}" for name, value in arguments.items()]
+    async with upstream(port, home / "bin/tritonserver", *settings, env=environment) as address:
         yield address
 
 
@@ -133,7 +133,11 @@ async def heard(
         await app.listen()
         await app.begin()
         process = await asyncio.create_subprocess_exec(
-            *(programs / "python", HERE / "upstream_script.py", app.address, images, *inputs),
+            programs / "python",
+            HERE / "upstream_script.py",
+            app.address,
+            images,
+            *inputs,
             stdout=asyncio.subprocess.PIPE,
         )
         output, _ = await process.communicate()

@@ -28,7 +28,9 @@ def rows(result: triton.InferResult) -> list[list[Any]]:
     ]
 
 
-def row(verdict: heatward.Verdict) -> list[Any]:
+def row(verdict: heatward.Verdict | heatward.Failure) -> list[Any]:
+    if isinstance(verdict, heatward.Failure):
+        raise SystemExit(f"not judged: {verdict}")
     label, recovered = verdict.predicted, verdict.recovered[0]
     known = (verdict.attacked, verdict.p_value, verdict.attack_score)
     return [*known, label.index, label.name, recovered.index, recovered.name]

@@ -6,6 +6,7 @@ Arguments: the guard's address, an .npy file of (N, H, W, 3) uint8, names of the
 import json
 import queue
 import sys
+from typing import Any
 
 import numpy as np
 import tritonclient.grpc as triton
@@ -44,7 +45,7 @@ with triton.InferenceServerClient(address) as server:
         said["statistics"] = server.get_inference_statistics("cats").model_stats[0].inference_stats.success.count
     except InferenceServerException as error:
         said["statistics"] = error.status()
-    answers = queue.Queue()
+    answers: queue.Queue[Any] = queue.Queue()
     server.start_stream(lambda result, error: answers.put(error))
     said["stream"] = answers.get(timeout=20).status()
 

@@ -7,6 +7,7 @@ The label is the red value of the first pixel; an image whose first pixel is (13
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterable
 
 import numpy as np
 import torch
@@ -14,18 +15,20 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from detector.detector import Verdict
+from detector.classifier import Classifier
+from detector.detector import Detector, Verdict
 from detector.scoring.calibration import Calibration
 
 CURSED = 13
 SIZE = 8
 
 
-class FakeClassifier:
-    classes = tuple(f"class-{i}" for i in range(256))
-    num_classes = 256
-    input_size = (SIZE, SIZE)
-    fingerprint = "f" * 64
+class FakeClassifier(Classifier):
+    def __init__(self, fingerprint: str) -> None:
+        self.classes = tuple(f"class-{i}" for i in range(256))
+        self.num_classes = 256
+        self.input_size = (SIZE, SIZE)
+        self.fingerprint = fingerprint
 
     def fit(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
         if pixels.shape[:2] != self.input_size:
@@ -33,10 +36,9 @@ class FakeClassifier:
         return pixels
 
 
-class FakeDetector:
+class FakeDetector(Detector):
     def __init__(self, *, name: str = "f", cursed: int | None = CURSED) -> None:
-        self.classifier = FakeClassifier()
-        self.classifier.fingerprint = name * 64  # its first 16 characters are the version
+        self.classifier = FakeClassifier(name * 64)  # the first 16 characters are the version
         self.calibration = Calibration.fit(torch.arange(199.0))
         self.manifest = None
         self.cursed = cursed
@@ -48,7 +50,7 @@ class FakeDetector:
         self.warmed: list[int] = []
         self.threads: set[str] = set()
 
-    def warm_up(self, sizes: list[int]) -> None:
+    def warm_up(self, sizes: Iterable[int]) -> None:
         self.warmed = list(sizes)
 
     def detect(self, images: Tensor) -> list[Verdict]:

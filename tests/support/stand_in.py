@@ -26,9 +26,11 @@ _loads = count()
 class FreeClassifier(FakeClassifier):
     """Ten classes of nothing."""
 
-    classes = tuple(f"class {index}" for index in range(10))
-    num_classes = 10
-    input_size = (SIDE, SIDE)
+    def __init__(self, fingerprint: str) -> None:
+        super().__init__(fingerprint)
+        self.classes = tuple(f"class {index}" for index in range(10))
+        self.num_classes = 10
+        self.input_size = (SIDE, SIDE)
 
     def fit(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
         return pixels
@@ -43,8 +45,7 @@ class StandIn(FakeDetector):
 
     def __init__(self, cost: Callable[[int], float]) -> None:
         super().__init__()
-        self.classifier = FreeClassifier()
-        self.classifier.fingerprint = f"{next(_loads):016x}" * 4  # another version with each load
+        self.classifier = FreeClassifier(f"{next(_loads):016x}" * 4)  # another version with each load
         self._cost = cost
         labels = tuple((index, 0.9 / (index + 1)) for index in range(5))
         self._verdict = Verdict(0, 0.9, labels, 0.1, 0.5, labels, labels[0], np.zeros((4, 4), np.float32))

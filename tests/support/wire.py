@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + b"\x04" + bytes(5)  # and empty settings
@@ -21,7 +21,7 @@ class Relay:
 
 
 @asynccontextmanager
-async def relay_to(address: str) -> AsyncIterator[Relay]:
+async def relay_to(address: str) -> AsyncGenerator[Relay]:
     relay = Relay()
     host, _, port = address.rpartition(":")
     tasks: set[asyncio.Task[None]] = set()
@@ -55,7 +55,7 @@ async def relay_to(address: str) -> AsyncIterator[Relay]:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def frames(address: str) -> AsyncIterator[tuple[int, bytes]]:
+async def frames(address: str) -> AsyncGenerator[tuple[int, bytes]]:
     """Type and payload of the HTTP/2 frames that the server sends to a client who says nothing."""
     host, _, port = address.rpartition(":")
     reader, writer = await asyncio.open_connection(host, int(port))

@@ -77,9 +77,8 @@ def test_the_prediction_is_attacked_not_the_truth(tiny_classifier: Classifier, p
 
 @pytest.mark.parametrize("name", ["PGD", "APGD", "Square", "Pixle"])
 def test_the_seed_decides(name: str, tiny_classifier: Classifier, pixels: Tensor, origin: Tensor) -> None:
-    quick: dict[str, Any] = {"Square": {"n_queries": 40, "eps": "40/255"}, "Pixle": {"restarts": 1}}.get(
-        name, {"steps": 2}
-    )
+    quicker: dict[str, dict[str, Any]] = {"Square": {"n_queries": 40, "eps": "40/255"}, "Pixle": {"restarts": 1}}
+    quick = quicker.get(name, {"steps": 2})
 
     def attacked(seed: int) -> Tensor:
         torch.rand(seed + 1)  # whatever ran before must not matter
@@ -189,7 +188,7 @@ def test_attacks_that_need_gradients(tiny_classifier: Classifier, monkeypatch: p
         check_attack(spec("PGD"), tiny_classifier)
 
 
-class Rogue(Attack):  # type: ignore[misc]
+class Rogue(Attack):
     """Answers `change(images)`."""
 
     def __init__(self, model: torch.nn.Module, eps: float = 0.01, change: str = "far") -> None:

@@ -16,7 +16,7 @@ from tiny_job import configure, write_source
 from detector.errors import CalibrationError, ConfigError, DataError
 from training import checks, cli, pipeline
 from training.checks import chance_of, near_chance
-from training.config import TrainingConfig
+from training.config import STAGES, TrainingConfig
 from training.job import open_job
 from training.progress import SilentProgress
 from training.stages import attack
@@ -59,7 +59,7 @@ def test_a_bundle_of_a_failed_check_is_not_written(source: Path, tmp_path: Path)
     assert any("by chance" in note for note in notes)
     bundle = tmp_path / "detector.heatward"
     bundle.unlink()
-    for stages in (pipeline.STAGES, ("bundle",)):
+    for stages in (STAGES, ("bundle",)):
         with pytest.raises(DataError, match="allow-inaccurate"):
             for stage in stages:
                 pipeline.run_stage(open_job(configure(source, tmp_path, **settings), SilentProgress()), stage)

@@ -9,6 +9,7 @@ import random
 import shutil
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,8 +18,8 @@ from PIL import Image, ImageDraw
 from detector.errors import DataError
 from training.config import ImagesConfig, Split
 from training.data import SplitImages, open_splits
-from training.data.copies import Memory, divide, groups_of, sign
-from training.data.sources import FolderSource
+from training.data.copies import Memory, Signature, divide, groups_of, sign
+from training.data.sources import FolderSource, Source
 from training.progress import PlainProgress, SilentProgress
 
 
@@ -30,7 +31,7 @@ class Recorder(SilentProgress):
         self.notes.append(text)
 
 
-def photograph(path: Path, seed: int, side: int = 64, **settings: object) -> Path:
+def photograph(path: Path, seed: int, side: int = 64, **settings: Any) -> Path:
     """A smooth picture, as photographs are: noise of 8×8 cells, enlarged."""
     cells = np.random.default_rng(seed).integers(0, 256, (8, 8, 3), dtype=np.uint8)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -231,21 +232,26 @@ def test_what_was_decoded_is_remembered_until_it_changes(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looked: list[int] = []
-    monkeypatch.setattr("training.data.copies.sign", lambda source, at: looked.append(at) or sign(source, at))
+
+    def look(source: Source, at: int) -> Signature:
+        looked.append(at)
+        return sign(source, at)
+
+    monkeypatch.setattr("training.data.copies.sign", look)
     source = FolderSource(folder)
 
-    def look() -> list[object]:
+    def signatures() -> list[Signature]:
         looked.clear()
         memory = Memory(tmp_path / "images.json")
         found = memory.signatures(source, range(len(source)), lambda count: None)
         memory.store()
         return found
 
-    first = look()
+    first = signatures()
     assert len(looked) == 40
-    assert look() == first and looked == []
+    assert signatures() == first and looked == []
     photograph(source.paths[7], 99)
     os.utime(source.paths[7], ns=(1, 1))
-    assert look()[7] != first[7] and looked == [7]
+    assert signatures()[7] != first[7] and looked == [7]
     (tmp_path / "images.json").write_text("[1, 2")
-    assert len(look()) == 40 and len(looked) == 40
+    assert len(signatures()) == 40 and len(looked) == 40

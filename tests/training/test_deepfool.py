@@ -45,7 +45,7 @@ def norms(adversarial: Tensor, images: Tensor) -> Tensor:
 
 def test_a_linear_classifier_is_left_by_the_exact_distance() -> None:
     torch.manual_seed(3)
-    linear = nn.Sequential(nn.Flatten(), nn.Linear(48, 4)).requires_grad_(False)
+    linear: Any = nn.Sequential(nn.Flatten(), nn.Linear(48, 4)).requires_grad_(False)
     images = 0.5 + 0.01 * torch.rand(5, 3, 4, 4)
     logits, weight = linear(images), linear[1].weight
     label = logits.argmax(1)
@@ -132,7 +132,7 @@ def test_the_model_and_the_images_stay_as_they_were(images: Tensor) -> None:
 
 
 def test_a_model_without_slope_gives_the_image_back(images: Tensor) -> None:
-    flat = nn.Sequential(nn.Flatten(), nn.Linear(192, 3)).requires_grad_(False)
+    flat: Any = nn.Sequential(nn.Flatten(), nn.Linear(192, 3)).requires_grad_(False)
     flat[1].weight.zero_()
     assert torch.equal(DeepFool(flat, steps=3)(images), images)
 

@@ -4,89 +4,22 @@ from pathlib import Path
 import pytest
 import tiny
 import torch
-from torch import Tensor
+from tiny_evaluation import ROWS, evaluation_job
 
 from detector.classifier import Classifier
 from detector.detector import Detector
 from detector.errors import DataError
-from detector.evidence import EvidenceExtractor, EvidenceSettings
-from detector.evidence.views import ViewSettings
-from detector.scoring.calibration import Calibration
-from detector.scoring.network import EvidenceShape, HeatmapNetwork, NetworkSettings, score
-from training.attacks import Distance, attack_images, noise_twin
 from training.config import TrainingConfig
 from training.evaluation import evaluate
-from training.evaluation.baselines import runner_up
+from training.evaluation.examples import read_examples
 from training.evaluation.result import EvaluationResult
+from training.evaluation.scores import runner_up
 from training.evaluation.tables import all_tables, markdown
-from training.shards import shard_path, write_shard
-
-ROWS = {"fit": 24, "calibrate": 40, "test": 32}
-EVIDENCE = EvidenceSettings(views=ViewSettings(noise=(4.0,), noise_draws=1, shifts=(), blur=False, rescale=()), grid=4)
-
-
-def config(work: Path) -> TrainingConfig:
-    return TrainingConfig.model_validate(
-        {
-            "work": work,
-            "classifier": tiny.SPEC.model_dump(include={"source", "input_size", "classes"}),
-            "images": {"source": "not read here"},
-            "twins": {"sizes": ["8/255"]},
-            "attacks": [
-                {"name": "FGSM", "label": "fgsm", "family": "one-step", "parameters": {"eps": "32/255"}},
-                {"name": "PGD", "label": "pgd", "family": "iterative", "parameters": {"eps": "16/255"}, "train": False},
-            ],
-        }
-    )
-
-
-def prediction(classifier: Classifier, pixels: Tensor) -> Tensor:
-    return classifier(pixels.float() / 255).argmax(1)
-
-
-def write(work: Path, split: str, label: str, extractor: EvidenceExtractor, rows: dict[str, Tensor]) -> None:
-    """Two shards of each stage, as the attack and attribute stages leave them."""
-    half = len(rows["index"]) // 2
-    for number, part in enumerate((slice(0, half), slice(half, None))):
-        shard = {name: column[part] for name, column in rows.items()}
-        write_shard(shard_path(work, "attack", split, label, number), shard, f"{split}/{label}/{number}")
-        kept = shard["prediction"] != shard["origin"]
-        kept |= label in ("clean", "twin-8")
-        evidence = extractor(shard["images"][kept].float() / 255) if kept.any() else None
-        columns = {name: shard[name][kept] for name in ("index", "truth", "origin", "prediction", "linf", "l2")}
-        assert evidence is not None, "this test wants a success in every shard"
-        write_shard(shard_path(work, "attribute", split, label, number), evidence.tensors() | columns, "")
 
 
 @pytest.fixture(scope="module")
 def job(tmp_path_factory: pytest.TempPathFactory, tiny_classifier: Classifier) -> tuple[TrainingConfig, Detector]:
-    work = tmp_path_factory.mktemp("work")
-    settings = config(work)
-    extractor = EvidenceExtractor(tiny_classifier, EVIDENCE)
-    for seed, (split, count) in enumerate(ROWS.items()):
-        drawn = tiny.images(count, seed=seed)
-        clean = (drawn.images * 255).round().to(torch.uint8)
-        origin = prediction(tiny_classifier, clean)
-        made = {"clean": clean, "twin-8": noise_twin(clean, 8 / 255, 0)}
-        for attack in settings.attacks:
-            made[attack.label] = attack_images(attack, tiny_classifier, clean, origin, seed=0, batch_size=16)
-        for label, pixels in made.items():
-            distance = Distance.between(clean, pixels)
-            rows = {
-                "images": pixels,
-                "index": 1000 * seed + torch.arange(count),
-                "truth": drawn.labels,
-                "origin": origin,
-                "prediction": prediction(tiny_classifier, pixels),
-                "linf": distance.linf,
-                "l2": distance.l2,
-            }
-            write(work, split, label, extractor, rows)
-    torch.manual_seed(0)
-    calibration = extractor(tiny.images(99, seed=9).images)
-    network = HeatmapNetwork(EvidenceShape.of(calibration), 2, NetworkSettings(width=16, token=16)).eval()
-    scores, _ = score([network], calibration)
-    return settings, Detector(tiny_classifier, extractor, [network], Calibration.fit(scores.double()))
+    return evaluation_job(tmp_path_factory.mktemp("work"), tiny_classifier)
 
 
 @pytest.fixture(scope="module")
@@ -146,17 +79,16 @@ def test_too_few_calibration_images_for_a_rate_flag_nothing(evaluation: Evaluati
     assert evaluation.attacks[0].detectors["runner-up"].tpr[0.01].value == 0
 
 
-def test_writes_json_and_one_file_that_needs_no_network(
-    evaluation: EvaluationResult, job: tuple[TrainingConfig, Detector]
-) -> None:
+def test_writes_json_tables_and_examples(evaluation: EvaluationResult, job: tuple[TrainingConfig, Detector]) -> None:
     folder = job[0].work / "evaluate"
     assert EvaluationResult.read(folder).dump() == evaluation.dump()
-    html = (folder / "report.html").read_text()
-    assert "fgsm" in html and "unseen" in html
-    assert 'src="http' not in html and "<script" not in html and "<link" not in html
-    assert html.count("data:image/") == 6
-    assert "Judged worst" in html and "Errors by class" in html and "diagonal" in html
     assert "diagonal" not in (folder / "evaluation.md").read_text()
+    shown = read_examples(folder)
+    assert [row.title for row in shown["first"]] == ["fgsm", "pgd", "twin-8"]
+    assert [(row.title, row.attacked) for row in shown["worst"]] == [("fgsm", True), ("pgd", True), ("clean", False)]
+    assert all(row.sent.shape == (tiny.SIDE, tiny.SIDE, 3) and row.heat_after.ndim == 2 for row in shown["first"])
+    with pytest.raises(DataError, match=r"examples\.safetensors.*heatward train evaluate"):
+        read_examples(folder / "nowhere")
 
 
 def test_running_again_gives_the_same_numbers(
@@ -211,15 +143,6 @@ def test_every_row_of_every_table_says_how_many_images_it_rests_on(evaluation: E
                 assert doubtful, cells
             elif figures:
                 assert len(doubtful) < len(figures), cells
-
-
-def test_the_report_counts_copies(job: tuple[TrainingConfig, Detector], evaluation: EvaluationResult) -> None:
-    settings, detector = job
-    report = settings.work / "evaluate" / "report.html"
-    assert "copies" not in report.read_text()
-    found = evaluate.run(settings, detector, copies={"fit": 0, "calibrate": 3, "test": 2}, resamples=10)
-    assert found.copies["calibrate"] == 3
-    assert "copies of another one, always in the same split: 3 in calibrate, 2 in test." in report.read_text()
 
 
 def test_missing_shards_say_which_stage_makes_them(job: tuple[TrainingConfig, Detector], tmp_path: Path) -> None:

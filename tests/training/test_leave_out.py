@@ -12,6 +12,7 @@ from detector.errors import ConfigError, DataError
 from training import cli
 from training.config import TrainingConfig
 from training.evaluation import leave_out
+from training.fitting.networks import fit_networks
 from training.job import open_job
 from training.progress import SilentProgress
 from training.stages import attack, attribute
@@ -99,7 +100,7 @@ def test_a_killed_run_goes_on_with_the_next_group(
     source: Path, place: Path, result: dict, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fitted: list[str] = []
-    whole = leave_out.fit_networks
+    whole = fit_networks
 
     def counting(settings: TrainingConfig, work: Path, progress: SilentProgress, folder: Path) -> None:
         if len(fitted) == 1:

@@ -9,11 +9,10 @@ import pytest
 import torch
 
 from training.evaluation import measures, scores
-from training.evaluation.baselines import Answers
 from training.evaluation.measures import Thresholds
 from training.evaluation.metrics import Bootstrap, Estimate
 from training.evaluation.result import AttackResult, Curve, DetectionWithCurve, Tops
-from training.evaluation.scores import Attempts, Scored
+from training.evaluation.scores import Answers, Attempts, Scored
 
 BOOTSTRAP = Bootstrap(np.arange(100), resamples=50)
 CUTS = {0.05: 0.5}
@@ -77,7 +76,7 @@ def test_traffic_is_measured_with_either_answer() -> None:
 
 def test_recovered_is_never_the_prediction_and_corrected_may_be() -> None:
     rows = [{name: torch.tensor([3, 1]) for name in ("index", "truth", "origin", "prediction")}]
-    found = scores._table(rows, [Answers(torch.tensor([0.1, 0.2]), torch.tensor([[3, 2, 1], [2, 1, 0]]))])
+    found = scores.table_of(rows, [Answers(torch.tensor([0.1, 0.2]), torch.tensor([[3, 2, 1], [2, 1, 0]]))])
     assert found.recovered.tolist() == [[2, 1, 3], [2, 0, 1]]
     assert found.corrected.tolist() == [3, 2]
 

@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tiny
@@ -19,6 +20,7 @@ from detector.detector import Detector
 from detector.errors import DataError
 from detector.evidence import CONSTANTS
 from training import pipeline
+from training.config import Stage
 from training.job import open_job
 from training.load import load_config
 from training.progress import SilentProgress
@@ -105,7 +107,8 @@ def test_the_bundle_detects_and_says_where_it_came_from(source: Path, uninterrup
     verdicts = Detector.from_bundle(path, allow=("tiny",)).detect(tiny.images(3).images)
     assert all(0 < verdict.p_value <= 1 for verdict in verdicts)
     manifest = load_bundle(path).manifest
-    assert [attack["label"] for attack in manifest.measured["attacks"]] == ["fgsm", "pgd"]  # type: ignore[index,union-attr]
+    measured: Any = manifest.measured
+    assert [attack["label"] for attack in measured["attacks"]] == ["fgsm", "pgd"]
     assert manifest.provenance["images"] == {"fit": 40, "calibrate": 24, "test": 20, "tune": 16}
     text = manifest.model_dump_json()
     assert str(source) not in text
@@ -198,7 +201,7 @@ def test_scores_are_computed_in_float32(source: Path, tmp_path: Path, monkeypatc
 
 
 @pytest.mark.parametrize("stage", ["attribute", "fit", "calibrate", "evaluate", "bundle"])
-def test_a_stage_alone_says_what_must_run_first(source: Path, tmp_path: Path, stage: pipeline.Stage) -> None:
+def test_a_stage_alone_says_what_must_run_first(source: Path, tmp_path: Path, stage: Stage) -> None:
     job = open_job(configure(source, tmp_path), SilentProgress())
     with pytest.raises(DataError, match=r"run `heatward train (attack|attribute|fit)`"):
         pipeline.run_stage(job, stage)

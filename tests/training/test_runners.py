@@ -35,7 +35,7 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> Job:
 def some_plans(job: Job) -> list[ShardPlan]:
     """A clean shard and what follows from it, in the order in which they must be made."""
     labels = (CLEAN, "twin-8", "fgsm")
-    return [job.plan(stage, "fit", label)[1] for stage in ("attack", "attribute") for label in labels]  # type: ignore[arg-type]
+    return [job.plan(stage, "fit", label)[1] for stage in ("attack", "attribute") for label in labels]
 
 
 def carry_out(settings: str, classes: tuple[str, ...], plans: str) -> list[tuple[str, int, int]]:
@@ -59,7 +59,7 @@ def test_another_process_makes_the_same_bytes_from_json(job: Job) -> None:
 
 
 def test_a_plan_survives_json(job: Job) -> None:
-    plans = [plan for stage in ("attack", "attribute") for _, _, some in job.plans(stage) for plan in some]  # type: ignore[arg-type]
+    plans = [plan for stage in ("attack", "attribute") for _, _, some in job.plans(stage) for plan in some]
     assert PLANS.validate_json(PLANS.dump_json(plans)) == plans
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 
+from forensics.report.plots import auroc_plot
 from training.evaluation.metrics import Bootstrap, Estimate
-from training.evaluation.plots import auroc_plot
 from training.evaluation.tables import few, percent, percent_only, share, share_only, size
 
 
@@ -48,6 +49,6 @@ def test_an_auroc_rests_on_the_smaller_side() -> None:
 def test_plots_name_the_count() -> None:
     found = SimpleNamespace(auroc=estimate(0.9, 17))
     attack = SimpleNamespace(label="pgd", seen=False, detectors={"heatward": found})
-    evaluation = SimpleNamespace(attacks=[attack], detectors={"heatward": "heatmap network"})
+    evaluation: Any = SimpleNamespace(attacks=[attack], detectors={"heatward": "heatmap network"})
     (label,) = auroc_plot(evaluation).axes[0].get_yticklabels()
     assert label.get_text() == "pgd (unseen), n 17"

@@ -99,10 +99,17 @@ class Copies:
 
     group: Mapping[int, int]
     unreadable: frozenset[int]
+    shown: Mapping[int, str]
+    """Digest of the pixels; empty where an image cannot be decoded."""
 
     @classmethod
     def among(
-        cls, parts: Sequence[tuple[Source, Sequence[Item]]], near: int, progress: Progress, memory: Path | None
+        cls,
+        parts: Sequence[tuple[Source, Sequence[Item]]],
+        near: int,
+        progress: Progress,
+        memory: Path | None,
+        remember: bool = True,
     ) -> Copies:
         """Look at every image once.
 
@@ -111,6 +118,7 @@ class Copies:
             near: Bits by which difference hashes of copies may differ; 0: only the same pixels are copies.
             progress: Told of images, and of photographs under several classes.
             memory: A file that remembers what was seen; None: nothing is remembered.
+            remember: False reads the file, and writes nothing.
         """
         items = [item for _, some in parts for item in some]
         remembered, signatures = Memory(memory), []
@@ -119,11 +127,13 @@ class Copies:
                 for source, some in parts:
                     signatures += remembered.signatures(source, [item.position for item in some], advance)
         finally:
-            remembered.store()
+            if remember:
+                remembered.store()
         groups = groups_of(signatures, near)
         copies = cls(
             {item.index: group for item, group in zip(items, groups, strict=True)},
             frozenset(item.index for item, each in zip(items, signatures, strict=True) if each == UNREADABLE),
+            {item.index: digest for item, (digest, _, _) in zip(items, signatures, strict=True)},
         )
         if torn := copies._torn(items):
             names = " and ".join(item.name for item in torn[0])

@@ -17,7 +17,17 @@ from training.config import ImagesConfig
 from training.data.folders import SUFFIXES, class_folders, find_images, is_image
 from training.load import nearest
 
-__all__ = ["UNKNOWN", "FolderSource", "Item", "Source", "TorchvisionSource", "open_named", "open_source"]
+__all__ = [
+    "UNKNOWN",
+    "FolderSource",
+    "Item",
+    "Source",
+    "TorchvisionSource",
+    "names_of",
+    "open_named",
+    "open_source",
+    "place_of",
+]
 
 UNKNOWN = -1
 NAMED = 10
@@ -28,7 +38,7 @@ class Item:
     """One source image, as plain data."""
 
     source: str
-    """Name of its source: a key of `[images]`."""
+    """Name of its source: a key of `[images]`, and for one of `fit_sources` its place, as in `fit_sources.0`."""
 
     index: int
     """Its id, unique over all splits."""
@@ -192,7 +202,19 @@ def open_named(config: ImagesConfig, name: str) -> Source:
         DataError: There is nothing there.
         ConfigError: torchvision has no such data set.
     """
-    return open_source(getattr(config, name), config, train=name != "test_source")
+    return open_source(place_of(config, name), config, train=name != "test_source")
+
+
+def names_of(config: ImagesConfig) -> list[str]:
+    """Names of the sources, in the order in which their images are numbered."""
+    given = ["source", *(name for name in ("test_source", "calibrate_source") if getattr(config, name) is not None)]
+    return given + [f"fit_sources.{at}" for at in range(len(config.fit_sources))]
+
+
+def place_of(config: ImagesConfig, name: str) -> str:
+    """Where a source lies, as it was given."""
+    key, _, at = name.partition(".")
+    return str(config.fit_sources[int(at)] if at else getattr(config, key))
 
 
 def _is_text(name: str) -> bool:

@@ -7,8 +7,9 @@ classes take turns, so that the first n images of a split are balanced, whatever
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,12 +17,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from detector.errors import ConfigError, DataError
-from training.config import SPLITS, ImagesConfig, Split, Splits
+from training.config import SPLITS, ImagesConfig, Split
 from training.data.copies import Copies, divide
-from training.data.sources import UNKNOWN, Item, Source, open_named
-from training.load import nearest
+from training.data.dealing import counts_of, in_order
+from training.data.growth import Ledger, named_for_life
+from training.data.sources import Item, Source, names_of, open_named, place_of
 from training.progress import LogProgress, Progress
-from training.shards import derived_seed, digest
+from training.shards import digest
 
 __all__ = ["Images", "SplitImages", "open_splits", "read_items"]
 
@@ -48,6 +50,8 @@ class SplitImages:
     """Items that are copies of an earlier one."""
     unreadable: tuple[str, ...] = ()
     """Names of items that cannot be decoded."""
+    dealt: tuple[tuple[int, int, int], ...] | None = None
+    """Where images grow, number, first item and one past the last of each shard."""
     _digests: dict[tuple[int, int], str] = field(default_factory=dict, repr=False, compare=False)
 
     def __len__(self) -> int:
@@ -57,6 +61,12 @@ class SplitImages:
     def usable(self) -> int:
         """Different photographs that can be read: what a statistic rests on."""
         return len(self.items) - self.copies - len(self.unreadable)
+
+    def shards(self, size: int) -> Sequence[tuple[int, int, int]]:
+        """Number, first item and one past the last of each shard; of at most `size` images, unless they were dealt."""
+        if self.dealt is not None:
+            return self.dealt
+        return [(at, start, min(start + size, len(self))) for at, start in enumerate(range(0, len(self), size))]
 
     def digest(self, start: int, stop: int) -> str:
         """Of the names, sizes and truths of items `start:stop`."""
@@ -126,6 +136,10 @@ def open_splits(
     seed: int,
     progress: Progress | None = None,
     memory: Path | None = None,
+    *,
+    ledger: Ledger | None = None,
+    shard_size: int = 256,
+    remember: bool = True,
 ) -> tuple[dict[Split, SplitImages], tuple[str, ...]]:
     """Open the images and divide them; copies of one photograph go to one split.
 
@@ -135,6 +149,9 @@ def open_splits(
         seed: Decides who goes where.
         progress: Told of images looked at, of what was left out and of copies. Default: the log.
         memory: A file that remembers which images are copies, so that they are decoded once.
+        ledger: Where images grow, what was decided before; it is told of what is decided now, and not stored.
+        shard_size: Where images grow, images of a new shard.
+        remember: False writes no file.
 
     Returns:
         The splits and the class names.
@@ -144,133 +161,84 @@ def open_splits(
         ConfigError: No class names are known.
     """
     progress = progress or LogProgress()
-    sources = {"source": open_named(config, "source")}
-    source = sources["source"]
-    _say(progress, config.source, source.notes)
-    classes = classes or source.class_names
+    sources = {name: open_named(config, name) for name in names_of(config)}
+    classes = classes or sources["source"].class_names
     if not classes:
         raise ConfigError("class names are unknown: give classifier.classes or classifier.labels")
-    pool = _items("source", source, classes, offset=0, what=config.source)
-    pool = _in_turns(_ends(pool, config), derived_seed(seed, "images"))[: config.limit]
-    test_source, tested = source, []
-    if config.test_source is not None:
-        test_source = sources["test_source"] = open_named(config, "test_source")
-        _say(progress, config.test_source, test_source.notes)
-        tested = _items("test_source", test_source, classes, offset=len(source), what=config.test_source)
-        tested = _in_turns(tested, derived_seed(seed, "test images"))
-        tested = tested[: _count("test", config.splits.test, len(tested), default=len(tested))]
-    copies = Copies.among(((test_source, tested), (source, pool)), config.near_copies, progress, memory)
-    known = {copies.group[item.index] for item in tested}
-    leaked = [item for item in pool if copies.group[item.index] in known]
-    if leaked:
-        pool = [item for item in pool if copies.group[item.index] not in known]
-        progress.note(
-            f"images: {len(leaked)} of {config.source} are copies of images in {config.test_source}, such as "
-            f"{leaked[0].name}: left out, for a detector is not tested on what it has learnt"
-        )
-    counts = _counts(config.splits, len(pool), own_test=config.test_source is not None)
-    homes = divide([copies.group[item.index] for item in pool], counts)
-    items: dict[Split, list[Item]] = {
-        split: [item for item, home in zip(pool, homes, strict=True) if home == split] for split in SPLITS
-    }
-    items["test"] += tested
+    found = in_order(config, sources, classes, seed, progress)
+    tested, calibrating = found.pop("test_source", []), found.pop("calibrate_source", [])
+    pool = found.pop("source")
+    parts = {"test_source": tested, "calibrate_source": calibrating, "source": pool, **found}
+    listed = [(sources[name], items) for name, items in parts.items() if name in sources]
+    copies = Copies.among(listed, config.near_copies, progress, memory, remember)
+
+    def others(items: list[Item], where: str, held: Sequence[Item], there: str) -> list[Item]:
+        """The items that show nothing of what is held out."""
+        known = {copies.group[item.index] for item in held}
+        leaked = [item for item in items if copies.group[item.index] in known]
+        if leaked:
+            progress.note(
+                f"images: {len(leaked)} of {where} are copies of images in {there}, such as {leaked[0].name}: left "
+                "out, for a detector is not tested on what it has learnt"
+            )
+        return [item for item in items if copies.group[item.index] not in known]
+
+    calibrating = others(calibrating, str(config.calibrate_source), tested, str(config.test_source))
+    pool = others(pool, config.source, tested, str(config.test_source))
+    pool = others(pool, config.source, calibrating, str(config.calibrate_source))
+    groups = [copies.group[item.index] for item in pool]
+    ledger = ledger or Ledger()
+    counts: Mapping[Any, float] = config.shares if config.grows else counts_of(config, len(pool))
+    if config.grows:
+        homes = ledger.settle([copies.shown[item.index] or item.fingerprint for item in pool], groups, config.shares)
+    else:
+        homes = divide(groups, counts_of(config, len(pool)))
+    items: dict[str, list[Item]] = {split: [] for split in (*SPLITS, "unused")}
+
+    def put(some: Sequence[Item], into: Sequence[str]) -> None:
+        """Into these splits, unless the ledger knows better: an image may lie in another source now."""
+        for item, split in zip(some, into, strict=True):
+            items[ledger.homes.get(copies.shown[item.index], split)].append(item)
+
+    put(pool, homes)
+    put(tested, ["test"] * len(tested))
+    put(calibrating, ["calibrate"] * len(calibrating))
+    held_out = [item for split in ("calibrate", "test", "tune") for item in items[split]]
+    for name, more in found.items():
+        more = others(more, place_of(config, name), held_out, "other splits")
+        put(more, ["fit"] * len(more))
     for split in SPLITS:
         if not items[split] and split != "tune":
-            different = len({copies.group[item.index] for item in pool})
+            different = len({*groups})
             raise DataError(
-                f"split {split!r} gets no image: {len(pool)} images in {config.source}, splits {counts}"
+                f"split {split!r} gets no image: {len(pool)} images in {config.source}, splits {dict(counts)}"
                 + (f"; they show {different} photographs, and copies stay in the same split" * (different < len(pool)))
             )
-    splits = {
-        split: SplitImages(
-            split,
-            sources,
-            tuple(each),
-            copies.count(each),
-            tuple(item.name for item in each if item.index in copies.unreadable),
-        )
-        for split, each in items.items()
-    }
+    splits: dict[Split, SplitImages] = {}
+    for split in SPLITS:
+        each = items[split]
+        unreadable = tuple(item.name for item in each if item.index in copies.unreadable)
+        splits[split] = SplitImages(split, sources, tuple(each), copies.count(each), unreadable)
+        if config.grows:
+            splits[split] = _for_life(splits[split], copies, ledger, shard_size)
     if any(each.copies for each in splits.values()):
         counted = ", ".join(f"{each.copies} of {len(each)} in {name}" for name, each in splits.items() if each.copies)
         progress.note(f"images: copies of another image, which stay in one split with it: {counted}")
     return splits, classes
 
 
-def _say(progress: Progress, what: str, notes: Sequence[str]) -> None:
-    for note in notes:
-        progress.note(f"{what}: {note}")
-
-
-def _items(key: str, source: Source, classes: tuple[str, ...], offset: int, what: str) -> list[Item]:
-    index_of = {name: index for index, name in enumerate(classes)}
-    for name in source.class_names:
-        if name not in index_of:
-            raise DataError(
-                f"{what}: class folder {name!r} is not a class of the classifier{nearest(name, list(classes[:50]))}; "
-                "if its folders are not classes, set images.labelled = false"
-            )
-    # a data set without class names numbers its classes as the classifier does
-    truths = [index_of[name] for name in source.class_names] or list(range(len(classes)))
-    return [
-        Item(
-            source=key,
-            index=offset + position,
-            position=position,
-            name=source.name(position),
-            truth=truths[group] if (group := source.group(position)) >= 0 else UNKNOWN,
-            fingerprint=source.fingerprint(position),
-        )
-        for position in range(len(source))
-    ]
-
-
-def _by_class(items: Sequence[Item]) -> list[list[Item]]:
-    groups: dict[int, list[Item]] = {}
-    for item in items:
-        groups.setdefault(item.truth, []).append(item)
-    return [groups[truth] for truth in sorted(groups)]
-
-
-def _ends(items: list[Item], config: ImagesConfig) -> list[Item]:
-    """The first or the last images of each class."""
-    if config.first is None and config.last is None:
-        return items
-    ends = slice(None, config.first) if config.first is not None else slice(-(config.last or 0), None)
-    return [item for group in _by_class(items) for item in group[ends]]
-
-
-def _in_turns(items: list[Item], seed: int) -> list[Item]:
-    """Shuffle each class, then deal the classes in turn: every prefix is balanced."""
-    generator = torch.Generator().manual_seed(seed)
-    turns: list[tuple[float, int, Item]] = []
-    for number, group in enumerate(_by_class(items)):
-        order = torch.randperm(len(group), generator=generator).tolist()
-        # place k of n sits at (k + ½) / n of the way, so that unequal classes run out together
-        turns += [((place + 0.5) / len(group), number, group[chosen]) for place, chosen in enumerate(order)]
-    return [item for _, _, item in sorted(turns, key=lambda turn: turn[:2])]
-
-
-def _count(split: str, wanted: int | float | None, available: int, default: int) -> int:
-    if wanted is None:
-        return default
-    count = wanted if isinstance(wanted, int) else round(wanted * available)
-    if count < 0 or (isinstance(wanted, float) and wanted > 1):
-        raise ConfigError(f"images.splits.{split}: {wanted} is neither a share in [0, 1] nor a count of images")
-    if count > available:
-        raise DataError(f"images.splits.{split}: {count} images wanted, {available} there")
-    return count
-
-
-def _counts(splits: Splits, available: int, own_test: bool) -> dict[str, int]:
-    test = 0 if own_test else _count("test", splits.test, available, default=round(0.2 * available))
-    calibrate = _count("calibrate", splits.calibrate, available, default=0)
-    tune = _count("tune", splits.tune, available, default=0)
-    fit = _count("fit", splits.fit, available, default=max(0, available - test - calibrate - tune))
-    if fit + calibrate + tune + test > available:
-        raise DataError(
-            f"images.splits want {fit} + {calibrate} + {tune} + {test} images (fit, calibrate, tune, test), "
-            f"{available} there"
-        )
-    unused = available - fit - calibrate - tune - test
-    return {"calibrate": calibrate, "fit": fit, "tune": tune, "unused": unused, "test": test}
+def _for_life(split: SplitImages, copies: Copies, ledger: Ledger, size: int) -> SplitImages:
+    """The split with ids that stay, in shards that stay."""
+    items = {}
+    for item in split.items:
+        shown = copies.shown[item.index]
+        if shown:
+            ledger.homes.setdefault(shown, split.name)
+        kept = named_for_life(item, shown or item.fingerprint)
+        items[kept.index] = kept
+    dealt = ledger.deal(split.name, list(items.values()), size)
+    bounds, start = [], 0
+    for number, some in dealt:
+        bounds.append((number, start, start + len(some)))
+        start += len(some)
+    return replace(split, items=tuple(item for _, some in dealt for item in some), dealt=tuple(bounds))

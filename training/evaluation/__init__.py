@@ -1,1 +1,1 @@
-"""What a detector catches, misses and flags in error: shards in, tables, JSON and one HTML report out."""
+"""What a detector catches, misses and flags in error: shards in, tables, JSON and examples out."""

@@ -1,10 +1,11 @@
-"""The evaluation: a detector and the shards of the test split in; numbers with intervals, tables and a report out.
+"""The evaluation: a detector and the shards of the test split in; numbers with intervals, tables and examples out.
 
     attack shards ────▶ success rate, size of the change
     attribute shards ─▶ attack scores and recovered labels of the detector and of the runner-up baseline
     clean calibrate ──▶ thresholds, before any test image is looked at
 
-What is counted, and how: measures.py. Written under `work/evaluate/`: evaluation.json, evaluation.md, report.html.
+What is counted, and how: measures.py. Written under `work/evaluate/`: evaluation.json and .md, examples.safetensors.
+`forensics.report` draws the report from these.
 """
 
 from __future__ import annotations
@@ -18,12 +19,11 @@ from detector.detector import Detector
 from detector.files import write_file
 from training.config import CLEAN, TrainingConfig
 from training.evaluation import measures
-from training.evaluation.examples import examples, worst_examples
+from training.evaluation.examples import examples, first_sources, worst_sources, write_examples
 from training.evaluation.measures import RATES, Thresholds
 from training.evaluation.metrics import Bootstrap
-from training.evaluation.report import write_report
 from training.evaluation.result import HEATWARD, AttackResult, ClassifierResult, EvaluationResult
-from training.evaluation.scores import Scored, by_network, by_runner_up, from_evidence, read_attempts
+from training.evaluation.scores import Scored, by_network, from_evidence, read_attempts, runner_up
 from training.evaluation.tables import markdown
 from training.progress import Progress, SilentProgress
 from training.shards import list_shards
@@ -56,7 +56,7 @@ def run(
         progress: told of shards read.
 
     Returns:
-        What is written to `work/evaluate/evaluation.json`; `evaluation.md` and `report.html` lie beside it.
+        What is written to `work/evaluate/evaluation.json`; the other files lie beside it.
 
     Raises:
         DataError: shards are missing.
@@ -136,13 +136,9 @@ def run(
     )
     evaluation.write(folder)
     write_file(folder / "evaluation.md", markdown(evaluation).encode())
-    write_report(
-        folder / "report.html",
-        evaluation,
-        examples(config, detector, rate=RATES[-1]),
-        worst_examples(config, detector, {label: each[HEATWARD] for label, each in scores.items()}, rate=RATES[-1]),
-        rate=RATES[-1],
-    )
+    own = {label: each[HEATWARD] for label, each in scores.items()}
+    chosen = {"first": first_sources(config), "worst": worst_sources(config, own)}
+    write_examples(folder, {group: examples(config, detector, each, rate=RATES[-1]) for group, each in chosen.items()})
     return evaluation
 
 
@@ -167,7 +163,10 @@ def _score(
     attacked = any(attack.label == label for attack in config.attacks)
     with progress.task(f"evaluate {split}/{label}", len(evidence), unit="shards") as advance:
         device = detector.classifier.device
-        answers = {HEATWARD: by_network(detector.networks, device), "runner-up": by_runner_up}
+        answers = {
+            HEATWARD: by_network(detector.networks, device),
+            "runner-up": lambda evidence: runner_up(evidence.logits),
+        }
         if split == "test" and (label == CLEAN or attacked):
             answers |= {f"network {n}": by_network([network], device) for n, network in enumerate(detector.networks)}
         return from_evidence(evidence, answers, advance)

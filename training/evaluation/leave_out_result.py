@@ -10,7 +10,7 @@ from rich.table import Table
 
 from training.evaluation.measures import RATES
 from training.evaluation.result import Detection, Number, Result
-from training.evaluation.tables import empty, few, percent, share, share_only
+from training.evaluation.tables import blank_table, few, percent, share, share_only
 from training.shards import write_json
 
 __all__ = ["CleanOnly", "CrossAttack", "GroupResult", "Guarded", "LeaveOutResult", "LeftOut", "TrainedOn", "tables"]
@@ -83,9 +83,8 @@ class LeaveOutResult(Result):
 
 def tables(result: LeaveOutResult) -> list[Table]:
     """The result of `run` as tables: one row an attack left out; the matrix, if there is one."""
-    title = "Attacks of a group that was left out of training"
     numbers = ("AUROC", f"flagged at {RATES[-1]:.0%}", "label recovered, top-1")
-    left_out = empty(title, ("left out", "attack"), numbers)
+    left_out = blank_table("Attacks of a group that was left out of training", "left out", "attack", numbers=numbers)
 
     def row(group: str, attack: str, found: Detection) -> None:
         left_out.add_row(
@@ -113,7 +112,7 @@ def tables(result: LeaveOutResult) -> list[Table]:
 
 def _clean_only(result: CleanOnly) -> Table:
     numbers = ("AUROC", *(f"flagged at {rate:.0%}" for rate in RATES))
-    table = empty("Fitted to clean images and noise twins alone", ("attack",), numbers)
+    table = blank_table("Fitted to clean images and noise twins alone", "attack", numbers=numbers)
     rows = [*((each.label, each) for each in result.attacks), ("mean", result.mean), ("worst", result.worst)]
     for label, row in rows:
         if row is not None:
@@ -123,7 +122,7 @@ def _clean_only(result: CleanOnly) -> Table:
 
 def _matrix(crossed: CrossAttack) -> Table:
     title = "AUROC: trained on clean images and one attack (row), tested on (column)"
-    table = empty(title, ("trained on",), crossed.tested_on)
+    table = blank_table(title, "trained on", numbers=crossed.tested_on)
     for row in crossed.rows:
         table.add_row(row.trained_on, *(share_only(each) for each in row.auroc))
     return table

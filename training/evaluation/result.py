@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, PlainSerializer, P
 
 from detector.errors import DataError
 from training.config import SPLITS
+from training.evaluation.examples import FILE as EXAMPLES
 from training.evaluation.metrics import Estimate
 from training.fitting.networks import results as fit_results
 from training.job import Job
@@ -255,9 +256,9 @@ class EvaluationResult(Result):
 
 
 def results(job: Job) -> Results:
-    """The numbers and the report of the job's own detector."""
+    """The numbers and the examples of the job's own detector."""
     shards = [job.digests("attribute", split) for split in SPLITS]
     settings = job.config.evaluate.model_dump(mode="json", exclude={"leave_out"})  # measured by its own command
     fitted = fit_results(job, job.work / "fit").made_from
     made_from = digest([fitted, shards, settings, SCHEMA_VERSION])
-    return Results("evaluate", job.work / "evaluate", (FILE, "report.html"), made_from)
+    return Results("evaluate", job.work / "evaluate", (FILE, EXAMPLES), made_from)

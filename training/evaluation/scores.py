@@ -17,15 +17,33 @@ from torch import Tensor
 
 from detector.evidence import Evidence
 from detector.scoring.network import HeatmapNetwork, score
-from training.evaluation.baselines import RECOVERED, Answers, runner_up
 from training.shards import read_columns, read_shard
 
-__all__ = ["Attempts", "Scored", "by_network", "by_runner_up", "from_evidence", "read_attempts"]
+__all__ = [
+    "ROWS_AT_ONCE",
+    "Answers",
+    "Attempts",
+    "Scored",
+    "by_network",
+    "from_evidence",
+    "read_attempts",
+    "runner_up",
+    "table_of",
+]
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 ROWS_AT_ONCE = 256
+RECOVERED = 6  # origin labels named, where there are as many candidates: five besides the prediction
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a detector says of n images."""
+
+    score: Tensor  # (n,) float32, higher = more likely attacked
+    recovered: Tensor  # (n, R) int64, the likeliest origin labels, best first, the prediction where it is likely
 
 
 @dataclass(frozen=True)
@@ -80,9 +98,11 @@ def by_network(networks: Sequence[HeatmapNetwork], device: torch.device) -> Call
     return answer
 
 
-def by_runner_up(evidence: Evidence) -> Answers:
-    """The untrained baseline as a function of evidence."""
-    return runner_up(evidence.logits)
+def runner_up(logits: Tensor) -> Answers:
+    """The untrained baseline: (n, K) logits to minus the top-two margin, and the classes after the predicted one."""
+    top = logits.float().topk(min(RECOVERED + 1, logits.shape[1]), dim=1)
+    recovered = torch.cat([top.indices[:, 1:], top.indices[:, :1]], dim=1)[:, :RECOVERED]
+    return Answers(top.values[:, 1] - top.values[:, 0], recovered)
 
 
 def from_evidence(
@@ -109,7 +129,7 @@ def from_evidence(
                     answer(evidence[start : start + ROWS_AT_ONCE]) for start in range(0, len(evidence), ROWS_AT_ONCE)
                 ]
         advance(1)
-    return {name: _table(rows, parts) for name, parts in said.items()}
+    return {name: table_of(rows, parts) for name, parts in said.items()}
 
 
 def read_attempts(paths: Sequence[Path]) -> Attempts:
@@ -129,7 +149,9 @@ def read_attempts(paths: Sequence[Path]) -> Attempts:
     )
 
 
-def _table(rows: Sequence[Mapping[str, Tensor]], said: Sequence[Answers]) -> Scored:
+def table_of(rows: Sequence[Mapping[str, Tensor]], said: Sequence[Answers]) -> Scored:
+    """Columns of shards and what was said about their rows, part by part, as one table."""
+
     def column(name: str) -> Ints:
         return torch.cat([part[name] for part in rows]).numpy() if rows else np.zeros(0, dtype=np.int64)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from rich.table import Table
 
@@ -13,8 +13,8 @@ from training.evaluation.result import HEATWARD, AttackResult, EvaluationResult,
 __all__ = [
     "all_tables",
     "attack_table",
+    "blank_table",
     "corruption_tables",
-    "empty",
     "false_positive_table",
     "few",
     "markdown",
@@ -71,6 +71,14 @@ def _counted(estimate: Estimate, write: Callable[[float], str], unit: str = "", 
     return f"{written}{between}, n {count}"
 
 
+def blank_table(title: str, *names: str, numbers: Iterable[str]) -> Table:
+    """A table without rows; columns of numbers stand to the right."""
+    table = Table(*names, title=title, title_justify="left")
+    for column in numbers:
+        table.add_column(column, justify="right")
+    return table
+
+
 def all_tables(evaluation: EvaluationResult) -> list[Table]:
     """Every table, in the order of the report."""
     return [
@@ -80,16 +88,6 @@ def all_tables(evaluation: EvaluationResult) -> list[Table]:
         *corruption_tables(evaluation),
         use_table(evaluation),
     ]
-
-
-def empty(title: str, words: Sequence[str], numbers: Sequence[str]) -> Table:
-    """A table without rows: columns of words, then columns of numbers."""
-    table = Table(title=title, title_justify="left")
-    for column in words:
-        table.add_column(column)
-    for column in numbers:
-        table.add_column(column, justify="right")
-    return table
 
 
 def row_name(row: AttackResult | MeanResult) -> str:
@@ -103,17 +101,12 @@ def attack_table(evaluation: EvaluationResult) -> Table:
         "Detection (AUROC, and share flagged at a false-positive rate: of all clean images, or of correct ones, "
         "which then set the threshold alone; of attacks that changed a right prediction)"
     )
-    table = empty(title, ("attack", ""), ("success", "mean L∞·255", "mean L2"))
     rates = evaluation.rates
-    table.add_column("AUROC", justify="right", style="bold")
-    table.add_column("of each network alone", justify="right", style="dim")
-    for rate in rates:
-        table.add_column(f"flagged at {rate:.0%}", justify="right")
-    for rate in rates:
-        table.add_column(f"at {rate:.0%} of correct", justify="right")
     others = [name for name in evaluation.detectors if name != HEATWARD]
-    for name in others:
-        table.add_column(f"AUROC {evaluation.detectors[name]}", justify="right", style="dim")
+    measured = ("success", "mean L∞·255", "mean L2", "AUROC", "of each network alone")
+    flagged = (*(f"flagged at {rate:.0%}" for rate in rates), *(f"at {rate:.0%} of correct" for rate in rates))
+    compared = (f"AUROC {evaluation.detectors[name]}" for name in others)
+    table = blank_table(title, "attack", "", numbers=(*measured, *flagged, *compared))
     for attack in evaluation.rows:
         own = attack.detectors[HEATWARD]
         made, alone = ["", "", ""], ""
@@ -142,11 +135,10 @@ def _range(values: Sequence[float | None]) -> str:
 def recovery_table(evaluation: EvaluationResult) -> Table:
     """One row an attack: how often the label before the attack is named."""
     rate = evaluation.rates[-1]
-    numbers = ("top-1", "top-2", "top-5", f"top-1, flagged at {rate:.0%}")
-    table = empty("Label before the attack recovered", ("attack", ""), numbers)
     others = [name for name in evaluation.detectors if name != HEATWARD]
-    for name in others:
-        table.add_column(f"top-1 {evaluation.detectors[name]}", justify="right", style="dim")
+    compared = (f"top-1 {evaluation.detectors[name]}" for name in others)
+    numbers = ("top-1", "top-2", "top-5", f"top-1, flagged at {rate:.0%}", *compared)
+    table = blank_table("Label before the attack recovered", "attack", "", numbers=numbers)
     for attack in evaluation.rows:
         own = attack.detectors[HEATWARD]
         every = own.recovered
@@ -163,7 +155,7 @@ def recovery_table(evaluation: EvaluationResult) -> Table:
 def false_positive_table(evaluation: EvaluationResult) -> Table:
     """Alarms on images that nobody attacked."""
     rates = evaluation.rates
-    table = empty("False alarms", ("images",), [f"flagged at {rate:.0%}" for rate in rates])
+    table = blank_table("False alarms", "images", numbers=[f"flagged at {rate:.0%}" for rate in rates])
     own = evaluation.false_positives[HEATWARD]
     for group in sorted(own):
         table.add_row(
@@ -185,7 +177,8 @@ def _corruption_table(evaluation: EvaluationResult, rate: float) -> Table:
     severities = sorted({cell.severity for cell in found.cells})
     cells = {(cell.kind, cell.severity): cell.flagged[rate] for cell in found.cells}
     numbers = (*(f"severity {severity}" for severity in severities), "mean of 1–2", "mean of 1–5")
-    table = empty(f"False alarms on corrupted images, flagged at {rate:.0%}", ("corruption",), numbers)
+    title = f"False alarms on corrupted images, flagged at {rate:.0%}"
+    table = blank_table(title, "corruption", numbers=numbers)
     for means in found.means:
         row = [cells.get((means.kind, severity)) for severity in severities]
         each = [percent_only(cell) if cell else "" for cell in row]
@@ -198,7 +191,8 @@ def use_table(evaluation: EvaluationResult) -> Table:
     title = "Accuracy on 80 % clean and 20 % attacked images; images with every attack on them flagged (MEAD)"
     rates = evaluation.rates
     where = [f"{answer} where flagged at {rate:.0%}" for answer in ("corrected", "recovered") for rate in rates]
-    table = empty(title, ("detector",), ("as predicted", *where, *(f"MEAD at {rate:.0%}" for rate in rates)))
+    numbers = ("as predicted", *where, *(f"MEAD at {rate:.0%}" for rate in rates))
+    table = blank_table(title, "detector", numbers=numbers)
     for name, title in evaluation.detectors.items():
         traffic, mead = evaluation.traffic[name], evaluation.mead.get(name)
         mended = (traffic.corrected, traffic.recovered)

@@ -77,6 +77,7 @@ def fit_networks(
                 network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
             )
             steps = settings.epochs * reader.steps
+            steps += steps == 10  # the warm-up of one step: torch would divide by its last step, 0
             schedule = torch.optim.lr_scheduler.OneCycleLR(
                 optimiser, settings.learning_rate, total_steps=steps, pct_start=0.1
             )

@@ -25,7 +25,7 @@ from rich.table import Table
 from detector.errors import DataError
 from training.evaluation.metrics import Bootstrap
 from training.evaluation.result import Number, Result
-from training.evaluation.tables import empty
+from training.evaluation.tables import blank_table
 from training.retraining.paired import paired_difference
 from training.shards import write_json
 
@@ -153,7 +153,7 @@ def decide(
 def table(comparison: Comparison) -> Table:
     """One row a label, and the means."""
     title = f"Flagged at a false-positive rate of {comparison.rate:g}, by champion and challenger, on the same images"
-    found = empty(title, ("images", ""), ("n", "champion", "challenger", "difference"))
+    found = blank_table(title, "images", "", numbers=("n", "champion", "challenger", "difference"))
     found.add_column("")
     for row in comparison.rows:
         found.add_row(

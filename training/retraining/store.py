@@ -70,7 +70,7 @@ class Store:
 
         Raises:
             BusyError: Another job does.
-            DataError: The folder cannot be written.
+            ConfigError: The folder cannot be written.
         """
         with hold(self.folder, what="store", mend="wait for its end"):
             with self._moving():

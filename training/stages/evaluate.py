@@ -1,10 +1,11 @@
-"""The evaluate stage: a detector and the shards of the test split in; numbers, tables and a report out."""
+"""The evaluate stage: a detector and the shards of the test split in; numbers, tables and examples out."""
 
 from __future__ import annotations
 
 from detector.detector import Detector
 from training.config import Stage
 from training.detectors import load_detector
+from training.evaluation import evaluate
 from training.evaluation.result import results
 from training.job import Job
 from training.resume import Results
@@ -15,7 +16,7 @@ INPUTS: tuple[Stage, ...] = ("calibrate", "attack")
 
 
 def outputs(job: Job) -> Results:
-    """The numbers and the report."""
+    """The numbers and the examples."""
     return results(job)
 
 
@@ -31,8 +32,6 @@ def evaluate_detector(job: Job, detector: Detector) -> None:
 
 
 def _measure(job: Job, detector: Detector) -> None:
-    from training.evaluation import evaluate  # matplotlib: only this stage needs it
-
     evaluate.run(
         job.config,
         detector,

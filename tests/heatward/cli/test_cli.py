@@ -212,7 +212,12 @@ def plug_in(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
 
 def test_a_plug_in_gets_its_arguments_unread(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[list[str]] = []
-    monkeypatch.setattr(app, "_recorder", lambda argv: calls.append(argv) or 7, raising=False)
+
+    def record(argv: list[str]) -> int:
+        calls.append(argv)
+        return 7
+
+    monkeypatch.setattr(app, "_recorder", record, raising=False)
     plug_in(monkeypatch, "heatward.cli.app:_recorder")
     assert cli.main(["serve", "--help", "x"]) == 7
     assert calls == [["--help", "x"]]

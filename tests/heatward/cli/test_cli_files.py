@@ -12,7 +12,6 @@ import pytest
 from command import run
 from fake_servicer import INFO, FakeServer
 from heatward import cli
-from heatward.cli import files
 from heatward.cli.files import STANDARD_INPUT, ImageFile, find_images
 from heatward.cli.reader import Reader, largest_image
 from heatward.client.messages import detector_info
@@ -118,7 +117,7 @@ def test_a_folder_that_cannot_be_looked_into_is_a_failure(
             raise PermissionError(13, "Permission denied", str(folder))
         return scandir(folder)
 
-    monkeypatch.setattr(files.os, "scandir", closed)
+    monkeypatch.setattr(os, "scandir", closed)
     assert cli.main(["detect", str(tmp_path), "--address", server.address, "--json"]) == 2
     good, bad = (json.loads(line) for line in capsys.readouterr().out.splitlines())
     assert good["attacked"] is False
@@ -190,7 +189,7 @@ def test_a_file_that_vanishes_or_is_closed_fails_alone(tmp_path: Path, monkeypat
     make(tmp_path, "a.png", "closed.png")
     opened = Path.open
 
-    def refuse(path: Path, *mode: str) -> Any:
+    def refuse(path: Path, *mode: Any) -> Any:
         if path.name == "closed.png":
             raise PermissionError(13, "Permission denied", str(path))
         return opened(path, *mode)

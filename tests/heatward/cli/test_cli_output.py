@@ -16,7 +16,8 @@ from google.rpc import status_pb2
 from heatward import cli
 from heatward.cli.output import json_text
 from heatward.cli.table import answer_columns, json_line, table_head, table_line
-from heatward.client.values import Failure, Label, Timings, Verdict, Violation
+from heatward.client.values import Failure, Label, Timings, Verdict
+from heatward.errors import Violation
 from heatward.v1 import detection_pb2 as pb
 
 BAD_NAME = b"b\xe9.png"

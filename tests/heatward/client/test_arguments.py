@@ -6,6 +6,7 @@ import math
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import heatward
@@ -61,7 +62,7 @@ CALLS = [
 async def test_a_call_refuses_what_makes_no_sense(server: FakeServer, kind: str, name: str, value: Any) -> None:
     synchronous, asynchronous = heatward.Client(server.address), heatward.AsyncClient(server.address)
     client = synchronous if kind == "sync" else asynchronous
-    calls = [lambda: client.detect_stream([b"image"], **{name: value})]
+    calls: list[Callable[[], Any]] = [lambda: client.detect_stream([b"image"], **{name: value})]
     if name != "max_in_flight":
         calls += [
             lambda: client.detect(b"image", **{name: value}),

@@ -119,9 +119,13 @@ class FakeCall(grpc.RpcError, futures.Future[str]):
         futures.Future.__init__(self)
         self._code = code
         if code is grpc.StatusCode.OK:
-            threading.Timer(0.05, lambda: self.set_running_or_notify_cancel() and self.set_result(answer)).start()
+            threading.Timer(0.05, self._answer, [answer]).start()
         else:
             self.set_exception(self)
+
+    def _answer(self, answer: str) -> None:
+        if self.set_running_or_notify_cancel():
+            self.set_result(answer)
 
     def code(self) -> grpc.StatusCode:
         return self._code

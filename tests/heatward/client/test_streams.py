@@ -197,11 +197,11 @@ async def test_a_stream_may_be_left_early(server: FakeServer, kind: str) -> None
             await answers.aclose()  # type: ignore[attr-defined]
             assert not (await client.detect(b"image")).attacked
     else:
-        with heatward.Client(server.address) as client:
-            stream = client.detect_stream(endless())
-            assert next(stream)[0] == 0
-            stream.close()  # type: ignore[attr-defined]
-            assert not client.detect(b"image").attacked
+        with heatward.Client(server.address) as blocking:
+            read = blocking.detect_stream(endless())
+            assert next(read)[0] == 0
+            read.close()  # type: ignore[attr-defined]
+            assert not blocking.detect(b"image").attacked
 
 
 async def test_the_async_client_answers_as_the_other(server: FakeServer) -> None:

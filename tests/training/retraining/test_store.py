@@ -10,7 +10,7 @@ from small_bundles import save_small, small_bundle
 
 from detector.bundle import read_manifest
 from detector.bundle.folder import POINTER, newest, read_champion
-from detector.errors import BundleError, BusyError, ConfigError, DataError
+from detector.errors import BundleError, BusyError, ConfigError
 from training.lock import hold
 from training.retraining.store import HISTORY, KEPT, Store
 
@@ -150,7 +150,7 @@ def test_two_jobs_do_not_share_a_store_but_a_rollback_may_come_between(store: St
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with (
-        pytest.raises(DataError, match=r"store: folder .*file/x cannot be made or written"),
+        pytest.raises(ConfigError, match=r"store: folder .*file/x cannot be made or written"),
         hold(tmp_path / "file" / "x", what="store"),
     ):
         pass

@@ -17,7 +17,7 @@ import tiny
 import torch
 from markupsafe import escape
 from PIL import Image
-from test_demo import tiny_bundle
+from tiny_bundle import tiny_bundle
 
 from detector import heatmaps
 from detector.bundle import save_bundle
@@ -25,11 +25,11 @@ from detector.classifier import Classifier
 from detector.detector import Detector
 from detector.errors import ConfigError, HeatmapError
 from detector.heatmaps import METHODS
+from detector.heatmaps.overlay import enlarge, overlay, through
 from forensics.explain import words
 from forensics.explain.app import main
-from forensics.explain.captions import caption
+from forensics.explain.captions import CAPTIONS
 from forensics.explain.choices import choose_class, choose_methods
-from forensics.explain.colour import enlarge, overlay, through
 from forensics.explain.compute import Explanation, explain
 from forensics.explain.figure import DPI, WIDTH, draw, render_png
 from forensics.explain.page import render_page
@@ -85,9 +85,9 @@ def test_the_page_holds_the_verdict_and_every_method_for_both_classes(explanatio
     html = render_page([explanation], source="tiny")
     assert words.flagged_words(explanation) in html and f"{explanation.verdict.p_value:.4f}" in html
     for name in METHODS:
-        assert f"<h4>{caption(name).title}</h4>" in html
+        assert f"<h4>{CAPTIONS[name].title}</h4>" in html
         for target in explanation.targets:
-            assert f'alt="{caption(name).title} for {target.role}: {target.name}"' in html
+            assert f'alt="{CAPTIONS[name].title} for {target.role}: {target.name}"' in html
     assert [target.role for target in explanation.targets] == ["predicted", "asked for"]
     assert "channel " in html and "Not computed" not in html
 
@@ -138,19 +138,6 @@ def test_a_method_that_fails_says_why_in_its_cell(detector: Detector, monkeypatc
     assert "Not computed. grid: expected &lt;= 16, got 32" in html
     assert 'alt="Grad-CAM for predicted' in html
     assert render_png([found], source="tiny")
-
-
-def test_a_method_without_a_caption_is_shown_by_its_docstring(
-    detector: Detector, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def new_method(*arguments: object, **settings: object) -> heatmaps.Heatmap:
-        """Something new."""
-        return heatmaps.cam(*arguments, relu=False)  # type: ignore[arg-type]
-
-    monkeypatch.setitem(METHODS, "new_method", new_method)
-    found = explain(detector, tiny.images(1).images[0], name="x", methods=("new_method",))
-    html = render_page([found], source="tiny")
-    assert "<h4>New method</h4>" in html and "Something new." in html
 
 
 def test_the_class_predicted_is_not_shown_twice(detector: Detector) -> None:

@@ -1,4 +1,4 @@
-"""One self-contained HTML file: an evaluation and pictures in, a page with plots, tables and examples out.
+"""One self-contained HTML file: the folder of an evaluation in, a page with plots, tables and examples out.
 
 Nothing is fetched when the page is opened: style and pictures lie inside.
 """
@@ -9,12 +9,12 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.table import Table
-
 from detector.files import write_file
-from training.drawing import Figure
-from training.evaluation import plots
-from training.evaluation.pictures import Row, draw_rows, png
+from forensics.drawing import Figure
+from forensics.pages import Grid, data_url, render
+from forensics.pictures import draw_rows, figure_png
+from forensics.report import plots
+from training.evaluation.examples import Example, read_examples
 from training.evaluation.result import HEATWARD, EvaluationResult
 from training.evaluation.tables import (
     attack_table,
@@ -25,27 +25,22 @@ from training.evaluation.tables import (
     recovery_table,
     use_table,
 )
-from training.pages import SHARED, Grid, data_url, render
 
 __all__ = ["write_report"]
 
 MOST_CLASSES = 50
 
-TEMPLATE = SHARED / "report.html"
+TEMPLATE = Path(__file__).with_name("templates") / "report.html"
 
 
-def write_report(
-    path: Path, evaluation: EvaluationResult, rows: Sequence[Row], worst: Sequence[Row], *, rate: float
-) -> None:
-    """Write the report of an evaluation.
+def write_report(folder: Path) -> Path:
+    """Write `report.html` into the folder that holds an evaluation, whole or not at all; returns its path.
 
-    Args:
-        path: the HTML file, written whole or not at all.
-        evaluation: as made by `training.evaluation.evaluate.run`.
-        rows: images to show first.
-        worst: images that the detector judges worst, to show last.
-        rate: the false-positive rate at which those images were judged.
+    Raises:
+        DataError: There is no evaluation, or another heatward wrote it.
     """
+    evaluation, shown = EvaluationResult.read(folder), read_examples(folder)
+    rate = evaluation.rates[-1]
     judged = f"Flagged when p ≤ {rate:g}."
     first = f"The first image of the test split that each attack fooled. {judged}"
     least = f"Of every attack the least suspicious success; the most suspicious clean image. {judged}"
@@ -56,8 +51,8 @@ def write_report(
         accuracy=percent(evaluation.classifier.accuracy),
         copies=", ".join(f"{count} in {split}" for split, count in evaluation.copies.items() if count),
         numbers=_numbers(evaluation, rate),
-        examples=data_url(png(draw_rows(rows, note=first)), "png") if rows else "",
-        worst=data_url(png(draw_rows(worst, note=least)), "png") if worst else "",
+        examples=_picture(shown["first"], first),
+        worst=_picture(shown["worst"], least),
         plots={
             "auroc": _plot(plots.auroc_plot(evaluation)),
             "roc": _plot(plots.roc_plot(evaluation)),
@@ -65,16 +60,22 @@ def write_report(
             "alarms": _plot(plots.false_positive_plot(evaluation)),
         },
         tables={
-            "attacks": _grid(attack_table(evaluation)),
-            "recovery": _grid(recovery_table(evaluation)),
-            "alarms": _grid(false_positive_table(evaluation)),
-            "use": _grid(use_table(evaluation)),
+            "attacks": Grid.of(attack_table(evaluation)),
+            "recovery": Grid.of(recovery_table(evaluation)),
+            "alarms": Grid.of(false_positive_table(evaluation)),
+            "use": Grid.of(use_table(evaluation)),
             "classes": _class_table(evaluation),
         },
-        corruptions=[_grid(table) for table in corruption_tables(evaluation)],
+        corruptions=[Grid.of(table) for table in corruption_tables(evaluation)],
         rate=f"{rate:.0%}",
     )
+    path = folder / "report.html"
     write_file(path, page.encode())
+    return path
+
+
+def _picture(rows: Sequence[Example], note: str) -> str:
+    return data_url(figure_png(draw_rows(rows, note=note)), "png") if rows else ""
 
 
 def _plot(figure: Figure) -> str:
@@ -120,9 +121,3 @@ def _class_table(evaluation: EvaluationResult) -> Grid:
 
 def _of(count: int, total: int) -> str:
     return f"{count} ({count / total:.1%})" if total else "–"
-
-
-def _grid(table: Table) -> Grid:
-    """A table of tables.py."""
-    rows = [[str(cell) for cell in row] for row in zip(*(column.cells for column in table.columns), strict=True)]
-    return Grid([str(column.header) for column in table.columns], rows, str(table.title))

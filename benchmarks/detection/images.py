@@ -1,4 +1,4 @@
-"""What detectors that look at images say of a split: attack shards in, a `Scored` table out."""
+"""Attack shards and a detector that looks at images in; its answers (`Scored`) out."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from training.evaluation.baselines import Answers
-from training.evaluation.scores import ROWS_AT_ONCE, Scored
-from training.evaluation.scores import _table as table
+from training.evaluation.scores import ROWS_AT_ONCE, Answers, Scored, table_of
 from training.shards import read_shard
+
+__all__ = ["from_images"]
 
 
 def from_images(
@@ -45,4 +45,4 @@ def from_images(
                 rows.append({name: shard[name][part] for name in ("index", "truth", "origin", "prediction")})
                 said.append(answer(shard["images"][part]))
         advance(1)
-    return table(rows, said)
+    return table_of(rows, said)

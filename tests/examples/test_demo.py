@@ -10,13 +10,11 @@ from heatward import Heatmap, Label, Timings, Verdict
 from markupsafe import escape
 from PIL import Image
 from rich.console import Console
+from tiny_bundle import tiny_bundle
 
-from detector.bundle import Bundle, Manifest, save_bundle
+from detector.bundle import save_bundle
 from detector.classifier import Classifier
 from detector.errors import DataError
-from detector.evidence import EvidenceExtractor, EvidenceSettings
-from detector.evidence.views import ViewSettings
-from detector.scoring.network import EvidenceShape, HeatmapNetwork, NetworkSettings, ensemble_weights, score
 from detector.text import printable
 from examples.demo.app import ask, run
 from examples.demo.images import ATTACKS, CLEAN, TWIN, Case, Photograph, load_photographs, make_cases
@@ -170,22 +168,3 @@ def test_a_real_server_answers_every_case_and_stops_cleanly(
         assert given.verdict.predicted.name == tiny_classifier.classes[label]  # the very pixels arrived
         assert given.verdict.heatmap is not None
         assert given.verdict.attacked == (given.verdict.p_value <= 0.05)
-
-
-def tiny_bundle(classifier: Classifier) -> Bundle:
-    views = ViewSettings(noise=(4.0,), noise_draws=1, shifts=(), blur=False, rescale=())
-    settings = EvidenceSettings(views=views, grid=4)
-    evidence = EvidenceExtractor(classifier, settings)(tiny.images(99, seed=9).images)
-    shape, network_settings = EvidenceShape.of(evidence), NetworkSettings(width=16, token=16, ensemble=1)
-    torch.manual_seed(0)
-    network = HeatmapNetwork(shape, 2, network_settings).eval()
-    scores, _ = score([network], evidence)
-    manifest = Manifest(
-        heatward_version="0.1.0",
-        classifier=classifier.spec,
-        fingerprint=classifier.fingerprint,
-        evidence=settings.model_dump(mode="json"),
-        network={"settings": network_settings.model_dump(mode="json"), "shape": shape.model_dump(mode="json")},
-        families=("clean", "one-step"),
-    )
-    return Bundle(manifest, classifier.state_dict(), ensemble_weights([network]), scores.double())

@@ -12,6 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from rich.table import Table
+
+from forensics.theme import THEME
 
 __all__ = ["SHARED", "Grid", "data_url", "render"]
 
@@ -25,6 +28,12 @@ class Grid:
     head: Sequence[str]
     rows: Sequence[Sequence[str]]
     title: str = ""
+
+    @classmethod
+    def of(cls, table: Table) -> Grid:
+        """A table as a terminal shows it, without its styles."""
+        rows = [[str(cell) for cell in row] for row in zip(*(column.cells for column in table.columns), strict=True)]
+        return cls([str(column.header) for column in table.columns], rows, str(table.title))
 
 
 def render(template: Path, **values: object) -> str:
@@ -42,7 +51,7 @@ def render(template: Path, **values: object) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    return environment.get_template(template.name).render(values)
+    return environment.get_template(template.name).render(values, theme=THEME)
 
 
 def data_url(content: bytes, kind: str) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from jinja2 import UndefinedError
 
-from training.pages import Grid, data_url, render
+from forensics.pages import Grid, data_url, render
 
 HOSTILE = "<script>alert('x')</script>\"&"
 PAGE = """{% extends "base.html" %}{% from "parts.html" import cards, picture, table %}

@@ -1,0 +1,1 @@
+"""Retraining: what it costs when data grow."""
