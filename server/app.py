@@ -22,7 +22,14 @@ import grpc
 import torch
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from heatward.inference import grpc_service_pb2, grpc_service_pb2_grpc
-from heatward.v1 import admin_pb2, admin_pb2_grpc, detection_pb2, detection_pb2_grpc
+from heatward.v1 import (
+    admin_pb2,
+    admin_pb2_grpc,
+    detection_pb2,
+    detection_pb2_grpc,
+    feedback_pb2,
+    feedback_pb2_grpc,
+)
 
 from detector.cpus import available_cpus
 from detector.detector import Detector
@@ -41,6 +48,7 @@ from server.models.registry import ModelRegistry
 from server.models.reload import Load, Outcome, Reloader
 from server.observers.exporter import open_traces
 from server.observers.metrics import Metrics
+from server.observers.recording import open_recorder
 from server.observers.shadow import Shadow
 from server.observers.statistics import Statistics
 from server.observers.systemd import notify
@@ -143,6 +151,7 @@ class App:
                 number,
                 device=devices[number],
                 threads=config.threads,
+                keep_evidence=config.record_folder is not None and config.record_evidence,
                 deliver=self._pipeline.deliver,
                 on_batch=observers.computed,
             ),
@@ -151,6 +160,9 @@ class App:
         self.reloader = Reloader(config, load, devices, self._registry, self.metrics.reload, self.metrics.serves)
         self._shadow = Shadow(self._registry, self._pipeline, config.default_deadline_s, self.metrics.shadowed)
         observers.add(self._shadow)
+        self._recorder = open_recorder(config, self.metrics)
+        if self._recorder is not None:
+            observers.add(self._recorder)
         self.rpcs = RpcContexts(config.default_deadline_s, observers)
         self._streams = Streams()
         self._health = Health(self.metrics.ready)
@@ -176,8 +188,15 @@ class App:
             admin_pb2_grpc.add_AdminServiceServicer_to_server(  # type: ignore[no-untyped-call]
                 AdminService(*parts, self.reloader), self._server
             )
+        if self._recorder is not None:
+            from server.protocols.feedback import FeedbackService
+
+            feedback_pb2_grpc.add_FeedbackServiceServicer_to_server(  # type: ignore[no-untyped-call]
+                FeedbackService(*parts, self._recorder, self.metrics.labelled), self._server
+            )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         contracts = [detection_pb2.DESCRIPTOR, *([admin_pb2.DESCRIPTOR] if config.admin else [])]
+        contracts += [feedback_pb2.DESCRIPTOR] if self._recorder is not None else []
         reflect(self._server, *contracts, grpc_service_pb2.DESCRIPTOR, health_pb2.DESCRIPTOR)
         self._endpoints = ExitStack()
         self.address = ""
@@ -261,6 +280,8 @@ class App:
         self._shadow.close()
         self._pipeline.close()
         await asyncio.to_thread(self.engines.join, CLOSE_S)
+        if self._recorder is not None:
+            await asyncio.to_thread(self._recorder.close)
         if self._traces is not None:
             await asyncio.to_thread(self._traces.close)
         self._endpoints.close()

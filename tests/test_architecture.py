@@ -17,7 +17,7 @@ PACKAGES = {
 
 # A room of detector/ may import what stands on its own line or above it.
 DETECTOR = (
-    {"errors", "text", "files", "cpus", "malloc", "service_variables", "settings", "load"},
+    {"errors", "text", "files", "cpus", "malloc", "service_variables", "settings", "load", "records"},
     {"spec", "images", "architectures"},
     {"classifier"},
     {"heatmaps"},
@@ -55,6 +55,7 @@ HEAVY = {
     "matplotlib",
     "jinja2",
     "rich",
+    "pyarrow",
 }
 
 

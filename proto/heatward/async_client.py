@@ -18,6 +18,7 @@ from heatward import checks
 from heatward.base import BaseClient
 from heatward.batches import Plan, async_batch
 from heatward.errors import arrived
+from heatward.feedback import Labelled, feedback_request, labelled
 from heatward.forks import asyncio_clients
 from heatward.health import CHECK, check_service, encode_request, is_serving
 from heatward.images import ImageInput
@@ -123,6 +124,13 @@ class AsyncClient(BaseClient):
             info = arrived(await self._stub.GetDetector(pb.GetDetectorRequest(), **self._arguments(budget_s)))
         self._limits.learn(info)
         return detector_info(info)
+
+    async def label(self, name: str, truth: str, true_label: str = "", *, timeout_s: float | None = None) -> Labelled:
+        """As `Client.label`."""
+        request = feedback_request(name, truth, true_label)
+        budget_s = self._budget_s(timeout_s)
+        with self._guarded():
+            return labelled(arrived(await self._feedback.Feedback(request, **self._arguments(budget_s))))
 
     async def health(self, service: str = "", *, timeout_s: float | None = None) -> bool:
         """As `Client.health`."""

@@ -18,6 +18,7 @@ from heatward.hedge import Hedge
 from heatward.limits import KnownLimits, too_large
 from heatward.v1 import detection_pb2 as pb
 from heatward.v1.detection_pb2_grpc import DetectionServiceStub
+from heatward.v1.feedback_pb2_grpc import FeedbackServiceStub
 
 __all__ = ["BaseClient"]
 
@@ -49,6 +50,7 @@ class BaseClient:
         check_fit()
         self._channel = self._open()
         self._stub = DetectionServiceStub(self._channel)  # type: ignore[no-untyped-call]
+        self._feedback = FeedbackServiceStub(self._channel)  # type: ignore[no-untyped-call]
 
     def _open(self, *, health_checks: bool = True) -> Any:
         raise NotImplementedError

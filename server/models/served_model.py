@@ -6,7 +6,9 @@ import hashlib
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
+from detector.bundle import Manifest
 from detector.detector import Detector
 from detector.errors import CalibrationError
 from detector.scoring.calibration import Calibration
@@ -65,7 +67,7 @@ class ServedModel:
         )
         height, width = classifier.input_size
         count = len(calibration.scores)
-        content = hashlib.sha256(manifest.model_dump_json().encode()).hexdigest() if manifest else None
+        content = _sha256(manifest)
         return cls(
             name,
             (content or classifier.fingerprint)[:16],
@@ -83,6 +85,11 @@ class ServedModel:
     def detector(self) -> Detector:
         return self.detectors[0]
 
+    @cached_property
+    def bundle_sha256(self) -> str:
+        """Of the bundle's manifest, which holds the sha256 of every other file; "" where there is none."""
+        return _sha256(self.detector.manifest)
+
     @property
     def source(self) -> str:
         """Where the classifier came from; "" where that is not known."""
@@ -92,6 +99,10 @@ class ServedModel:
     def label(self, index: int) -> str:
         """The name of a class; "" where it has none."""
         return self.classes[index] if index < len(self.classes) else ""
+
+
+def _sha256(manifest: Manifest | None) -> str:
+    return hashlib.sha256(manifest.model_dump_json().encode()).hexdigest() if manifest else ""
 
 
 def _default_rate(calibration: Calibration, configured: float | None) -> float:
