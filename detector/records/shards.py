@@ -17,7 +17,7 @@ import re
 import secrets
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +106,7 @@ class ShardFolder:
         self._put(pa.Table.from_pylist(list(rows), schema=self._schema), 0)
         try:
             self._merge()
-        except (OSError, pa.ArrowException) as error:  # the parts are still there
+        except OSError as error:  # the parts are still there
             log.warning("shards cannot be merged", extra={"folder": str(self._folder), "error": str(error)})
 
     def remove_old(self, max_bytes: float, max_age_s: float) -> None:
@@ -150,10 +150,23 @@ class ShardFolder:
             size = sum(each.size for each in parts)
             if len(parts) < 2 or (len(parts) < TOGETHER and size < FULL_BYTES):
                 continue
-            tables = [pq.read_table(each.path, schema=self._schema) for each in parts]
-            self._put(pa.concat_tables(tables), LAST_LEVEL if size >= FULL_BYTES else level + 1, parts)
+            found = [(each, table) for each in parts if (table := self._readable(each)) is not None]
+            if not found:
+                continue
+            parts = [each for each, _ in found]
+            tables = pa.concat_tables(table for _, table in found)
+            self._put(tables, LAST_LEVEL if size >= FULL_BYTES else level + 1, parts)
             self._replaced += [(time.monotonic() + READING_S, each) for each in parts]
             self._shards = [each for each in self._shards if each not in parts]
+
+    def _readable(self, shard: Shard) -> pa.Table | None:
+        """Its rows; a damaged one is left alone from now on."""
+        try:
+            return pq.read_table(shard.path, schema=self._schema)
+        except (OSError, pa.ArrowException) as error:
+            log.warning("a shard cannot be merged", extra={"shard": str(shard.path), "error": str(error)})
+            self._shards[self._shards.index(shard)] = replace(shard, level=LAST_LEVEL)
+            return None
 
     def _remove(self, names: Sequence[str]) -> None:
         for name in names:

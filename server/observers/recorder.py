@@ -22,7 +22,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import pyarrow as pa
 from PIL import Image
@@ -79,7 +79,7 @@ class Recorder(Observer):
         self._writing = threading.Lock()
         self._shards: ShardFolder | None = None
         self._labels: ShardFolder | None = None
-        self._locked: Any = None
+        self._lock: BinaryIO | None = None
         self._fault = ""
         self._thread = threading.Thread(target=self._run, name="heatward-record", daemon=True)
         self._thread.start()
@@ -97,11 +97,14 @@ class Recorder(Observer):
             self._on_dropped("queue_full", 1)
 
     def close(self) -> None:
-        """Writes what waits. Blocks."""
+        """Writes what waits, and leaves the folder to others. Blocks."""
         with self._changed:
             self._closing = True
             self._changed.notify()
         self._thread.join(10 * EVERY_S)
+        with self._writing:
+            if self._lock is not None:
+                self._lock.close()
 
     def flush(self) -> None:
         """Writes what waits, or drops it. Blocks."""
@@ -191,7 +194,7 @@ class Recorder(Observer):
             except OSError:
                 lock.close()
                 raise
-            self._locked = lock
+            self._lock = lock
         return self._shards
 
     def _rows(self, batch: list[_Waiting]) -> list[dict[str, Any]]:
