@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -60,7 +61,7 @@ class Engine(threading.Thread):
         self._number = number
         self._staging = Staging(device)
         self._threads = threads
-        self._options = {"keep_evidence": True} if keep_evidence else {}
+        self._options: dict[str, Any] = {"keep_evidence": True} if keep_evidence else {}
         self._deliver = deliver
         self._on_batch = on_batch
         self._loop = asyncio.get_running_loop()

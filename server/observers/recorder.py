@@ -77,6 +77,7 @@ class Recorder(Observer):
         self._queued_bytes = 0
         self._closing = False
         self._writing = threading.Lock()
+        self._labelling = threading.Lock()
         self._shards: ShardFolder | None = None
         self._labels: ShardFolder | None = None
         self._lock: BinaryIO | None = None
@@ -150,26 +151,31 @@ class Recorder(Observer):
             UnwritableError: The label cannot be kept.
         """
         self.flush()
-        with self._writing:
+        with self._labelling:  # looking for the record may take seconds: images are recorded meanwhile
             try:
-                self._open()
+                with self._writing:
+                    self._open()
                 reader = RecordReader(self._folder)
-                found = reader.find(name)
-                if not found:
-                    raise RecordNotFoundError("no image of this id was recorded, or it was removed since")
-                if len(found) > 1:
-                    some = ", ".join(found[:NAMED])
-                    raise RequestError("id", f"{len(found)} images were recorded under it: name one record: {some}")
+                record_id = self._the_one(reader.find(name))
+                earlier = [each for each in reader.all_labels() if each.record_id == record_id]
                 label = Label(
-                    record_id=found[0], truth=truth.value, true_label=true_label, by=by, time=datetime.now(UTC)
+                    record_id=record_id, truth=truth.value, true_label=true_label, by=by, time=datetime.now(UTC)
                 )
-                earlier = [each for each in reader.all_labels() if each.record_id == found[0]]
                 if self._labels is None:
                     self._labels = ShardFolder(self._folder / LABELS, schema_of(Label))
                 self._labels.write([asdict(label)])
             except OSError as error:
                 raise UnwritableError(f"the label cannot be kept: {error.strerror or error}") from error
         return label, any(label.contradicts(each) for each in earlier)
+
+    @staticmethod
+    def _the_one(found: list[str]) -> str:
+        if not found:
+            raise RecordNotFoundError("no image of this id was recorded, or it was removed since")
+        if len(found) > 1:
+            some = ", ".join(found[:NAMED])
+            raise RequestError("id", f"{len(found)} images were recorded under it: name one record: {some}")
+        return found[0]
 
     def _run(self) -> None:
         pa.set_cpu_count(1)  # the other cores are the model's

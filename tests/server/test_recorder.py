@@ -26,13 +26,16 @@ from sample_requests import encoded, picture, png, raw
 from served_models import inference_result
 
 from detector import files
+from detector.errors import ConfigError
 from detector.images import decode
 from detector.records.reader import RecordReader
 from detector.records.schema import Record
 from server.access import tokens
 from server.config import ServerConfig
 from server.observers import recorder
+from server.observers.metrics import Metrics
 from server.observers.recorder import Recorder
+from server.observers.recording import open_recorder
 
 FALSE_ALARM, ATTACK = feedback_pb2.TRUTH_FALSE_ALARM, feedback_pb2.TRUTH_ATTACK
 TRUE_LABEL = feedback_pb2.TRUTH_TRUE_LABEL
@@ -110,6 +113,13 @@ async def test_nothing_is_recorded_unless_it_is_asked_for(serving, tmp_path: Pat
             await feedback(served, id="one", truth=ATTACK)
         assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
     assert not list(tmp_path.iterdir())
+
+
+def test_a_server_without_the_extra_says_what_to_install(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    monkeypatch.delitem(sys.modules, "server.observers.recorder")
+    with pytest.raises(ConfigError, match=r"record_folder = .* needs pyarrow .*\[serve,record\]"):
+        open_recorder(ServerConfig(record_folder=folder), Metrics())
 
 
 # ---- no answer is harmed --------------------------------------------------------------------------------------------
