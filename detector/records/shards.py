@@ -75,7 +75,7 @@ def replaced_by(metadata: dict[bytes, bytes] | None) -> list[str]:
 
 
 class ShardFolder:
-    """Writes shards; one process at a time does, and one thread at a time.
+    """Writes shards; one thread at a time does. What another process writes meanwhile counts, and is left alone.
 
     Args:
         folder: Is made, once.
@@ -128,15 +128,15 @@ class ShardFolder:
             self._remove([shard.path.name])
 
     def _put(self, table: pa.Table, level: int, replaces: Sequence[Shard] = ()) -> None:
-        if not self._folder.is_dir():  # it may have been a disk that is gone: another one is not to be filled instead
-            raise FileNotFoundError(2, "the folder is gone", str(self._folder))
+        # Fails where the folder is gone: it may have been a disk, and another one is not to be filled instead.
+        last = max((each.sequence for each in shards_in(self._folder)), default=0)
         if replaces:
             names = json.dumps([each.path.name for each in replaces])
             table = table.replace_schema_metadata({REPLACES: names.encode()})
         sink = pa.BufferOutputStream()
         pq.write_table(table, sink, compression="zstd")
         content = sink.getvalue()
-        sequence = replaces[-1].sequence if replaces else 1 + max((each.sequence for each in self._shards), default=0)
+        sequence = replaces[-1].sequence if replaces else 1 + last
         path = self._folder / f"{sequence:012d}.{level}.{secrets.token_hex(4)}.parquet"
         write_file(path, content)
         if replaces:  # as old as the youngest of its rows

@@ -233,6 +233,15 @@ def test_the_latest_label_counts_and_contradictions_are_named(folder: Path, labe
     assert len(list(reader.all_labels())) == 6
 
 
+def test_the_latest_label_counts_whichever_process_wrote_it(folder: Path, labelled: ShardFolder) -> None:
+    reviewer = ShardFolder(folder / "labels", schema_of(Label))
+    labelled.write([label("a", Truth.ATTACK)])
+    reviewer.write([label("a", Truth.FALSE_ALARM)])
+    assert RecordReader(folder).labels()["a"].truth == "false-alarm"
+    labelled.write([label("a", Truth.ATTACK)])
+    assert RecordReader(folder).labels()["a"].truth == "attack"
+
+
 def test_a_label_of_another_kind_is_skipped_and_counted(folder: Path, labelled: ShardFolder) -> None:
     labelled.write([label("a", Truth.ATTACK) | {"truth": "perhaps"}, label("b", Truth.ATTACK)])
     reader = RecordReader(folder)
