@@ -11,11 +11,8 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import hashlib
-import io
 import logging
 import random
-import secrets
 import threading
 import time
 from collections.abc import Callable
@@ -25,8 +22,6 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 import pyarrow as pa
-from PIL import Image
-from safetensors.numpy import save
 
 from detector.records.reader import LABELS, RECORDS, RecordReader
 from detector.records.schema import Label, Record, Truth, schema_of
@@ -35,6 +30,7 @@ from server.config import ServerConfig
 from server.errors import RecordNotFoundError, RequestError, UnwritableError
 from server.inference.observer import Observer
 from server.inference.request import InferenceRequest, InferenceResult
+from server.observers.row import to_record
 
 __all__ = ["Recorder"]
 
@@ -71,7 +67,6 @@ class Recorder(Observer):
         self._config = config
         self._folder = config.record_folder or Path()
         self._on_recorded, self._on_dropped = on_recorded, on_dropped
-        self._limits = config.image_limits
         self._changed = threading.Condition()
         self._queue: list[_Waiting] = []
         self._queued_bytes = 0
@@ -89,11 +84,12 @@ class Recorder(Observer):
         """Queues the image, if it is drawn; called on the event loop."""
         if self._config.record_share < 1 and random.random() >= self._config.record_share:
             return
+        size = request.size_bytes + sum(each.nbytes for each in (result.verdict.evidence or {}).values())
         with self._changed:
-            full = len(self._queue) >= MOST or self._queued_bytes + request.size_bytes > MOST_BYTES
+            full = len(self._queue) >= MOST or self._queued_bytes + size > MOST_BYTES
             if not full:
                 self._queue.append(_Waiting(time.time(), request, result))
-                self._queued_bytes += request.size_bytes
+                self._queued_bytes += size
         if full:
             self._on_dropped("queue_full", 1)
 
@@ -207,58 +203,13 @@ class Recorder(Observer):
         rows = []
         for waiting in batch:
             try:
-                rows.append(asdict(self._record(*waiting)))
+                rows.append(asdict(to_record(*waiting, self._config)))
             except Exception as error:  # of one image; the others are recorded
                 log.error("an image cannot be recorded", exc_info=error)
         return rows
-
-    def _record(self, time_s: float, request: InferenceRequest, result: InferenceResult) -> Record:
-        verdict, model, source = result.verdict, result.model, request.source
-        pixels = None if source.file is not None else source.decode(self._limits)
-        content = source.file if pixels is None else pixels.tobytes()
-        recovered = verdict.recovered[0][0] if verdict.recovered else -1
-        evidence = image = None
-        if self._config.record_evidence and verdict.evidence is not None:
-            evidence = save(dict(verdict.evidence))
-        if self._config.record_images:
-            image = content if pixels is None else _png(pixels)
-        return Record(
-            record_id=f"{round(time_s * 1e3):012x}{secrets.token_hex(6)}",
-            time=datetime.fromtimestamp(time_s, UTC),
-            request_id=request.request_id,
-            call_id=request.context.request_id,
-            client=request.client,
-            model_name=model.name,
-            model_version=model.version,
-            bundle_sha256=model.bundle_sha256,
-            input_sha256=hashlib.sha256(content or b"").hexdigest(),
-            input_bytes=source.size_bytes,
-            height=request.decoded_size[0],
-            width=request.decoded_size[1],
-            attacked=result.attacked,
-            false_positive_rate=result.false_positive_rate,
-            p_value=verdict.p_value,
-            attack_score=verdict.attack_score,
-            predicted=verdict.label,
-            predicted_name=model.label(verdict.label),
-            probability=verdict.probability,
-            recovered=recovered,
-            recovered_name=model.label(recovered) if recovered >= 0 else "",
-            corrected=verdict.corrected[0],
-            corrected_name=model.label(verdict.corrected[0]),
-            evidence=evidence,
-            image=image,
-        )
 
     def _report(self, message: str, error: BaseException | None = None) -> None:
         """Into the log, once."""
         if message != self._fault:
             self._fault = message
             log.error(message, exc_info=error, extra={"folder": str(self._folder)})
-
-
-def _png(pixels: Any) -> bytes:
-    """Pixels (H, W, 3) as a PNG file."""
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG", compress_level=1)
-    return buffer.getvalue()
