@@ -145,16 +145,18 @@ class App:
         )
         self._pipeline = Pipeline(config, self.batcher, observers)
         self.engines = Engines(
-            len(devices),
-            lambda number: Engine(
-                self.batcher,
-                number,
-                device=devices[number],
-                threads=config.threads,
-                keep_evidence=config.record_folder is not None and config.record_evidence,
-                deliver=self._pipeline.deliver,
-                on_batch=observers.computed,
-            ),
+            [
+                Engine(
+                    self.batcher,
+                    number,
+                    device=device,
+                    threads=config.threads,
+                    keep_evidence=config.record_folder is not None and config.record_evidence,
+                    deliver=self._pipeline.deliver,
+                    on_batch=observers.computed,
+                )
+                for number, device in enumerate(devices)
+            ]
         )
         self._registry = ModelRegistry(config.canary_weight if config.canary else 0.0)
         self.reloader = Reloader(config, load, devices, self._registry, self.metrics.reload, self.metrics.serves)
