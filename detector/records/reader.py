@@ -82,11 +82,13 @@ class RecordReader:
                     yield Label(**row)
 
     def find(self, name: str) -> list[str]:
-        """The records of that record id or request id."""
+        """The records of that record id, request id, or call id and request id (`CALL/REQUEST`)."""
         found: list[str] = []
-        for table in self.tables(RECORDS, ["record_id", "request_id"]):
+        call, _, request = name.rpartition("/")
+        for table in self.tables(RECORDS, ["record_id", "request_id", "call_id"]):
+            both = pc.and_(pc.equal(table["call_id"], call), pc.equal(table["request_id"], request))
             either = pc.or_(pc.equal(table["record_id"], name), pc.equal(table["request_id"], name))
-            found += table.filter(either)["record_id"].to_pylist()
+            found += table.filter(pc.or_(either, both))["record_id"].to_pylist()
         return found
 
     def tables(self, kind: str, columns: Sequence[str]) -> Iterator[pa.Table]:

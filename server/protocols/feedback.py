@@ -14,11 +14,12 @@ from detector.text import nearest, printable
 from server.errors import ForbiddenError, RequestError
 from server.inference.context import RequestContext
 from server.observers.recorder import Recorder
-from server.protocols.options import checked_id
+from server.protocols.options import MAX_ID_BYTES
 from server.protocols.service import Service, answered
 
 __all__ = ["FeedbackService"]
 
+LONGEST_ID_BYTES = 2 * MAX_ID_BYTES + 1
 TRUTHS = {
     pb.TRUTH_FALSE_ALARM: Truth.FALSE_ALARM,
     pb.TRUTH_ATTACK: Truth.ATTACK,
@@ -39,14 +40,12 @@ class FeedbackService(Service, pb_grpc.FeedbackServiceServicer):
         rpc.quota.take()
         if self.config.record_labellers and rpc.client not in self.config.record_labellers:
             raise ForbiddenError("your token does not allow you to label: ask the operator (record_labellers)")
-        if not request.id:
-            raise RequestError("id", "required: a request id or a record id")
+        if not 1 <= len(request.id.encode()) <= LONGEST_ID_BYTES:
+            raise RequestError("id", f"a request id or a record id, of 1 to {LONGEST_ID_BYTES} bytes")
         if request.truth not in TRUTHS:
             raise RequestError("truth", f"one of {', '.join(map(pb.Truth.Name, TRUTHS))}, but came {request.truth}")
         truth, true_label = TRUTHS[request.truth], self._class(request)
-        label, contradicts = await asyncio.to_thread(
-            self.recorder.label, checked_id(request.id, "id"), truth, true_label, rpc.client
-        )
+        label, contradicts = await asyncio.to_thread(self.recorder.label, request.id, truth, true_label, rpc.client)
         self.on_label(truth.value, contradicts)
         return pb.FeedbackResponse(record_id=label.record_id, contradicts=contradicts)
 

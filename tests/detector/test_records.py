@@ -74,6 +74,13 @@ def test_what_is_written_is_read_in_its_order_and_large_columns_on_demand(folder
     assert reader.find("q2") == reader.find("r2") == ["r2"] and reader.find("r") == []
 
 
+def test_two_images_of_one_request_id_are_told_apart_by_their_calls(folder: Path, written: ShardFolder) -> None:
+    written.write([record(1, request_id="0", call_id="a"), record(2, request_id="0", call_id="b/c")])
+    reader = RecordReader(folder)
+    assert reader.find("0") == ["r1", "r2"]
+    assert (reader.find("a/0"), reader.find("b/c/0"), reader.find("c/0")) == (["r1"], ["r2"], [])
+
+
 def test_a_scientist_reads_a_shard_with_what_they_have(folder: Path, written: ShardFolder) -> None:
     written.write([record(1, p_value=0.25)])
     table = pq.read_table(folder / "records")

@@ -266,8 +266,8 @@ async def test_the_truth_is_kept_beside_the_record_with_who_said_it(serving, fol
     [
         ({"id": "never", "truth": ATTACK}, "NOT_FOUND", "no image of this id was recorded"),
         ({"id": "twice", "truth": ATTACK}, "INVALID_ARGUMENT", "2 images were recorded under it: name one record"),
-        ({"truth": ATTACK}, "INVALID_ARGUMENT", "id: required"),
-        ({"id": "x" * 200, "truth": ATTACK}, "INVALID_ARGUMENT", "id: at most 128 bytes"),
+        ({"truth": ATTACK}, "INVALID_ARGUMENT", "id: a request id or a record id"),
+        ({"id": "x" * 258, "truth": ATTACK}, "INVALID_ARGUMENT", "of 1 to 257 bytes"),
         ({"id": "one"}, "INVALID_ARGUMENT", "truth: one of TRUTH_FALSE_ALARM"),
         ({"id": "one", "truth": 99}, "INVALID_ARGUMENT", "truth: one of"),
         ({"id": "one", "truth": TRUE_LABEL}, "INVALID_ARGUMENT", "true_label: required"),

@@ -16,7 +16,7 @@ def label(argv: list[str]) -> int:
         description="Tells a server that records what an image really was: a false alarm, an attack, or what it shows. "
         "All labels are kept; the latest counts.",
     )
-    parser.add_argument("id", metavar="ID", help="the request id of the image, or the id of its record")
+    parser.add_argument("id", metavar="ID", help="the request id of the image, CALL/REQUEST, or the id of its record")
     parser.add_argument("truth", metavar="TRUTH", help="false-alarm, attack or true-label=CLASS")
     add_connection_options(parser)
     arguments = parser.parse_args(argv)
