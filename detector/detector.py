@@ -8,10 +8,10 @@ A detector belongs to one thread at a time: evidence observes the classifier thr
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -53,6 +53,8 @@ class Verdict:
     """Over all images, attacked or not: the likeliest label and its probability. `label` where that is likelier."""
     heatmap: NDArray[np.float32]
     """(g, g): activation × gradient for the predicted class, signed, unscaled."""
+    evidence: Mapping[str, NDArray[Any]] | None = None
+    """What the heatmap network read, by name (`detector.evidence.Evidence`); None unless it was asked for."""
 
 
 class Detector:
@@ -123,10 +125,10 @@ class Detector:
             manifest,
         )
 
-    def detect(self, images: Tensor) -> list[Verdict]:
+    def detect(self, images: Tensor, *, keep_evidence: bool = False) -> list[Verdict]:
         """Judge images (B, 3, H, W) in [0, 1], float32, of the classifier's input size, on any device.
 
-        One verdict each, in order.
+        One verdict each, in order; with `keep_evidence`, the evidence as well.
 
         Raises:
             ImageShapeError: They are no such batch; `Classifier.prepare` makes images of photographs.
@@ -142,6 +144,11 @@ class Detector:
         corrected_probabilities = corrected.values.tolist()
         attack_scores, p_values = scores.tolist(), self.calibration.p_value(scores).tolist()
         heatmaps = evidence.groups["classes.maps"][:, 0, 0].cpu().numpy()  # candidate 0 is the prediction
+        kept = (
+            {name: each.cpu().contiguous().numpy() for name, each in evidence.tensors().items()}
+            if keep_evidence
+            else None
+        )
         return [
             Verdict(
                 label=top[i][0][0],
@@ -152,6 +159,7 @@ class Detector:
                 recovered=recovered[i],
                 corrected=(corrected_labels[i], corrected_probabilities[i]),
                 heatmap=heatmaps[i].astype(np.float32),
+                evidence=None if kept is None else {name: each[i] for name, each in kept.items()},
             )
             for i in range(len(images))
         ]

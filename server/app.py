@@ -23,7 +23,14 @@ import torch
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from heatward.cli.exit_codes import ExitCode
 from heatward.inference import grpc_service_pb2, grpc_service_pb2_grpc
-from heatward.v1 import admin_pb2, admin_pb2_grpc, detection_pb2, detection_pb2_grpc
+from heatward.v1 import (
+    admin_pb2,
+    admin_pb2_grpc,
+    detection_pb2,
+    detection_pb2_grpc,
+    feedback_pb2,
+    feedback_pb2_grpc,
+)
 
 from detector.cpus import available_cpus
 from detector.detector import Detector
@@ -42,6 +49,7 @@ from server.models.registry import ModelRegistry
 from server.models.reload import Load, Outcome, Reloader
 from server.observers.exporter import open_traces
 from server.observers.metrics import Metrics
+from server.observers.recording import open_recorder
 from server.observers.shadow import Shadow
 from server.observers.statistics import Statistics
 from server.observers.systemd import notify
@@ -138,20 +146,26 @@ class App:
         )
         self._pipeline = Pipeline(config, self.batcher, observers)
         self.engines = Engines(
-            len(devices),
-            lambda number: Engine(
-                self.batcher,
-                number,
-                device=devices[number],
-                threads=config.threads,
-                deliver=self._pipeline.deliver,
-                on_batch=observers.computed,
-            ),
+            [
+                Engine(
+                    self.batcher,
+                    number,
+                    device=device,
+                    threads=config.threads,
+                    keep_evidence=config.record_folder is not None and config.record_evidence,
+                    deliver=self._pipeline.deliver,
+                    on_batch=observers.computed,
+                )
+                for number, device in enumerate(devices)
+            ]
         )
         self._registry = ModelRegistry(config.canary_weight if config.canary else 0.0)
         self.reloader = Reloader(config, load, devices, self._registry, self.metrics.reload, self.metrics.serves)
         self._shadow = Shadow(self._registry, self._pipeline, config.default_deadline_s, self.metrics.shadowed)
         observers.add(self._shadow)
+        self._recorder = open_recorder(config, self.metrics)
+        if self._recorder is not None:
+            observers.add(self._recorder)
         self.rpcs = RpcContexts(config.default_deadline_s, observers)
         self._streams = Streams()
         self._health = Health(self.metrics.ready)
@@ -177,8 +191,15 @@ class App:
             admin_pb2_grpc.add_AdminServiceServicer_to_server(  # type: ignore[no-untyped-call]
                 AdminService(*parts, self.reloader), self._server
             )
+        if self._recorder is not None:
+            from server.protocols.feedback import FeedbackService
+
+            feedback_pb2_grpc.add_FeedbackServiceServicer_to_server(  # type: ignore[no-untyped-call]
+                FeedbackService(*parts, self._recorder, self.metrics.labelled), self._server
+            )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         contracts = [detection_pb2.DESCRIPTOR, *([admin_pb2.DESCRIPTOR] if config.admin else [])]
+        contracts += [feedback_pb2.DESCRIPTOR] if self._recorder is not None else []
         reflect(self._server, *contracts, grpc_service_pb2.DESCRIPTOR, health_pb2.DESCRIPTOR)
         self._endpoints = ExitStack()
         self.address = ""
@@ -262,6 +283,8 @@ class App:
         self._shadow.close()
         self._pipeline.close()
         await asyncio.to_thread(self.engines.join, CLOSE_S)
+        if self._recorder is not None:
+            await asyncio.to_thread(self._recorder.close)
         if self._traces is not None:
             await asyncio.to_thread(self._traces.close)
         self._endpoints.close()

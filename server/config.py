@@ -213,6 +213,22 @@ class ServerConfig(BaseSettings):
         "refuse", description="ModelStreamInfer, which is not judged: refuse it, or pass it on to any model"
     )
 
+    record_folder: Path | None = Field(
+        None, description="folder where a sample of what is answered is recorded (extra record); null: nothing is"
+    )
+    record_share: float = Field(1.0, ge=0, le=1, description="share of the images that are recorded, drawn by chance")
+    record_images: bool = Field(False, description="record the images, too: see the note on privacy in docs/records.md")
+    record_evidence: bool = Field(False, description="record what the heatmap network read of them, too")
+    record_max_bytes: int = Field(
+        10 * 2**30, ge=MIB, description="what all records may weigh; beyond it the oldest are removed"
+    )
+    record_max_age_days: float | None = Field(
+        30.0, gt=0, description="records that are older are removed; null: none for its age"
+    )
+    record_labellers: Words = Field(
+        (), description="names of tokens that may label recorded images; empty: whoever may call"
+    )
+
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="info logs every call; warning only what went wrong"
     )

@@ -14,6 +14,9 @@ HeatwardError
     ├── NotReadyError             UNAVAILABLE          starting or draining
     ├── UnknownVersionError       NOT_FOUND            no detector of that version is loaded
     ├── EngineStoppedError        UNAVAILABLE          the engine thread ended
+    ├── ForbiddenError            PERMISSION_DENIED    the caller's token does not allow it
+    ├── RecordNotFoundError       NOT_FOUND            no such image was recorded
+    ├── UnwritableError           UNAVAILABLE          what was sent cannot be kept
     ├── DetectionError            INTERNAL             a defect: the log holds the traceback
     └── GuardError                                     guard mode; google.rpc.ErrorInfo has reason and metadata
         ├── AdversarialInputError FAILED_PRECONDITION  ADVERSARIAL_INPUT    an image is attacked
@@ -36,12 +39,14 @@ __all__ = [
     "EngineStoppedError",
     "ExhaustedError",
     "ExpiredError",
+    "ForbiddenError",
     "GuardError",
     "MessageSizeError",
     "ModelNotFoundError",
     "NotReadyError",
     "QueueFullError",
     "QuotaError",
+    "RecordNotFoundError",
     "RequestError",
     "ServiceError",
     "TooLateError",
@@ -49,6 +54,7 @@ __all__ = [
     "UnguardedError",
     "UnjudgedError",
     "UnknownVersionError",
+    "UnwritableError",
     "code_of",
 ]
 
@@ -128,6 +134,24 @@ class UnknownVersionError(ServiceError):
 
 class EngineStoppedError(ServiceError):
     """The thread that owns the model ended."""
+
+    code = "UNAVAILABLE"
+
+
+class ForbiddenError(ServiceError):
+    """The caller is known, and may not do this."""
+
+    code = "PERMISSION_DENIED"
+
+
+class RecordNotFoundError(ServiceError):
+    """No image of this id was recorded."""
+
+    code = "NOT_FOUND"
+
+
+class UnwritableError(ServiceError):
+    """The disk does not take what was sent."""
 
     code = "UNAVAILABLE"
 

@@ -10,7 +10,7 @@ from source_tree import PACKAGES, ROOT, imports, module_name, sources, tree
 
 # A room of detector/ may import what stands on its own line or above it.
 DETECTOR = (
-    {"errors", "text", "files", "cpus", "malloc", "service_variables", "settings", "load"},
+    {"errors", "text", "files", "cpus", "malloc", "service_variables", "settings", "load", "records"},
     {"spec", "images", "architectures"},
     {"classifier"},
     {"heatmaps"},
@@ -83,6 +83,7 @@ HEAVY = {
     "matplotlib",
     "jinja2",
     "rich",
+    "pyarrow",
 }
 
 

@@ -49,7 +49,7 @@ class Small(StandIn):
             raise HeatwardError(f"{EMBEDDED} has no witness: name a bundle that has one")
         self._net = witness
 
-    def detect(self, images: Tensor) -> list[Verdict]:
+    def detect(self, images: Tensor, *, keep_evidence: bool = False) -> list[Verdict]:
         with torch.no_grad():
             self._net(images)
         return super().detect(images)

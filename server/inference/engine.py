@@ -12,13 +12,15 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from detector.detector import Detector, Verdict
+from detector.detector import Verdict
 from detector.errors import HeatwardError
 from server.errors import DetectionError, EngineStoppedError
 from server.inference.batcher import STOPPED, Batcher
@@ -38,6 +40,7 @@ class Engine(threading.Thread):
         number: Of this engine, from 0: its place in `ServedModel.detectors`.
         device: Where its detectors compute.
         threads: Torch threads of the model on the CPU.
+        keep_evidence: Whether verdicts hold their evidence.
         deliver: Takes the outcomes of a batch; called on the event loop.
         on_batch: Told (seconds, images) of each batch; called on this thread.
     """
@@ -49,6 +52,7 @@ class Engine(threading.Thread):
         *,
         device: str = "cpu",
         threads: int,
+        keep_evidence: bool = False,
         deliver: Callable[[Sequence[InferenceRequest], Sequence[Outcome]], None],
         on_batch: Callable[[float, int], None] = lambda seconds, images: None,
     ) -> None:
@@ -57,6 +61,7 @@ class Engine(threading.Thread):
         self._number = number
         self._staging = Staging(device)
         self._threads = threads
+        self._options: dict[str, Any] = {"keep_evidence": True} if keep_evidence else {}
         self._deliver = deliver
         self._on_batch = on_batch
         self._loop = asyncio.get_running_loop()
@@ -79,7 +84,8 @@ class Engine(threading.Thread):
     def _compute(self, batch: list[InferenceRequest]) -> None:
         model = batch[0].model
         started_s = time.monotonic()
-        verdicts = detect_each(model.detectors[self._number], batch, self._staging.batch, model.latency.out_of_memory)
+        detect = partial(model.detectors[self._number].detect, **self._options)
+        verdicts = detect_each(detect, batch, self._staging.batch, model.latency.out_of_memory)
         compute_s = time.monotonic() - started_s
         model.latency.observe(compute_s, len(batch))
         self._on_batch(compute_s, len(batch))
@@ -108,7 +114,7 @@ class Engine(threading.Thread):
 
 
 def detect_each(
-    detector: Detector,
+    detect: Callable[[Tensor], Sequence[Verdict]],
     requests: Sequence[InferenceRequest],
     batch: Callable[[Sequence[NDArray[np.uint8]]], Tensor],
     on_out_of_memory: Callable[[int], None],
@@ -116,7 +122,7 @@ def detect_each(
     """Detects a batch; whatever fails is halved until the image at fault stands alone.
 
     Args:
-        detector: Judges (B, 3, H, W).
+        detect: Judges (B, 3, H, W).
         requests: B of them, with images (H, W, 3).
         batch: Makes one batch of images.
         on_out_of_memory: Told how many images were too many for the accelerator's memory.
@@ -125,7 +131,7 @@ def detect_each(
         B verdicts, or the error of the image in that place.
     """
     try:
-        verdicts = detector.detect(batch([request.image for request in requests]))
+        verdicts = detect(batch([request.image for request in requests]))
         if len(verdicts) != len(requests):
             raise DetectionError(f"the detector gave {len(verdicts)} verdicts for {len(requests)} images")
         return list(verdicts)
@@ -141,7 +147,7 @@ def detect_each(
     return [
         outcome
         for half in (requests[:middle], requests[middle:])
-        for outcome in detect_each(detector, half, batch, on_out_of_memory)
+        for outcome in detect_each(detect, half, batch, on_out_of_memory)
     ]
 
 

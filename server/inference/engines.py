@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 
@@ -31,12 +31,11 @@ class Engines:
     """The engines of a server.
 
     Args:
-        count: How many.
-        make: Makes the engine of that number.
+        engines: By their number.
     """
 
-    def __init__(self, count: int, make: Callable[[int], Engine]) -> None:
-        self._engines = [make(number) for number in range(count)]
+    def __init__(self, engines: Sequence[Engine]) -> None:
+        self._engines = engines
         self.stopped: asyncio.Future[BaseException | None] = asyncio.get_running_loop().create_future()
         """None after the queue was closed and drained; else what ended an engine, and with it the queue."""
         for engine in self._engines:

@@ -27,6 +27,8 @@ class ImageSource:
     """Gives (H, W, 3) pixels."""
     raw_size: tuple[int, int] | None = None
     """(H, W), where it is read by no more than a copy."""
+    file: bytes | None = None
+    """As it came, where it came as a file."""
 
     def decode(self, limits: ImageLimits) -> NDArray[np.uint8]:
         """Reads it.
@@ -42,7 +44,7 @@ class ImageSource:
 
 def encoded(data: bytes, field: str) -> ImageSource:
     """A JPEG, PNG or WebP file."""
-    return ImageSource(field, len(data), lambda limits: decode(data, limits))
+    return ImageSource(field, len(data), lambda limits: decode(data, limits), file=data)
 
 
 def raw(pixels: bytes, height: int, width: int, channels: int, field: str) -> ImageSource:

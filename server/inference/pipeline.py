@@ -214,7 +214,9 @@ class Pipeline:
 
     def _image(self, request: InferenceRequest) -> NDArray[Any]:
         """(H, W, 3) of the classifier's input size."""
-        return request.model.detector.classifier.fit(request.source.decode(self._limits))
+        pixels = request.source.decode(self._limits)
+        request.decoded_size = pixels.shape[0], pixels.shape[1]
+        return request.model.detector.classifier.fit(pixels)
 
     def _drawn(self, request: InferenceRequest, result: InferenceResult, drawing: Future[bytes]) -> None:
         """Ends a request whose overlay is there. Called on the pool."""

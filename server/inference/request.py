@@ -92,7 +92,9 @@ class InferenceRequest:
     queued_s: float = 0.0
     decode_s: float = 0.0
     image: NDArray[np.uint8] = field(init=False)
-    """(H, W, 3), once it is decoded."""
+    """(H, W, 3), once it is decoded, of the classifier's input size."""
+    decoded_size: tuple[int, int] = (0, 0)
+    """(H, W) of the image as it came."""
     timer: asyncio.TimerHandle = field(init=False)
     state: State = State.ARRIVED
     outcome: Outcome | None = None

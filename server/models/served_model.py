@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from detector.detector import Detector
 from detector.errors import CalibrationError
@@ -32,15 +33,8 @@ class ServedModel:
     """Of the first device; the others are taken to be like it."""
     default_rate: float
     """False-positive rate where a request names none."""
-    smallest_rate: float
-    """The smallest one that the calibration can promise."""
     calibration_size: int
     """Clean images that p-values are ranks among."""
-    classes: Sequence[str]
-    input_size: tuple[int, int]
-    """(H, W)."""
-    image_bytes: int
-    """Of an image that waits for the engine: 8 bits a colour."""
 
     @classmethod
     def of(
@@ -57,29 +51,39 @@ class ServedModel:
         Raises:
             CalibrationError: The configured rate is smaller than the calibration can promise.
         """
-        classifier, calibration, manifest = (
-            detectors[0].classifier,
-            detectors[0].calibration,
-            detectors[0].manifest,
-        )
-        height, width = classifier.input_size
-        count = len(calibration.scores)
-        return cls(
-            name,
-            ((manifest.digest if manifest else "") or classifier.fingerprint)[:16],
-            detectors,
-            latency,
-            _default_rate(calibration, rate),
-            1 / (count + 1),
-            count,
-            classifier.classes,
-            (height, width),
-            3 * height * width,
-        )
+        detector = detectors[0]
+        content = detector.manifest.digest if detector.manifest else ""
+        version = (content or detector.classifier.fingerprint)[:16]
+        default_rate = _default_rate(detector.calibration, rate)
+        return cls(name, version, detectors, latency, default_rate, len(detector.calibration.scores))
 
     @property
     def detector(self) -> Detector:
         return self.detectors[0]
+
+    @property
+    def smallest_rate(self) -> float:
+        """The smallest false-positive rate that the calibration can promise."""
+        return 1 / (self.calibration_size + 1)
+
+    @cached_property
+    def classes(self) -> Sequence[str]:
+        return self.detector.classifier.classes
+
+    @cached_property
+    def input_size(self) -> tuple[int, int]:
+        """(H, W)."""
+        return self.detector.classifier.input_size
+
+    @cached_property
+    def image_bytes(self) -> int:
+        """Of an image that waits for the engine: 8 bits a colour."""
+        return 3 * self.input_size[0] * self.input_size[1]
+
+    @cached_property
+    def bundle_sha256(self) -> str:
+        """Of the bundle's manifest, which holds the sha256 of every other file; "" where there is none."""
+        return self.detector.manifest.digest if self.detector.manifest else ""
 
     @property
     def source(self) -> str:

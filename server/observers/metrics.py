@@ -108,6 +108,14 @@ class Metrics(Observer):
             "reloads_total", "What was loaded anew while serving: detector, certificates, tokens", "what", "outcome"
         )
         self._served = counter("version_images_total", "Images judged, by detector and verdict", "version", "verdict")
+        self._records = counter("records_total", "Images that were recorded")
+        self._records_dropped = counter("records_dropped_total", "Images that should have been, and why not", "reason")
+        self._labels = counter(
+            "labels_total",
+            "Labels of recorded images; contradicts: an earlier one says otherwise",
+            "truth",
+            "contradicts",
+        )
         # Looking up a child by its labels takes as long as counting does.
         self._image = lru_cache(256)(self._images.labels)
         self._failure = lru_cache(256)(self._failed.labels)
@@ -178,6 +186,15 @@ class Metrics(Observer):
     def computed(self, seconds: float, images: int) -> None:
         self._compute_s.observe(seconds)
         self._batch_size.observe(images)
+
+    def recorded(self, images: int) -> None:
+        self._records.inc(images)
+
+    def not_recorded(self, reason: str, images: int) -> None:
+        self._records_dropped.labels(reason).inc(images)
+
+    def labelled(self, truth: str, contradicts: bool) -> None:
+        self._labels.labels(truth, "yes" if contradicts else "no").inc()
 
     def ready(self, serving: bool) -> None:
         self._ready.set(serving)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from server.errors import RequestError
 from server.models.served_model import ServedModel
 
-__all__ = ["MAX_TOP_K", "checked_id", "checked_rate"]
+__all__ = ["MAX_ID_BYTES", "MAX_TOP_K", "checked_id", "checked_rate"]
 
 MAX_TOP_K = 5
 MAX_ID_BYTES = 128

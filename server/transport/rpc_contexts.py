@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 import grpc
 from heatward.inference import grpc_service_pb2
-from heatward.v1 import admin_pb2, detection_pb2
+from heatward.v1 import admin_pb2, detection_pb2, feedback_pb2
 
 from server.access.tokens import CALLER, Quota
 from server.errors import NotReadyError
@@ -28,7 +28,7 @@ log = logging.getLogger("heatward.calls")
 
 METHODS = {
     method.name: f"{service.full_name}/{method.name}"
-    for contract in (detection_pb2, admin_pb2, grpc_service_pb2)
+    for contract in (detection_pb2, admin_pb2, feedback_pb2, grpc_service_pb2)
     for service in contract.DESCRIPTOR.services_by_name.values()
     for method in service.methods
 }

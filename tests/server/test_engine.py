@@ -23,7 +23,7 @@ class Small(FakeDetector):
         super().__init__()
         self.room = room
 
-    def detect(self, images: Tensor) -> list[Verdict]:
+    def detect(self, images: Tensor, *, keep_evidence: bool = False) -> list[Verdict]:
         verdicts = super().detect(images)
         if len(images) > self.room and not bool((images == 0.5).all()):
             raise torch.OutOfMemoryError("CUDA out of memory")

@@ -13,6 +13,7 @@ import tiny
 import torch
 from heatward.v1 import detection_pb2 as pb
 from heatward.v1 import detection_pb2_grpc
+from safetensors.torch import load
 from sample_requests import raw
 
 from detector.bundle import Bundle, Manifest, save_bundle
@@ -134,3 +135,27 @@ async def test_a_default_rate_that_cannot_be_promised_is_refused_at_the_start(bu
             await app.begin()
     finally:
         await app.close()
+
+
+async def test_recorded_evidence_is_what_the_network_read(bundle: Path, tiny_images: tiny.TinyImages, tmp_path: Path):
+    pytest.importorskip("pyarrow", reason="the extra `record` is not installed")
+    from detector.records.reader import RecordReader
+
+    pixels = (tiny_images.images[0] * 255).round().byte()
+    config = config_for(bundle, record_folder=tmp_path / "recorded", record_evidence=True)
+    app = App(config, partial(load_detector, config))
+    try:
+        await app.listen()
+        await app.begin()
+        async with grpc.aio.insecure_channel(app.address) as channel:
+            await detection_pb2_grpc.DetectionServiceStub(channel).Detect(raw(pixels.permute(1, 2, 0).numpy()))
+    finally:
+        await app.close()
+    (record,) = RecordReader(tmp_path / "recorded").records(evidence=True)
+    detector = Detector.from_bundle(bundle, allow=("tiny",))
+    expected = detector.extractor(pixels[None] / 255).tensors()
+    found = load(record.evidence or b"")
+    assert found.keys() == expected.keys()
+    for name, tensor in expected.items():
+        assert torch.allclose(found[name], tensor[0], rtol=1e-3, atol=1e-4), name
+    assert record.bundle_sha256.startswith(record.model_version) and len(record.bundle_sha256) == 64

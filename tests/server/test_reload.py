@@ -108,7 +108,7 @@ async def test_a_bad_bundle_leaves_the_old_one_and_is_not_tried_twice(shop: Shop
 
 async def test_a_bundle_that_fails_while_it_warms_up_is_refused(shop: Shop):
     class Broken(FakeDetector):
-        def detect(self, images: Tensor) -> list[Verdict]:
+        def detect(self, images: Tensor, *, keep_evidence: bool = False) -> list[Verdict]:
             raise RuntimeError("no kernel image")
 
     async with serving(shop, bundle=shop.put("a", "a")) as (_, channel):
@@ -225,7 +225,7 @@ async def test_a_shadow_that_fails_harms_no_answer(shop: Shop):
         shadow = shop.made[1]()
         assert shadow is not None
         shadow.gate.clear()
-        shadow.detect = lambda images: []  # type: ignore[method-assign]
+        shadow.detect = lambda images: []  # type: ignore[method-assign, assignment, misc]
         assert await version(channel) == "a" * 16
         await settle(lambda: app.metrics._shadowed.labels("failed")._value.get() == 1)
 

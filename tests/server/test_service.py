@@ -373,7 +373,7 @@ async def test_what_nobody_waits_for_is_not_decoded(serving, monkeypatch: pytest
 
 async def test_detector_that_answers_too_few_is_an_error_not_a_mix_up(serving):
     class Forgetful(FakeDetector):
-        def detect(self, images: Tensor) -> list[Verdict]:
+        def detect(self, images: Tensor, *, keep_evidence: bool = False) -> list[Verdict]:
             return super().detect(images)[:1]
 
     detector = Forgetful()

@@ -28,7 +28,7 @@ MOST = WINDOW + 4 * WINDOW_BYTES // ANSWER_BYTES  # what the caller lets in, and
 class Wordy(FakeDetector):
     """Answers with large heatmaps."""
 
-    def detect(self, images: Tensor) -> list[Verdict]:
+    def detect(self, images: Tensor, *, keep_evidence: bool = False) -> list[Verdict]:
         heatmap = np.zeros((64, 64), np.float32)
         return [replace(verdict, heatmap=heatmap) for verdict in super().detect(images)]
 

@@ -25,7 +25,7 @@ def test_every_size_is_judged_before_anyone_asks():
 
 def test_sizes_that_take_longer_than_the_goal_are_not_tried():
     class Slow(FakeDetector):
-        def detect(self, images: Tensor) -> list[Verdict]:
+        def detect(self, images: Tensor, *, keep_evidence: bool = False) -> list[Verdict]:
             time.sleep(0.005 * len(images))
             return super().detect(images)
 
@@ -37,7 +37,7 @@ def test_sizes_that_take_longer_than_the_goal_are_not_tried():
 
 def test_sizes_that_do_not_fit_into_memory_are_not_used():
     class Small(FakeDetector):
-        def detect(self, images: Tensor) -> list[Verdict]:
+        def detect(self, images: Tensor, *, keep_evidence: bool = False) -> list[Verdict]:
             if len(images) > 2:
                 raise torch.OutOfMemoryError("CUDA out of memory")
             return super().detect(images)

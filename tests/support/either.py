@@ -25,6 +25,9 @@ class Threaded:
     async def describe(self) -> heatward.DetectorInfo:
         return await asyncio.to_thread(self._client.describe)
 
+    async def label(self, name: str, truth: str, true_label: str = "") -> tuple[str, bool]:
+        return await asyncio.to_thread(self._client.label, name, truth, true_label)
+
     async def health(self, service: str = "") -> bool:
         return await asyncio.to_thread(self._client.health, service)
 

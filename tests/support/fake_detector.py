@@ -53,7 +53,7 @@ class FakeDetector(Detector):
     def warm_up(self, sizes: Iterable[int]) -> None:
         self.warmed = list(sizes)
 
-    def detect(self, images: Tensor) -> list[Verdict]:
+    def detect(self, images: Tensor, *, keep_evidence: bool = False) -> list[Verdict]:
         labels = (images[:, 0, 0, 0] * 255).round().int().tolist()
         self.threads.add(threading.current_thread().name)
         self.batches.append(labels)

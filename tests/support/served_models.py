@@ -19,19 +19,7 @@ IMAGE = np.zeros((2, 2, 3), np.uint8)
 def served_model(
     latency: LatencyModel | None = None, *, version: str = "v1", calibration_size: int = 199
 ) -> ServedModel:
-    detector = FakeDetector()
-    return ServedModel(
-        "fake",
-        version,
-        (detector,),
-        latency or LatencyModel({1: 1e-6}),
-        0.01,
-        0.005,
-        calibration_size,
-        detector.classifier.classes,
-        (8, 8),
-        192,
-    )
+    return ServedModel("fake", version, (FakeDetector(),), latency or LatencyModel({1: 1e-6}), 0.01, calibration_size)
 
 
 def inference_request(model: ServedModel | None = None, **fields: Any) -> InferenceRequest:

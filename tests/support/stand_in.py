@@ -50,7 +50,7 @@ class StandIn(FakeDetector):
         labels = tuple((index, 0.9 / (index + 1)) for index in range(5))
         self._verdict = Verdict(0, 0.9, labels, 0.1, 0.5, labels, labels[0], np.zeros((4, 4), np.float32))
 
-    def detect(self, images: Tensor) -> list[Verdict]:
+    def detect(self, images: Tensor, *, keep_evidence: bool = False) -> list[Verdict]:
         if (seconds := self._cost(len(images))) > 0:
             time.sleep(seconds)
         return [self._verdict] * len(images)
@@ -59,7 +59,7 @@ class StandIn(FakeDetector):
 class Labelling(FakeDetector):
     """Answers each image with its own label, after some milliseconds, so that a flood makes a queue."""
 
-    def detect(self, images: Tensor) -> list[Verdict]:
+    def detect(self, images: Tensor, *, keep_evidence: bool = False) -> list[Verdict]:
         time.sleep(BATCH_S + IMAGE_S * len(images))
         try:
             return super().detect(images)

@@ -24,7 +24,7 @@ __all__ = ["main"]
 
 Command = Callable[[list[str]], int]
 
-BUILT_IN = ("detect", "inspect", "health")
+BUILT_IN = ("detect", "inspect", "health", "label")
 """Each a function in a module of its name."""
 GROUP = "heatward.commands"
 
@@ -40,6 +40,7 @@ SUMMARIES = {
     "serve": "start the server:  heatward serve [BUNDLE]",
     "detect": "send image files or folders to a server:  heatward detect photos/",
     "inspect": "show what a bundle or a running server holds:  heatward inspect BUNDLE | HOST:PORT",
+    "label": "tell a server that records what an image was:  heatward label ID false-alarm | attack | true-label=CLASS",
     "health": "exit 0 when a server answers requests, 1 when not (for container health checks)",
     "version": "print the versions of heatward, grpcio, protobuf and Python",
 }
@@ -107,7 +108,7 @@ def _load(name: str) -> Command | None:
     except ModuleNotFoundError as error:
         missing = f"the module {error.name!r} is not installed"
     print(
-        f"heatward {name}: {missing}. The client package holds only detect, inspect and health;\n"
+        f"heatward {name}: {missing}. The client package holds only detect, inspect, label and health;\n"
         f"for {name}, install heatward from a checkout of its repository:  {INSTALL}",
         file=sys.stderr,
     )

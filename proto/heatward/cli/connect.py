@@ -27,7 +27,7 @@ def connect(arguments: argparse.Namespace, address: str | None = None) -> Client
 
 def explain(error: DetectionError, address: str) -> str:
     """One line: what failed, where, and what to do about it."""
-    reasons = [f"{v.field}: {v.description}" for v in error.violations if v.description != error.message]
+    reasons = [f"{v.field}: {v.description}" for v in error.violations if v.description not in error.message]
     said = "; ".join([" ".join(error.message.split("\n")), *reasons])
     if error.code == "UNAUTHENTICATED":
         fault = "the server does not take the token in" if _token() else "the server asks for a token: set"

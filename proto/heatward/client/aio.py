@@ -18,6 +18,7 @@ from google.protobuf.wrappers_pb2 import StringValue
 from heatward.client import checks
 from heatward.client.base import SERVING, BaseClient
 from heatward.client.batches import AT_ONCE, Part, Plan
+from heatward.client.feedback import Labelled, feedback_request, labelled
 from heatward.client.forks import asyncio_clients
 from heatward.client.limits import ALONE_BYTES
 from heatward.client.messages import HeatmapChoice, detect_request, detect_template, detector_info, verdict
@@ -130,6 +131,13 @@ class AsyncClient(BaseClient):
             info = arrived(await self._begin(self._stub.GetDetector, pb.GetDetectorRequest(), budget_s))
         self._limits.learn(info)
         return detector_info(info)
+
+    async def label(self, name: str, truth: str, true_label: str = "", *, timeout_s: float | None = None) -> Labelled:
+        """As `Client.label`."""
+        request = feedback_request(name, truth, true_label)
+        budget_s = self._budget_s(timeout_s)
+        with self._guarded():
+            return labelled(arrived(await self._begin(self._feedback.Feedback, request, budget_s)))
 
     async def health(self, service: str = "", *, timeout_s: float | None = None) -> bool:
         """As `Client.health`."""

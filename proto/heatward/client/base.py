@@ -22,6 +22,7 @@ from heatward.client.target import DEFAULT_ADDRESS, DEFAULT_TIMEOUT_S
 from heatward.errors import DetectionError
 from heatward.v1 import detection_pb2 as pb
 from heatward.v1.detection_pb2_grpc import DetectionServiceStub
+from heatward.v1.feedback_pb2_grpc import FeedbackServiceStub
 
 __all__ = ["SERVING", "BaseClient"]
 
@@ -62,6 +63,7 @@ class BaseClient:
             asyncio_clients.add(self)
         self._channel = self._connection.open(self._library)
         self._stub = DetectionServiceStub(self._channel)  # type: ignore[no-untyped-call]
+        self._feedback = FeedbackServiceStub(self._channel)  # type: ignore[no-untyped-call]
 
     def _budget_s(self, timeout_s: float | None) -> float:
         """The seconds that a call has.

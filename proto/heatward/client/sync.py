@@ -18,6 +18,7 @@ from google.protobuf.wrappers_pb2 import StringValue
 from heatward.client import checks
 from heatward.client.base import SERVING, BaseClient
 from heatward.client.batches import AT_ONCE, Part, Plan
+from heatward.client.feedback import Labelled, feedback_request, labelled
 from heatward.client.forks import starting
 from heatward.client.limits import ALONE_BYTES
 from heatward.client.messages import HeatmapChoice, detect_request, detect_template, detector_info, verdict
@@ -184,6 +185,24 @@ class Client(BaseClient):
             info = _answer(self._begin(self._stub.GetDetector, pb.GetDetectorRequest(), budget_s))
         self._limits.learn(info)
         return detector_info(info)
+
+    def label(self, name: str, truth: str, true_label: str = "", *, timeout_s: float | None = None) -> Labelled:
+        """Tells a server that records what an image really was; every label is kept, and the latest counts.
+
+        Args:
+            name: The request id of the image, or the id of its record.
+            truth: "false-alarm", "attack" or "true-label".
+            true_label: The class that the image shows, for "true-label".
+            timeout_s: As for `detect`.
+
+        Raises:
+            DetectionError: NOT_FOUND: no such image was recorded. UNIMPLEMENTED: the server does not record.
+            TypeError, ValueError: An argument makes no sense; nothing was sent.
+        """
+        request = feedback_request(name, truth, true_label)
+        budget_s = self._budget_s(timeout_s)
+        with self._guarded():
+            return labelled(_answer(self._begin(self._feedback.Feedback, request, budget_s)))
 
     def health(self, service: str = "", *, timeout_s: float | None = None) -> bool:
         """True when the server (or one service of it) answers requests, False while it starts or drains.

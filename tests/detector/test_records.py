@@ -1,0 +1,260 @@
+"""Records on disk: whole shards or none, merged and removed in the order of writing, and what a reader skips."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("pyarrow", reason="the extra `record` is not installed")
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from detector.errors import DataError
+from detector.records import shards
+from detector.records.reader import RecordReader
+from detector.records.schema import Label, Record, Truth, schema_of
+from detector.records.shards import ShardFolder
+
+NOW = datetime(2026, 11, 29, tzinfo=UTC)
+FOREVER = 1e12
+
+
+def record(number: int, **fields: Any) -> dict[str, Any]:
+    values: dict[str, Any] = {name: 0 for name in ("predicted", "recovered", "corrected", "input_bytes")}
+    values |= {name: 0.5 for name in ("false_positive_rate", "p_value", "attack_score", "probability")}
+    texts = ("call_id", "client", "model_name", "model_version", "bundle_sha256", "predicted_name", "recovered_name")
+    values |= dict.fromkeys((*texts, "corrected_name"), "")
+    values |= {"record_id": f"r{number}", "request_id": f"q{number}", "time": NOW, "input_sha256": "0" * 64}
+    return asdict(Record(**(values | {"height": 8, "width": 8, "attacked": False} | fields)))
+
+
+def label(record_id: str, truth: Truth, true_label: str = "") -> dict[str, Any]:
+    return asdict(Label(record_id=record_id, truth=truth.value, true_label=true_label, by="me", time=NOW))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "recorded"
+
+
+@pytest.fixture
+def written(folder: Path) -> ShardFolder:
+    return ShardFolder(folder / "records", schema_of(Record))
+
+
+@pytest.fixture
+def labelled(folder: Path) -> ShardFolder:
+    return ShardFolder(folder / "labels", schema_of(Label))
+
+
+def ids(folder: Path) -> list[str]:
+    return [each.record_id for each in RecordReader(folder).records()]
+
+
+def files(folder: Path) -> list[Path]:
+    return sorted((folder / "records").glob("*.parquet"))
+
+
+def test_what_is_written_is_read_in_its_order_and_large_columns_on_demand(folder: Path, written: ShardFolder) -> None:
+    written.write([record(1, image=b"png"), record(2)])
+    written.write([record(3)])
+    assert ids(folder) == ["r1", "r2", "r3"]
+    reader = RecordReader(folder)
+    assert [each.image for each in reader.records()] == [None] * 3
+    assert [each.image for each in reader.records(images=True)] == [b"png", None, None]
+    assert reader.find("q2") == reader.find("r2") == ["r2"] and reader.find("r") == []
+
+
+def test_two_images_of_one_request_id_are_told_apart_by_their_calls(folder: Path, written: ShardFolder) -> None:
+    written.write([record(1, request_id="0", call_id="a"), record(2, request_id="0", call_id="b/c")])
+    reader = RecordReader(folder)
+    assert reader.find("0") == ["r1", "r2"]
+    assert (reader.find("a/0"), reader.find("b/c/0"), reader.find("c/0")) == (["r1"], ["r2"], [])
+
+
+def test_a_scientist_reads_a_shard_with_what_they_have(folder: Path, written: ShardFolder) -> None:
+    written.write([record(1, p_value=0.25)])
+    table = pq.read_table(folder / "records")
+    assert table["p_value"].to_pylist() == [0.25] and table["time"].to_pylist() == [NOW]
+
+
+def test_many_small_shards_become_few_and_no_row_counts_twice(
+    folder: Path, written: ShardFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shards, "TOGETHER", 3)
+    expected = []
+    for number in range(10):
+        written.write([record(number)])
+        expected.append(f"r{number}")
+        assert ids(folder) == expected, "while parts and what replaces them are both there"
+    assert len(files(folder)) > 10, "whoever reads still finds the parts"
+    ShardFolder(folder / "records", schema_of(Record))  # a new start removes what was replaced
+    assert ids(folder) == expected
+    assert len(files(folder)) == 2  # nine rows of three merged thrice, and one
+
+
+def test_a_death_between_merging_and_removing_loses_and_doubles_nothing(
+    folder: Path, written: ShardFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shards, "TOGETHER", 2)
+    written.write([record(1)])
+    kept = folder.parent / "kept"
+    shutil.copytree(folder, kept)
+    written.write([record(2)])
+    for part in files(kept):
+        shutil.copy(part, folder / "records" / part.name)
+    assert ids(folder) == ["r1", "r2"]
+
+
+def test_a_damaged_shard_does_not_hold_up_the_merging_of_others(
+    folder: Path, written: ShardFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shards, "TOGETHER", 3)
+    for number in range(2):
+        written.write([record(number)])
+    files(folder)[0].write_bytes(b"PAR1")
+    for number in range(2, 5):
+        written.write([record(number)])
+    assert ids(folder) == ["r1", "r2", "r3", "r4"]
+    assert [each.name[13] for each in files(folder)].count("1") == 1, "the others were merged"
+
+
+def test_the_oldest_are_removed_until_the_others_fit(folder: Path, written: ShardFolder) -> None:
+    for number in range(5):
+        written.write([record(number)])
+    size = files(folder)[-1].stat().st_size
+    written.remove_old(2.5 * size, FOREVER)
+    assert ids(folder) == ["r3", "r4"]
+
+
+def test_what_is_too_old_is_removed(folder: Path, written: ShardFolder) -> None:
+    written.write([record(1)])
+    os.utime(files(folder)[0], (time.time() - 100, time.time() - 100))
+    again = ShardFolder(folder / "records", schema_of(Record))
+    again.write([record(2)])
+    again.remove_old(FOREVER, 50)
+    assert ids(folder) == ["r2"]
+
+
+@pytest.mark.parametrize("jump_s", [-1e6, 1e6])
+def test_a_clock_that_jumps_removes_and_reorders_nothing(
+    folder: Path, written: ShardFolder, jump_s: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written.write([record(1)])
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() + jump_s)
+    written.write([record(2)])
+    written.remove_old(FOREVER, 50)
+    assert ids(folder) == ["r1", "r2"]
+
+
+def test_a_full_disk_leaves_what_was_there_and_no_part(
+    folder: Path, written: ShardFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written.write([record(1)])
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(OSError, match="No space"):
+            written.write([record(2)])
+    assert [path.name for path in (folder / "records").iterdir()] == [files(folder)[0].name]
+    written.write([record(3)])
+    assert ids(folder) == ["r1", "r3"]
+
+
+def test_what_a_killed_process_left_half_written_is_removed_at_the_next_start(folder: Path) -> None:
+    (folder / "records").mkdir(parents=True)
+    half = folder / "records" / ".000000000001.0.c0ffee00.parquet.12ab34cd.tmp"
+    half.write_bytes(b"PAR1")
+    ShardFolder(folder / "records", schema_of(Record))
+    assert not half.exists()
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 0.99])
+def test_a_shard_cut_short_is_skipped_and_counted(folder: Path, written: ShardFolder, share: float) -> None:
+    for number in range(3):
+        written.write([record(number)])
+    victim = files(folder)[1]
+    victim.write_bytes(victim.read_bytes()[: int(share * victim.stat().st_size)])
+    reader = RecordReader(folder)
+    assert [each.record_id for each in reader.records()] == ["r0", "r2"]
+    assert list(reader.skipped) == [victim.name]
+    again = ShardFolder(folder / "records", schema_of(Record))  # and the next server goes on
+    again.write([record(3)])
+    assert ids(folder) == ["r0", "r2", "r3"]
+
+
+def test_a_shard_of_something_else_is_skipped(folder: Path, written: ShardFolder) -> None:
+    written.write([record(1)])
+    pq.write_table(pa.table({"a": [1]}), folder / "records" / "000000000009.0.00000000.parquet")
+    reader = RecordReader(folder)
+    assert [each.record_id for each in reader.records()] == ["r1"]
+    assert list(reader.skipped) == ["000000000009.0.00000000.parquet"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "fault"),
+    [
+        ({"record_id": ""}, "no record_id"),
+        ({"p_value": float("nan")}, "p_value"),
+        ({"p_value": 0.0}, "p_value"),
+        ({"input_sha256": "z" * 64}, "input_sha256"),
+        ({"height": 0}, "size"),
+        ({"client": None}, "no client"),
+    ],
+)
+def test_a_malformed_record_is_skipped_and_counted(
+    folder: Path, written: ShardFolder, fields: dict[str, Any], fault: str
+) -> None:
+    rows = pa.Table.from_pylist([record(1), record(2) | fields], schema=pa.schema(list(nullable())))
+    pq.write_table(rows, folder / "records" / "000000000001.0.00000000.parquet")
+    reader = RecordReader(folder)
+    assert [each.record_id for each in reader.records()] == ["r1"]
+    assert reader.malformed == {fault: 1}
+
+
+def nullable() -> Iterator[pa.Field]:
+    for field in schema_of(Record):
+        yield field.with_nullable(True)
+
+
+def test_the_latest_label_counts_and_contradictions_are_named(folder: Path, labelled: ShardFolder) -> None:
+    labelled.write([label("a", Truth.ATTACK), label("b", Truth.ATTACK), label("c", Truth.TRUE_LABEL, "cat")])
+    labelled.write([label("a", Truth.FALSE_ALARM), label("b", Truth.ATTACK), label("c", Truth.ATTACK)])
+    reader = RecordReader(folder)
+    found = reader.labels()
+    assert {name: each.truth for name, each in found.items()} == {"a": "false-alarm", "b": "attack", "c": "attack"}
+    assert reader.contradicting == {"a"}
+    assert len(list(reader.all_labels())) == 6
+
+
+def test_the_latest_label_counts_whichever_process_wrote_it(folder: Path, labelled: ShardFolder) -> None:
+    reviewer = ShardFolder(folder / "labels", schema_of(Label))
+    labelled.write([label("a", Truth.ATTACK)])
+    reviewer.write([label("a", Truth.FALSE_ALARM)])
+    assert RecordReader(folder).labels()["a"].truth == "false-alarm"
+    labelled.write([label("a", Truth.ATTACK)])
+    assert RecordReader(folder).labels()["a"].truth == "attack"
+
+
+def test_a_label_of_another_kind_is_skipped_and_counted(folder: Path, labelled: ShardFolder) -> None:
+    labelled.write([label("a", Truth.ATTACK) | {"truth": "perhaps"}, label("b", Truth.ATTACK)])
+    reader = RecordReader(folder)
+    assert list(reader.labels()) == ["b"] and reader.malformed == {"label": 1}
+
+
+def test_no_folder_is_an_error_that_says_what_to_name(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="record_folder"):
+        RecordReader(tmp_path / "nowhere")
