@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from heatward.cli.exit_codes import ExitCode
-from heatward.cli.options import Parser, rate
+from heatward.cli.options import Parser, count, rate
 
 from detector.errors import ConfigError
 from detector.malloc import keep_freed_memory
@@ -49,22 +49,30 @@ def retrain(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--forget", action="append", default=[], metavar="LABEL", help="an old attack that need not be measured"
     )
+    parser.add_argument(
+        "--records",
+        type=Path,
+        metavar="FOLDER",
+        help="what a server recorded: to measure on and to learn from",
+    )
+    parser.add_argument("--traffic", type=count, metavar="IMAGES", help="at most so many recorded images (2000)")
     parser.add_argument("--json", action="store_true", help="print the comparison as JSON")
     arguments = parser.parse_args(argv)
     return exit_code(lambda: _retrain(arguments))
 
 
 def recalibrate(argv: Sequence[str] | None = None) -> int:
-    """`heatward recalibrate STORE|BUNDLE --clean FOLDER`."""
+    """`heatward recalibrate STORE|BUNDLE --clean FOLDER | --records FOLDER`."""
     parser = Parser(
         "heatward recalibrate",
         description="Set new thresholds from recent images that nobody attacked, without training anything.",
         epilog="Of a store, the champion is calibrated anew and replaced; heatward rollback brings the old one back.",
     )
     parser.add_argument("target", type=Path, metavar="STORE|BUNDLE", help="a store, or a bundle together with --out")
-    parser.add_argument(
-        "--clean", type=Path, required=True, metavar="FOLDER", help="recent images that nobody attacked"
-    )
+    images = parser.add_mutually_exclusive_group(required=True)
+    images.add_argument("--clean", type=Path, metavar="FOLDER", help="recent images that nobody attacked")
+    images.add_argument("--records", type=Path, metavar="FOLDER", help="what a server recorded, but reported attacks")
+    parser.add_argument("--traffic", type=count, default=10_000, metavar="IMAGES", help="at most so many (%(default)d)")
     parser.add_argument("--out", type=Path, metavar="FILE", help="where a bundle calibrated anew goes")
     parser.add_argument(
         "--rate", type=rate, default=0.01, help="false-positive rate that must be reached (%(default)g)"
@@ -106,7 +114,8 @@ def history(argv: Sequence[str] | None = None) -> int:
 
 def _retrain(arguments: argparse.Namespace) -> int:
     config = job_config(arguments)
-    given = {name: getattr(arguments, name) for name in ("rate", "tolerance") if getattr(arguments, name) is not None}
+    names = ("rate", "tolerance", "records", "traffic")
+    given = {name: value for name in names if (value := getattr(arguments, name)) is not None}
     keep_freed_memory()
     # torch and torchattacks: only once the command line is right
     from training.progress import make_progress
@@ -148,6 +157,7 @@ def _recalibrate(arguments: argparse.Namespace) -> int:
     from training.progress import make_progress
     from training.retraining.recalibrate import Options, images_in, recalibrate
     from training.retraining.store import Store
+    from training.retraining.traffic import read_traffic
 
     options = Options(arguments.rate, arguments.attacked_share)
     with ExitStack() as stack:
@@ -157,7 +167,12 @@ def _recalibrate(arguments: argparse.Namespace) -> int:
         champion = store.champion() if store is not None else None
         progress = stack.enter_context(make_progress(as_json=True))
         old = load_bundle(store.path(champion) if store and champion else arguments.target)
-        new, told = recalibrate(old, images_in(arguments.clean, progress), options, progress, arguments.trusted)
+        images = (
+            images_in(arguments.clean, progress)
+            if arguments.clean
+            else read_traffic(arguments.records, arguments.traffic, progress).to_calibrate
+        )
+        new, told = recalibrate(old, images, options, progress, arguments.trusted)
         if store is not None and champion is not None:
             why = f"thresholds of {told.images - told.left_out} images"
             pointed = store.promote(new, "recalibrated", why, champion)

@@ -14,8 +14,13 @@ from training.shards import digest
 
 __all__ = ["attacks_in", "images_of", "lineage"]
 
-PLACES = {"work", "out", "threads", "device"}
-"""Settings that decide where and how fast, not what."""
+PLACES: Any = {
+    **dict.fromkeys(("work", "out", "threads", "device"), True),
+    "images": {"source", "test_source", "calibrate_source", "fit_sources", "root"},
+    "classifier": {"weights", "labels"},
+    "witness": {"weights", "labels"},
+}
+"""Settings that say where things lie and how fast it goes, not what is made; images and weights have digests."""
 ROOT = Path(__file__).parents[2]
 PRODUCT = ("detector", "training")
 

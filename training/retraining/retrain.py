@@ -1,9 +1,10 @@
 """A retraining: a configuration and a store in; a challenger, measured beside the champion, promoted or not, out.
 
     1  remember the champion that is compared with    work/retrain/run.json
-    2  the ordinary stages                             work/…, work/retrain/challenger.heatward
-    3  both on the same test images                    work/compare/, work/retrain/comparison.json
-    4  decide; the store's pointer moves, or a line of its history says why not
+    2  keep recent traffic, so that it stays the same  work/retrain/traffic.safetensors, work/retrain/lessons/
+    3  the ordinary stages                             work/…, work/retrain/challenger.heatward
+    4  both on the same test images and traffic        work/compare/, work/retrain/comparison.json
+    5  decide; the store's pointer moves, or a line of its history says why not
 
 A job that is killed anywhere goes on by the same command, with the champion that it began with, and gives the same
 result. Where another became champion meanwhile, it begins anew.
@@ -27,7 +28,8 @@ from training.lock import hold
 from training.pipeline import run_stage
 from training.progress import Progress
 from training.retraining.comparison import Comparison, Flags, Group, decide
-from training.retraining.measure import Contestant, forget_others, open_contestant, scores_of
+from training.retraining.kept import Kept, keep_traffic
+from training.retraining.measure import Contestant, forget_others, open_contestant, scores_of, scores_of_traffic
 from training.retraining.provenance import attacks_in, images_of, lineage
 from training.retraining.store import Store
 from training.shards import digest, write_json
@@ -48,6 +50,10 @@ class Options:
     """The loss on an old attack that must be excluded, and the rise of false alarms."""
     forget: tuple[str, ...] = ()
     """Old attacks that need not be measured."""
+    records: Path | None = None
+    """What a server recorded: measured on, and false alarms learnt from."""
+    traffic: int = 2000
+    """At most so many recent images."""
 
 
 @dataclass(frozen=True)
@@ -74,15 +80,17 @@ def retrain(config: TrainingConfig, store: Store, options: Options, progress: Pr
         run = _begin(folder, config, options, store, champion)
         if _ended(run, store, champion):  # it was killed after the pointer had moved
             return _end(folder, champion, Comparison.read(folder))
-        job = open_job(config, progress)
-        one = open_contestant(job, "champion", load_bundle(store.path(champion)))
+        old = load_bundle(store.path(champion))
+        traffic = keep_traffic(folder, options.records, options.traffic, old.manifest, run.name, progress)
+        job = open_job(traffic.with_lessons(config), progress)
+        one = open_contestant(job, "champion", old)
         _check_rate(options.rate, one)  # what can be known is said before hours are spent
         for stage in STAGES:
             run_stage(job, stage)
         challenger = load_bundle(config.out)
         two = open_contestant(job, "challenger", challenger)
         _check_rate(options.rate, two)
-        comparison = _compare(job, one, two, options)
+        comparison = _compare(job, one, two, traffic, options)
         comparison.write(folder)
         forget_others(job, (one, two))
         why = "; ".join(comparison.reasons)
@@ -140,7 +148,7 @@ def _check_rate(rate: float, contestant: Contestant) -> None:
         )
 
 
-def _compare(job: Job, one: Contestant, two: Contestant, options: Options) -> Comparison:
+def _compare(job: Job, one: Contestant, two: Contestant, traffic: Kept, options: Options) -> Comparison:
     known = attacks_in(one.manifest)
     here = attacks_in(two.manifest)
     groups: dict[str, Group] = dict.fromkeys((CLEAN, *job.config.twins.labels), "clean")
@@ -151,6 +159,10 @@ def _compare(job: Job, one: Contestant, two: Contestant, options: Options) -> Co
         _, second = scores_of(job, two, label)
         median = float(np.median(second)) if len(second) else None
         flags[label] = Flags(group, source, one.flags(first, options.rate), two.flags(second, options.rate), median)
+    for label, group, images in traffic.groups(job.classifier, job.progress):
+        first, second = (scores_of_traffic(job, each, label, images, traffic.name) for each in (one, two))
+        source = -1 - np.arange(len(images))  # no test image's
+        flags[label] = Flags(group, source, one.flags(first, options.rate), two.flags(second, options.rate))
     return decide(
         flags,
         champion=one.manifest.digest,
