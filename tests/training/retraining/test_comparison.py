@@ -23,7 +23,7 @@ def decided(fresh: bool = False, missing: tuple[str, ...] = (), tolerance: float
     return decide(labels, tolerance=tolerance, missing=missing, fresh=fresh, **settings)
 
 
-SAME = {"clean": flags("clean", 0.01, 0.01), "pgd": flags("old attack", 0.9, 0.9)}
+SAME: dict[str, Any] = {"clean": flags("clean", 0.01, 0.01), "pgd": flags("old attack", 0.9, 0.9)}
 
 
 def test_better_on_a_new_attack_and_no_worse_elsewhere_is_promoted() -> None:

@@ -8,6 +8,7 @@ import os
 import signal
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tiny_job import configure
@@ -53,7 +54,7 @@ def test_a_better_challenger_is_promoted_and_says_where_it_comes_from(
     assert all(isinstance(json.loads(line), dict) for line in said.err.splitlines())
     manifest = read_manifest(newest(store.folder))
     assert manifest.digest == told["champion"]["digest"] and manifest.measured
-    known = manifest.provenance
+    known: Any = manifest.provenance
     assert (
         known["parent"] == first.digest
         and known["seed"] == 3

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -43,11 +44,12 @@ def record(number: int, image: bytes | None = None, of: int | None = None, shows
         drawn = tiny.images(1, seed=5000 + (number if of is None else of)).images[0]
         image = png((drawn * 255).round().byte().permute(1, 2, 0).numpy().astype(np.uint8))
     texts = ("call_id", "client", "model_name", "model_version", "bundle_sha256", "recovered_name", "corrected_name")
+    empty: dict[str, Any] = dict.fromkeys(texts, "")
     return Record(
         record_id=f"r{number:03d}", request_id=f"q{number}", time=NOW, input_sha256=hashlib.sha256(image).hexdigest(),
         input_bytes=len(image), height=16, width=16, attacked=False, false_positive_rate=0.01, p_value=0.5,
         attack_score=1.0, predicted=3, predicted_name=shows, probability=0.9, recovered=1, corrected=3, image=image,
-        **dict.fromkeys(texts, ""),
+        **empty,
     )  # fmt: skip
 
 
