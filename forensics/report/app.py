@@ -1,4 +1,4 @@
-"""The commands `heatward train` and `heatward evaluate`: those of training, and a report of what they measured.
+"""The commands `heatward train`, `evaluate` and `retrain`: those of training, and a report of what they measured.
 
 Training leaves numbers and examples as files and draws nothing; the report is drawn from these files, here.
 """
@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from training import cli
+from training.retraining import cli as retraining
 
-__all__ = ["evaluate", "train"]
+__all__ = ["evaluate", "retrain", "train"]
 
 
 def train(argv: Sequence[str] | None = None) -> int:
@@ -23,7 +24,18 @@ def evaluate(argv: Sequence[str] | None = None) -> int:
     return cli.evaluate(argv, _draw)
 
 
+def retrain(argv: Sequence[str] | None = None) -> int:
+    """`heatward retrain --champion STORE --config FILE`."""
+    return retraining.retrain(argv, _draw_comparison)
+
+
 def _draw(folder: Path) -> Path:
     from forensics.report.page import write_report  # matplotlib: only once there is something to draw
 
     return write_report(folder)
+
+
+def _draw_comparison(folder: Path) -> Path:
+    from forensics.report.comparison import write_comparison
+
+    return write_comparison(folder)

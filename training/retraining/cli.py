@@ -18,7 +18,7 @@ from heatward.cli.options import Parser, count, rate
 
 from detector.errors import ConfigError
 from detector.malloc import keep_freed_memory
-from training.cli import job_config, job_parser, print_tables
+from training.cli import Report, job_config, job_parser, print_tables
 from training.command import exit_code
 
 if TYPE_CHECKING:
@@ -34,8 +34,8 @@ SHOWN = 16
 """Characters of a digest: as many as a server's version has."""
 
 
-def retrain(argv: Sequence[str] | None = None) -> int:
-    """`heatward retrain --champion STORE --config FILE`."""
+def retrain(argv: Sequence[str] | None = None, report: Report | None = None) -> int:
+    """`heatward retrain --champion STORE --config FILE`; `report` draws the comparison."""
     parser = job_parser(
         "retrain",
         "Make a challenger, measure it beside the champion on the same images, and have it serve if it is better.",
@@ -58,7 +58,7 @@ def retrain(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--traffic", type=count, metavar="IMAGES", help="at most so many recorded images (2000)")
     parser.add_argument("--json", action="store_true", help="print the comparison as JSON")
     arguments = parser.parse_args(argv)
-    return exit_code(lambda: _retrain(arguments))
+    return exit_code(lambda: _retrain(arguments, report))
 
 
 def recalibrate(argv: Sequence[str] | None = None) -> int:
@@ -112,7 +112,7 @@ def history(argv: Sequence[str] | None = None) -> int:
     return exit_code(lambda: _history(arguments))
 
 
-def _retrain(arguments: argparse.Namespace) -> int:
+def _retrain(arguments: argparse.Namespace, report: Report | None) -> int:
     config = job_config(arguments)
     names = ("rate", "tolerance", "records", "traffic")
     given = {name: value for name in names if (value := getattr(arguments, name)) is not None}
@@ -126,22 +126,24 @@ def _retrain(arguments: argparse.Namespace) -> int:
     options = Options(forget=tuple(arguments.forget), **given)
     with make_progress(as_json=True) as progress:
         outcome = retrain(config, store, options, progress)
-    _tell(outcome, as_json=arguments.json)
+    drawn = report(outcome.folder) if report else outcome.folder / "comparison.json"
+    _tell(outcome, drawn, as_json=arguments.json)
     return ExitCode.OK if outcome.comparison.promoted else ExitCode.NOT_PROMOTED
 
 
-def _tell(outcome: Outcome, *, as_json: bool) -> None:
+def _tell(outcome: Outcome, drawn: Path, *, as_json: bool) -> None:
     from training.retraining.comparison import table
 
     comparison = outcome.comparison
     if as_json:
         champion = outcome.champion.model_dump(mode="json")
-        print(json.dumps({"champion": champion, "comparison": comparison.dump()}, indent=2))
+        print(json.dumps({"champion": champion, "report": str(drawn), "comparison": comparison.dump()}, indent=2))
         return
     told = "promoted" if comparison.promoted else "not promoted"
     print_tables([table(comparison)], f"champion: {outcome.champion.bundle} ({outcome.champion.digest[:SHOWN]})")
     for reason in comparison.reasons:
         print_tables([], f"{told}: {reason}")
+    print_tables([], f"report: {drawn}")
 
 
 def _recalibrate(arguments: argparse.Namespace) -> int:

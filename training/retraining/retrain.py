@@ -13,6 +13,7 @@ result. Where another became champion meanwhile, it begins anew.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -31,6 +32,7 @@ from training.retraining.comparison import Comparison, Flags, Group, decide
 from training.retraining.kept import Kept, keep_traffic
 from training.retraining.measure import Contestant, forget_others, open_contestant, scores_of, scores_of_traffic
 from training.retraining.provenance import attacks_in, images_of, lineage
+from training.retraining.shown import write_shown
 from training.retraining.store import Store
 from training.shards import digest, write_json
 
@@ -63,6 +65,8 @@ class Outcome:
     champion: Champion
     """From now on."""
     comparison: Comparison
+    folder: Path
+    """Holds comparison.json and examples.safetensors."""
 
 
 def retrain(config: TrainingConfig, store: Store, options: Options, progress: Progress) -> Outcome:
@@ -90,7 +94,9 @@ def retrain(config: TrainingConfig, store: Store, options: Options, progress: Pr
         challenger = load_bundle(config.out)
         two = open_contestant(job, "challenger", challenger)
         _check_rate(options.rate, two)
-        comparison = _compare(job, one, two, traffic, options)
+        flags = _measure(job, one, two, traffic, options)
+        write_shown(folder, job, (one, two), flags, options.rate)
+        comparison = _compare(job, one, two, flags, options)
         comparison.write(folder)
         forget_others(job, (one, two))
         why = "; ".join(comparison.reasons)
@@ -136,7 +142,7 @@ def _ended(run: _Run, store: Store, champion: Champion) -> bool:
 
 def _end(folder: Path, champion: Champion, comparison: Comparison) -> Outcome:
     (folder / RUN).unlink(missing_ok=True)
-    return Outcome(champion, comparison)
+    return Outcome(champion, comparison, folder)
 
 
 def _check_rate(rate: float, contestant: Contestant) -> None:
@@ -148,9 +154,8 @@ def _check_rate(rate: float, contestant: Contestant) -> None:
         )
 
 
-def _compare(job: Job, one: Contestant, two: Contestant, traffic: Kept, options: Options) -> Comparison:
-    known = attacks_in(one.manifest)
-    here = attacks_in(two.manifest)
+def _measure(job: Job, one: Contestant, two: Contestant, traffic: Kept, options: Options) -> dict[str, Flags]:
+    known, here = attacks_in(one.manifest), attacks_in(two.manifest)
     groups: dict[str, Group] = dict.fromkeys((CLEAN, *job.config.twins.labels), "clean")
     groups |= {label: "old attack" if key in known else "new attack" for key, label in here.items()}
     flags = {}
@@ -163,6 +168,11 @@ def _compare(job: Job, one: Contestant, two: Contestant, traffic: Kept, options:
         first, second = (scores_of_traffic(job, each, label, images, traffic.name) for each in (one, two))
         source = -1 - np.arange(len(images))  # no test image's
         flags[label] = Flags(group, source, one.flags(first, options.rate), two.flags(second, options.rate))
+    return flags
+
+
+def _compare(job: Job, one: Contestant, two: Contestant, flags: Mapping[str, Flags], options: Options) -> Comparison:
+    known, here = attacks_in(one.manifest), attacks_in(two.manifest)
     return decide(
         flags,
         champion=one.manifest.digest,

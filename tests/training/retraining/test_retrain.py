@@ -16,6 +16,7 @@ from tiny_store import ALWAYS, NEVER, make_store, words
 
 from detector.bundle import load_bundle, read_manifest
 from detector.bundle.folder import POINTER, newest
+from forensics.report import app
 from training.lock import hold
 from training.progress import SilentProgress
 from training.retraining import cli
@@ -46,9 +47,11 @@ def test_a_better_challenger_is_promoted_and_says_where_it_comes_from(
 ) -> None:
     store = make_store(place, trained, NEVER)
     first = store.champion()
-    assert cli.retrain(words(source, place, "--json")) == 0
+    assert app.retrain(words(source, place, "--json")) == 0
     said = capsys.readouterr()
     told = json.loads(said.out)
+    page = Path(told["report"]).read_text()
+    assert "The challenger becomes champion" in page and "Only the challenger flags these" in page
     assert told["comparison"]["promoted"] and told["comparison"]["champion"] == first.digest
     assert told["champion"]["parent"] == first.digest
     assert all(isinstance(json.loads(line), dict) for line in said.err.splitlines())
