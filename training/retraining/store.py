@@ -196,13 +196,18 @@ class Store:
         return champion
 
     def _append(self, entry: Champion) -> None:
-        with (self.folder / HISTORY).open("a+b") as file:
-            size = file.seek(0, os.SEEK_END)
-            file.seek(max(0, size - 1))
-            cut_short = size > 0 and file.read(1) != b"\n"
-            file.write((b"\n" if cut_short else b"") + entry.model_dump_json().encode() + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
+        path = self.folder / HISTORY
+        try:
+            with path.open("a+b") as file:
+                size = file.seek(0, os.SEEK_END)
+                file.seek(max(0, size - 1))
+                cut_short = size > 0 and file.read(1) != b"\n"
+                file.write((b"\n" if cut_short else b"") + entry.model_dump_json().encode() + b"\n")
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            error.filename = error.filename or str(path)
+            raise
 
     def _add(self, bundle: Bundle) -> tuple[str, str]:
         incoming = self.folder / INCOMING

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -154,3 +155,18 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
         hold(tmp_path / "file" / "x", what="store"),
     ):
         pass
+
+
+def test_a_full_disk_names_the_file_and_leaves_the_champion(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = store.champion()
+
+    def full(number: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(OSError, match=r"No space left on device: .*/\.incoming\.heatward") as caught:
+            store.promote(small_bundle("b"), "promoted", "better", first)
+        assert caught.value.errno == errno.ENOSPC
+    assert store.champion() == first
+    assert [path.name for path in store.folder.glob(".*.tmp")] == []

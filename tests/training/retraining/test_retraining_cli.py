@@ -1,0 +1,83 @@
+"""The commands on a store answer wrong words in one line, without torch; and what their jobs print is for machines."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+import tomllib
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+from small_bundles import save_small
+
+from training.progress import JsonProgress
+from training.retraining import cli
+
+RUN = """
+import json, sys
+from forensics.report import app
+from training.retraining import cli
+try:
+    code = getattr(app if sys.argv[1] == "retrain" else cli, sys.argv[1])(sys.argv[2:])
+except SystemExit as ended:
+    code = ended.code
+heavy = {"torch", "torchvision", "torchattacks", "matplotlib", "numpy", "PIL", "pyarrow"}
+print(json.dumps([code, sorted(heavy & set(sys.modules))]), file=sys.stderr)
+"""
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (("retrain", "--help"), 0, "usage: heatward retrain"),
+        (("recalibrate", "--help"), 0, "usage: heatward recalibrate"),
+        (("rollback", "--help"), 0, "usage: heatward rollback"),
+        (("history", "--help"), 0, "usage: heatward history"),
+        (("retrain", "--config", "a.toml"), 2, "required: --champion"),
+        (("retrain", "--champion", "a", "--tolerence", "1"), 2, "did you mean '--tolerance'"),
+        (("retrain", "--champion", "a", "--rate", "2"), 2, "is not a rate between 0 and 1"),
+        (("recalibrate", "a", "--rate", "0.1"), 2, "one of the arguments --clean --records is required"),
+        (("recalibrate", "none.heatward", "--clean", "b"), 2, "say where the one calibrated anew goes"),
+    ],
+)
+def test_a_wrong_word_costs_no_torch(words: tuple[str, ...], code: int, said: str) -> None:
+    done = subprocess.run([sys.executable, "-c", RUN, *words], capture_output=True, text=True, timeout=120)
+    *_, last = done.stderr.splitlines()
+    assert json.loads(last) == [code, []] and said in done.stdout + done.stderr and "Traceback" not in done.stderr
+
+
+def test_every_command_of_the_project_can_be_imported() -> None:
+    project = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text())
+    commands = project["project"]["entry-points"]["heatward.commands"]
+    assert {"retrain", "recalibrate", "rollback", "history"} <= commands.keys()
+    for name in ("retrain", "recalibrate", "rollback", "history"):
+        module, _, function = commands[name].partition(":")
+        assert callable(getattr(import_module(module), function))
+
+
+def test_a_store_is_shown_and_rolled_back_by_version(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first = save_small(tmp_path / "a.heatward", "a")
+    assert cli.history([str(tmp_path)]) == 0
+    assert "0 lines" in capsys.readouterr().out
+    assert cli.rollback([str(tmp_path)]) == 1
+    assert "had no champion before this one: name a bundle with --to" in capsys.readouterr().err
+    assert cli.rollback([str(tmp_path), "--to", first[:16], "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["digest"] == first
+    assert cli.rollback([str(tmp_path), "--to", "zzz"]) == 2
+    assert "there are a.heatward" in capsys.readouterr().err
+
+
+def test_progress_is_a_line_of_json_for_each_thing() -> None:
+    stream = io.StringIO()
+    progress = JsonProgress(stream, interval_s=0)
+    progress.note("left out a\x1b[2K\nb")
+    with progress.task("attack fit/pgd", total=3) as advance:
+        advance(1)
+        advance(2)
+    note, one, last = map(json.loads, stream.getvalue().splitlines())
+    assert note["note"] == "left out a\x1b[2K\nb" and note["time"].endswith("+00:00")
+    assert (one["task"], one["done"], one["total"], one["ended"]) == ("attack fit/pgd", 1, 3, False)
+    assert (last["done"], last["ended"]) == (3, True)
