@@ -25,6 +25,8 @@ def exit_code(command: Callable[[], int]) -> int:
         if isinstance(error, BusyError):
             return ExitCode.BUSY
         return ExitCode.MISTAKE if isinstance(error, WRITTEN) else ExitCode.FAILED
+    except BrokenPipeError:  # heatward.cli knows what to do
+        raise
     except OSError as error:  # a full disk, a folder that cannot be written
         place = f"{error.filename}: " if error.filename else ""
         print(f"error: {printable(f'{place}{error.strerror or error}', None)}", file=sys.stderr)

@@ -111,6 +111,7 @@ def decide(
     rate: float,
     tolerance: float,
     missing: Sequence[str] = (),
+    withdrawn: str = "",
     fresh: bool,
     resamples: int = 1000,
     seed: int = 0,
@@ -124,6 +125,7 @@ def decide(
         rate: The false-positive rate at which both flagged.
         tolerance: The loss that must be excluded.
         missing: Old attacks that were not measured.
+        withdrawn: Where the challenger is a champion that somebody rolled back from: what is to be said of it.
         fresh: Whether the challenger was made from other images than the champion.
         resamples: Bootstrap draws, for means over several attacks.
         seed: Of the draws.
@@ -136,6 +138,7 @@ def decide(
         f"give it up with --forget {label}"
         for label in missing
     ]
+    losses += [withdrawn] if withdrawn else []
     gains = _gains(old, new, fresh)
     return Comparison(
         champion=champion,

@@ -40,6 +40,8 @@ __all__ = ["Options", "Outcome", "retrain"]
 
 FOLDER, RUN, CHALLENGER = "retrain", "run.json", "challenger.heatward"
 PROMOTED = "promoted"
+DECIDING = ("network.safetensors", "calibration.safetensors")
+"""Files of a bundle that decide its verdicts."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,7 @@ def retrain(config: TrainingConfig, store: Store, options: Options, progress: Pr
         _check_rate(options.rate, two)
         flags = _measure(job, one, two, traffic, options)
         write_shown(folder, job, (one, two), flags, options.rate)
-        comparison = _compare(job, one, two, flags, options)
+        comparison = _compare(job, one, two, flags, _withdrawn(store, two), options)
         comparison.write(folder)
         forget_others(job, (one, two))
         why = "; ".join(comparison.reasons)
@@ -171,7 +173,9 @@ def _measure(job: Job, one: Contestant, two: Contestant, traffic: Kept, options:
     return flags
 
 
-def _compare(job: Job, one: Contestant, two: Contestant, flags: Mapping[str, Flags], options: Options) -> Comparison:
+def _compare(
+    job: Job, one: Contestant, two: Contestant, flags: Mapping[str, Flags], withdrawn: str, options: Options
+) -> Comparison:
     known, here = attacks_in(one.manifest), attacks_in(two.manifest)
     return decide(
         flags,
@@ -180,7 +184,22 @@ def _compare(job: Job, one: Contestant, two: Contestant, flags: Mapping[str, Fla
         rate=options.rate,
         tolerance=options.tolerance,
         missing=[label for key, label in known.items() if key not in here and label not in options.forget],
+        withdrawn=withdrawn,
         fresh=images_of(one.manifest) != images_of(two.manifest),
         resamples=job.config.evaluate.resamples,
         seed=job.config.seed,
     )
+
+
+def _withdrawn(store: Store, challenger: Contestant) -> str:
+    """What is to be said where the challenger is a champion that somebody rolled back from; empty otherwise."""
+    there = store.bundles()
+    for withdrawn, when in store.withdrawn().items():
+        if withdrawn in there:
+            known = read_manifest(store.folder / there[withdrawn])
+            if all(known.files.get(name) == challenger.manifest.files.get(name) for name in DECIDING):
+                return (
+                    f"the challenger is {there[withdrawn]} again, which somebody rolled back from on {when:%Y-%m-%d}: "
+                    f"heatward rollback --to {withdrawn[:16]} has it serve nonetheless"
+                )
+    return ""

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import pairwise
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -29,6 +30,7 @@ __all__ = ["KEPT", "History", "Store"]
 
 HISTORY = "history.jsonl"
 INCOMING = f".incoming{ZIP_SUFFIX}"
+ROLLED_BACK = "rolled back"
 KEPT = "kept"
 """Event of a challenger that did not become champion."""
 
@@ -148,7 +150,16 @@ class Store:
             entries = self.history().entries
             parents = [each.parent for each in entries if each.digest == digest and each.event != KEPT]
             why = f"instead of {now.bundle}" if now else "named by hand"
-            return self._point(name, digest, "rolled back", why, parents[0] if parents else None)
+            return self._point(name, digest, ROLLED_BACK, why, parents[0] if parents else None)
+
+    def withdrawn(self) -> dict[str, datetime]:
+        """Digest of every champion that was rolled back from, and when."""
+        entries = [each for each in self.history().entries if each.event != KEPT]
+        return {
+            before.digest: after.since
+            for before, after in pairwise(entries)
+            if after.event == ROLLED_BACK and before.digest != after.digest
+        }
 
     def history(self) -> History:
         """Every line that can be read, oldest first, and the champion, should its line be missing."""
@@ -213,7 +224,7 @@ class Store:
         incoming = self.folder / INCOMING
         save_bundle(incoming, bundle)
         digest = read_manifest(incoming).digest
-        there = self._bundles()
+        there = self.bundles()
         if digest in there:
             incoming.unlink()
             return there[digest], digest
@@ -222,7 +233,7 @@ class Store:
         incoming.replace(self.folder / name)
         return name, digest
 
-    def _bundles(self) -> dict[str, str]:
+    def bundles(self) -> dict[str, str]:
         """Digest → name, of every bundle that can be read."""
         found = {}
         for path in sorted(self.folder.iterdir()):
@@ -234,7 +245,7 @@ class Store:
         return found
 
     def _named(self, to: str) -> tuple[str, str]:
-        there = self._bundles()
+        there = self.bundles()
         wanted = to.lower()
         matches = [
             (name, digest)

@@ -77,6 +77,8 @@ def test_a_better_challenger_is_promoted_and_says_where_it_comes_from(
     assert newest(store.folder).name == "first.heatward"
     assert cli.history([str(store.folder)]) == 0
     assert "rolled back" in capsys.readouterr().out
+    assert cli.retrain(words(source, place)) == 3  # what somebody rolled back from does not come again by itself
+    assert "again, which somebody rolled back from" in capsys.readouterr().out
 
 
 def test_a_challenger_that_is_worse_on_old_attacks_is_not(
