@@ -28,7 +28,7 @@ CELL_INCHES = 1.62
 
 def draw_rows(rows: Sequence[Example], *, title: str = "", note: str = "") -> Figure:
     """Draw the grid: columns clean, sent, difference x10, heatmap before, heatmap after, verdict."""
-    gap, left, top, bottom = 0.1, 1.12, 0.92 if title else 0.42, 0.42 if note else 0.12
+    gap, left, top, bottom = 0.1, 1.2, 0.92 if title else 0.42, 0.42 if note else 0.12
     width = left + CELL_INCHES * sum(WIDTHS) + gap * len(WIDTHS)
     step = CELL_INCHES + 0.42  # a cell and the caption under it
     height = top + step * len(rows) + bottom
