@@ -83,6 +83,7 @@ def recalibrate(argv: Sequence[str] | None = None) -> int:
         metavar="SHARE",
         help="leave out so many of the highest scores, for they may be attacked; 0: all images are clean",
     )
+    parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:1 (%(default)s)")
     parser.add_argument(
         "--trusted", action="append", default=[], metavar="MODULE", help="a module that a python: classifier comes from"
     )
@@ -174,7 +175,7 @@ def _recalibrate(arguments: argparse.Namespace) -> int:
             if arguments.clean
             else read_traffic(arguments.records, arguments.traffic, progress).to_calibrate
         )
-        new, told = recalibrate(old, images, options, progress, arguments.trusted)
+        new, told = recalibrate(old, images, options, progress, device=arguments.device, allow=arguments.trusted)
         if store is not None and champion is not None:
             why = f"thresholds of {told.images - told.left_out} images"
             pointed = store.promote(new, "recalibrated", why, champion)

@@ -6,7 +6,7 @@ work/retrain/lessons/<class>/       reported false alarms to learn from
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,10 +20,10 @@ from detector.images import decode
 from training.config import TrainingConfig
 from training.progress import Progress
 from training.retraining.comparison import Group
-from training.retraining.traffic import Traffic, read_traffic, write_lessons
+from training.retraining.traffic import Recorded, read_traffic, write_lessons
 from training.shards import digest, digest_of, read_shard, write_shard
 
-__all__ = ["Kept", "keep_traffic"]
+__all__ = ["Kept", "forget_traffic", "keep_traffic"]
 
 FILE, LESSONS = "traffic.safetensors", "lessons"
 GROUPS: dict[str, Group] = {
@@ -67,17 +67,19 @@ class Kept:
                 yield label, group, torch.stack(images)
 
 
-def keep_traffic(
-    folder: Path, records: Path | None, limit: int, champion: Manifest, run: str, progress: Progress
-) -> Kept:
-    """Read the records, unless this run has done so.
+def forget_traffic(folder: Path) -> None:
+    """Have the next `keep_traffic` read the records anew."""
+    (folder / FILE).unlink(missing_ok=True)
+
+
+def keep_traffic(folder: Path, records: Path | None, limit: int, champion: Manifest, progress: Progress) -> Kept:
+    """Read the records, unless that was done since `forget_traffic`.
 
     Args:
         folder: Where it is kept.
         records: What a server recorded; None: there is nothing.
         limit: At most so many images of which nothing is known, the newest.
         champion: Knows the classes.
-        run: Name of the run.
         progress: Told of what could not be used.
 
     Raises:
@@ -85,11 +87,13 @@ def keep_traffic(
     """
     if records is None:
         return Kept()
-    path, lessons, made_from = folder / FILE, folder / LESSONS, digest(["traffic", run])
-    if digest_of(path) != made_from:
+    path, lessons = folder / FILE, folder / LESSONS
+    if digest_of(path) is None:
         traffic = read_traffic(records, limit, progress)
         write_lessons(lessons, traffic.lessons, champion.classifier.classes, progress)
-        write_shard(path, _files(traffic), made_from)
+        parts = (traffic.clean, traffic.held_out, traffic.attacks)
+        made_from = digest([[each.identity for each in part] for part in parts])
+        write_shard(path, _files(parts), made_from)
         progress.note(
             f"{records}: {len(traffic.clean)} images of traffic, {len(traffic.false_alarms)} reported false alarms "
             f"({len(traffic.lessons)} of them to learn from), {len(traffic.attacks)} reported attacks"
@@ -97,8 +101,7 @@ def keep_traffic(
     return Kept(path, lessons if lessons.is_dir() else None)
 
 
-def _files(traffic: Traffic) -> dict[str, Tensor]:
-    parts = (traffic.clean, traffic.held_out, traffic.attacks)
+def _files(parts: Sequence[Sequence[Recorded]]) -> dict[str, Tensor]:
     return {
         f"{label}/{at:06d}": torch.frombuffer(bytearray(each.content), dtype=torch.uint8)
         for label, part in zip(GROUPS, parts, strict=True)

@@ -92,6 +92,8 @@ def recalibrate(
     images: Iterable[tuple[str, bytes]],
     options: Options,
     progress: Progress,
+    *,
+    device: str = "cpu",
     allow: Collection[str] = (),
 ) -> tuple[Bundle, Recalibration]:
     """Calibrate a bundle anew.
@@ -101,13 +103,14 @@ def recalibrate(
         images: Names and files of recent images that nobody attacked.
         options: How.
         progress: Told of images, and of those that cannot be read.
+        device: Where to compute.
         allow: Modules that a `python:` classifier may come from.
 
     Raises:
         CalibrationError: Too few images, or they look attacked and no `attacked_share` was given.
         HeatwardError: The bundle cannot be used.
     """
-    detector = Detector.assemble(bundle, allow=allow)
+    detector = Detector.assemble(bundle, device=device, allow=allow)
     seen: set[str] = set()
     counts = {"copies": 0, "unreadable": 0}
     scores: list[float] = []

@@ -29,7 +29,7 @@ from training.lock import hold
 from training.pipeline import run_stage
 from training.progress import Progress
 from training.retraining.comparison import Comparison, Flags, Group, decide
-from training.retraining.kept import Kept, keep_traffic
+from training.retraining.kept import Kept, forget_traffic, keep_traffic
 from training.retraining.measure import Contestant, forget_others, open_contestant, scores_of, scores_of_traffic
 from training.retraining.provenance import attacks_in, images_of, lineage
 from training.retraining.shown import write_shown
@@ -87,7 +87,7 @@ def retrain(config: TrainingConfig, store: Store, options: Options, progress: Pr
         if _ended(run, store, champion):  # it was killed after the pointer had moved
             return _end(folder, champion, Comparison.read(folder))
         old = load_bundle(store.path(champion))
-        traffic = keep_traffic(folder, options.records, options.traffic, old.manifest, run.name, progress)
+        traffic = keep_traffic(folder, options.records, options.traffic, old.manifest, progress)
         job = open_job(traffic.with_lessons(config), progress)
         one = open_contestant(job, "champion", old)
         _check_rate(options.rate, one)  # what can be known is said before hours are spent
@@ -133,6 +133,7 @@ def _begin(folder: Path, config: TrainingConfig, options: Options, store: Store,
     except (OSError, ValueError, TypeError):  # none, or damaged
         pass
     run = _Run(champion.digest, settings)
+    forget_traffic(folder)
     write_json(folder / RUN, asdict(run))
     return run
 

@@ -23,10 +23,9 @@ from training.retraining import cli
 from training.retraining.retrain import Options, retrain
 from training.retraining.store import KEPT, Store
 
-LAX = {"rate": 0.05, "tolerance": 0.9}
-"""Twenty images tell little."""
 DEATHS = (
     "retrain/run.json",
+    "retrain/traffic.safetensors",
     "attack/test/pgd/00001.safetensors",
     "attribute/fit/fgsm/00000.safetensors",
     "fit/network.json",
@@ -35,6 +34,8 @@ DEATHS = (
     "retrain/challenger.heatward",
     "compare/.*/clean/00000.safetensors",
     "compare/.*/pgd/00001.safetensors",
+    "compare/.*/traffic/00000.safetensors",
+    "retrain/examples.safetensors",
     "retrain/comparison.json",
     "store/.incoming.heatward",
     "store/champion.json",
@@ -139,21 +140,29 @@ def run_until_death(source: Path, place: Path, victim: str) -> None:
     store = Store.open(place / "store")
     store.champion()
     os.replace = deadly  # type: ignore[assignment]
-    retrain(configure(source, place), store, Options(**LAX), SilentProgress())  # type: ignore[arg-type]
+    retrain(configure(source, place), store, options(place), SilentProgress())
+
+
+def options(place: Path) -> Options:
+    return Options(rate=0.05, tolerance=0.9, records=place / "recorded")
 
 
 def test_killed_in_every_stage_gives_the_same_champion(source: Path, trained: Path, tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow", reason="the extra `record` is not installed")
+    from tiny_records import record, write
+
     processes = multiprocessing.get_context("forkserver")
     processes.set_forkserver_preload(["training.retraining.retrain", "training.evaluation.evaluate"])
     store = make_store(tmp_path, trained, NEVER)
     first = store.champion()
+    write(tmp_path / "recorded", map(record, range(6)))
     for victim in DEATHS:
         process = processes.Process(target=run_until_death, args=(source, tmp_path, victim))
         process.start()
         process.join(300)
         assert process.exitcode == -signal.SIGKILL, f"{victim} was never written"
     pointed = store.champion()
-    outcome = retrain(configure(source, tmp_path), store, Options(**LAX), SilentProgress())  # type: ignore[arg-type]
+    outcome = retrain(configure(source, tmp_path), store, options(tmp_path), SilentProgress())
     assert outcome.comparison.promoted and outcome.champion == pointed and pointed.parent == first.digest
     assert [each.event for each in store.history().entries] == ["adopted", "promoted"]
     uninterrupted = load_bundle(trained / "detector.heatward").manifest

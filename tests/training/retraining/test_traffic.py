@@ -2,32 +2,26 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import asdict
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
 import tiny
-from sample_requests import png
 from tiny_store import NEVER, make_store, words
 
 pytest.importorskip("pyarrow", reason="the extra `record` is not installed")
 
+from tiny_records import label, record, write
+
 from detector.bundle import load_bundle, read_manifest
 from detector.bundle.folder import newest
 from detector.errors import DataError
-from detector.records.schema import Label, Record, Truth, schema_of
-from detector.records.shards import ShardFolder
+from detector.records.schema import Record, Truth
 from training.progress import SilentProgress
 from training.retraining import cli
 from training.retraining.traffic import Traffic, read_traffic, write_lessons
-
-NOW = datetime(2026, 11, 29, tzinfo=UTC)
 
 
 class Notes(SilentProgress):
@@ -36,36 +30,6 @@ class Notes(SilentProgress):
 
     def note(self, text: str) -> None:
         self.notes.append(text)
-
-
-def record(number: int, image: bytes | None = None, of: int | None = None, shows: str = "checker") -> Record:
-    """The record r7 of image 7, or of another one that came again."""
-    if image is None:
-        drawn = tiny.images(1, seed=5000 + (number if of is None else of)).images[0]
-        image = png((drawn * 255).round().byte().permute(1, 2, 0).numpy().astype(np.uint8))
-    texts = ("call_id", "client", "model_name", "model_version", "bundle_sha256", "recovered_name", "corrected_name")
-    empty: dict[str, Any] = dict.fromkeys(texts, "")
-    return Record(
-        record_id=f"r{number:03d}", request_id=f"q{number}", time=NOW, input_sha256=hashlib.sha256(image).hexdigest(),
-        input_bytes=len(image), height=16, width=16, attacked=False, false_positive_rate=0.01, p_value=0.5,
-        attack_score=1.0, predicted=3, predicted_name=shows, probability=0.9, recovered=1, corrected=3, image=image,
-        **empty,
-    )  # fmt: skip
-
-
-def write(folder: Path, records: Iterable[Record], labels: dict[int, Truth] | None = None) -> Path:
-    ShardFolder(folder / "records", schema_of(Record)).write([asdict(each) for each in records])
-    label(folder, labels or {})
-    return folder
-
-
-def label(folder: Path, labels: dict[int, Truth]) -> None:
-    rows = [
-        asdict(Label(record_id=f"r{number:03d}", truth=truth.value, by="me", time=NOW))
-        for number, truth in labels.items()
-    ]
-    if rows:
-        ShardFolder(folder / "labels", schema_of(Label)).write(rows)
 
 
 def names(some: Iterable[object]) -> list[str]:
@@ -149,6 +113,12 @@ def test_a_retraining_measures_on_traffic_and_learns_false_alarms(
     assert images[0]["fit"] == images[1]["fit"] + len(traffic.lessons) and images[0]["test"] == images[1]["test"]
     if told["promoted"]:
         assert newest(store.folder).name.startswith("0001-")
+        assert cli.rollback([str(store.folder)]) == 0
+    write(folder, map(record, range(50, 53)))  # the next night, the same champion and settings
+    capsys.readouterr()
+    cli.retrain(words(source, place, "--records", str(folder), "--json"))
+    (row,) = [row for row in json.loads(capsys.readouterr().out)["comparison"]["rows"] if row["label"] == "traffic"]
+    assert row["images"] == 33
 
 
 def test_thresholds_from_records_leave_out_reported_attacks(
