@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
+
 from heatward.commands.options import Parser, add_connection_options
 from heatward.commands.output import write
 from heatward.text import printable
 
 __all__ = ["health"]
 
+PORT_VARIABLE = "HEATWARD_SERVE_PORT"
+"""The server's setting: a container's health check asks where the server of the same container listens."""
 LONGEST_REASON = 1000
 
 
@@ -18,6 +22,9 @@ def health(argv: list[str]) -> int:
     )
     parser.add_argument("--service", default="", metavar="NAME", help="one gRPC service of the server (default: all)")
     add_connection_options(parser)
+    port = os.environ.get(PORT_VARIABLE, "")
+    if port.isdecimal():  # Kubernetes makes tcp://… of a Service
+        parser.set_defaults(address=f"127.0.0.1:{port}")
     arguments = parser.parse_args(argv)
 
     from heatward.commands.connect import connect, explain
