@@ -30,7 +30,7 @@ def test_its_settings_guard_the_predictor(monkeypatch: pytest.MonkeyPatch) -> No
     config = load_config([])
     predictor = EXAMPLE["spec"]["predictor"]["model"]
     name = EXAMPLE["metadata"]["name"]
-    assert config.upstream == f"{name}-predictor.default.svc:{predictor['ports'][0]['containerPort']}"
+    assert config.upstream == f"{name}-predictor.default.svc:80"  # the port of KServe's Services
     assert config.upstream_model == name
     assert predictor["protocolVersion"] == "grpc-v2"
     assert transformer["ports"][0]["containerPort"] == config.port
