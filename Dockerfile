@@ -23,7 +23,7 @@ FROM packages AS packages-serve
 ARG PIP_INDEX_URL
 # An index, beside the usual one, with CPU builds of torch and torchvision: without it, x86-64 gets CUDA libraries too.
 ARG CPU_INDEX_URL
-RUN pip install ${CPU_INDEX_URL:+--extra-index-url "${CPU_INDEX_URL}"} -c constraints.txt ".[serve]" \
+RUN pip install ${CPU_INDEX_URL:+--extra-index-url "${CPU_INDEX_URL}"} -c constraints.txt ".[serve,trace]" \
  && /opt/sbom/bin/cyclonedx-py environment --pyproject pyproject.toml -o /opt/heatward/sbom.cdx.json \
     /opt/heatward/bin/python
 
@@ -63,7 +63,7 @@ CMD ["heatward", "serve"]
 # ---- Serving on NVIDIA GPUs: the usual builds of torch bring CUDA along, the host brings the driver. ----------------
 FROM packages AS packages-cuda
 ARG PIP_INDEX_URL
-RUN pip install -c constraints.txt ".[serve]" \
+RUN pip install -c constraints.txt ".[serve,trace]" \
  && /opt/sbom/bin/cyclonedx-py environment --pyproject pyproject.toml -o /opt/heatward/sbom.cdx.json \
     /opt/heatward/bin/python
 

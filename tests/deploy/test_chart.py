@@ -177,7 +177,8 @@ def test_alerts_are_those_of_the_monitoring_folder_and_find_their_job() -> None:
 def test_who_may_call_and_whom_the_server_may_call() -> None:
     policy = objects.only(of("default"), "NetworkPolicy")["spec"]
     assert policy["podSelector"]["matchLabels"]["app.kubernetes.io/name"] == "heatward"
-    assert policy["ingress"][0]["from"] == [{"podSelector": {}}]
+    test = objects.only(of("default"), "Pod")["metadata"]["labels"]
+    assert policy["ingress"][0]["from"] == [{"podSelector": {}}, {"podSelector": {"matchLabels": test}}]
     assert [port["port"] for rule in policy["egress"] for port in rule["ports"]] == [53, 53]
     ports = [
         port["port"]

@@ -67,7 +67,7 @@ def test_images_install_nothing_and_only_the_one_for_training_carries_training(t
 @pytest.mark.parametrize("stage", ["packages-serve", "packages-cuda", "packages-train"])
 def test_packages_are_pinned_and_come_with_a_bill_of_materials(stage: str):
     run = " ".join(STAGES[stage].all("RUN"))
-    assert f'-c constraints.txt ".[{"train" if stage.endswith("train") else "serve"}]"' in run
+    assert f'-c constraints.txt ".[{"train" if stage.endswith("train") else "serve,trace"}]"' in run
     assert "cyclonedx-py environment" in run and "-o /opt/heatward/sbom.cdx.json" in run
 
 
