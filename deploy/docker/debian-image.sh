@@ -7,9 +7,10 @@ set -euo pipefail
 
 name=${1:?an image needs a name: $0 NAME PACKAGE…}
 packages=$(IFS=,; echo "ca-certificates${2:+,}${*:2}")
+# shellcheck disable=SC2016  # apt fills it in
 mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Codename: bookworm' | head -n 1)  # the one that apt uses here
 root=$(mktemp -d)
 trap 'rm -rf "$root"' EXIT
-debootstrap --variant=minbase --include="${packages// /,}" bookworm "$root" "$mirror"
+debootstrap --variant=minbase --include="$packages" bookworm "$root" "$mirror"
 rm -rf "$root"/var/cache/apt/archives/*.deb "$root"/var/lib/apt/lists/*
 tar -C "$root" -c . | "${ENGINE:-podman}" import - "$name"
