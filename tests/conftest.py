@@ -11,6 +11,10 @@ from detector.malloc import keep_freed_memory
 keep_freed_memory()
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "slow: installs torch into an empty environment; deselect with -m 'not slow'")
+
+
 @pytest.fixture(scope="session")
 def tiny_classifier() -> Classifier:
     """A trained classifier of four textures on 16×16 images (see tests/support/tiny.py). Frozen: share it freely."""

@@ -1,4 +1,4 @@
-"""Tells systemd how the process stands (sd_notify protocol; `Type=notify` in deploy/heatward.service).
+"""Tells systemd how the process stands (sd_notify protocol; `Type=notify` in deploy/systemd/heatward.service).
 
 In: READY=1, RELOADING=1, STOPPING=1, STATUS=…. Out: a datagram to the socket that NOTIFY_SOCKET names, if it is set.
 """

@@ -15,10 +15,6 @@ from server.app import App
 from server.config import PREFIX, ServerConfig
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "slow: installs torch into an empty environment; deselect with -m 'not slow'")
-
-
 @dataclass
 class Served:
     """A server in this process, and a stub that calls it."""

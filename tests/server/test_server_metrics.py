@@ -26,7 +26,7 @@ from server.inference.context import RequestContext
 from server.observers.metrics import Metrics
 
 ROOT = Path(__file__).parents[2]
-DEPLOY = ROOT / "deploy"
+DEPLOY = ROOT / "deploy" / "monitoring"
 DOCS = ROOT / "docs" / "serving.md"
 
 
@@ -258,15 +258,3 @@ def test_every_setting_is_described_with_its_default_and_none_that_is_gone():
 def test_the_example_settings_are_valid():
     for block in re.findall(r"```toml\n(.*?)```", DOCS.read_text(encoding="utf-8"), re.S):
         ServerConfig(**tomllib.loads(block))
-
-
-def test_compose_mounts_files_that_exist_and_scrapes_the_server():
-    compose = yaml.safe_load((DEPLOY / "compose.yml").read_text(encoding="utf-8"))
-    mounts = [mount for service in compose["services"].values() for mount in service.get("volumes", [])]
-    assert mounts
-    for mount in mounts:
-        assert (DEPLOY / mount.split(":")[0]).is_file(), mount
-    scrape = yaml.safe_load((DEPLOY / "prometheus.yml").read_text(encoding="utf-8"))
-    targets = scrape["scrape_configs"][0]["static_configs"][0]["targets"]
-    assert targets == [f"heatward:{ServerConfig.model_fields['metrics_port'].default}"]
-    assert scrape["scrape_configs"][0]["job_name"] == "heatward"  # alerts name it

@@ -14,7 +14,7 @@ from server.app import serve
 from server.config import ServerConfig
 from server.observers.systemd import notify
 
-UNIT = Path(__file__).parents[2] / "deploy" / "heatward.service"
+UNIT = Path(__file__).parents[2] / "deploy" / "systemd" / "heatward.service"
 
 
 def received(listener: socket.socket) -> list[str]:

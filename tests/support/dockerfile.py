@@ -15,14 +15,12 @@ ROOT = Path(__file__).parents[2]
 
 @dataclass
 class Stage:
-    name: str
+    name: str  # empty: the last one, which has none
+    base: str = ""
     steps: list[tuple[str, str]] = field(default_factory=list)
 
     def all(self, instruction: str) -> list[str]:
         return [text for name, text in self.steps if name == instruction]
-
-    def last(self, instruction: str) -> str:
-        return self.all(instruction)[-1]
 
 
 def read(path: Path = ROOT / "Dockerfile") -> dict[str, Stage]:
@@ -34,8 +32,9 @@ def read(path: Path = ROOT / "Dockerfile") -> dict[str, Stage]:
             continue
         instruction, _, rest = line.strip().partition(" ")
         if instruction == "FROM":
-            current = stages.setdefault(rest.split()[-1], Stage(rest.split()[-1]))
-        elif current.name:
+            base, _, name = rest.partition(" AS ")
+            current = stages.setdefault(name, Stage(name, base))
+        elif current.base:
             current.steps.append((instruction, rest.strip()))
     return stages
 
@@ -63,14 +62,18 @@ class Machine:
         return text
 
     def play(self, stage: Stage) -> None:
-        """Plays WORKDIR, COPY, ENV and those RUN steps that need no root."""
+        """Plays WORKDIR, COPY, ARG, ENV and those RUN steps that need no root."""
         for instruction, text in stage.steps:
             if instruction == "WORKDIR":
                 self._directory = Path(self.inside(text))
                 self._directory.mkdir(parents=True, exist_ok=True)
             elif instruction == "COPY" and not text.startswith("--from"):
                 self._copy(*text.split())
-            elif instruction == "ENV" and stage.name == "serve":
+            elif instruction == "ARG":
+                key, given, value = text.partition("=")
+                if given:
+                    self.environment[key] = value
+            elif instruction == "ENV":
                 for pair in shlex.split(text):
                     key, _, value = pair.partition("=")
                     self.environment[key] = self.inside(value).replace("$PATH", self.environment["PATH"])

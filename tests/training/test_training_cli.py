@@ -42,7 +42,7 @@ def run(*words: str) -> tuple[int, list[str], str]:
     [
         (("train", "--typo"), "--typo"),
         (("train", "attakc"), "attakc"),
-        (("train", "--config", "{folder}/none.toml"), "none.toml does not exist"),
+        (("train", "--config", "{folder}/none.toml"), "none.toml: No such file"),
         (("train", "--config", "{folder}/config.toml", "--set", "fitt.epochs=1"), "did you mean 'fit'"),
         (("train", "--config", "{folder}/config.toml", "--set", "fit.epoch=1"), "did you mean 'epochs'"),
         (("train", "--config", "{folder}/config.toml", "--set", "fit.epochs=0"), "fit.epochs"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from heatward.cli.exit_codes import ExitCode
 from heatward.cli.options import Parser, add_connection_options
 from heatward.cli.output import write
@@ -9,6 +11,8 @@ from heatward.cli.text import printable
 
 __all__ = ["health"]
 
+PORT_VARIABLE = "HEATWARD_SERVE_PORT"
+"""The server's setting: a container's health check asks where the server of the same container listens."""
 LONGEST_REASON = 1000
 
 
@@ -19,6 +23,9 @@ def health(argv: list[str]) -> int:
     )
     parser.add_argument("--service", default="", metavar="NAME", help="one gRPC service of the server (default: all)")
     add_connection_options(parser)
+    port = os.environ.get(PORT_VARIABLE, "")
+    if port.isdecimal():  # Kubernetes makes tcp://… of a Service
+        parser.set_defaults(address=f"127.0.0.1:{port}")
     arguments = parser.parse_args(argv)
 
     from heatward.cli.connect import connect, explain

@@ -105,6 +105,18 @@ def test_health_exits_0_1_and_1(server: FakeServer, capsys: pytest.CaptureFixtur
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()][:2] == ["SERVING", "NOT_SERVING"]
 
 
+def test_health_asks_where_the_server_of_the_same_container_listens(
+    server: FakeServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HEATWARD_SERVE_PORT", server.address.rpartition(":")[2])
+    assert cli.main(["health"]) == 0
+    assert cli.main(["health", "--address", "127.0.0.1:1", "--timeout", "2"]) == 1
+    monkeypatch.setenv("HEATWARD_SERVE_PORT", "tcp://10.0.0.7:50051")  # of a Service
+    with pytest.raises(SystemExit):
+        cli.main(["health", "--help"])
+    assert "(127.0.0.1:50051)" in capsys.readouterr().out
+
+
 def test_inspect_shows_a_server(server: FakeServer, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["inspect", server.address]) == 0
     out = capsys.readouterr().out
