@@ -18,6 +18,7 @@ from heatward.cli.options import Parser, count, rate
 
 from detector.errors import ConfigError
 from detector.malloc import keep_freed_memory
+from detector.text import printable
 from training.cli import Report, job_config, job_parser, print_tables
 from training.command import exit_code
 
@@ -229,18 +230,14 @@ def _history(arguments: argparse.Namespace) -> int:
 
 def _table(entries: Sequence[Champion], champion: Champion | None) -> Table:
     from rich.table import Table
+    from rich.text import Text
 
     found = Table(title="* serves now", title_justify="left")
     for column in ("", "time (UTC)", "event", "bundle", "digest", "parent", "why"):
         found.add_column(column)
     for each in entries:
-        found.add_row(
-            "*" if each == champion else "",
-            f"{each.since:%Y-%m-%d %H:%M:%S}",
-            each.event,
-            each.bundle,
-            each.digest[:SHOWN],
-            (each.parent or "")[:SHOWN],
-            each.why,
-        )
+        cells = (each.event, each.bundle, each.digest[:SHOWN], (each.parent or "")[:SHOWN], each.why)
+        serves = "*" if each == champion else ""
+        # text of any origin: neither markup nor commands to a terminal
+        found.add_row(serves, f"{each.since:%Y-%m-%d %H:%M:%S}", *(Text(printable(cell, None)) for cell in cells))
     return found

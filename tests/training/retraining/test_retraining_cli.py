@@ -7,15 +7,18 @@ import json
 import subprocess
 import sys
 import tomllib
+from datetime import UTC, datetime
 from importlib import import_module
 from pathlib import Path
 
 import pytest
 from small_bundles import save_small
 
+from detector.bundle.folder import Champion, write_champion
 from training.progress import JsonProgress
 from training.retraining import cli
 
+NOW = datetime(2026, 11, 29, tzinfo=UTC)
 RUN = """
 import json, sys
 from forensics.report import app
@@ -66,6 +69,9 @@ def test_a_store_is_shown_and_rolled_back_by_version(tmp_path: Path, capsys: pyt
     assert "had no champion before this one: name a bundle with --to" in capsys.readouterr().err
     assert cli.rollback([str(tmp_path), "--to", first[:16], "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["digest"] == first
+    write_champion(tmp_path, Champion(bundle="a.heatward", digest=first, since=NOW, why="[red]\x1b[2K[/]"))
+    assert cli.history([str(tmp_path)]) == 0
+    assert "[red]\\x1b[2K[/]" in capsys.readouterr().out
     assert cli.rollback([str(tmp_path), "--to", "zzz"]) == 2
     assert "there are a.heatward" in capsys.readouterr().err
 
