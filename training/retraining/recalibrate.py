@@ -168,11 +168,11 @@ def _told(detector: Detector, found: Tensor, kept: Tensor, options: Options) -> 
         before = None
     flagged = int((detector.calibration.p_value(found) <= rate).sum())
     broken = breakdown(kept, rate, _medians(detector))
-    reached = f"the median score of {broken.attack}" if broken.attack else "the median score of an attack, at most"
+    enough = f"{broken.attacked} of them ({broken.share:.1%})" + ("" if broken.attack else ", or fewer,")
     warnings = [
-        f"these images are taken to be clean. Were {broken.attacked} of them ({broken.share:.1%}) attacked, the "
-        f"threshold at {rate:g} would reach {reached}: half of such attacks would pass. --attacked-share withstands a "
-        "share that you name"
+        f"these images are taken to be clean. Were {enough} attacked, the threshold at {rate:g} would "
+        f"reach the median score of {broken.attack or 'an attack'}: half of such attacks would pass. --attacked-share "
+        "withstands a share that you name"
     ]
     excess = suspicious(flagged, count, rate)
     if excess:
