@@ -26,7 +26,7 @@ from detector.errors import ConfigError
 __all__ = ["guards", "is_loopback", "read_tokens"]
 
 SHORTEST_TOKEN = 16
-LOOPBACK = ("127.0.0.1", "localhost", "[::1]", "::1")
+LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 RULES = {
     "Content-Security-Policy": "default-src 'none'; img-src 'self'; style-src 'self'; script-src 'self'; "
     "form-action 'self'; frame-ancestors 'none'; base-uri 'none'",

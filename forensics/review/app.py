@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import getpass
+import logging
 import socket
 import sys
 from collections.abc import Sequence
@@ -19,6 +20,9 @@ from detector.errors import ConfigError, HeatwardError
 from detector.text import printable
 
 __all__ = ["main", "run"]
+
+ANY = ("0.0.0.0", "::")
+"""Every address of this machine."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -51,18 +55,26 @@ def run(argv: Sequence[str] | None = None) -> int:
     tokens = None if arguments.token_file is None else read_tokens(arguments.token_file)
     if tokens is None and not is_loopback(arguments.host):
         raise ConfigError(f"--host {arguments.host}: others reach this address: give --token-file, too")
+    if arguments.host in ANY and not arguments.name:
+        raise ConfigError(f"--host {arguments.host}: say by which name browsers call this machine: --name HOST")
     Archive(arguments.records)  # before torch is imported, which takes seconds
     judge, classes = None, tuple[str, ...]()
     if arguments.bundle is not None:
         from forensics.review.judge import open_judge
 
         judge, classes = open_judge(arguments.bundle, arguments.trusted)
-    names = [arguments.host, *arguments.name]
-    site = Site(Archive(arguments.records, classes), guards(tokens, arguments.reviewer or _user(), names), judge)
+    address = f"[{arguments.host}]" if ":" in arguments.host else arguments.host  # as browsers write it
+    site = Site(
+        Archive(arguments.records, classes),
+        guards(tokens, arguments.reviewer or _user(), [address, *arguments.name]),
+        judge,
+    )
     listening = _listen(arguments.host, arguments.port)
-    shown = f"[{arguments.host}]" if ":" in arguments.host else arguments.host
-    print(f"http://{shown}:{listening.getsockname()[1]}/", flush=True)
-    config = uvicorn.Config(site.app(), log_level="warning", access_log=False, server_header=False, lifespan="off")
+    print(f"http://{address}:{listening.getsockname()[1]}/", flush=True)
+    logging.getLogger("heatward.records").setLevel(logging.ERROR)  # the page says what is skipped
+    config = uvicorn.Config(
+        site.app(), log_level="warning", access_log=False, server_header=False, proxy_headers=False, lifespan="off"
+    )
     uvicorn.Server(config).run(sockets=[listening])
     return ExitCode.OK
 

@@ -156,12 +156,12 @@ class Archive:
         """Keeps what somebody says; it is on the disk when this returns.
 
         Raises:
-            DataError: There is no such record, or the label cannot be kept.
-            ConfigError: It is no label.
+            DataError: It cannot be kept.
+            ConfigError: It is no label, or there is no such record.
         """
         found = self.find()
         if all(each.record.record_id != record_id for each in found.entries):
-            raise DataError(f"no record '{printable(record_id)}' is here: it was removed since, or never was")
+            raise ConfigError(f"no record '{printable(record_id)}' is here: it was removed since, or never was")
         if truth not in Truth.__members__.values():
             raise ConfigError(f"truth: expected one of {', '.join(Truth)}, but came '{printable(truth)}'")
         named = true_label if truth == Truth.TRUE_LABEL else ""

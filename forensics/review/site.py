@@ -73,7 +73,7 @@ class Site:
                 Route("/keys.js", self._keys),
             ],
             middleware=self.guards,
-            exception_handlers={ConfigError: _say(400), HeatwardError: _say(404)},
+            exception_handlers={ConfigError: _say(400), HeatwardError: _say(500)},
         )
 
     def _page(self, request: Request) -> Response:

@@ -48,6 +48,7 @@ def taken_port():
         (["--token-file", "absent", "."], "--token-file absent: cannot be read"),
         (["--token-file", "short", "."], "--token-file short, line 2: expected `name token`"),
         (["--token-file", "empty", "."], "--token-file empty holds no token"),
+        (["--host", "::", "--token-file", "tokens", "."], "--host ::: say by which name browsers call this machine"),
         (["--bundle", "absent", "."], "absent"),
         (["--port", "PORT", "."], "cannot listen: Address already in use"),
         (["--port", "x", "."], "'x' is not a port from 0 to 65535"),
@@ -59,6 +60,7 @@ def test_mistakes_are_one_line(
     pytest.importorskip("uvicorn", reason="the extra `review` is not installed")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "short").write_text("# who\nmara secret\n")
+    (tmp_path / "tokens").write_text(f"mara {'secret' * 4}\n")
     (tmp_path / "empty").write_text("# nobody\n")
     code: object
     try:

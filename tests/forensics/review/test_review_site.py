@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import shutil
 from datetime import timedelta
 from pathlib import Path
 
@@ -126,7 +127,7 @@ def test_labels_that_contradict_each_other_are_all_shown(folder: Path) -> None:
     [
         ({"form_token": "guessed"}, 403, "reload"),
         ({"form_token": "é"}, 403, "reload"),
-        ({"record": "r3"}, 404, "no record 'r3' is here"),
+        ({"record": "r3"}, 400, "no record 'r3' is here"),
         ({"truth": "maybe"}, 400, "expected one of false-alarm, attack, true-label"),
         ({"truth": "true-label", "true_label": "cta"}, 400, "no class is called 'cta'; did you mean 'cat'?"),
         ({"true_label": "x" * 20_000}, 413, "at most"),
@@ -144,7 +145,7 @@ def test_a_label_that_cannot_be_kept_is_said(folder: Path) -> None:
     (folder / "labels").write_text("a file where the folder should be")
     site = open_site(folder)
     answer = client(site).post("/label", data={"form_token": site.form_token, "record": "r1", "truth": "attack"})
-    assert answer.status_code == 404 and "the label was not kept" in answer.text
+    assert answer.status_code == 500 and "the label was not kept" in answer.text
 
 
 def test_an_image_that_was_not_recorded_is_never_shown(folder: Path) -> None:
@@ -204,6 +205,15 @@ def test_new_records_and_labels_appear_without_a_restart(folder: Path) -> None:
         write_label(folder, "r9", Truth.ATTACK, by="by-rpc")
         page = browser.get("/").text
     assert 'id="r=r9"' in page and "by-rpc" in page
+
+
+def test_a_folder_that_is_gone_is_said_and_forgotten(folder: Path) -> None:
+    with client(open_site(folder)) as browser:
+        assert browser.get("/image/r1").status_code == 200
+        shutil.rmtree(folder)
+        for address in ("/", "/image/r1"):
+            answer = browser.get(address)
+            assert answer.status_code == 500 and "is no folder of records" in answer.text
 
 
 def test_what_callers_named_is_shown_as_text(tmp_path: Path) -> None:
