@@ -50,7 +50,7 @@ TRAINING = (
     {"retraining"},
 )
 # For those of forensics/.
-FORENSICS = ({"theme", "drawing"}, {"pages", "pictures"}, {"explain", "report"})
+FORENSICS = ({"theme", "drawing"}, {"pages", "pictures"}, {"explain", "report", "review"})
 # And for those of proto/heatward. Its __init__ stands above them all: it imports the client when it is asked for.
 HEATWARD = (
     {"v1", "inference"},

@@ -51,11 +51,19 @@ class RecordReader:
         self.contradicting: set[str] = set()
         """Records whose labels contradict each other, once `labels` was called."""
 
-    def records(self, *, evidence: bool = False, images: bool = False) -> Iterator[Record]:
-        """Every record, in the order of writing; `evidence` and `images`, which are large, on demand."""
+    def records(
+        self, *, evidence: bool = False, images: bool = False, where: pc.Expression | None = None
+    ) -> Iterator[Record]:
+        """Every record, in the order of writing; `evidence` and `images`, which are large, on demand.
+
+        Args:
+            evidence: Read it, too.
+            images: Read them, too.
+            where: What must hold for the rows; all, if nothing is said.
+        """
         wanted = {"evidence": evidence, "image": images}
         columns = [each.name for each in fields(Record) if wanted.get(each.name, True)]
-        for table in self.tables(RECORDS, columns):
+        for table in self.tables(RECORDS, columns, where):
             for row in table.to_pylist():
                 if fault := _fault(row):
                     self.malformed[fault] += 1
@@ -91,8 +99,8 @@ class RecordReader:
             found += table.filter(pc.or_(either, both))["record_id"].to_pylist()
         return found
 
-    def tables(self, kind: str, columns: Sequence[str]) -> Iterator[pa.Table]:
-        """A table for each shard that can be read, in the order in which they were written."""
+    def tables(self, kind: str, columns: Sequence[str], where: pc.Expression | None = None) -> Iterator[pa.Table]:
+        """A table for each shard that can be read, in the order of writing, of its rows `where` it holds."""
         folder = self._folder / kind
         shards = shards_in(folder) if folder.is_dir() else []
         replaced: set[str] = set()
@@ -100,7 +108,7 @@ class RecordReader:
             replaced.update(self._read(shard.path, lambda path: replaced_by(pq.read_schema(path).metadata)) or ())
         for shard in shards:
             if shard.path.name not in replaced:
-                table = self._read(shard.path, lambda path: pq.read_table(path, columns=list(columns)))
+                table = self._read(shard.path, lambda path: pq.read_table(path, columns=list(columns), filters=where))
                 if table is not None and set(columns) <= set(table.column_names):
                     yield table
                 elif table is not None:

@@ -16,6 +16,7 @@ import pytest
 pytest.importorskip("pyarrow", reason="the extra `record` is not installed")
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from detector.errors import DataError
@@ -126,6 +127,14 @@ def test_a_damaged_shard_does_not_hold_up_the_merging_of_others(
         written.write([record(number)])
     assert ids(folder) == ["r1", "r2", "r3", "r4"]
     assert [each.name[13] for each in files(folder)].count("1") == 1, "the others were merged"
+
+
+def test_only_the_records_are_read_that_are_asked_for(folder: Path, written: ShardFolder) -> None:
+    written.write([record(1, image=b"one"), record(2, image=b"two")])
+    written.write([record(3)])
+    (found,) = RecordReader(folder).records(images=True, where=pc.field("record_id") == "r2")
+    assert (found.record_id, found.image) == ("r2", b"two")
+    assert not list(RecordReader(folder).records(where=pc.field("p_value") < 0.5))
 
 
 def test_the_oldest_are_removed_until_the_others_fit(folder: Path, written: ShardFolder) -> None:

@@ -1,8 +1,8 @@
 """The `heatward` command: the first word picks a command, the rest is its own to read.
 
-The commands here need the client only. `serve`, `train`, `evaluate`, `explain` and `demo` live outside the wheel and
-plug in through the entry points `heatward.commands`: functions (argv) -> exit code. They are imported only when called,
-so that `heatward --help` costs no torch.
+The commands here need the client only. `serve`, `train`, `evaluate`, `explain`, `review` and `demo` live outside the
+wheel and plug in through the entry points `heatward.commands`: functions (argv) -> exit code. They are imported only
+when called, so that `heatward --help` costs no torch.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ SUMMARIES = {
     "detect": "send image files or folders to a server:  heatward detect photos/",
     "inspect": "show what a bundle or a running server holds:  heatward inspect BUNDLE | HOST:PORT",
     "label": "tell a server that records what an image was:  heatward label ID false-alarm | attack | true-label=CLASS",
+    "review": "look at what a server recorded and flagged, and label it, in a browser:  heatward review RECORDS",
     "health": "exit 0 when a server answers requests, 1 when not (for container health checks)",
     "version": "print the versions of heatward, grpcio, protobuf and Python",
 }

@@ -1,0 +1,1 @@
+"""`heatward review`: what was recorded and looked suspicious, on a page that takes the truth about it."""
