@@ -18,6 +18,10 @@ from typing import Any
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[2]
+OF_EXTRAS = {
+    f"server.{name}" for name in ("observers.otel", "observers.recorder", "observers.row", "protocols.feedback")
+}
+"""Modules that are imported only where a setting asks for what an extra brings: `trace`, `record`."""
 
 
 def needed(requirements: list[str]) -> set[str]:
@@ -82,7 +86,7 @@ def main(bundles: list[str]) -> None:
     import server
 
     for module in pkgutil.walk_packages(server.__path__, "server."):
-        if module.name != "server.observers.otel":  # the extra `trace`
+        if module.name not in OF_EXTRAS:
             importlib.import_module(module.name)
     for bundle in bundles:
         print(Path(bundle).stem, asyncio.run(serve(Path(bundle))), flush=True)
