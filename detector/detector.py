@@ -52,7 +52,7 @@ class Verdict:
     corrected: tuple[int, float]
     """Over all images, attacked or not: the likeliest label and its probability. `label` where that is likelier."""
     heatmap: NDArray[np.float32]
-    """(g, g): activation × gradient for the predicted class, signed, unscaled."""
+    """(h, w): activation × gradient for the predicted class, signed, unscaled."""
     evidence: Mapping[str, NDArray[Any]] | None = None
     """What the heatmap network read, by name (`detector.evidence.Evidence`); None unless it was asked for."""
 
@@ -135,7 +135,7 @@ class Detector:
             NonFiniteLogitsError: The classifier answered NaN or infinity.
         """
         check_images(images, size=self.classifier.input_size)
-        evidence = self.extractor(images.to(self.classifier.device))
+        evidence, maps = self.extractor.with_heatmap(images.to(self.classifier.device))
         scores, origin = (each.cpu() for each in score(self.networks, evidence))  # whole: each copy waits for the GPU
         probabilities, labels = evidence.logits.cpu().softmax(1).topk(min(TOP, self.classifier.num_classes))
         candidates = evidence.candidates.cpu()
@@ -143,7 +143,7 @@ class Detector:
         corrected_labels = candidates.gather(1, corrected.indices[:, None])[:, 0].tolist()
         corrected_probabilities = corrected.values.tolist()
         attack_scores, p_values = scores.tolist(), self.calibration.p_value(scores).tolist()
-        heatmaps = evidence.groups["classes.maps"][:, 0, 0].cpu().numpy()  # candidate 0 is the prediction
+        heatmaps = maps.cpu().numpy()
         kept = (
             {name: each.cpu().contiguous().numpy() for name, each in evidence.tensors().items()}
             if keep_evidence

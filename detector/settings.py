@@ -74,14 +74,10 @@ class EvidenceSettings(BaseModel):
 
     layers: tuple[str, ...] = ()
     """Depths of channel attribution; empty: four, spread evenly."""
-    class_layer: str = ""
-    """Layer of the maps per class; empty: the deepest one of side 6 or more."""
     candidates: int = Field(default=10, ge=2)
     """Classes looked at when there are more than 16: the prediction and those that witness and views propose."""
     witness_noise: float = Field(default=8.0, ge=0)
     """Gaussian noise on the mirrored image that the witness sees, sigma in 1/255."""
-    grid: int = Field(default=8, ge=2)
-    """Side of every map, in cells."""
     views: ViewSettings = ViewSettings()
     forward_batch: int = Field(default=256, ge=1)
     """Images of one forward pass; bounds memory."""

@@ -24,8 +24,7 @@ from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.clock import seconds
-from detector.evidence import CLASS_MAPS, MARGIN_MAPS, Evidence, EvidenceExtractor
-from detector.heatmaps.channels import attribute_classes
+from detector.evidence import Evidence, EvidenceExtractor
 from detector.settings import ScoreSettings
 from training.config import CLEAN, TrainingConfig
 from training.evaluation.measures import Thresholds
@@ -49,8 +48,6 @@ PARTS: dict[str, tuple[str, ...]] = {
     "views": ("views.",),
     "witness": ("witness.",),
     "channel attribution": ("margin.channels",),
-    "maps of the margin": MARGIN_MAPS,
-    "maps of the classes": CLASS_MAPS,
 }
 """Part → how the names of its groups begin."""
 
@@ -103,11 +100,7 @@ def costs(job: Job) -> dict[str, float]:
     with torch.no_grad():
         forward = flops(lambda: classifier(images))
     every = flops(lambda: whole(images)) / forward
-    alone = flops(lambda: EvidenceExtractor(classifier, settings)._extract(images)) / forward
-    with torch.enable_grad():
-        logits, activations = classifier.activations(images, whole.layers)
-        candidates = logits.topk(whole.candidates).indices
-    maps = flops(lambda: attribute_classes(logits, activations[whole.class_layer], candidates)) / forward
+    alone = flops(lambda: EvidenceExtractor(classifier, settings)(images)) / forward
     with torch.no_grad():
         seconds_forward = fastest(lambda: classifier(images), classifier.device)
     seconds_whole = fastest(lambda: whole(images), classifier.device)
@@ -117,8 +110,6 @@ def costs(job: Job) -> dict[str, float]:
         "views": every - len(whole.views),
         "witness": alone,
         "channel attribution": every,
-        "maps of the margin": every,
-        "maps of the classes": every - maps,
         "images_per_second": BATCH / seconds_whole,
         "forward_images_per_second": BATCH / seconds_forward,
     }

@@ -2,8 +2,6 @@
 
 from detector.evidence.extractor import ALL_CLASSES_UP_TO, CONSTANTS, EvidenceExtractor, EvidenceSettings
 from detector.evidence.groups import (
-    CLASS_MAPS,
-    MARGIN_MAPS,
     PER_CANDIDATE,
     PER_IMAGE,
     Evidence,
@@ -12,9 +10,7 @@ from detector.evidence.groups import (
 
 __all__ = [
     "ALL_CLASSES_UP_TO",
-    "CLASS_MAPS",
     "CONSTANTS",
-    "MARGIN_MAPS",
     "PER_CANDIDATE",
     "PER_IMAGE",
     "Evidence",

@@ -1,13 +1,13 @@
-"""What the heatmap classifier reads: heatmaps over space, over channels, and their stability under small views.
+"""What the heatmap classifier reads: heatmaps over channels, and their stability under small views.
 
     images (B, 3, H, W) ─▶ one forward ─▶ logits, activations at several depths
-                             ├─ backward of the margin top1 − top2 ─▶ channel attribution, margin maps (every depth)
-                             ├─ backward of each candidate's logit from one deep layer ─▶ maps per class
+                             ├─ backward of the margin top1 − top2 ─▶ channel attribution (every depth)
+                             └─ backward of the predicted class from one deep layer ─▶ the heatmap people are shown
     views of the images  ─▶ forward only ─▶ logits per class, attribution under the view against the original's
-    the witness, a second classifier ─▶ its maps and logits for the same classes, against the classifier's
+    the witness, a second classifier ─▶ forward only ─▶ its logits for the same classes, against the classifier's
 
-Every magnitude is kept: a map scaled to [0, 1] loses the strongest signal. Nothing depends on the other images of the
-batch. Sources: Fong & Vedaldi 2018 (Net2Vec) and Fong et al. 2019 section 5 (channel attribution); Selvaraju et al.
+Every magnitude is kept: a heatmap scaled to [0, 1] loses the strongest signal. Nothing depends on the other images of
+the batch. Sources: Fong & Vedaldi 2018 (Net2Vec) and Fong et al. 2019 section 5 (channel attribution); Selvaraju et al.
 2017 (activation × gradient at a layer); Roth et al. 2019 (logits under noise); Wei et al. 2024, "PID" (a second model's
 view of the same image).
 """
@@ -22,11 +22,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from detector.classifier import Classifier
-from detector.errors import ConfigError, LayerNotFoundError, NoGradientError
-from detector.evidence.groups import CLASS_MAPS, MARGIN_MAPS, PER_CANDIDATE, PER_IMAGE, Evidence
+from detector.errors import ConfigError, NoGradientError
+from detector.evidence.groups import PER_CANDIDATE, PER_IMAGE, Evidence
 from detector.evidence.views import CONSTANTS as VIEW_CONSTANTS
 from detector.evidence.views import make_views
-from detector.evidence.witness import Answer, testify
+from detector.evidence.witness import testify
 from detector.heatmaps.channels import LayerAttribution, attribute_classes, attribute_margin
 from detector.images.batch import check_images, check_range
 from detector.settings import EvidenceSettings
@@ -35,14 +35,15 @@ __all__ = ["ALL_CLASSES_UP_TO", "CONSTANTS", "EvidenceExtractor", "EvidenceSetti
 
 ALL_CLASSES_UP_TO = 16
 EPSILON = 1e-8
-DEPTHS, DEEP_SIDE = 4, 6  # where no layers are named: how many, and the smallest side of the class layer
+DEPTHS = 4  # where no layers are named
+MAP_SIDE = 6  # cells a side, at least, of the heatmap that people are shown
 WITNESS_SEED = 1
 CONSTANTS: dict[str, JsonValue] = {
     "all_classes_up_to": ALL_CLASSES_UP_TO,
     "evidence_epsilon": EPSILON,
-    "evidence_groups": [*PER_IMAGE, *MARGIN_MAPS, *PER_CANDIDATE, *CLASS_MAPS],
+    "evidence_groups": [*PER_IMAGE, *PER_CANDIDATE],
     "witness_seed": WITNESS_SEED,
-    "depths": [DEPTHS, DEEP_SIDE],
+    "depths": DEPTHS,
     **VIEW_CONSTANTS,
 }
 """What decides the evidence and is no setting; a bundle belongs to these."""
@@ -74,27 +75,15 @@ class EvidenceExtractor:
         self.views = make_views(settings.views, classifier.input_size, classifier.device)
         if not self.views:
             raise ConfigError("evidence.views: no view is left; keep at least one (noise, flip, shifts, blur, rescale)")
-        self.class_layer = settings.class_layer or _deep_layer(classifier, layers)
-        if self.class_layer not in layers:
-            raise LayerNotFoundError(
-                f"evidence.class_layer {self.class_layer!r} is not one of evidence.layers {list(layers)}"
-            )
         self.layers = tuple(layers)
+        self.map_layer = _map_layer(classifier, layers)
         few = classifier.num_classes <= ALL_CLASSES_UP_TO
         self.candidates = classifier.num_classes if few else settings.candidates
         self.witness = witness
-        self.witness_layer = ""
         noise = torch.randn(1, 3, *classifier.input_size, generator=torch.Generator().manual_seed(WITNESS_SEED))
         self.witness_noise = (noise * settings.witness_noise / 255).to(classifier.device)
-        if witness is not None:
-            if witness.classes != classifier.classes:
-                raise ConfigError("the witness must have the classifier's classes, in the same order")
-            if not witness.differentiable or not witness.layers:
-                why = witness.no_gradient or witness.no_layers
-                raise NoGradientError(
-                    f"witness {witness.spec.source!r} gives no gradients or shows no inner layers: {why}"
-                )
-            self.witness_layer = _deep_layer(witness, witness.depths(DEPTHS))
+        if witness is not None and witness.classes != classifier.classes:
+            raise ConfigError("the witness must have the classifier's classes, in the same order")
 
     def __call__(self, images: Tensor) -> Evidence:
         """Evidence about `images` (B, 3, H, W) in [0, 1], float32, of the classifier's input size and on its device.
@@ -103,37 +92,37 @@ class EvidenceExtractor:
             ImageShapeError: They are no such batch.
             NonFiniteLogitsError: The classifier answered NaN or infinity.
         """
+        return self.with_heatmap(images)[0]
+
+    def with_heatmap(self, images: Tensor) -> tuple[Evidence, Tensor]:
+        """The evidence, and what no network reads: the heatmap that people are shown, (B, h, w).
+
+        It is activation × gradient of the predicted class at `map_layer`, summed over channels.
+        """
         check_images(images, device=self.classifier.device, size=self.classifier.input_size)
         check_range(images)
-        parts = [self._extract(chunk) for chunk in torch.split(images, self.settings.forward_batch)]
-        return parts[0] if len(parts) == 1 else Evidence.cat(parts)
+        evidence, heatmaps = zip(*map(self._extract, torch.split(images, self.settings.forward_batch)), strict=True)
+        return Evidence.cat(evidence), torch.cat(heatmaps)
 
-    def _extract(self, images: Tensor) -> Evidence:
+    def _extract(self, images: Tensor) -> tuple[Evidence, Tensor]:
         with torch.enable_grad():
             logits, activations = self.classifier.activations(images, self.layers)
             depths = attribute_margin(logits, activations, retain_graph=True)
+            heatmaps, _ = attribute_classes(logits, activations[self.map_layer])
+        logits = logits.detach()
         view_logits, stability = self._under_views(images, depths)
         said = self._ask_witness(self.witness, images) if self.witness is not None else None
-        candidates = self._candidates(logits.detach(), said.votes if said else view_logits.softmax(-1).mean(1))
-        with torch.enable_grad():
-            maps, class_channels = attribute_classes(logits, activations[self.class_layer], candidates)
-        logits = logits.detach()
+        votes = view_logits if said is None else said
+        candidates = self._candidates(logits, votes.softmax(-1).mean(1))
         channels = [c for d in depths.values() for c in (d.attribution, d.gradient_norm, d.activation)]
-        margin_maps = [m for d in depths.values() for m in (d.spatial, d.spatial_gradient)]
-        class_maps = self._to_grid(maps)  # (B, C, g, g)
         groups = {
             "margin.channels": torch.cat(channels, dim=1),
             "views.stability": stability,
-            "margin.maps": torch.cat([self._to_grid(m[:, None]) for m in margin_maps], dim=1),
             **_answers(logits, view_logits, candidates),
-            "classes.spread": torch.stack([class_channels.norm(dim=-1), class_channels.abs().amax(-1)], dim=-1),
-            "classes.maps": class_maps[:, :, None],
         }
         if said is not None:
-            with torch.enable_grad():
-                own_maps, _ = attribute_classes(said.logits, said.activation, candidates)
-            groups |= testify(logits, said, candidates, class_maps, self._to_grid(own_maps))
-        return Evidence.from_tensors({"logits": logits, "candidates": candidates, **groups})
+            groups |= testify(logits, said, candidates)
+        return Evidence.from_tensors({"logits": logits, "candidates": candidates, **groups}), heatmaps[:, 0]
 
     def _candidates(self, logits: Tensor, votes: Tensor) -> Tensor:
         """(B, C) classes to look at."""
@@ -141,18 +130,14 @@ class EvidenceExtractor:
             return logits.topk(self.candidates).indices
         return votes.scatter(1, logits.argmax(1, keepdim=True), torch.inf).topk(self.candidates).indices
 
-    def _ask_witness(self, witness: Classifier, images: Tensor) -> Answer:
-        """One forward with gradients, one of the mirrored and noisy image without."""
-        mirrored = (images.flip(-1) + self.witness_noise).clamp(0, 1)
+    @torch.no_grad()
+    def _ask_witness(self, witness: Classifier, images: Tensor) -> Tensor:
+        """(B, 2, K) logits of the image, and of the mirrored and noisy image."""
+        looks = [images, (images.flip(-1) + self.witness_noise).clamp(0, 1)]
         if witness.input_size != tuple(images.shape[-2:]):
-            images, mirrored = (
-                functional.interpolate(each, size=witness.input_size, mode="bilinear", antialias=True)
-                for each in (images, mirrored)
-            )
-        with torch.enable_grad():
-            logits, activations = witness.activations(images, [self.witness_layer])
-        with torch.no_grad():
-            return Answer(logits, activations[self.witness_layer], witness(mirrored))
+            size = witness.input_size
+            looks = [functional.interpolate(look, size=size, mode="bilinear", antialias=True) for look in looks]
+        return torch.stack([witness(look) for look in looks], dim=1)
 
     @torch.no_grad()
     def _under_views(self, images: Tensor, depths: Mapping[str, LayerAttribution]) -> tuple[Tensor, Tensor]:
@@ -178,19 +163,14 @@ class EvidenceExtractor:
             moved.append(torch.stack(distances, dim=-1))  # (V, B, 3)
         return logits.transpose(0, 1), torch.stack(moved, dim=-2).transpose(0, 1)
 
-    def _to_grid(self, maps: Tensor) -> Tensor:
-        grid = self.settings.grid
-        if maps.shape[-1] > grid:
-            return functional.adaptive_avg_pool2d(maps, grid)
-        return functional.interpolate(maps, size=(grid, grid), mode="bilinear", align_corners=False)
 
-
-def _deep_layer(classifier: Classifier, layers: Sequence[str]) -> str:
+def _map_layer(classifier: Classifier, layers: Sequence[str]) -> str:
+    """The deepest layer that is fine enough to be looked at."""
     probe = torch.zeros(1, 3, *classifier.input_size, device=classifier.device)
     with torch.no_grad():
         _, activations = classifier.activations(probe, layers)
-    deep = [name for name in layers if min(activations[name].shape[-2:]) >= DEEP_SIDE]
-    return deep[-1] if deep else layers[0]
+    fine = [name for name in layers if min(activations[name].shape[-2:]) >= MAP_SIDE]
+    return fine[-1] if fine else layers[0]
 
 
 def _answers(logits: Tensor, view_logits: Tensor, candidates: Tensor) -> dict[str, Tensor]:

@@ -9,18 +9,14 @@ B images, C candidates, L depths, V views. Groups that begin with `witness` exis
     witness.divergence          (2)        KL(witness ‖ classifier), KL(classifier ‖ witness)
     views.stability             (V, L, 3)  how far the channel heatmap moves: cosine of activations, cosine of
                                            attributions, relative distance of attributions
-    margin.maps                 (2·L, g, g)  of each depth: activation × gradient, gradient norm
     per candidate (B, C, …)
     classes.logit               (1)        centred logit
     views.logit                 (V)        its change under each view
     classes.log_probability     (1)        log P
     views.log_probability       (V)        its change under each view
-    classes.spread              (2)        norm and largest magnitude of the class's channel heatmap
     witness.log_probability     (2)        log P of the image, of the mirror image
     witness.logit               (1)        centred logit
     witness.log_ratio           (1)        log P(witness) − log P(classifier)
-    witness.map_agreement       (1)        cosine of the witness's and the classifier's map, against the other classes
-    classes.maps, witness.maps  (1, g, g)  activation × gradient
 
 Who reads evidence names its groups. Bundles record the names: whoever changes the columns of a group renames it.
 """
@@ -35,7 +31,7 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
-__all__ = ["CLASS_MAPS", "MARGIN_MAPS", "PER_CANDIDATE", "PER_IMAGE", "Evidence", "EvidenceShape"]
+__all__ = ["PER_CANDIDATE", "PER_IMAGE", "Evidence", "EvidenceShape"]
 
 PER_IMAGE = ("margin.channels", "witness.answer", "witness.divergence", "views.stability")
 PER_CANDIDATE = (
@@ -43,14 +39,10 @@ PER_CANDIDATE = (
     "views.logit",
     "classes.log_probability",
     "views.log_probability",
-    "classes.spread",
     "witness.log_probability",
     "witness.logit",
     "witness.log_ratio",
-    "witness.map_agreement",
 )
-MARGIN_MAPS = ("margin.maps",)
-CLASS_MAPS = ("classes.maps", "witness.maps")
 
 
 @dataclass(frozen=True)
@@ -67,9 +59,7 @@ class Evidence:
 
     def columns(self, names: Iterable[str]) -> Tensor:
         """(B, n) or (B, C, n): the numbers of some groups side by side, in this order; absent ones are left out."""
-        return torch.cat(
-            [self.groups[name].flatten(2 if name in PER_CANDIDATE else 1) for name in names if name in self.groups], -1
-        )
+        return torch.cat([self.groups[name].flatten(_first(name)) for name in names if name in self.groups], -1)
 
     def tensors(self) -> dict[str, Tensor]:
         return {"logits": self.logits, "candidates": self.candidates, **self.groups}
@@ -77,8 +67,8 @@ class Evidence:
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor]) -> Evidence:
         """The inverse; `tensors` may hold others, too."""
-        known = (*PER_IMAGE, *MARGIN_MAPS, *PER_CANDIDATE, *CLASS_MAPS)
-        return cls(tensors["logits"], tensors["candidates"], {name: tensors[name] for name in known if name in tensors})
+        groups = {name: tensors[name] for name in (*PER_IMAGE, *PER_CANDIDATE) if name in tensors}
+        return cls(tensors["logits"], tensors["candidates"], groups)
 
     @classmethod
     def cat(cls, parts: Sequence[Evidence]) -> Evidence:
@@ -113,13 +103,17 @@ class EvidenceShape(BaseModel):
 
     @classmethod
     def of(cls, evidence: Evidence) -> EvidenceShape:
-        each = (*PER_CANDIDATE, *CLASS_MAPS)
         return cls(
             classes=evidence.logits.shape[1],
             candidates=evidence.candidates.shape[1],
-            groups={name: tuple(group.shape[2 if name in each else 1 :]) for name, group in evidence.groups.items()},
+            groups={name: tuple(each.shape[_first(name) :]) for name, each in evidence.groups.items()},
         )
 
     def columns(self, names: Iterable[str]) -> int:
         """How many numbers `Evidence.columns` gives."""
         return sum(math.prod(self.groups[name]) for name in names if name in self.groups)
+
+
+def _first(name: str) -> int:
+    """The first dimension of a group that is its own."""
+    return 2 if name in PER_CANDIDATE else 1

@@ -1,10 +1,9 @@
 """Channel attribution: which channels, at several depths, carry the decision.
 
-Images flow in; for each layer come out activation × gradient pooled over space (which channels) and over channels
-(where), gradient norms and mean activations. The gradient is that of the top1 - top2 margin: ONE forward and ONE
-backward for any number of layers. Activation × gradient is the first-order form (Shrikumar et al. 2017, section 3) of
-the channel attribution of Fong, Patrick & Vedaldi, "Understanding Deep Networks via Extremal Perturbations and
-Smooth Masks" (2019), section 4.
+Images flow in; for each layer come out activation × gradient summed over space, gradient norms and mean activations.
+The gradient is that of the top1 - top2 margin: ONE forward and ONE backward for any number of layers. Activation ×
+gradient is the first-order form (Shrikumar et al. 2017, section 3) of the channel attribution of Fong, Patrick &
+Vedaldi, "Understanding Deep Networks via Extremal Perturbations and Smooth Masks" (2019), section 4.
 """
 
 from __future__ import annotations
@@ -42,10 +41,6 @@ class LayerAttribution:
     """(B, D): L2 norm of the gradient over space."""
     activation: Tensor
     """(B, D): mean activation over space."""
-    spatial: Tensor
-    """(B, h, w): activation × gradient, summed over channels."""
-    spatial_gradient: Tensor
-    """(B, h, w): L2 norm of the gradient over channels."""
 
 
 @dataclass(frozen=True)
@@ -177,6 +172,4 @@ def _pool(activation: Tensor, gradient: Tensor) -> LayerAttribution:
         weights=gradient.mean((2, 3), dtype=torch.float32),
         gradient_norm=torch.linalg.vector_norm(gradient, dim=(2, 3), dtype=torch.float32),
         activation=activation.mean((2, 3), dtype=torch.float32),
-        spatial=product.sum(1, dtype=torch.float32),
-        spatial_gradient=torch.linalg.vector_norm(gradient, dim=1, dtype=torch.float32),
     )

@@ -1,10 +1,8 @@
 """The heatmap classifier: `Evidence` in, an attack score and a distribution over origin labels out.
 
-    class maps ─▶ shared encoder ─┐
-    groups per candidate ─────────┼─▶ one token a candidate ─┐
-                                  │                          ├─▶ attention ─▶ origin head, (B, C)
-    margin maps ─▶ encoder ───────┐                          │
-    groups per image ─────────────┴─▶ one token an image ────┘─▶ family head, (B, families)
+    groups per candidate ─▶ one token per candidate ─┐
+                                                     ├─▶ attention ─▶ origin head, (B, C)
+    groups per image ─────▶ one token per image ─────┴──────────────▶ family head, (B, families)
 
 Groups of numbers stand side by side, in the order of `detector.evidence.groups`.
 
@@ -25,8 +23,6 @@ from torch import Tensor, nn
 from detector.errors import BundleDamagedError
 from detector.evidence import (
     ALL_CLASSES_UP_TO,
-    CLASS_MAPS,
-    MARGIN_MAPS,
     PER_CANDIDATE,
     PER_IMAGE,
     Evidence,
@@ -57,22 +53,6 @@ class NetworkOutput:
     origin_logits: Tensor
 
 
-class MapEncoder(nn.Module):
-    """(N, M, g, g) → (N, width): two convolutions, then the cells' mean and maximum."""
-
-    def __init__(self, kinds: int, width: int) -> None:
-        super().__init__()
-        self.convolutions = nn.Sequential(
-            nn.Conv2d(kinds, 32, 3, padding=1), nn.GELU(), nn.Conv2d(32, 32, 3, stride=2, padding=1), nn.GELU()
-        )
-        self.project = nn.Linear(64, width)
-
-    def forward(self, maps: Tensor) -> Tensor:
-        cells = self.convolutions(maps).flatten(2)
-        encoded: Tensor = self.project(torch.cat([cells.mean(-1), cells.amax(-1)], dim=-1))
-        return encoded
-
-
 class HeatmapNetwork(nn.Module):
     """See the module's docstring.
 
@@ -86,15 +66,10 @@ class HeatmapNetwork(nn.Module):
         super().__init__()
         width, token = settings.width, settings.token
         features, channels = shape.columns(PER_CANDIDATE), shape.columns(PER_IMAGE)
-        class_maps = sum(shape.groups[name][0] for name in CLASS_MAPS if name in shape.groups)
-        margin_maps = sum(shape.groups[name][0] for name in MARGIN_MAPS)
-        self.scale_maps = Standardise((1, class_maps, 1, 1))
-        self.scale_margin = Standardise((margin_maps, 1, 1))
         self.scale_features = Standardise((1, features))
         self.scale_channels = Standardise((channels,))
         self.novelty = Novelty(shape, settings.score)
 
-        self.encode_maps = MapEncoder(class_maps, token)
         self.encode_features = nn.Linear(features, token)
         self.encode_rank = nn.Parameter(torch.zeros(shape.candidates, token))
         # with few classes a class has an identity (its channels are its own); with many only its rank counts
@@ -102,9 +77,8 @@ class HeatmapNetwork(nn.Module):
         self.encode_class = nn.Embedding(identities, token) if identities else None
         self.image_to_class = nn.Linear(width, identities) if identities else None
 
-        self.encode_margin = MapEncoder(margin_maps, 64)
         self.encode_image = nn.Sequential(
-            nn.Linear(channels + 64, width),
+            nn.Linear(channels, width),
             nn.GELU(),
             nn.Dropout(settings.dropout),
             nn.Linear(width, width),
@@ -149,21 +123,14 @@ class HeatmapNetwork(nn.Module):
     @torch.no_grad()
     def fit_scales(self, evidence: Evidence) -> None:
         """Take the standardising statistics from a sample of the fit images."""
-        self.scale_maps.fit(_maps(evidence, CLASS_MAPS))
-        self.scale_margin.fit(_maps(evidence, MARGIN_MAPS))
         self.scale_features.fit(evidence.columns(PER_CANDIDATE))
         self.scale_channels.fit(evidence.columns(PER_IMAGE))
 
     def forward(self, evidence: Evidence) -> NetworkOutput:
-        batch, candidates = evidence.candidates.shape
-        maps = self.scale_maps(_maps(evidence, CLASS_MAPS)).flatten(0, 1)  # (B·C, M, g, g)
-        tokens = self.encode_maps(maps).view(batch, candidates, self.encode_rank.shape[1]) + self.encode_rank
-        tokens = tokens + self.encode_features(self.scale_features(evidence.columns(PER_CANDIDATE)))
+        tokens = self.encode_features(self.scale_features(evidence.columns(PER_CANDIDATE))) + self.encode_rank
         if self.encode_class is not None:
             tokens = tokens + self.encode_class(evidence.candidates)
-        margin = self.encode_margin(self.scale_margin(_maps(evidence, MARGIN_MAPS)))
-        channels = self.scale_channels(evidence.columns(PER_IMAGE))
-        image = self.encode_image(torch.cat([channels, margin], dim=1))  # (B, width)
+        image = self.encode_image(self.scale_channels(evidence.columns(PER_IMAGE)))  # (B, width)
 
         mixed = self.mix(torch.cat([self.image_to_token(image)[:, None], tokens], dim=1))  # (B, 1 + C, token)
         family_logits = self.family_head(torch.cat([image, mixed[:, 0], mixed[:, 1]], dim=1))
@@ -171,11 +138,6 @@ class HeatmapNetwork(nn.Module):
         if self.image_to_class is not None:
             origin_logits = origin_logits + self.image_to_class(image).gather(1, evidence.candidates)
         return NetworkOutput(family_logits, origin_logits)
-
-
-def _maps(evidence: Evidence, names: Sequence[str]) -> Tensor:
-    """(B, …, M, g, g)."""
-    return torch.cat([evidence.groups[name] for name in names if name in evidence.groups], dim=-3)
 
 
 @torch.no_grad()

@@ -23,7 +23,7 @@ __all__ = ["Novelty"]
 
 RIDGE = 0.3  # of the mean variance, when it is fitted
 STABILITY = ("views.stability",)
-CLASSES = ("classes.logit", "views.logit", "classes.log_probability", "views.log_probability", "classes.spread")
+CLASSES = ("classes.logit", "views.logit", "classes.log_probability", "views.log_probability")
 DIVERGENCE = "witness.divergence"
 
 

@@ -149,7 +149,7 @@ def explain(
     for method in methods:
         results.append(_method(classifier, images, classes, method, layer))
         advance(1)
-    channels = _channels(classifier, images, classes, layer or detector.extractor.class_layer)
+    channels = _channels(classifier, images, classes, layer or detector.extractor.map_layer)
     advance(1)
     return Explanation(
         name=name,

@@ -24,7 +24,7 @@ Pixels = NDArray[np.uint8]
 Judge = Callable[[Pixels], tuple[Pixels, NDArray[np.float32]]]
 """Pixels (H, W, 3) → the image as the classifier sees it, and its heatmap (g, g)."""
 LONGEST_SIDE = 512
-MAPS = "classes.maps"
+HEATMAP = "heatmap"
 
 
 def draw_image(record: Record) -> bytes | None:
@@ -59,9 +59,9 @@ def _pixels(record: Record) -> Pixels | None:
 
 
 def _recorded(record: Record) -> NDArray[np.float32] | None:
-    """The heatmap for the predicted class, which is the first candidate's first map."""
+    """The heatmap for the predicted class, which lies beside the evidence."""
     try:
-        maps = load(record.evidence or b"")[MAPS]
+        values = load(record.evidence or b"")[HEATMAP]
     except (SafetensorError, KeyError):
         return None
-    return maps[0, 0].astype(np.float32) if maps.ndim == 4 and maps.size else None
+    return values.astype(np.float32) if values.ndim == 2 and values.size else None

@@ -8,6 +8,7 @@ import secrets
 from datetime import UTC, datetime
 from typing import Any
 
+import numpy as np
 from PIL import Image
 from safetensors.numpy import save
 
@@ -26,7 +27,7 @@ def to_record(time_s: float, request: InferenceRequest, result: InferenceResult,
     recovered = verdict.recovered[0][0] if verdict.recovered else -1
     evidence = image = None
     if config.record_evidence and verdict.evidence is not None:
-        evidence = save(dict(verdict.evidence))
+        evidence = save({**verdict.evidence, "heatmap": np.ascontiguousarray(verdict.heatmap)})
     if config.record_images:
         image = content if pixels is None else _png(pixels)
     return Record(

@@ -250,7 +250,7 @@ def test_settings_of_the_score_are_the_bundles_own_and_whole(lacking: str) -> No
         Detector.assemble(replace(bundle, manifest=with_settings(bundle.manifest, settings)))
 
 
-@pytest.mark.parametrize("lacking", ["witness_noise", "grid", "noise_draws"])
+@pytest.mark.parametrize("lacking", ["witness_noise", "candidates", "noise_draws"])
 def test_settings_of_the_evidence_are_the_bundles_own_and_whole(lacking: str) -> None:
     bundle = load_bundle(EMBEDDED)
     evidence: Any = copy.deepcopy(bundle.manifest.evidence)

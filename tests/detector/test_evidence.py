@@ -15,7 +15,7 @@ from detector.evidence.views import ViewSettings
 
 @pytest.fixture(scope="module")
 def extractor(tiny_classifier: Classifier) -> EvidenceExtractor:
-    return EvidenceExtractor(tiny_classifier, EvidenceSettings(grid=4))
+    return EvidenceExtractor(tiny_classifier, EvidenceSettings())
 
 
 def assert_equal(one: Evidence, other: Evidence) -> None:
@@ -35,8 +35,8 @@ def test_two_calls_agree_to_the_bit(extractor: EvidenceExtractor, tiny_images: t
 
 def test_small_forward_batches_change_nothing(tiny_classifier: Classifier, tiny_images: tiny.TinyImages) -> None:
     images = tiny_images.images[:5]
-    whole = EvidenceExtractor(tiny_classifier, EvidenceSettings(grid=4))(images)
-    pieces = EvidenceExtractor(tiny_classifier, EvidenceSettings(grid=4, forward_batch=2))(images)
+    whole = EvidenceExtractor(tiny_classifier, EvidenceSettings())(images)
+    pieces = EvidenceExtractor(tiny_classifier, EvidenceSettings(forward_batch=2))(images)
     assert_equal(whole, pieces)
 
 
@@ -46,19 +46,28 @@ def test_candidate_zero_is_the_prediction(extractor: EvidenceExtractor, tiny_ima
     assert all(sorted(row) == [0, 1, 2, 3] for row in evidence.candidates.tolist())
 
 
-def test_class_maps_add_up_to_the_change_of_the_logit(
+def test_the_heatmap_that_is_shown_adds_up_to_the_logit(
     tiny_classifier: Classifier, tiny_images: tiny.TinyImages
 ) -> None:
     # the last block is followed by pooling and one linear layer: activation x gradient is the logit less its bias
-    settings = EvidenceSettings(class_layer="block3", layers=("block1", "block3"), grid=4)
-    evidence = EvidenceExtractor(tiny_classifier, settings)(tiny_images.images[:4])
-    bias = tiny_classifier.state_dict()["head.bias"][evidence.candidates]
-    logits = evidence.logits.gather(1, evidence.candidates)
-    torch.testing.assert_close(evidence.groups["classes.maps"].sum((2, 3, 4)), logits - bias, rtol=1e-3, atol=1e-3)
+    extractor = EvidenceExtractor(tiny_classifier, EvidenceSettings(layers=("block3",)))
+    evidence, heatmaps = extractor.with_heatmap(tiny_images.images[:4])
+    top = evidence.logits.max(1)
+    bias = tiny_classifier.state_dict()["head.bias"][top.indices]
+    torch.testing.assert_close(heatmaps.sum((1, 2)), top.values - bias, rtol=1e-3, atol=1e-3)
+
+
+def test_the_heatmap_that_is_shown_is_fine_enough_and_no_evidence(
+    extractor: EvidenceExtractor, tiny_images: tiny.TinyImages
+) -> None:
+    images = tiny_images.images[:3]
+    evidence, heatmaps = extractor.with_heatmap(images)
+    assert heatmaps.shape[0] == 3 and min(heatmaps.shape[1:]) >= 6
+    assert_equal(evidence, extractor(images))
 
 
 def test_channels_of_the_margin_add_up_to_the_margin(tiny_classifier: Classifier, tiny_images: tiny.TinyImages) -> None:
-    settings = EvidenceSettings(layers=("block3",), class_layer="block3", grid=4)
+    settings = EvidenceSettings(layers=("block3",))
     evidence = EvidenceExtractor(tiny_classifier, settings)(tiny_images.images[:4])
     top2 = evidence.logits.topk(2)
     bias = tiny_classifier.state_dict()["head.bias"][top2.indices]
@@ -100,7 +109,9 @@ def test_a_view_that_changes_nothing_moves_nothing(tiny_classifier: Classifier, 
         assert moved.abs().max() > 1e-2
 
 
-def test_a_model_without_inner_layers_is_refused(tmp_path: Path, tiny_classifier: Classifier) -> None:
+def test_a_model_without_inner_layers_may_only_be_the_witness(
+    tmp_path: Path, tiny_classifier: Classifier, tiny_images: tiny.TinyImages
+) -> None:
     network = tiny.net()
     network.load_state_dict(tiny.trained_weights(steps=1))
     program = torch.export.export(
@@ -110,11 +121,16 @@ def test_a_model_without_inner_layers_is_refused(tmp_path: Path, tiny_classifier
     hidden = load_classifier(tiny.SPEC.model_copy(update={"source": f"export:{tmp_path / 'tiny.pt2'}"}))
     with pytest.raises(NoGradientError, match="inner layers"):
         EvidenceExtractor(hidden, EvidenceSettings())
+    evidence = EvidenceExtractor(tiny_classifier, EvidenceSettings(), hidden)(tiny_images.images[:2])
+    torch.testing.assert_close(  # as a witness, it is asked for answers only
+        evidence.groups["witness.log_probability"][..., 0],
+        hidden(tiny_images.images[:2]).log_softmax(1).gather(1, evidence.candidates),
+    )
 
 
 def test_wrong_settings_name_themselves(tiny_classifier: Classifier) -> None:
-    with pytest.raises(LayerNotFoundError, match="class_layer"):
-        EvidenceExtractor(tiny_classifier, EvidenceSettings(layers=("block1",), class_layer="block9"))
+    with pytest.raises(LayerNotFoundError, match="block9"):
+        EvidenceExtractor(tiny_classifier, EvidenceSettings(layers=("block1", "block9")))
     nothing = ViewSettings(noise=(), flip=False, shifts=(), blur=False, rescale=())
     with pytest.raises(ConfigError, match="views"):
         EvidenceExtractor(tiny_classifier, EvidenceSettings(views=nothing))
@@ -129,7 +145,7 @@ def other(seed: int = 1, **changes: object) -> Classifier:
 
 
 def test_a_witness_adds_its_groups(tiny_classifier: Classifier, tiny_images: tiny.TinyImages) -> None:
-    images, settings = tiny_images.images[:5], EvidenceSettings(grid=4)
+    images, settings = tiny_images.images[:5], EvidenceSettings()
     alone = EvidenceExtractor(tiny_classifier, settings)(images)
     witnessed = EvidenceExtractor(tiny_classifier, settings, other())(images)
     assert {name for name in witnessed.groups if name not in alone.groups} == {
@@ -138,8 +154,6 @@ def test_a_witness_adds_its_groups(tiny_classifier: Classifier, tiny_images: tin
         "witness.log_probability",
         "witness.logit",
         "witness.log_ratio",
-        "witness.map_agreement",
-        "witness.maps",
     }
     assert all(torch.equal(witnessed.groups[name], group) for name, group in alone.groups.items())
     one_by_one = EvidenceExtractor(tiny_classifier, settings, other())
@@ -147,26 +161,24 @@ def test_a_witness_adds_its_groups(tiny_classifier: Classifier, tiny_images: tin
 
 
 def test_a_caller_without_gradients_gets_the_same(tiny_classifier: Classifier, tiny_images: tiny.TinyImages) -> None:
-    extractor = EvidenceExtractor(tiny_classifier, EvidenceSettings(grid=4), other())
+    extractor = EvidenceExtractor(tiny_classifier, EvidenceSettings(), other())
     with torch.no_grad():
         without = extractor(tiny_images.images[:3])
     assert_equal(without, extractor(tiny_images.images[:3]))
 
 
 def test_the_classifier_as_its_own_witness_agrees(tiny_classifier: Classifier, tiny_images: tiny.TinyImages) -> None:
-    extractor = EvidenceExtractor(tiny_classifier, EvidenceSettings(grid=4), tiny_classifier)
+    extractor = EvidenceExtractor(tiny_classifier, EvidenceSettings(), tiny_classifier)
     evidence = extractor(tiny_images.images[:5])
     groups = evidence.groups
-    torch.testing.assert_close(groups["witness.maps"], groups["classes.maps"])
     torch.testing.assert_close(groups["witness.logit"], groups["classes.logit"])
-    ratio, agreement = groups["witness.log_ratio"], groups["witness.map_agreement"]
+    ratio = groups["witness.log_ratio"]
     torch.testing.assert_close(ratio, torch.zeros_like(ratio), rtol=0, atol=1e-5)
-    torch.testing.assert_close(agreement, torch.ones_like(agreement), rtol=0, atol=1e-4)
 
 
 def test_a_witness_of_other_classes_is_refused(tiny_classifier: Classifier) -> None:
     with pytest.raises(ConfigError, match="same order"):
-        EvidenceExtractor(tiny_classifier, EvidenceSettings(grid=4), other(classes=tuple(reversed(tiny.CLASSES))))
+        EvidenceExtractor(tiny_classifier, EvidenceSettings(), other(classes=tuple(reversed(tiny.CLASSES))))
 
 
 def many(seed: int) -> Classifier:
@@ -178,7 +190,7 @@ def many(seed: int) -> Classifier:
 
 
 def test_among_many_classes_the_witness_proposes_candidates(tiny_images: tiny.TinyImages) -> None:
-    images, settings = tiny_images.images[:6], EvidenceSettings(grid=4, candidates=4, witness_noise=0)
+    images, settings = tiny_images.images[:6], EvidenceSettings(candidates=4, witness_noise=0)
     classifier, witness = many(0), many(1)
     evidence = EvidenceExtractor(classifier, settings, witness)(images)
     votes = (witness(images).softmax(1) + witness(images.flip(-1)).softmax(1)) / 2
@@ -192,7 +204,7 @@ def test_among_many_classes_without_a_witness_the_views_propose(tiny_images: tin
     images = tiny_images.images[:6]
     classifier = many(0)
     only_flip = ViewSettings(noise=(), flip=True, shifts=(), blur=False, rescale=())
-    evidence = EvidenceExtractor(classifier, EvidenceSettings(grid=4, candidates=4, views=only_flip))(images)
+    evidence = EvidenceExtractor(classifier, EvidenceSettings(candidates=4, views=only_flip))(images)
     votes = classifier(images.flip(-1)).softmax(1)
     for prediction, candidates, vote in zip(classifier(images).argmax(1), evidence.candidates, votes, strict=True):
         ranked = [int(index) for index in vote.argsort(descending=True) if index != prediction]
@@ -202,7 +214,7 @@ def test_among_many_classes_without_a_witness_the_views_propose(tiny_images: tin
 def test_the_witness_sees_the_mirrored_image_under_noise(tiny_images: tiny.TinyImages) -> None:
     images = tiny_images.images[:4]
     still, noisy = (
-        EvidenceExtractor(many(0), EvidenceSettings(grid=4, candidates=4, witness_noise=noise), many(1))(images)
+        EvidenceExtractor(many(0), EvidenceSettings(candidates=4, witness_noise=noise), many(1))(images)
         for noise in (0.0, 16.0)
     )
     name = "witness.log_probability"

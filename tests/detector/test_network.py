@@ -7,7 +7,7 @@ import torch
 from random_evidence import evidence_of
 
 from detector.errors import BundleDamagedError
-from detector.evidence import Evidence
+from detector.evidence import PER_CANDIDATE, PER_IMAGE, Evidence
 from detector.scoring.network import (
     EvidenceShape,
     HeatmapNetwork,
@@ -50,9 +50,16 @@ def test_the_order_of_a_batch_does_not_matter() -> None:
 def test_magnitudes_are_seen() -> None:
     evidence = evidence_of(6, 4, 4)
     network = network_for(evidence)
-    maps = evidence.groups["classes.maps"]
-    louder = replace(evidence, groups={**evidence.groups, "classes.maps": maps * 10})
+    louder = replace(evidence, groups={**evidence.groups, "margin.channels": evidence.groups["margin.channels"] * 10})
     assert not torch.allclose(score([network], evidence)[0], score([network], louder)[0], rtol=1e-3)
+
+
+@pytest.mark.parametrize("name", [*PER_IMAGE, *PER_CANDIDATE])
+def test_every_group_is_read(name: str) -> None:
+    evidence = evidence_of(6, 4, 4)
+    network = network_for(evidence)
+    other = replace(evidence, groups={**evidence.groups, name: evidence_of(6, 4, 4, seed=1).groups[name]})
+    assert not torch.equal(score([network], evidence)[0], score([network], other)[0])
 
 
 def test_standardise_tames_outliers_and_keeps_order() -> None:

@@ -164,7 +164,7 @@ def test_channels_come_from_the_layer_asked_for_and_so_does_cam(detector: Detect
     for (channel, *others), count in zip(found.channels.top, found.channels.open, strict=True):
         assert channel.activation.shape == (16, 16) and 0 < count < 8
         assert all(0 <= other.weight <= channel.weight <= 1 for other in others)
-    assert explain(detector, image, name="x", methods=()).channels.layer == detector.extractor.class_layer
+    assert explain(detector, image, name="x", methods=()).channels.layer == detector.extractor.map_layer
 
 
 def test_colours_say_for_against_and_nothing() -> None:

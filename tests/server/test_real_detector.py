@@ -32,7 +32,7 @@ FAMILIES = ("iterative", "minimum-norm")
 @pytest.fixture(scope="module")
 def bundle(tiny_classifier: Classifier, tiny_images: tiny.TinyImages, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle around the tiny classifier, its heatmap network untrained."""
-    extractor = EvidenceExtractor(tiny_classifier, EvidenceSettings(grid=4))
+    extractor = EvidenceExtractor(tiny_classifier, EvidenceSettings())
     evidence = extractor(tiny_images.images)
     torch.manual_seed(0)
     network = HeatmapNetwork(EvidenceShape.of(evidence), len(FAMILIES), SETTINGS)
@@ -44,7 +44,7 @@ def bundle(tiny_classifier: Classifier, tiny_images: tiny.TinyImages, tmp_path_f
         heatward_version="0.1.0",
         classifier=tiny_classifier.spec,
         fingerprint=tiny_classifier.fingerprint,
-        evidence=EvidenceSettings(grid=4).model_dump(mode="json"),
+        evidence=EvidenceSettings().model_dump(mode="json"),
         network={
             "settings": SETTINGS.model_dump(mode="json"),
             "shape": EvidenceShape.of(evidence).model_dump(mode="json"),

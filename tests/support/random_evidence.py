@@ -14,20 +14,15 @@ def evidence_of(batch: int, classes: int, candidates: int, seed: int = 0) -> Evi
         "witness.answer": (4,),
         "witness.divergence": (2,),
         "views.stability": (2, 3, 3),
-        "margin.maps": (6, 4, 4),
     }
     candidate = {
         "classes.logit": (1,),
         "views.logit": (2,),
         "classes.log_probability": (1,),
         "views.log_probability": (2,),
-        "classes.spread": (2,),
         "witness.log_probability": (2,),
         "witness.logit": (1,),
         "witness.log_ratio": (1,),
-        "witness.map_agreement": (1,),
-        "classes.maps": (1, 4, 4),
-        "witness.maps": (1, 4, 4),
     }
     logits = torch.randn(batch, classes, generator=generator)
     return Evidence(

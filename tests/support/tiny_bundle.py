@@ -14,7 +14,7 @@ from detector.scoring.network import EvidenceShape, HeatmapNetwork, NetworkSetti
 
 def tiny_bundle(classifier: Classifier) -> Bundle:
     views = ViewSettings(noise=(4.0,), noise_draws=1, shifts=(), blur=False, rescale=())
-    settings = EvidenceSettings(views=views, grid=4)
+    settings = EvidenceSettings(views=views)
     evidence = EvidenceExtractor(classifier, settings)(tiny.images(99, seed=9).images)
     shape, network_settings = EvidenceShape.of(evidence), NetworkSettings(width=16, token=16, ensemble=1)
     torch.manual_seed(0)

@@ -19,7 +19,7 @@ from training.config import TrainingConfig
 from training.shards import shard_path, write_shard
 
 ROWS = {"fit": 24, "calibrate": 40, "test": 32}
-EVIDENCE = EvidenceSettings(views=ViewSettings(noise=(4.0,), noise_draws=1, shifts=(), blur=False, rescale=()), grid=4)
+EVIDENCE = EvidenceSettings(views=ViewSettings(noise=(4.0,), noise_draws=1, shifts=(), blur=False, rescale=()))
 
 
 def config(work: Path) -> TrainingConfig:

@@ -34,7 +34,6 @@ splits = {{ calibrate = 24, test = 20, tune = 16 }}
 [twins]
 sizes = ["8/255"]
 [evidence]
-grid = 4
 views = {{ noise = [8.0], noise_draws = 1, shifts = [], blur = false, rescale = [] }}
 [fit]
 epochs = 2

@@ -58,7 +58,7 @@ def test_shipped_configurations_are_valid(path: Path) -> None:
         ({"batchsize": 3}, "'batchsize'; did you mean 'batch_size'?"),
         ({"images": {"sorce": "x"}}, "'images.sorce'; did you mean 'source'?"),
         ({"classifier": {"preprocessing": {"means": [0]}}}, "did you mean 'mean'?"),
-        ({"evidence": {"grids": 3}}, "did you mean 'grid'?"),
+        ({"evidence": {"candidate": 3}}, "did you mean 'candidates'?"),
         ({"fit": {"epoch": 3}}, "'fit.epoch'; did you mean 'epochs'?"),
     ],
 )

@@ -169,7 +169,7 @@ def test_changed_settings_redo_what_they_touch_and_no_more(source: Path, tmp_pat
     settings[1]["limit"] = {"fit": 16}
     assert run(attacks=settings)[0] == set()
     assert not (tmp_path / "work/attack/fit/pgd/00001.safetensors").exists()
-    changed, _ = run(attacks=settings, evidence={"grid": 2})
+    changed, _ = run(attacks=settings, evidence={"forward_batch": 7})
     assert {name.split("/")[0] for name in changed} == {"attribute"}
 
 

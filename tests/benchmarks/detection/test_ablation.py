@@ -22,4 +22,4 @@ def test_a_part_is_zeros_and_the_rest_is_untouched(part: str) -> None:
 
 def test_the_parts_leave_the_classifiers_answer_alone() -> None:
     gone = {name for part in PARTS for name, group in without(EVIDENCE, part).groups.items() if not group.any()}
-    assert set(EVIDENCE.groups) - gone == {"classes.logit", "classes.log_probability", "classes.spread"}
+    assert set(EVIDENCE.groups) - gone == {"classes.logit", "classes.log_probability"}
