@@ -19,7 +19,8 @@ HeatwardError                     INTERNAL
 │   └── FingerprintMismatchError                       made for another classifier
 ├── CalibrationError              INVALID_ARGUMENT     too few clean scores, rate out of range
 ├── ConfigError                   INVALID_ARGUMENT     unknown key, value out of range
-└── DataError                     FAILED_PRECONDITION  images or shards that training cannot use
+├── DataError                     FAILED_PRECONDITION  images or shards that training cannot use
+└── StoreError                    UNAVAILABLE          an object store did not give or take what it was asked
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ __all__ = [
     "LayerNotFoundError",
     "NoGradientError",
     "NonFiniteLogitsError",
+    "StoreError",
 ]
 
 
@@ -145,3 +147,9 @@ class DataError(HeatwardError):
     """Images or shards that training cannot use."""
 
     code = "FAILED_PRECONDITION"
+
+
+class StoreError(HeatwardError):
+    """An object store did not give or take what it was asked."""
+
+    code = "UNAVAILABLE"

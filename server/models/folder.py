@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from detector import remote
 from detector.bundle.archive import MANIFEST, ZIP_SUFFIX
 from detector.errors import ConfigError
 
@@ -23,7 +24,7 @@ def newest(path: Path) -> Path:
         ConfigError: The folder holds none.
         OSError: It cannot be read.
     """
-    if not path.is_dir() or (path / MANIFEST).exists():
+    if remote.is_url(path) or not path.is_dir() or (path / MANIFEST).exists():
         return path
     bundles = [each for each in path.iterdir() if not each.name.startswith(".") and _is_bundle(each)]
     if not bundles:
@@ -32,7 +33,15 @@ def newest(path: Path) -> Path:
 
 
 def stamp(path: Path) -> Stamp:
-    """What changes when a bundle's files do: names, sizes, times, inodes; empty where there is none."""
+    """What changes when a bundle's files do: names, sizes, times, inodes; empty where there is none.
+
+    Raises:
+        StoreError: The store of a URL does not say.
+        ConfigError: There is no driver for such URLs.
+    """
+    if remote.is_url(path):
+        version, size = remote.stamp(path)
+        return ((version, size, 0, 0),)
     try:
         files = sorted(path.iterdir()) if path.is_dir() else [path]
         found = [(each.name, each.stat()) for each in files]
