@@ -4,7 +4,8 @@
                                             └─ anything fails: the old one stays, the log and a counter say why
 
 Each must guard the classifier that the current one guards, unless the settings allow another. A bundle that was refused
-is tried again only once its files have changed; a watched one, once they have come to rest.
+is tried again only once its files have changed, or the store that failed answers; a watched one, once they have come to
+rest.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from pathlib import Path
 
 from detector.bundle import EMBEDDED
 from detector.detector import Detector
-from detector.errors import HeatwardError
+from detector.errors import HeatwardError, StoreError
 from detector.remote import local_copy, shown
 from detector.text import printable
 from server.config import ServerConfig
@@ -121,6 +122,8 @@ class Reloader:
             await self._put(role)
         except Exception as failure:
             error = str(failure)
+            if isinstance(failure, StoreError):  # the bundle may be good: try it again once the store answers
+                self._tried[role] = ((error, 0, 0, 0),)
             unexpected = None if isinstance(failure, HeatwardError | OSError) else failure
             log.error(
                 "the new bundle is refused, the old one stays",
