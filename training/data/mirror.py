@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 from detector.errors import ConfigError, DataError
-from detector.files import TEMPORARY, write_file
+from detector.files import temporary_name, write_file
 from detector.remote import download, is_url, listing, shown, version_of
 from detector.text import printable
 from training.data.folders import SUFFIXES, is_image, is_ours
@@ -25,6 +25,8 @@ from training.progress import LogProgress
 __all__ = ["mirror"]
 
 INDEX = "index.json"
+BLOCK = 1000
+"""Files after which the index is written: what a kill can cost."""
 AT_ONCE = 16
 """Files fetched at a time: what a store takes to answer is mostly waiting."""
 
@@ -59,7 +61,9 @@ def mirror(url: str, root: Path) -> Path:
         missing = [
             name for name, version in wanted.items() if have.get(name) != version or not (files / name).is_file()
         ]
-        _fetch(url, files, missing, wanted, have)
+    for at in range(0, len(missing), BLOCK):
+        with _index(place / INDEX) as have:
+            _fetch(url, files, missing[at : at + BLOCK], wanted, have)
     if missing:
         LogProgress().note(
             f"images: fetched {len(missing)} of {len(wanted)} files of {printable(url, None)} to {files}"
@@ -80,9 +84,12 @@ def _fetch(url: str, files: Path, names: list[str], wanted: dict[str, str], have
     def fetch(name: str) -> str:
         file = files / name
         file.parent.mkdir(parents=True, exist_ok=True)
-        half = file.with_name(f".{file.name}{TEMPORARY}")  # hidden: no image
-        download(f"{url.rstrip('/')}/{name}", half)
-        half.replace(file)
+        half = temporary_name(file)  # hidden, and no other job's
+        try:
+            download(f"{url.rstrip('/')}/{name}", half)
+            half.replace(file)
+        finally:
+            half.unlink(missing_ok=True)
         return name
 
     with ThreadPoolExecutor(AT_ONCE) as pool:

@@ -27,7 +27,9 @@ NAME = "heatward inspect"
 MANIFEST = "manifest.json"
 FORMAT = "heatward-bundle"
 MAX_MANIFEST_BYTES = 16 * 2**20
-URL = re.compile(r"[a-z][a-z0-9+.-]+://.+")
+GRPC = r"(?!(?:dns|unix(?:-abstract)?|ipv[46]|vsock|xds|grpcs?):|https?://[^/]*/?$)"
+URL = re.compile(GRPC + r"[a-z][a-z0-9+.-]+://.+")
+"""Of a bundle, and not the address of a server."""
 SECRETS = re.compile(r"(?<=://)[^/@\s]*@|[?#]\S*")
 """What stands in a URL before a host, or after a path, may be a password."""
 ADDRESS = re.compile(r"(?:[a-z0-9+.-]+:.*[^:]|.*:\d+)", re.IGNORECASE)
@@ -117,11 +119,11 @@ def _manifest_at(url: str, shown: str) -> bytes:
     try:
         with fsspec.open(url, "rb") as stored:
             return _member(shown, stored)
-    except ValueError:
-        raise
+    except ImportError as error:
+        raise ValueError(f"{shown}: no driver is installed: {error}") from error
     except FileNotFoundError as error:
         raise ValueError(f"{shown}: there is no such object or bucket (404)") from error
-    except Exception as error:  # a driver's own
+    except Exception as error:  # a driver's own, or zipfile's
         said = SECRETS.sub("", f"{type(error).__name__}: {error}".replace(url, shown)).splitlines()[0]
         raise ValueError(f"{shown}: cannot be read: {said}") from error
 
