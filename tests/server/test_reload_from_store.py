@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ import stores
 from test_reload import Shop, reload, serving, version
 from test_service import settle
 
+from detector import remote
 from detector.errors import StoreError
 
 URL = "troubled://models/a.heatward"
@@ -77,6 +79,20 @@ async def test_a_store_is_watched_and_an_outage_is_told_once(
         await settle(lambda: app._registry.current.version == "b" * 16)
         assert failed.get() == 1
         assert await version(channel) == "b" * 16
+
+
+async def test_a_silent_store_is_given_up_and_holds_up_no_request(
+    shop: Shop, store: type[stores.TroubledFileSystem], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(remote, "PATIENCE_S", 0.2)
+    put("a")
+    async with serving(shop, bundle=URL) as (_, channel):
+        store.trouble = "is silent"
+        asked = asyncio.create_task(reload(channel))
+        assert await version(channel) == "a" * 16
+        (outcome,) = await asked
+        assert "did not answer within 0.2 s" in outcome.error
+        assert await version(channel) == "a" * 16
 
 
 async def test_canary_and_shadow_may_lie_in_a_store(shop: Shop, store: type[stores.TroubledFileSystem]):
