@@ -19,8 +19,9 @@ HeatwardError                     INTERNAL
 │   └── FingerprintMismatchError                       made for another classifier
 ├── CalibrationError              INVALID_ARGUMENT     too few clean scores, rate out of range
 ├── ConfigError                   INVALID_ARGUMENT     unknown key, value out of range
-└── DataError                     FAILED_PRECONDITION  images, shards or folders that training cannot use
-    └── BusyError                                      another job uses them: try again later
+├── DataError                     FAILED_PRECONDITION  images, shards or folders that training cannot use
+│   └── BusyError                                      another job uses them: try again later
+└── StoreError                    UNAVAILABLE          an object store did not give or take what it was asked
 """
 
 from __future__ import annotations
@@ -49,6 +50,7 @@ __all__ = [
     "LayerNotFoundError",
     "NoGradientError",
     "NonFiniteLogitsError",
+    "StoreError",
 ]
 
 
@@ -151,3 +153,9 @@ class DataError(HeatwardError):
 
 class BusyError(DataError):
     """Another job uses a folder: the same command may do later."""
+
+
+class StoreError(HeatwardError):
+    """An object store did not give or take what it was asked."""
+
+    code = "UNAVAILABLE"

@@ -141,7 +141,7 @@ class TrainingConfig(BaseSettings):
     work: Path = Path("work/detector")
     """Folder for shards and results; a killed job goes on from here."""
     out: Path = Path("work/detector.heatward")
-    """The bundle: a file if the name ends in `.heatward`, a folder otherwise."""
+    """The bundle: a file if the name ends in `.heatward`, a folder otherwise; or a URL, `s3://bucket/my.heatward`."""
     seed: int = 0
     threads: Annotated[int, Field(ge=1)] | None = None
     """CPU threads of torch. Default: as many as this process may use, by its affinity and its container's quota."""
