@@ -19,7 +19,8 @@ HeatwardError                     INTERNAL
 │   └── FingerprintMismatchError                       made for another classifier
 ├── CalibrationError              INVALID_ARGUMENT     too few clean scores, rate out of range
 ├── ConfigError                   INVALID_ARGUMENT     unknown key, value out of range
-└── DataError                     FAILED_PRECONDITION  images or shards that training cannot use
+├── DataError                     FAILED_PRECONDITION  images or shards that training cannot use
+└── ClusterError                  UNAVAILABLE          the machines that training was to use
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ __all__ = [
     "CalibrationError",
     "ClassifierError",
     "ClassifierSpecError",
+    "ClusterError",
     "ConfigError",
     "DataError",
     "FingerprintMismatchError",
@@ -145,3 +147,9 @@ class DataError(HeatwardError):
     """Images or shards that training cannot use."""
 
     code = "FAILED_PRECONDITION"
+
+
+class ClusterError(HeatwardError):
+    """The cluster that training was to use cannot be reached, has no room, or was lost."""
+
+    code = "UNAVAILABLE"
