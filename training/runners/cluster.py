@@ -12,7 +12,6 @@ import logging
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
-from itertools import islice
 from typing import Any
 
 from detector.classifier import Classifier
@@ -66,26 +65,27 @@ class RayRunner:
     def close(self) -> None:
         """End the workers; the cluster, if this job started it, ends with the process."""
         actors, self.actors = self.actors, []
-        for actor in actors:
-            self.ray.kill(actor)
+        if self.ray.is_initialized():  # else the cluster is lost, and asking it would connect to another
+            for actor in actors:
+                self.ray.kill(actor)
 
     def _run(self, plans: Iterator[ShardPlan]) -> Iterator[ShardMade]:
         self.actors = self.actors or self._start()
-        # Call → who was called, and the plan and unreadable images; a worker's first call asks whether it is open.
+        # Call → who was called, and the plan and unreadable images; a worker's first calls ask whether it is open.
         calls: dict[Any, tuple[Any, tuple[ShardPlan, tuple[str, ...]] | None]] = {
-            actor.open.remote(): (actor, None) for actor in self.actors
+            actor.open.remote(): (actor, None) for _ in range(AHEAD) for actor in self.actors
         }
         while calls:
             done, _ = self.ray.wait(list(calls))
             actor, asked = calls.pop(done[0])
             answer = self.ray.get(done[0])
-            for plan in islice(plans, 1 if asked else AHEAD):
+            if (plan := next(plans, None)) is not None:
                 source, skipped = self.worker.read(plan)
                 calls[actor.make.remote(plan, to_bytes(source))] = (actor, (plan, skipped))
             if asked:
-                plan, skipped = asked
-                write_file(plan.path, answer)
-                yield ShardMade.of(plan, from_bytes(answer), skipped)
+                made, skipped = asked
+                write_file(made.path, answer)
+                yield ShardMade.of(made, from_bytes(answer), skipped)
 
     def _start(self) -> list[Any]:
         """Connect, unless that is done, and start workers."""
@@ -125,8 +125,8 @@ class RayRunner:
             raise
         except (self.ray.exceptions.RayError, ConnectionError) as error:
             raise ClusterError(
-                f"ray: the cluster or {RETRIES + 1} workers in a row were lost ({_line(error)}); finished shards are "
-                "kept: look at the workers' memory and at the head, then give the same command again"
+                f"ray: the head was lost, or {RETRIES + 1} workers in a row ({_line(error)}); finished shards are "
+                "kept: look at the head and at the workers' memory, then give the same command again"
             ) from error
 
 
