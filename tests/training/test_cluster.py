@@ -87,6 +87,26 @@ def test_killed_workers_change_nothing(source: Path, local: dict[str, bytes], ra
     assert made == {name: data for name, data in local.items() if name.startswith("attack/")}
 
 
+def test_a_lost_head_keeps_what_is_finished_and_the_same_job_goes_on(
+    source: Path, local: dict[str, bytes], ray: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = open_job(configure(source, tmp_path, engine="ray"), SilentProgress())
+    wait = ray.wait
+
+    def lost(calls: list[Any]) -> Any:
+        if any(job.work.rglob("*.safetensors")):
+            raise ConnectionError("Client is shutting down.")  # as `ray://` says it
+        return wait(calls)
+
+    monkeypatch.setattr(ray, "wait", lost)
+    with pytest.raises(ClusterError, match=r"head was lost.*Client is shutting down.*same command"):
+        made_by(job)
+    (kept,) = job.work.rglob("*.safetensors")
+    written = kept.stat().st_mtime_ns
+    assert made_by(open_job(configure(source, tmp_path), SilentProgress())) == local
+    assert kept.stat().st_mtime_ns == written
+
+
 def test_a_worker_needs_no_file_of_weights(source: Path, tmp_path: Path) -> None:
     job = open_job(configure(source, tmp_path), SilentProgress())
     needed = opening(job.worker, {})
