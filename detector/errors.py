@@ -21,7 +21,8 @@ HeatwardError                     INTERNAL
 ├── ConfigError                   INVALID_ARGUMENT     unknown key, value out of range
 ├── DataError                     FAILED_PRECONDITION  images, shards or folders that training cannot use
 │   └── BusyError                                      another job uses them: try again later
-└── StoreError                    UNAVAILABLE          an object store did not give or take what it was asked
+├── StoreError                    UNAVAILABLE          an object store did not give or take what it was asked
+└── ClusterError                  UNAVAILABLE          the machines that training was to use
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ __all__ = [
     "CalibrationError",
     "ClassifierError",
     "ClassifierSpecError",
+    "ClusterError",
     "ConfigError",
     "DataError",
     "FingerprintMismatchError",
@@ -157,5 +159,11 @@ class BusyError(DataError):
 
 class StoreError(HeatwardError):
     """An object store did not give or take what it was asked."""
+
+    code = "UNAVAILABLE"
+
+
+class ClusterError(HeatwardError):
+    """The cluster that training was to use cannot be reached, has no room, or was lost."""
 
     code = "UNAVAILABLE"

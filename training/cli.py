@@ -37,6 +37,11 @@ FLAGS = {
     "seed": ("seed", "decides everything random"),
     "threads": ("threads", "CPU threads"),
     "device": ("device", "cpu, cuda, cuda:1, or auto"),
+    "engine": ("engine", "where attacks and heatmaps are made: local (default) or ray"),
+    "ray-address": (
+        "ray.address",
+        "the Ray cluster, e.g. ray://head:10001; default: RAY_ADDRESS, or one here",
+    ),
     "shard-size": ("shard_size", "images a shard"),
     "batch-size": ("batch_size", "images an attack sees at once"),
     "images": ("images.source", "image folder (one folder a class), also s3://BUCKET/FOLDER, or torchvision:NAME"),

@@ -19,7 +19,15 @@ from detector.spec import ClassifierSource, ClassifierSpec, check_classes
 from detector.text import plain
 from training.images import SPLITS, ImagesConfig, Split, Splits
 from training.parameters import read_parameter
-from training.settings import CorruptionSettings, EvaluateSettings, FitSettings, Name, Settings, TwinsConfig
+from training.settings import (
+    CorruptionSettings,
+    EvaluateSettings,
+    FitSettings,
+    Name,
+    RaySettings,
+    Settings,
+    TwinsConfig,
+)
 
 __all__ = [
     "CLEAN",
@@ -151,6 +159,9 @@ class TrainingConfig(BaseSettings):
     """Source images a shard: what a kill can cost, and what is held in memory."""
     batch_size: int = Field(default=128, ge=1)
     """Images an attack or the classifier sees at once."""
+    engine: Literal["local", "ray"] = "local"
+    """Where shards are made: in this process, or by workers on a Ray cluster. They are the same."""
+    ray: RaySettings = RaySettings()
     classifier: ClassifierConfig
     witness: ClassifierConfig | None = None
     """A second, differently trained classifier of the same classes whose heatmaps are compared with the first one's."""
