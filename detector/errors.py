@@ -19,8 +19,10 @@ HeatwardError                     INTERNAL
 │   └── FingerprintMismatchError                       made for another classifier
 ├── CalibrationError              INVALID_ARGUMENT     too few clean scores, rate out of range
 ├── ConfigError                   INVALID_ARGUMENT     unknown key, value out of range
-└── DataError                     FAILED_PRECONDITION  images, shards or folders that training cannot use
-    └── BusyError                                      another job uses them: try again later
+├── DataError                     FAILED_PRECONDITION  images, shards or folders that training cannot use
+│   └── BusyError                                      another job uses them: try again later
+├── StoreError                    UNAVAILABLE          an object store did not give or take what it was asked
+└── ClusterError                  UNAVAILABLE          the machines that training was to use
 """
 
 from __future__ import annotations
@@ -37,6 +39,7 @@ __all__ = [
     "CalibrationError",
     "ClassifierError",
     "ClassifierSpecError",
+    "ClusterError",
     "ConfigError",
     "DataError",
     "FingerprintMismatchError",
@@ -49,6 +52,7 @@ __all__ = [
     "LayerNotFoundError",
     "NoGradientError",
     "NonFiniteLogitsError",
+    "StoreError",
 ]
 
 
@@ -151,3 +155,15 @@ class DataError(HeatwardError):
 
 class BusyError(DataError):
     """Another job uses a folder: the same command may do later."""
+
+
+class StoreError(HeatwardError):
+    """An object store did not give or take what it was asked."""
+
+    code = "UNAVAILABLE"
+
+
+class ClusterError(HeatwardError):
+    """The cluster that training was to use cannot be reached, has no room, or was lost."""
+
+    code = "UNAVAILABLE"

@@ -70,8 +70,9 @@ class ServerConfig(BaseSettings):
 
     bundle: CliPositionalArg[Path | None] = Field(
         None,
-        description="the detector: a .heatward file or folder, or a folder of those, of which the one serves that its "
-        "champion.json names, or the last by name (hidden names are passed over); null: the embedded CIFAR-10 detector",
+        description="the detector: a .heatward file or folder, the URL of a file, such as s3://bucket/my.heatward, "
+        "or a folder of bundles, of which the one serves that its champion.json names, or the last by name (hidden "
+        "names are passed over); null: the embedded CIFAR-10 detector",
     )
     canary: Path | None = Field(None, description="a second bundle that answers a share of the requests")
     canary_weight: float = Field(0.05, ge=0, le=1, description="that share")

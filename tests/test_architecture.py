@@ -10,7 +10,7 @@ from source_tree import PACKAGES, ROOT, imports, module_name, sources, tree
 
 # A room of detector/ may import what stands on its own line or above it.
 DETECTOR = (
-    {"errors", "text", "files", "cpus", "malloc", "service_variables", "settings", "load", "records"},
+    {"errors", "text", "files", "cpus", "malloc", "service_variables", "settings", "load", "records", "remote"},
     {"spec", "images", "architectures"},
     {"classifier"},
     {"heatmaps"},
@@ -84,6 +84,7 @@ HEAVY = {
     "jinja2",
     "rich",
     "pyarrow",
+    "fsspec",
 }
 
 
@@ -122,6 +123,11 @@ def test_the_client_imports_nothing_heavy_at_import_time() -> None:
     for path in sources("heatward"):
         heavy = {name for name in imports(path, at_import_time_only=True) if top(name) in HEAVY}
         assert not heavy, f"{path.relative_to(ROOT)} imports {sorted(heavy)} at import time"
+
+
+def test_fsspec_is_imported_only_where_a_url_is_used() -> None:
+    for path in sources("detector"):
+        assert "fsspec" not in {top(name) for name in imports(path, at_import_time_only=True)}, path
 
 
 def test_matplotlib_is_imported_in_one_place() -> None:

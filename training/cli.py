@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from heatward.cli.exit_codes import ExitCode
 from heatward.cli.options import Parser
 
+from detector import remote
 from detector.errors import ConfigError
 from detector.malloc import keep_freed_memory
 from detector.text import printable
@@ -32,13 +33,18 @@ Report = Callable[[Path], Path]
 
 FLAGS = {
     "work": ("work", "folder for shards and results; a killed job goes on from here"),
-    "out": ("out", "where the bundle goes: FILE.heatward, or a folder"),
+    "out": ("out", "where the bundle goes: FILE.heatward, a folder, or s3://BUCKET/FILE.heatward"),
     "seed": ("seed", "decides everything random"),
     "threads": ("threads", "CPU threads"),
     "device": ("device", "cpu, cuda, cuda:1, or auto"),
+    "engine": ("engine", "where attacks and heatmaps are made: local (default) or ray"),
+    "ray-address": (
+        "ray.address",
+        "the Ray cluster, e.g. ray://head:10001; default: RAY_ADDRESS, or one here",
+    ),
     "shard-size": ("shard_size", "images a shard"),
     "batch-size": ("batch_size", "images an attack sees at once"),
-    "images": ("images.source", "image folder (one folder a class), or torchvision:NAME"),
+    "images": ("images.source", "image folder (one folder a class), also s3://BUCKET/FOLDER, or torchvision:NAME"),
     "test-images": ("images.test_source", "images of the test split; default: a part of --images"),
     "limit": ("images.limit", "use at most so many images"),
     "classifier": (
@@ -77,7 +83,7 @@ def evaluate(argv: Sequence[str] | None = None, report: Report | None = None) ->
         "Makes the attacks it needs if they are not there. Without --bundle it evaluates the detector that "
         "`heatward train` made in WORK.",
     )
-    parser.add_argument("--bundle", type=Path, help="evaluate this bundle instead")
+    parser.add_argument("--bundle", type=Path, help="evaluate this bundle instead: a path or a URL")
     parser.add_argument(
         "--leave-out",
         action="store_true",
@@ -123,6 +129,11 @@ def _plan(config: TrainingConfig, *, as_json: bool) -> int:
 
 def _check_out(out: Path) -> None:
     """Say that the bundle could not be written, before it is made."""
+    if remote.is_url(out):
+        if out.suffix != ".heatward":
+            raise ConfigError(f"out: {remote.shown(out)}: a bundle at a URL is one file: give a name.heatward")
+        remote.check_writable(out)
+        return
     try:
         if out.is_dir() and (
             out.suffix == ".heatward" or (any(out.iterdir()) and not (out / "manifest.json").exists())
@@ -139,7 +150,7 @@ def _evaluate(arguments: argparse.Namespace, report: Report | None) -> int:
     if arguments.leave_out and arguments.bundle is not None:
         raise ConfigError("--leave-out fits networks of its own, so it says nothing about a --bundle: give one of them")
     config = job_config(arguments)
-    if arguments.bundle is not None and not arguments.bundle.exists():
+    if arguments.bundle is not None and not (remote.is_url(arguments.bundle) or arguments.bundle.exists()):
         raise ConfigError(f"--bundle {arguments.bundle}: there is no such file or folder")
     keep_freed_memory()
     from training import pipeline

@@ -19,7 +19,15 @@ from detector.spec import ClassifierSource, ClassifierSpec, check_classes
 from detector.text import plain
 from training.images import SPLITS, ImagesConfig, Split, Splits
 from training.parameters import read_parameter
-from training.settings import CorruptionSettings, EvaluateSettings, FitSettings, Name, Settings, TwinsConfig
+from training.settings import (
+    CorruptionSettings,
+    EvaluateSettings,
+    FitSettings,
+    Name,
+    RaySettings,
+    Settings,
+    TwinsConfig,
+)
 
 __all__ = [
     "CLEAN",
@@ -141,7 +149,7 @@ class TrainingConfig(BaseSettings):
     work: Path = Path("work/detector")
     """Folder for shards and results; a killed job goes on from here."""
     out: Path = Path("work/detector.heatward")
-    """The bundle: a file if the name ends in `.heatward`, a folder otherwise."""
+    """The bundle: a file if the name ends in `.heatward`, a folder otherwise; or a URL, `s3://bucket/my.heatward`."""
     seed: int = 0
     threads: Annotated[int, Field(ge=1)] | None = None
     """CPU threads of torch. Default: as many as this process may use, by its affinity and its container's quota."""
@@ -151,6 +159,9 @@ class TrainingConfig(BaseSettings):
     """Source images a shard: what a kill can cost, and what is held in memory."""
     batch_size: int = Field(default=128, ge=1)
     """Images an attack or the classifier sees at once."""
+    engine: Literal["local", "ray"] = "local"
+    """Where shards are made: in this process, or by workers on a Ray cluster. They are the same."""
+    ray: RaySettings = RaySettings()
     classifier: ClassifierConfig
     witness: ClassifierConfig | None = None
     """A second, differently trained classifier of the same classes whose heatmaps are compared with the first one's."""

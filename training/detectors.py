@@ -10,6 +10,7 @@ from detector.bundle import Bundle, load_bundle
 from detector.detector import Detector
 from detector.errors import ConfigError, FingerprintMismatchError
 from detector.evidence import EvidenceExtractor, EvidenceSettings
+from detector.remote import shown
 from detector.scoring.calibration import Calibration
 from detector.scoring.network import EvidenceShape, HeatmapNetwork, NetworkSettings
 from training.fitting.networks import load_networks
@@ -52,19 +53,19 @@ def open_detector(job: Job, path: Path) -> Detector:
         FingerprintMismatchError: It guards another classifier than the shards were made with.
         ConfigError: It looks at other evidence than the shards hold.
     """
-    bundle = load_bundle(path)
+    bundle, place = load_bundle(path), shown(path)
     if bundle.manifest.fingerprint != job.classifier.fingerprint:
         raise FingerprintMismatchError(
-            f"{path} guards classifier {bundle.manifest.fingerprint[:12]}…, the configuration names "
+            f"{place} guards classifier {bundle.manifest.fingerprint[:12]}…, the configuration names "
             f"{job.classifier.fingerprint[:12]}…: evaluate it with the configuration it was trained with"
         )
     if EvidenceSettings.model_validate(bundle.manifest.evidence) != job.config.evidence:
         raise ConfigError(
-            f"{path} was made with other [evidence] settings than the configuration's: use those it was trained with"
+            f"{place} was made with other [evidence] settings than the configuration's: use those it was trained with"
         )
     if bundle.manifest.witness_fingerprint != (job.witness.fingerprint if job.witness else ""):
         raise ConfigError(
-            f"{path} was made with another [witness] than the configuration's: use the one it was trained with"
+            f"{place} was made with another [witness] than the configuration's: use the one it was trained with"
         )
     return Detector(
         job.classifier,

@@ -37,7 +37,7 @@ class ImagesConfig(Settings):
     """Where images come from."""
 
     source: str
-    """A folder of class folders, or `torchvision:NAME` with `root`."""
+    """A folder of class folders, the URL of one (`s3://bucket/photos`), or `torchvision:NAME` with `root`."""
     test_source: str | None = None
     """The same for the test split. Default: a part of `source`. A torchvision data set is read with `train=False`."""
     calibrate_source: str | None = None
@@ -45,7 +45,7 @@ class ImagesConfig(Settings):
     fit_sources: tuple[str, ...] = ()
     """More of the same for the fit split, beside its part of `source`."""
     root: Path = Path("data")
-    """Where torchvision data sets lie."""
+    """Where torchvision data sets lie, and copies of what URLs name."""
     labelled: bool = True
     """False: folders mean nothing, truths are unknown, every image below `source` is used."""
     first: int | None = Field(default=None, ge=1)

@@ -22,6 +22,7 @@ from training.data.growth import Ledger
 from training.data.sources import Item
 from training.progress import Progress
 from training.runners import Runner, ShardPlan, ShardStage
+from training.runners.cluster import RayRunner
 from training.runners.local import LocalRunner
 from training.runners.worker import Worker, device_of, load_classifiers, prepare_torch
 from training.shards import derived_seed, digest, remove_temporary, shard_path
@@ -58,10 +59,14 @@ class Job:
         sources = {name: source for split in self.splits.values() for name, source in split.sources.items()}
         return Worker(self.config, self.classifier, self.witness, sources)
 
-    @property
+    @cached_property
     def runner(self) -> Runner:
-        """Has shards made."""
-        return LocalRunner(self.worker)
+        """Has shards made.
+
+        Raises:
+            ConfigError: The engine is not installed.
+        """
+        return RayRunner(self.worker) if self.config.engine == "ray" else LocalRunner(self.worker)
 
     def plan(self, stage: ShardStage, split: Split, label: str) -> list[ShardPlan]:
         """The shards of one label of stage `attack` or `attribute`."""

@@ -64,7 +64,10 @@ def run_stage(job: Job, name: Stage) -> None:
         for needed in stage.INPUTS:
             require(job, needed)
     started = time.monotonic()
-    stage.run(job)
+    try:
+        stage.run(job)
+    finally:
+        job.runner.close()
     if not finished and name in WHOLE:
         Rates(job.work).record(name, work_of(job, name), time.monotonic() - started)
 

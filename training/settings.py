@@ -17,6 +17,7 @@ __all__ = [
     "Fraction",
     "LeaveOutSettings",
     "Name",
+    "RaySettings",
     "Settings",
     "TwinsConfig",
     "fraction",
@@ -77,6 +78,18 @@ class FitSettings(NetworkSettings):
     def network(self) -> NetworkSettings:
         """The part a bundle needs to build the network again."""
         return NetworkSettings(**self.model_dump(include=set(NetworkSettings.model_fields)))
+
+
+class RaySettings(Settings):
+    """Where `engine = "ray"` has shards made."""
+
+    address: str | None = None
+    """`ray://HOST:10001`, `HOST:6379`, or `local` for a cluster in this machine that ends with the job. Default: what
+    RAY_ADDRESS says, or else a cluster that runs on this machine, or else `local`."""
+    workers: int | None = Field(default=None, ge=1)
+    """Default: as many as the cluster has room for when the job begins."""
+    gpus: float | None = Field(default=None, ge=0)
+    """GPUs a worker. Default: one where the cluster has any, unless `device` is cpu."""
 
 
 class TwinsConfig(Settings):

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save
+from safetensors.torch import load, load_file, save
 from torch import Tensor
 
 from detector.errors import DataError
@@ -29,6 +29,7 @@ __all__ = [
     "digest",
     "digest_of",
     "folder",
+    "from_bytes",
     "list_shards",
     "read_columns",
     "read_shard",
@@ -36,6 +37,7 @@ __all__ = [
     "rows_of",
     "seed_everything",
     "shard_path",
+    "to_bytes",
     "write_json",
     "write_shard",
 ]
@@ -96,11 +98,21 @@ def digest_of(path: Path) -> str | None:
         return None
 
 
-def write_shard(path: Path, tensors: Mapping[str, Tensor], made_from: str) -> None:
-    """Write a shard atomically; `made_from` is its digest."""
+def to_bytes(tensors: Mapping[str, Tensor], made_from: str = "") -> bytes:
+    """A shard's bytes; `made_from` is its digest."""
     # copies: safetensors refuses tensors that share memory
     copies = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    write_file(path, save(copies, metadata={DIGEST_KEY: made_from}))
+    return save(copies, metadata={DIGEST_KEY: made_from})
+
+
+def from_bytes(data: bytes) -> dict[str, Tensor]:
+    """The tensors of what `to_bytes` made."""
+    return load(data)
+
+
+def write_shard(path: Path, tensors: Mapping[str, Tensor], made_from: str) -> None:
+    """Write a shard atomically; `made_from` is its digest."""
+    write_file(path, to_bytes(tensors, made_from))
 
 
 def read_shard(path: Path) -> dict[str, Tensor]:

@@ -19,6 +19,7 @@ from typing import BinaryIO
 
 from detector.errors import BundleDamagedError, BundleError, BundleForeignError
 from detector.files import replacing, temporary_name, write_file
+from detector.remote import is_url, shown, uploading
 
 __all__ = ["LIMITS", "MANIFEST", "ZIP_SUFFIX", "read_files", "write_files"]
 
@@ -71,11 +72,18 @@ def write_files(path: Path, contents: Mapping[str, bytes]) -> None:
     """Write a bundle's files under a temporary name, then put them in place of what is there.
 
     A zip replaces its predecessor in one step. A directory takes two (the old one moves away, the new one moves in):
-    a kill between them leaves no bundle at `path`, never a mixed one.
+    a kill between them leaves no bundle at `path`, never a mixed one. A URL takes a zip, put whole.
 
     Raises:
-        BundleError: `path` is a directory that holds something else.
+        BundleError: `path` is a directory that holds something else, or a URL that does not end in .heatward.
+        StoreError: The store of a URL does not take it.
     """
+    if is_url(path):
+        if path.suffix != ZIP_SUFFIX:
+            raise BundleError(f"{shown(path)}: a bundle at a URL is one file: its name must end in {ZIP_SUFFIX}.")
+        with uploading(path) as file, file.open("wb") as stream:
+            _write_zip(stream, contents)
+        return
     if path.suffix == ZIP_SUFFIX:
         with replacing(path) as stream:
             _write_zip(stream, contents)

@@ -29,6 +29,7 @@ from detector.classifier import ClassifierSpec
 from detector.classifier.weights import is_weights_file
 from detector.errors import BundleDamagedError, BundleError, BundleForeignError, BundleVersionError
 from detector.evidence import CONSTANTS
+from detector.remote import local_copy
 
 __all__ = ["EMBEDDED", "FORMAT", "SCHEMA_VERSION", "Bundle", "Manifest", "load_bundle", "read_manifest", "save_bundle"]
 
@@ -109,12 +110,13 @@ def save_bundle(path: str | Path, bundle: Bundle, *, half: bool = False) -> None
     """Write a bundle: a zip if `path` ends in .heatward, otherwise a directory.
 
     Args:
-        path: Where; a bundle that is there is replaced.
+        path: Where, also a URL; a bundle that is there is replaced.
         bundle: What; `manifest.files` is filled here, and a weights file's path is dropped from an embedded classifier.
         half: Store float32 weights as float16 (round them before taking the classifier's fingerprint).
 
     Raises:
         BundleError: A weight does not fit into float16, or the place holds something that is no bundle.
+        StoreError: The store of a URL does not take it.
     """
     contents = {
         NETWORK: _packed(bundle.network_weights, half),
@@ -139,15 +141,20 @@ def save_bundle(path: str | Path, bundle: Bundle, *, half: bool = False) -> None
 
 
 def load_bundle(path: str | Path) -> Bundle:
-    """Read and verify a bundle; nothing of it is used before its sha256 fits.
+    """Read and verify a bundle, by path or URL; nothing of it is used before its sha256 fits.
 
     Raises:
+        StoreError: It cannot be fetched from its URL.
         BundleError: There is no such file or directory.
         BundleForeignError: It is something else.
         BundleVersionError: It has another schema version, or scores are made otherwise.
         BundleDamagedError: Truncated, changed, or a file is missing.
     """
-    path = Path(path)
+    with local_copy(path) as file:
+        return _loaded(file)
+
+
+def _loaded(path: Path) -> Bundle:
     contents, others = read_files(path)
     described = _described(contents.pop(MANIFEST), path)
     manifest = _manifest(described, path)

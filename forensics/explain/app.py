@@ -17,6 +17,7 @@ from heatward.cli.options import Parser, count
 
 from detector.cpus import available_cpus
 from detector.errors import ConfigError, HeatwardError, ImageError
+from detector.remote import is_url, shown
 from detector.text import printable
 from forensics.explain.choices import choose_class, choose_methods
 
@@ -48,7 +49,7 @@ def run(argv: Sequence[str] | None = None) -> int:
     out: Path = arguments.out
     _check_out(out)
     methods = choose_methods(arguments.methods)
-    if arguments.bundle is not None and not arguments.bundle.exists():
+    if arguments.bundle is not None and not (is_url(arguments.bundle) or arguments.bundle.exists()):
         raise ConfigError(f"--bundle {arguments.bundle}: there is no such file or folder")
     contents = [_read(path) for path in arguments.images]
     # torch takes seconds to import: only once the command line is known to be good
@@ -85,7 +86,9 @@ def run(argv: Sequence[str] | None = None) -> int:
                     detector, image, name=name, methods=methods, label=label, layer=arguments.layer, advance=advance
                 )
             explanations.append(found)
-    source = f"{classifier.spec.source} · {classifier.num_classes} classes · judged by {printable(bundle.name)}"
+    source = (
+        f"{classifier.spec.source} · {classifier.num_classes} classes · judged by {printable(Path(shown(bundle)).name)}"
+    )
     drawn = out.suffix.lower() == ".png"
     content = render_png(explanations, source=source) if drawn else render_page(explanations, source=source).encode()
     try:
@@ -129,7 +132,9 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         allow_abbrev=False,
     )
     parser.add_argument("images", type=Path, nargs="+", metavar="IMAGE", help="JPEG, PNG or WebP files")
-    parser.add_argument("--bundle", type=Path, metavar="FILE", help="a detector; default: the embedded CIFAR-10 one")
+    parser.add_argument(
+        "--bundle", type=Path, metavar="FILE", help="a detector, by path or URL; default: the embedded CIFAR-10 one"
+    )
     parser.add_argument(
         "--class",
         dest="target",

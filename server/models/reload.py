@@ -1,10 +1,11 @@
-"""Bundles on disk → **the detectors that serve**, at the start and whenever the files change.
+"""Bundles on disk or in a store → **the detectors that serve**, at the start and whenever the files change.
 
     path ─▶ newest bundle there ─▶ verify, load, compare, warm up beside what serves ─▶ put in its place
                                             └─ anything fails: the old one stays, the log and a counter say why
 
 Each must guard the classifier that the current one guards, unless the settings allow another. A bundle that was refused
-is tried again only once its files have changed; a watched one, once they have come to rest.
+is tried again only once its files have changed, or the store that failed answers; a watched one, once they have come to
+rest.
 """
 
 from __future__ import annotations
@@ -12,19 +13,22 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from detector.bundle import EMBEDDED
 from detector.detector import Detector
-from detector.errors import HeatwardError
+from detector.errors import HeatwardError, StoreError
+from detector.remote import local_copy, shown
 from detector.text import printable
 from server.config import ServerConfig
 from server.models.classifiers import refuse_other
 from server.models.folder import Stamp, newest, stamp_of_newest
 from server.models.registry import ModelRegistry, Role
 from server.models.served_model import ServedModel
-from server.models.warm_up import load_soon
+from server.models.warm_up import aside, load_soon
 
 __all__ = ["Load", "Outcome", "Reloader", "newest"]
 
@@ -100,14 +104,14 @@ class Reloader:
         before: dict[Role, Stamp] = {}
         while True:
             await asyncio.sleep(every_s)
-            now = {role: self._look(role) for role in self._paths}
+            now = {role: await self._look(role) for role in self._paths}
             if any(now[role] == before.get(role) != self._tried.get(role) for role in now):
                 await self.reload()
             before = now
 
     async def _again(self, role: Role) -> Outcome:
         before = self._version(role)
-        seen = self._look(role)
+        seen = await self._look(role)
         if seen == self._tried.get(role):
             return Outcome(role, before, changed=False)
         if seen == self._served.get(role):  # it was gone, or another was refused; what serves is there again
@@ -118,6 +122,8 @@ class Reloader:
             await self._put(role)
         except Exception as failure:
             error = str(failure)
+            if isinstance(failure, StoreError):  # the bundle may be good: try it again once the store answers
+                self._tried[role] = ((error, 0, 0, 0),)
             unexpected = None if isinstance(failure, HeatwardError | OSError) else failure
             log.error(
                 "the new bundle is refused, the old one stays",
@@ -128,7 +134,7 @@ class Reloader:
         return Outcome(role, self._version(role), self._version(role) != before, error)
 
     async def _put(self, role: Role) -> None:
-        self._tried[role] = seen = self._look(role)
+        self._tried[role] = seen = await self._look(role)
         path = newest(self._paths[role])
         model = await self._model(role, path)
         self._registry.put(role, model)
@@ -140,20 +146,27 @@ class Reloader:
     async def _model(self, role: Role, path: Path) -> ServedModel:
         current = None if self._config.allow_other_classifier else self._registry.get(Role.CURRENT)
 
-        def load(device: str) -> Detector:
-            detector = self._load(path, device)
-            if current is not None:
-                bundle = f"{role.value} {printable(str(path), None)}"
-                refuse_other(bundle, detector.classifier, current.detector.classifier)
-            return detector
+        with ExitStack() as held:
 
-        detectors, latency = await load_soon(load, self._devices, self._config)
-        return ServedModel.of(detectors, latency, printable(path.stem), self._config.false_positive_rate)
+            @cache
+            def file() -> Path:  # fetched once, for all devices
+                return held.enter_context(local_copy(path))
 
-    def _look(self, role: Role) -> Stamp:
+            def load(device: str) -> Detector:
+                detector = self._load(file(), device)
+                if current is not None:
+                    bundle = f"{role.value} {printable(shown(path), None)}"
+                    refuse_other(bundle, detector.classifier, current.detector.classifier)
+                return detector
+
+            detectors, latency = await load_soon(load, self._devices, self._config)
+        name = printable(Path(shown(path)).stem)
+        return ServedModel.of(detectors, latency, name, self._config.false_positive_rate)
+
+    async def _look(self, role: Role) -> Stamp:
         """What there is to be loaded; where there is nothing, why, so that this is tried and told once, too."""
         try:
-            return stamp_of_newest(self._paths[role])
+            return await aside(lambda: stamp_of_newest(self._paths[role]))
         except (HeatwardError, OSError) as error:
             return ((str(error), 0, 0, 0),)
 

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
+from typing import TypeVar
 
 import torch
 
@@ -17,39 +18,47 @@ from detector.detector import Detector
 from server.config import ServerConfig
 from server.models.latency_model import LatencyModel
 
-__all__ = ["Warm", "load_soon", "warm_up"]
+__all__ = ["Warm", "aside", "load_soon", "warm_up"]
 
 log = logging.getLogger("heatward.engine")
 
 ROUNDS, ENOUGH_S = 3, 0.1
 SHORTEST_S = 0.0002  # below it, anything may come between
 
+T = TypeVar("T")
+
 Warm = tuple[tuple[Detector, ...], LatencyModel]
 """The same detector on each device, and what its batches cost on the first."""
 
 
 def load_soon(make: Callable[[str], Detector], devices: Sequence[str], config: ServerConfig) -> asyncio.Future[Warm]:
-    """Makes a detector for each device and warms it up, beside what serves. Call it on the event loop.
+    """Makes a detector for each device and warms it up, beside what serves. Call it on the event loop."""
 
-    It runs on a thread of its own, which the end of the process does not wait for.
-    """
-    warm: Future[Warm] = Future()
-
-    def work() -> None:
+    def work() -> Warm:
         torch.set_num_threads(config.threads)  # OpenMP keeps the number per thread: set it on each that computes
         detectors: list[Detector] = []
         latencies: list[LatencyModel] = []
+        for device in devices:
+            detectors.append(make(device))
+            latencies.append(warm_up(detectors[-1], config.max_batch, config.batch_goal_ms / 1e3))
+        return tuple(detectors), latencies[0]
+
+    return aside(work)
+
+
+def aside(work: Callable[[], T]) -> asyncio.Future[T]:
+    """Works on a thread of its own, which the end of the process does not wait for. Call it on the event loop."""
+    done: Future[T] = Future()
+
+    def run() -> None:
         with suppress(InvalidStateError):  # nobody waits for it any more
             try:
-                for device in devices:
-                    detectors.append(make(device))
-                    latencies.append(warm_up(detectors[-1], config.max_batch, config.batch_goal_ms / 1e3))
-                warm.set_result((tuple(detectors), latencies[0]))
+                done.set_result(work())
             except BaseException as error:
-                warm.set_exception(error)
+                done.set_exception(error)
 
-    threading.Thread(target=work, name="heatward-load", daemon=True).start()
-    return asyncio.wrap_future(warm)
+    threading.Thread(target=run, name="heatward-load", daemon=True).start()
+    return asyncio.wrap_future(done)
 
 
 def warm_up(detector: Detector, max_batch: int, goal_s: float) -> LatencyModel:

@@ -318,3 +318,16 @@ def test_images_of_one_name_are_told_apart_by_their_folders(tmp_path: Path, phot
     assert main([*images, *options, "--out", str(tmp_path / "a.html")]) == 0
     html = (tmp_path / "a.html").read_text()
     assert "<h2>cat/0.png</h2>" in html and "<h2>dog/0.png</h2>" in html and str(tmp_path) not in html
+
+
+def test_a_bundle_may_lie_in_a_store(
+    tmp_path: Path, photograph: Path, tiny_classifier: Classifier, capsys: pytest.CaptureFixture[str]
+) -> None:
+    url = f"memory://{tmp_path.name}/my.heatward"
+    save_bundle(url, tiny_bundle(tiny_classifier))
+    options = ["--trusted", "tiny", "--threads", "1", "--methods", "cam", "--out", str(tmp_path / "a.html")]
+    assert main([str(photograph), "--bundle", url, *options]) == 0
+    assert "judged by my.heatward" in (tmp_path / "a.html").read_text()
+    assert main([str(photograph), "--bundle", f"{url}2?key=secret", *options]) == 2
+    said = capsys.readouterr().err
+    assert "my.heatward2: there is no such object" in said and "secret" not in said

@@ -12,9 +12,11 @@ from numpy.typing import NDArray
 
 from detector.errors import ConfigError, DataError, ImageError
 from detector.images import decode
+from detector.remote import is_url
 from detector.text import printable
 from training.config import ImagesConfig
 from training.data.folders import SUFFIXES, class_folders, find_images, is_image
+from training.data.mirror import mirror
 from training.load import nearest
 
 __all__ = [
@@ -183,16 +185,17 @@ class TorchvisionSource:
 
 
 def open_source(text: str, config: ImagesConfig, train: bool) -> Source:
-    """Open `torchvision:NAME` or a folder.
+    """Open `torchvision:NAME`, a folder, or a copy of one that a URL names.
 
     Raises:
         DataError: There is nothing there.
+        StoreError: The store of a URL does not give it.
         ConfigError: torchvision has no such data set.
     """
     scheme, _, name = text.partition(":")
     if scheme == "torchvision" and name:
         return TorchvisionSource(name, config.root, train)
-    return FolderSource(Path(text), config.labelled)
+    return FolderSource(mirror(text, config.root) if is_url(text) else Path(text), config.labelled)
 
 
 def open_named(config: ImagesConfig, name: str) -> Source:

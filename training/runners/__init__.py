@@ -2,9 +2,9 @@
 
     ShardPlan ─▶ Runner ─▶ Worker, which holds the classifier ─▶ a shard with the plan's digest ─▶ ShardMade
 
-The local runner has one worker in this process. Another opens workers elsewhere, each once, by `Worker.open`, hands
-every plan to one of them, and needs the work folder and the images in the same places. A shard does not depend on the
-worker that made it.
+The local runner has one worker in this process. The Ray runner has workers on a cluster: it reads what a shard is made
+from, sends it, and writes the bytes that come back, so that nobody else sees images or work folder. A shard does not
+depend on the worker that made it.
 """
 
 from __future__ import annotations
@@ -22,3 +22,6 @@ class Runner(Protocol):
 
     def run(self, plans: Iterable[ShardPlan]) -> Iterator[ShardMade]:
         """Make every shard, whose own sources are finished; in any order."""
+
+    def close(self) -> None:
+        """Let go of workers, until the next run."""

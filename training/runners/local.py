@@ -19,3 +19,6 @@ class LocalRunner:
     def run(self, plans: Iterable[ShardPlan]) -> Iterator[ShardMade]:
         """Make every shard, in order."""
         return map(self.worker.make, plans)
+
+    def close(self) -> None:
+        """Nothing is held."""

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
+
+from torch import Tensor
 
 from training.config import Split
 from training.data.sources import Item
@@ -48,3 +51,9 @@ class ShardMade:
     """Rows whose prediction is not the one on the clean image."""
     skipped: tuple[str, ...] = ()
     """Names of images that could not be read."""
+
+    @classmethod
+    def of(cls, plan: ShardPlan, tensors: Mapping[str, Tensor], skipped: tuple[str, ...] = ()) -> Self:
+        """What is to say of these tensors."""
+        changed = int((tensors["prediction"] != tensors["origin"]).sum())
+        return cls(plan, len(tensors["origin"]), changed, skipped)

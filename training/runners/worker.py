@@ -7,7 +7,7 @@ What the shards hold: training/stages/attack.py and attribute.py. One shard of i
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import cached_property
 from typing import Any, Self
 
@@ -25,10 +25,11 @@ from training.data.splits import read_items
 from training.runners.plans import ShardMade, ShardPlan
 from training.shards import read_shard, write_shard
 
-__all__ = ["Worker", "device_of", "load_classifiers", "predict", "prepare_torch"]
+__all__ = ["Weights", "Worker", "device_of", "load_classifiers", "predict", "prepare_torch"]
 
 COLUMNS = ("index", "truth", "origin", "prediction", "linf", "l2")
 FULL_PRECISION = ("logits",)
+Weights = tuple[dict[str, Tensor] | None, dict[str, Tensor] | None]
 HALF_MAX = torch.finfo(torch.float16).max
 
 
@@ -53,16 +54,17 @@ class Worker:
         self.sources = dict(sources or {})
 
     @classmethod
-    def open(cls, settings: Mapping[str, Any], classes: tuple[str, ...]) -> Self:
+    def open(cls, settings: Mapping[str, Any], classes: tuple[str, ...], weights: Weights = (None, None)) -> Self:
         """Open a worker in a process of its own.
 
         Args:
             settings: `TrainingConfig.model_dump(mode="json")` of the job.
             classes: Class names in the order of the logits.
+            weights: Of classifier and witness, where their files do not lie here.
         """
         config = TrainingConfig(**settings)
         prepare_torch(config)
-        return cls(config, *load_classifiers(config, classes))
+        return cls(config, *load_classifiers(config, classes, weights))
 
     @cached_property
     def extractor(self) -> EvidenceExtractor:
@@ -80,27 +82,43 @@ class Worker:
             DataError: An image cannot be read, an attack broke its epsilon, or evidence is not finite.
             ConfigError: An attack fails.
         """
-        skipped: tuple[str, ...] = ()
-        if isinstance(plan.made_from, tuple):
-            tensors, skipped = self._clean(plan.made_from)
-        elif plan.stage == "attack":
-            tensors = self._from_clean(plan, read_shard(plan.made_from))
-        else:
-            tensors = self._evidence(plan, read_shard(plan.made_from))
+        source, skipped = self.read(plan)
+        tensors = self.compute(plan, source)
         write_shard(plan.path, tensors, plan.digest)
-        changed = int((tensors["prediction"] != tensors["origin"]).sum())
-        return ShardMade(plan, len(tensors["origin"]), changed, skipped)
+        return ShardMade.of(plan, tensors, skipped)
+
+    def read(self, plan: ShardPlan) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+        """What a shard is made from, and the names of images that could not be read.
+
+        Raises:
+            DataError: An image or a shard cannot be read.
+        """
+        if not isinstance(plan.made_from, tuple):
+            return read_shard(plan.made_from), ()
+        skip = self.config.images.skip_unreadable
+        images = read_items(plan.made_from, self._source, self.classifier.prepare, skip_unreadable=skip)
+        return {"images": images.pixels, "index": images.index, "truth": images.truth}, images.skipped
+
+    def compute(self, plan: ShardPlan, source: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The tensors of a shard, from what `read` read: touches no file.
+
+        Raises:
+            DataError: An attack broke its epsilon, or evidence is not finite.
+            ConfigError: An attack fails.
+        """
+        if isinstance(plan.made_from, tuple):
+            return self._clean(source)
+        return self._from_clean(plan, source) if plan.stage == "attack" else self._evidence(plan, source)
 
     def _source(self, item: Item) -> Source:
         if item.source not in self.sources:
             self.sources[item.source] = open_named(self.config.images, item.source)
         return self.sources[item.source]
 
-    def _clean(self, items: Sequence[Item]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-        skip = self.config.images.skip_unreadable
-        images = read_items(items, self._source, self.classifier.prepare, skip_unreadable=skip)
-        origin = predict(self.classifier, images.pixels, self.config.batch_size)
-        return _tensors(images.pixels, images.pixels, images.index, images.truth, origin, origin), images.skipped
+    def _clean(self, images: dict[str, Tensor]) -> dict[str, Tensor]:
+        pixels = images["images"]
+        origin = predict(self.classifier, pixels, self.config.batch_size)
+        return _tensors(pixels, pixels, images["index"], images["truth"], origin, origin)
 
     def _from_clean(self, plan: ShardPlan, clean: dict[str, Tensor]) -> dict[str, Tensor]:
         clean = {name: column[: plan.rows] for name, column in clean.items()}
@@ -145,15 +163,25 @@ def prepare_torch(config: TrainingConfig) -> None:
     torch.backends.cudnn.allow_tf32 = False  # as where the detector serves: p-values are ranks among such scores
 
 
-def load_classifiers(config: TrainingConfig, classes: tuple[str, ...]) -> tuple[Classifier, Classifier | None]:
+def load_classifiers(
+    config: TrainingConfig, classes: tuple[str, ...], weights: Weights = (None, None)
+) -> tuple[Classifier, Classifier | None]:
     """The classifier to guard, and the witness if there is one.
+
+    Args:
+        config: The job's.
+        classes: Class names in the order of the logits.
+        weights: Of both, that win over the configuration's.
 
     Raises:
         ClassifierError: One of them cannot be used.
     """
     device = device_of(config)
-    classifier = load_classifier(config.classifier.spec(classes), device=device)
-    return classifier, load_classifier(config.witness.spec(classes), device=device) if config.witness else None
+    own, other = weights
+    classifier = load_classifier(config.classifier.spec(classes), device=device, state_dict=own)
+    if config.witness is None:
+        return classifier, None
+    return classifier, load_classifier(config.witness.spec(classes), device=device, state_dict=other)
 
 
 def device_of(config: TrainingConfig) -> torch.device:

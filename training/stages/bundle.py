@@ -16,6 +16,7 @@ from torch import Tensor
 from detector.bundle import Bundle, Manifest, save_bundle
 from detector.classifier import Classifier, ClassifierSpec
 from detector.classifier.weights import halve_where_lossless
+from detector.remote import shown
 from detector.scoring.calibration import Calibration
 from detector.scoring.network import ensemble_weights
 from training.checks import check_attacks, check_classifier
@@ -52,7 +53,7 @@ def run(job: Job) -> None:
     else:
         job.progress.note("bundle: not evaluated with these settings, so the bundle carries no measured results")
     save_bundle(job.config.out, _assemble(job, measured))
-    job.progress.note(f"bundle: {job.config.out}")
+    job.progress.note(f"bundle: {shown(job.config.out)}")
 
 
 def _assemble(job: Job, measured: dict[str, Any]) -> Bundle:

@@ -1,4 +1,4 @@
-"""`heatward inspect`: a bundle's path or a server's address goes in, what it holds comes out as text or JSON.
+"""`heatward inspect`: a bundle's path or URL, or a server's address goes in, what it holds comes out as text or JSON.
 
 Of a bundle, a directory or a `.heatward` zip, it reads `manifest.json` only, with a bound on its size: no weights, no
 code.
@@ -12,7 +12,7 @@ import json
 import re
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from heatward.cli.columns import open_console
 from heatward.cli.exit_codes import ExitCode
@@ -27,6 +27,11 @@ NAME = "heatward inspect"
 MANIFEST = "manifest.json"
 FORMAT = "heatward-bundle"
 MAX_MANIFEST_BYTES = 16 * 2**20
+GRPC = r"(?!(?:dns|unix(?:-abstract)?|ipv[46]|vsock|xds|grpcs?):|https?://[^/]*/?$)"
+URL = re.compile(GRPC + r"[a-z][a-z0-9+.-]+://.+")
+"""Of a bundle, and not the address of a server."""
+SECRETS = re.compile(r"(?<=://)[^/@\s]*@|[?#]\S*")
+"""What stands in a URL before a host, or after a path, may be a password."""
 ADDRESS = re.compile(r"(?:[a-z0-9+.-]+:.*[^:]|.*:\d+)", re.IGNORECASE)
 
 
@@ -35,7 +40,9 @@ def inspect(argv: list[str]) -> int:
         prog=NAME,
         description="Shows what a bundle or a running server holds. Of a bundle, only the manifest is read.",
     )
-    parser.add_argument("target", metavar="BUNDLE | HOST:PORT", help="a bundle (folder or .heatward file) or a server")
+    parser.add_argument(
+        "target", metavar="BUNDLE | HOST:PORT", help="a bundle (folder or .heatward file, or a file's URL) or a server"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
     add_connection_options(parser, address=False)
     arguments = parser.parse_args(argv)
@@ -53,8 +60,12 @@ def inspect(argv: list[str]) -> int:
 
 def _shown(target: str, arguments: argparse.Namespace) -> str:
     if target and Path(target).exists():
-        manifest = _manifest_of(Path(target))
+        manifest = _parsed(target, _manifest_bytes(Path(target)))
         return json_text(manifest, indent=2) if arguments.json else bundle_lines(target, manifest, open_console())
+    if URL.fullmatch(target):
+        shown = SECRETS.sub("", target)
+        manifest = _parsed(shown, _manifest_at(target, shown))
+        return json_text(manifest, indent=2) if arguments.json else bundle_lines(shown, manifest, open_console())
     if not ADDRESS.fullmatch(target):
         raise ValueError(f"'{printable(target)}': no such file, nor an address HOST:PORT")
 
@@ -69,14 +80,14 @@ def _shown(target: str, arguments: argparse.Namespace) -> str:
     return json_text(dataclasses.asdict(info), indent=2) if arguments.json else server_lines(info, open_console())
 
 
-def _manifest_of(path: Path) -> dict[str, Any]:
+def _parsed(place: str, text: bytes) -> dict[str, Any]:
     """The manifest as it was written, unverified: `heatward serve` verifies a bundle when it loads it."""
     try:
-        manifest = json.loads(_manifest_bytes(path))
+        manifest = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: {MANIFEST} is not JSON ({error}): the bundle is damaged") from error
+        raise ValueError(f"{place}: {MANIFEST} is not JSON ({error}): the bundle is damaged") from error
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        raise ValueError(f"{path}: {MANIFEST} does not say format = {FORMAT!r}: not a heatward bundle")
+        raise ValueError(f"{place}: {MANIFEST} does not say format = {FORMAT!r}: not a heatward bundle")
     return manifest
 
 
@@ -90,8 +101,7 @@ def _manifest_bytes(path: Path) -> bytes:
     if not path.is_file():  # a pipe or a device may have no end
         raise ValueError(f"{path}: neither a folder nor a regular file")
     try:
-        with zipfile.ZipFile(path) as archive, archive.open(MANIFEST) as opened:
-            return _bounded(path, opened.read(MAX_MANIFEST_BYTES + 1))
+        return _member(path, path)
     except KeyError as error:
         raise ValueError(f"{path}: a zip file without {MANIFEST}: not a heatward bundle") from error
     except Exception as error:  # zipfile may raise anything over a damaged file
@@ -100,7 +110,30 @@ def _manifest_bytes(path: Path) -> bytes:
         raise ValueError(f"{path}: neither a folder nor a readable zip file ({error})") from error
 
 
-def _bounded(path: Path, data: bytes) -> bytes:
+def _manifest_at(url: str, shown: str) -> bytes:
+    """Of a bundle in a store: the driver fetches the parts of the zip that hold it."""
+    try:
+        import fsspec
+    except ImportError as error:
+        raise ValueError(f"{shown}: URLs need fsspec: pip install 'heatward[remote]'") from error
+    try:
+        with fsspec.open(url, "rb") as stored:
+            return _member(shown, stored)
+    except ImportError as error:
+        raise ValueError(f"{shown}: no driver is installed: {error}") from error
+    except FileNotFoundError as error:
+        raise ValueError(f"{shown}: there is no such object or bucket (404)") from error
+    except Exception as error:  # a driver's own, or zipfile's
+        said = SECRETS.sub("", f"{type(error).__name__}: {error}".replace(url, shown)).splitlines()[0]
+        raise ValueError(f"{shown}: cannot be read: {said}") from error
+
+
+def _member(place: str | Path, file: Path | IO[bytes]) -> bytes:
+    with zipfile.ZipFile(file) as archive, archive.open(MANIFEST) as opened:
+        return _bounded(place, opened.read(MAX_MANIFEST_BYTES + 1))
+
+
+def _bounded(path: str | Path, data: bytes) -> bytes:
     if len(data) > MAX_MANIFEST_BYTES:
         raise ValueError(f"{path}: {MANIFEST} is larger than {MAX_MANIFEST_BYTES} bytes")
     return data

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from heatward import cli
+from heatward.cli import inspect as module
 
 STEERING = "\x1b[2K\n\u202e"
 
@@ -134,3 +135,27 @@ def test_a_damaged_file_is_an_error_and_no_traceback(
         err = capsys.readouterr().err
         assert (code, err.count("\n")) in ((0, 0), (2, 1)), err
         assert code == 0 or str(path) in err
+
+
+def test_a_bundle_is_inspected_by_its_url(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    system = pytest.importorskip("fsspec", reason="fsspec comes with the extra heatward[remote]").filesystem("memory")
+    with system.open("/shop/my.heatward", "wb") as stream, zipfile.ZipFile(stream, "w") as archive:
+        archive.writestr("manifest.json", json.dumps({"format": "heatward-bundle", "provenance": {"seed": 7}}))
+    assert cli.main(["inspect", "memory://shop/my.heatward?key=secret"]) == 2
+    said = capsys.readouterr().err
+    assert "memory://shop/my.heatward: there is no such object or bucket (404)" in said
+    assert "secret" not in said
+    assert cli.main(["inspect", "memory://shop/my.heatward"]) == 0
+    assert capsys.readouterr().out.splitlines()[0].split() == ["bundle", "memory://shop/my.heatward"]
+    system.pipe_file("/shop/bad.heatward", b"PK\x03\x04 no zip")
+    assert cli.main(["inspect", "memory://shop/bad.heatward"]) == 2
+    assert "memory://shop/bad.heatward: cannot be read: BadZipFile" in capsys.readouterr().err
+    assert cli.main(["inspect", "nosuch://shop/bad.heatward"]) == 2
+    assert "Protocol not known: nosuch" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("address", ["dns:///localhost:1", "unix:///no/such.sock", "https://localhost:1"])
+def test_the_address_of_a_server_is_no_bundles_url(address: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["inspect", address]) == 2
+    assert "404" not in capsys.readouterr().err
+    assert not module.URL.fullmatch(address)
