@@ -64,7 +64,7 @@ class Record:
     """The likeliest class over all."""
     corrected_name: str
     evidence: bytes | None = None
-    """What the heatmap network read, as a safetensors file; None where it was not to be recorded."""
+    """What the heatmap network read, and the heatmap, as a safetensors file; None where it was not to be recorded."""
     image: bytes | None = None
     """The file as it came, a PNG of what came as pixels; None where it was not to be recorded."""
 

@@ -155,7 +155,9 @@ async def test_recorded_evidence_is_what_the_network_read(bundle: Path, tiny_ima
     detector = Detector.from_bundle(bundle, allow=("tiny",))
     expected = detector.extractor(pixels[None] / 255).tensors()
     found = load(record.evidence or b"")
-    assert found.keys() == expected.keys()
+    assert found.keys() == {*expected, "heatmap"}
+    (verdict,) = detector.detect(pixels[None] / 255)
+    assert np.allclose(found["heatmap"], verdict.heatmap, rtol=1e-3, atol=1e-4)
     for name, tensor in expected.items():
         assert torch.allclose(found[name], tensor[0], rtol=1e-3, atol=1e-4), name
     assert record.bundle_sha256.startswith(record.model_version) and len(record.bundle_sha256) == 64
