@@ -13,7 +13,10 @@ import heatward
 __all__ = ["run", "start"]
 
 
-def start(*words: str | bytes, variables: dict[str, str] | None = None, **options: Any) -> subprocess.Popen[bytes]:
+def start(
+    *words: str | bytes, variables: dict[str, str] | None = None, closed: int | None = None, **options: Any
+) -> subprocess.Popen[bytes]:
+    """`closed` is a file descriptor that the command does not have."""
     environment = {**os.environ, "PYTHONPATH": str(Path(heatward.__file__).parents[1]), **(variables or {})}
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
     words = (
@@ -21,15 +24,21 @@ def start(*words: str | bytes, variables: dict[str, str] | None = None, **option
         "from heatward.cli import main; sys.exit(main())",
         *words,
     )
-    return subprocess.Popen([sys.executable, "-c", *words], env=environment, **options)
+    # by a shell: a function that runs in the child would fork this process with gRPC's threads
+    shell = () if closed is None else ("sh", "-c", f'exec "$@" {closed}>&-', "sh")
+    return subprocess.Popen([*shell, sys.executable, "-c", *words], env=environment, **options)
 
 
 def run(
-    *words: str | bytes, variables: dict[str, str] | None = None, piped: bytes | None = None, **options: Any
+    *words: str | bytes,
+    variables: dict[str, str] | None = None,
+    piped: bytes | None = None,
+    closed: int | None = None,
+    **options: Any,
 ) -> tuple[int, bytes, bytes]:
     """Exit code, standard output, standard error."""
     if piped is not None:
         options["stdin"] = subprocess.PIPE
-    with start(*words, variables=variables, **options) as process:
+    with start(*words, variables=variables, closed=closed, **options) as process:
         out, err = process.communicate(piped, timeout=60)
     return process.returncode, out or b"", err or b""

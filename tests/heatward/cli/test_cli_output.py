@@ -179,13 +179,13 @@ def test_a_full_standard_error_changes_nothing(server: FakeServer, folder: Path)
 def test_with_standard_error_closed_json_stays_json(server: FakeServer, folder: Path) -> None:
     (folder / "x.tif").write_bytes(b"left out")
     words = ("detect", str(folder), "--address", server.address, "--json")
-    code, out, _ = run(*words, stderr=None, preexec_fn=lambda: os.close(2))
+    code, out, _ = run(*words, stderr=None, closed=2)
     assert code == 0 and len([json.loads(line) for line in out.splitlines()]) == 4
 
 
 def test_a_closed_standard_output_is_an_error(server: FakeServer, folder: Path) -> None:
     words = ("detect", str(folder), "--address", server.address)
-    code, _, err = run(*words, stdout=None, preexec_fn=lambda: os.close(1))
+    code, _, err = run(*words, stdout=None, closed=1)
     assert (code, err) == (2, b"heatward: standard output is closed\n")
 
 
