@@ -85,7 +85,7 @@ def download(place: str | Path, file: Path) -> None:
     size = _info(place).get("size")  # None where a web server does not say
     most = LARGEST if size is None else int(size)
     if most > LARGEST:
-        raise StoreError(f"{shown(place)} has {size} bytes, at most {LARGEST} are fetched.")
+        raise StoreError(f"{shown(place)} has {size} bytes, at most {LARGEST} are fetched: name another object.")
     system, path = _open(place)
     come = 0
     with file.open("wb") as copy:
@@ -142,7 +142,7 @@ def uploading(place: str | Path) -> Iterator[Path]:
             with replacing(Path(path)) as stream:
                 stream.write(file.read_bytes())
             return
-        _answer(place, lambda: system.put_file(str(file), path), patience_s=None)
+        _answer(place, lambda: system.put_file(str(file), path), waits=True)
 
 
 def check_writable(place: str | Path) -> None:
@@ -209,9 +209,8 @@ def _find(system: Any, path: str) -> dict[str, dict[str, Any]]:
     return {name.removeprefix(root).lstrip("/"): info for name, info in found.items() if name != root}
 
 
-def _answer(place: str | Path, ask: Callable[[], T], patience_s: float | None = -1.0) -> T:
-    """What a driver answers, within a time; on a thread that the end of the process does not wait for."""
-    patience_s = PATIENCE_S if patience_s == -1.0 else patience_s
+def _answer(place: str | Path, ask: Callable[[], T], *, waits: bool = False) -> T:
+    """What a driver answers, in time unless `waits`; on a thread that the end of the process does not wait for."""
     answer: Future[T] = Future()
 
     def work() -> None:
@@ -222,12 +221,12 @@ def _answer(place: str | Path, ask: Callable[[], T], patience_s: float | None = 
 
     threading.Thread(target=work, name="heatward-store", daemon=True).start()
     try:
-        return answer.result(patience_s)
+        return answer.result(None if waits else PATIENCE_S)
     except TimeoutError as error:
-        said = f"the store did not answer within {patience_s:g} s"
+        said = f"the store did not answer within {PATIENCE_S:g} s"
         raise StoreError(f"{shown(place)}: {said}: check the endpoint and the network.") from error
     except FileNotFoundError as error:
-        raise StoreError(f"{shown(place)}: there is no such object or bucket (404).") from error
+        raise StoreError(f"{shown(place)}: there is no such object or bucket (404): check the URL.") from error
     except PermissionError as error:
         raise StoreError(
             f"{shown(place)}: the store refuses it (403): check the credentials in the environment and their rights."

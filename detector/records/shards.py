@@ -17,6 +17,7 @@ import re
 import secrets
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -88,14 +89,20 @@ class ShardFolder:
     def __init__(self, folder: Path, schema: pa.Schema) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._folder, self._schema = folder, schema
-        for path in folder.glob(f".*{TEMPORARY}"):  # of a process that was killed
-            path.unlink(missing_ok=True)
+        self._forget_halves()
         self._shards = shards_in(folder)
         for shard in [each for each in self._shards if each.level]:
             self._remove(_replaced(shard.path))
         self._replaced: list[tuple[float, Shard]] = []  # each with the time of `time.monotonic` when it may go
         self._clock = time.time(), time.monotonic()
         self._trusts_clock_s = 0.0
+
+    def _forget_halves(self) -> None:
+        """Removes what killed processes left half written; what is young may be another's that is writing now."""
+        for path in self._folder.glob(f".*{TEMPORARY}"):
+            with suppress(FileNotFoundError):
+                if time.time() - path.stat().st_mtime > READING_S:
+                    path.unlink()
 
     def write(self, rows: Sequence[dict[str, Any]]) -> None:
         """Writes rows; they are on the disk when this returns.

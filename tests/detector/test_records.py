@@ -186,9 +186,13 @@ def test_a_full_disk_leaves_what_was_there_and_no_part(
 def test_what_a_killed_process_left_half_written_is_removed_at_the_next_start(folder: Path) -> None:
     (folder / "records").mkdir(parents=True)
     half = folder / "records" / ".000000000001.0.c0ffee00.parquet.12ab34cd.tmp"
-    half.write_bytes(b"PAR1")
+    young = half.with_name(half.name.replace("12ab34cd", "56ef78ab"))
+    for path in (half, young):
+        path.write_bytes(b"PAR1")
+    os.utime(half, (time.time() - 3600,) * 2)
     ShardFolder(folder / "records", schema_of(Record))
     assert not half.exists()
+    assert young.exists(), "another process may be writing it"
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 0.99])

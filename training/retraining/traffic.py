@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from detector.errors import ConfigError, ImageError
+from detector.files import replacing
 from detector.images import decode
 from detector.text import printable
 from training.progress import Progress
@@ -164,10 +165,9 @@ def write_lessons(folder: Path, lessons: Collection[Recorded], classes: Collecti
     for path, each in wanted.items():
         try:
             if not path.exists():
-                path.parent.mkdir(parents=True, exist_ok=True)
-                partial = path.with_suffix(".part")
-                Image.fromarray(each.pixels()).save(partial, "PNG")
-                partial.replace(path)
+                picture = Image.fromarray(each.pixels())
+                with replacing(path) as stream:
+                    picture.save(stream, "PNG")
             written += 1
         except ImageError as error:
             progress.note(f"{each.name}: left out: {error}")
