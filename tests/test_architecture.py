@@ -10,7 +10,7 @@ from source_tree import PACKAGES, ROOT, imports, module_name, sources, tree
 
 # A room of detector/ may import what stands on its own line or above it.
 DETECTOR = (
-    {"errors", "text", "files", "cpus", "malloc", "service_variables", "settings", "load", "records", "remote"},
+    {"errors", "text", "files", "lock", "cpus", "malloc", "service_variables", "settings", "load", "records", "remote"},
     {"spec", "images", "architectures"},
     {"classifier"},
     {"heatmaps"},
@@ -35,7 +35,7 @@ SERVER = (
 )
 # The same for the rooms of training/.
 TRAINING = (
-    {"settings", "parameters", "images", "progress", "shards", "command", "lock", "rates"},
+    {"settings", "parameters", "images", "progress", "shards", "command", "rates"},
     {"config", "load"},
     {"attacks", "data"},
     {"runners"},

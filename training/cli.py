@@ -102,9 +102,9 @@ def _train(arguments: argparse.Namespace, report: Report | None) -> int:
     _check_out(config.out)
     keep_freed_memory()
     # torch and torchattacks: only once the command line is right
+    from detector.lock import hold
     from training import pipeline
     from training.job import open_job
-    from training.lock import hold
     from training.progress import make_progress
 
     with make_progress() as progress, hold(config.work):
@@ -153,11 +153,11 @@ def _evaluate(arguments: argparse.Namespace, report: Report | None) -> int:
     if arguments.bundle is not None and not (remote.is_url(arguments.bundle) or arguments.bundle.exists()):
         raise ConfigError(f"--bundle {arguments.bundle}: there is no such file or folder")
     keep_freed_memory()
+    from detector.lock import hold
     from training import pipeline
     from training.detectors import open_detector
     from training.evaluation import leave_out
     from training.job import open_job
-    from training.lock import hold
     from training.progress import make_progress
     from training.stages.evaluate import evaluate_detector
 

@@ -10,9 +10,9 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from detector.lock import hold
 from training.config import STAGES, Split, Stage, TrainingConfig
 from training.job import Job, open_job
-from training.lock import hold
 from training.progress import Progress
 from training.rates import Rates
 from training.stages import StageModule, attack, attribute, bundle, calibrate, evaluate, fit

@@ -10,19 +10,21 @@ images nor evidence unless `record_images` and `record_evidence` are.
 from __future__ import annotations
 
 import errno
-import fcntl
 import logging
 import random
 import threading
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 
+from detector.errors import BusyError, ConfigError
+from detector.lock import hold
 from detector.records.reader import LABELS, RECORDS, RecordReader
 from detector.records.schema import Label, Record, Truth, schema_of
 from detector.records.shards import ShardFolder
@@ -41,7 +43,7 @@ MOST, MOST_BYTES = 4096, 256 * 2**20
 """What may wait to be written."""
 DAY_S = 86_400.0
 NAMED = 5
-REASONS = {errno.ENOSPC: "disk_full", errno.EDQUOT: "disk_full", errno.EAGAIN: "locked"}
+FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class _Waiting(NamedTuple):
@@ -75,7 +77,8 @@ class Recorder(Observer):
         self._labelling = threading.Lock()
         self._shards: ShardFolder | None = None
         self._labels: ShardFolder | None = None
-        self._lock: BinaryIO | None = None
+        self._held = ExitStack()
+        """The folder's lock, once it is used."""
         self._fault = ""
         self._thread = threading.Thread(target=self._run, name="heatward-record", daemon=True)
         self._thread.start()
@@ -100,8 +103,7 @@ class Recorder(Observer):
             self._changed.notify()
         self._thread.join(10 * EVERY_S)
         with self._writing:
-            if self._lock is not None:
-                self._lock.close()
+            self._held.close()
 
     def flush(self) -> None:
         """Writes what waits, or drops it. Blocks."""
@@ -115,10 +117,9 @@ class Recorder(Observer):
                 shards = self._open()
                 shards.write(rows)
             except Exception as error:
-                known = isinstance(error, OSError)
-                reason = REASONS.get(getattr(error, "errno", None) or 0, "unwritable") if known else "defect"
+                reason = _reason(error)
                 self._on_dropped(reason, len(batch))
-                self._report(f"records are dropped: {error}", None if known else error)
+                self._report(f"records are dropped: {error}", error if reason == "defect" else None)
                 return
             if len(rows) < len(batch):
                 self._on_dropped("defect", len(batch) - len(rows))
@@ -160,8 +161,10 @@ class Recorder(Observer):
                 if self._labels is None:
                     self._labels = ShardFolder(self._folder / LABELS, schema_of(Label))
                 self._labels.write([asdict(label)])
-            except OSError as error:
-                raise UnwritableError(f"the label cannot be kept: {error.strerror or error}") from error
+            except (OSError, BusyError, ConfigError) as error:
+                raise UnwritableError(
+                    f"the label cannot be kept: {getattr(error, 'strerror', None) or error}"
+                ) from error
         return label, any(label.contradicts(each) for each in earlier)
 
     @staticmethod
@@ -185,18 +188,17 @@ class Recorder(Observer):
         """The folder, made and locked where it is used first.
 
         Raises:
-            OSError: It cannot be used.
+            OSError, ConfigError: It cannot be used.
+            BusyError: Another server records into it.
         """
         if self._shards is None:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            lock = (self._folder / ".lock").open("ab")
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with ExitStack() as held:
+                held.enter_context(
+                    hold(self._folder, what="record_folder", mend="give each server a folder of its own")
+                )
                 self._shards = ShardFolder(self._folder / RECORDS, schema_of(Record))
-            except OSError:
-                lock.close()
-                raise
-            self._lock = lock
+                self._held = held.pop_all()
         return self._shards
 
     def _rows(self, batch: list[_Waiting]) -> list[dict[str, Any]]:
@@ -213,3 +215,15 @@ class Recorder(Observer):
         if message != self._fault:
             self._fault = message
             log.error(message, exc_info=error, extra={"folder": str(self._folder)})
+
+
+def _reason(error: Exception) -> str:
+    """Why records are dropped, as the metric names it."""
+    match error:
+        case BusyError():
+            return "locked"
+        case OSError() if error.errno in FULL:
+            return "disk_full"
+        case OSError() | ConfigError():
+            return "unwritable"
+    return "defect"

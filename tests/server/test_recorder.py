@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import fcntl
 import hashlib
 import os
 import shutil
@@ -28,6 +27,7 @@ from served_models import inference_result
 
 from detector.errors import ConfigError
 from detector.images import decode
+from detector.lock import hold
 from detector.records.reader import RecordReader
 from detector.records.schema import Record
 from server.access import tokens
@@ -166,13 +166,14 @@ async def test_a_folder_that_vanishes_drops_records_and_is_not_made_anew(serving
     assert not folder.exists()
 
 
-async def test_a_folder_that_another_server_records_into_is_left_to_it(serving, folder: Path):
-    folder.mkdir()
-    with (folder / ".lock").open("ab") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+async def test_a_folder_that_another_server_records_into_is_left_to_it(
+    serving, folder: Path, caplog: pytest.LogCaptureFixture
+):
+    with hold(folder, what="record_folder"):
         async with serving(record_folder=folder) as served:
             assert (await served.stub.Detect(raw(picture(3)))).predicted.index == 3
             await dropped(served, "locked", 1)
+    assert "give each server a folder of its own" in caplog.text
     assert not (folder / "records").exists()
 
 

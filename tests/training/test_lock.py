@@ -13,8 +13,8 @@ import pytest
 from tiny_job import write_source
 
 from detector.errors import ConfigError, DataError
+from detector.lock import hold
 from training import cli
-from training.lock import hold
 
 
 def hold_until_death(work: Path, held: Event) -> None:

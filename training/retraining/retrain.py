@@ -22,10 +22,10 @@ import numpy as np
 from detector.bundle import load_bundle, read_manifest
 from detector.bundle.folder import Champion
 from detector.errors import CalibrationError
+from detector.lock import hold
 from detector.scoring.calibration import rank_at
 from training.config import CLEAN, STAGES, TrainingConfig
 from training.job import Job, open_job
-from training.lock import hold
 from training.pipeline import run_stage
 from training.progress import Progress
 from training.retraining.comparison import Comparison, Flags, Group, decide

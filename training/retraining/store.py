@@ -23,8 +23,8 @@ from detector.bundle import Bundle, read_manifest, save_bundle
 from detector.bundle.archive import MANIFEST, ZIP_SUFFIX
 from detector.bundle.folder import Champion, newest, read_champion, write_champion
 from detector.errors import BundleError, BusyError, ConfigError, HeatwardError
+from detector.lock import hold
 from detector.text import printable
-from training.lock import hold
 
 __all__ = ["KEPT", "History", "Store"]
 

@@ -16,8 +16,8 @@ from tiny_store import ALWAYS, NEVER, make_store, words
 
 from detector.bundle import load_bundle, read_manifest
 from detector.bundle.folder import POINTER, newest
+from detector.lock import hold
 from forensics.report import app
-from training.lock import hold
 from training.progress import SilentProgress
 from training.retraining import cli
 from training.retraining.retrain import Options, retrain

@@ -12,7 +12,7 @@ from small_bundles import save_small, small_bundle
 from detector.bundle import read_manifest
 from detector.bundle.folder import POINTER, newest, read_champion
 from detector.errors import BundleError, BusyError, ConfigError
-from training.lock import hold
+from detector.lock import hold
 from training.retraining.store import HISTORY, KEPT, Store
 
 

@@ -1,4 +1,4 @@
-"""One job per folder: a folder in, held until the job ends, however it ends.
+"""One process per folder: a folder in, held until the process lets go of it, however it ends.
 
 The operating system lets go of the lock when the process dies, so a killed job leaves none behind.
 """
