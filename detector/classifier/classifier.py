@@ -18,9 +18,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from detector.classifier.builders import TRUSTED_MODULES, Net, build_net
 from detector.classifier.preprocessing import Normalized, Preprocessing, fit_to, to_images
 from detector.classifier.probe import probe
+from detector.classifier.sources import TRUSTED_MODULES, Net, build_net
 from detector.classifier.taps import hooked, spread
 from detector.errors import ImageShapeError, LayerNotFoundError, NonFiniteLogitsError
 from detector.images.batch import check_images

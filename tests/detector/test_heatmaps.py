@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from detector.classifier import Classifier, ClassifierSpec
-from detector.classifier.builders import Net
+from detector.classifier.sources import Net
 from detector.errors import HeatmapError, LayerNotFoundError, NoGradientError
 from detector.heatmaps import (
     METHODS,

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from detector.classifier import Classifier, ClassifierSpec
-from detector.classifier.builders import Net
+from detector.classifier.sources import Net
 from detector.errors import HeatmapError, NoGradientError, NonFiniteLogitsError
 from detector.heatmaps import MaskHeatmap, extremal, meaningful
 from detector.heatmaps.masks import SmoothMax, level_of, level_set, rank_term

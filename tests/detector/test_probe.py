@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from detector.classifier import Classifier, ClassifierSpec, load_classifier
-from detector.classifier.builders import Net
+from detector.classifier.sources import Net
 from detector.errors import ClassifierSpecError, NoGradientError
 from detector.evidence import EvidenceExtractor, EvidenceSettings
 from detector.heatmaps import gradient

@@ -1,0 +1,96 @@
+"""Where the model under guard comes from: `ClassifierSpec` → build, load weights → **an `nn.Module` in eval mode**.
+
+A bundle from elsewhere may not make us run code: then `python:` modules and program files (`torch.export.load`
+unpickles) outside an allow list are refused.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Collection
+
+import torch
+from torch import Tensor
+
+from detector.classifier.sources import programs, python, timm, torchvision
+from detector.classifier.sources.net import Net
+from detector.classifier.weights import is_weights_file, load_into, read_weights, torchvision_weights
+from detector.errors import ClassifierSpecError
+from detector.spec import ClassifierSpec
+
+__all__ = ["TRUSTED_MODULES", "Net", "build_net"]
+
+TRUSTED_MODULES = ("detector.architectures",)
+"""Modules whose factories any bundle may name."""
+
+_log = logging.getLogger("heatward")
+
+
+def build_net(
+    spec: ClassifierSpec,
+    *,
+    device: torch.device,
+    state_dict: dict[str, Tensor] | None = None,
+    allow: Collection[str] | None = None,
+) -> Net:
+    """Build the net of `spec` and give it its weights; torch's random state stays as it was.
+
+    Args:
+        spec: What to build.
+        device: Where it will run.
+        state_dict: Weights that win over `spec.weights` (from a bundle).
+        allow: Python modules (or packages) and program files it may run beside `TRUSTED_MODULES`; None: any.
+
+    Raises:
+        ClassifierSpecError: The source or the weights cannot be used.
+    """
+    if allow is not None:
+        _check_allowed(spec, allow)
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)  # unlike torch.manual_seed, leaves CUDA alone
+        net = _BUILDERS[spec.kind](spec, device)
+    if not net.embeddable:
+        if spec.weights:
+            raise ClassifierSpecError(f"{spec.source} carries its own weights: leave `weights` out.")
+        return net
+    if state_dict is not None:
+        load_into(net.module, state_dict, f"The given state dict for {spec.source}")
+    elif spec.weights is None:
+        if spec.kind != "python":
+            _log.warning("%s has no `weights`: it is freshly initialised, an untrained classifier", spec.source)
+    elif is_weights_file(spec.weights):
+        load_into(net.module, read_weights(spec.weights), spec.weights)
+    elif spec.kind == "torchvision":
+        load_into(net.module, torchvision_weights(spec.name, spec.weights), spec.weights)
+    else:
+        raise ClassifierSpecError(
+            f"weights {spec.weights!r} of {spec.source} is no file *.safetensors, *.pt or *.pth: give one."
+        )
+    net.module.eval()
+    return net
+
+
+def _check_allowed(spec: ClassifierSpec, allow: Collection[str]) -> None:
+    trusted = (*TRUSTED_MODULES, *allow)
+    if spec.kind == "python":
+        code = spec.name.partition(":")[0]
+        allowed = any(code == name or code.startswith(f"{name}.") for name in trusted)
+    else:
+        code = spec.name
+        allowed = spec.kind not in ("export", "torchscript") or code in trusted
+    if not allowed:
+        raise ClassifierSpecError(
+            f"The bundle's classifier {spec.source} runs code from {code!r}, which is not trusted: if you know this "
+            f"code, allow it with --trusted {code} (serve, explain; in serve.toml: trusted = [{json.dumps(code)}]; "
+            f"in Python: allow=[{code!r}])."
+        )
+
+
+_BUILDERS: dict[str, Callable[[ClassifierSpec, torch.device], Net]] = {
+    "torchvision": torchvision.build,
+    "timm": timm.build,
+    "export": programs.build_export,
+    "torchscript": programs.build_torchscript,
+    "python": python.build,
+}
