@@ -81,14 +81,7 @@ class Job:
                 break
             made_from = self._attack_digest(split, label, start, stop, end)
             if stage == "attribute":
-                seen = {
-                    "evidence": self.config.evidence.model_dump(mode="json"),
-                    "constants": CONSTANTS,
-                    "batch": self.config.batch_size,
-                }
-                if self.witness is not None:
-                    seen["witness"] = self.witness.fingerprint
-                made_from = digest({"from": made_from, **seen})
+                made_from = self.looked_at(made_from)
             path = shard_path(self.work, stage, split, label, number)
             which = images.digest(start, end) if self.config.images.grows else number
             seed = derived_seed(self.config.seed, "attack", split, label, which)
@@ -101,6 +94,17 @@ class Job:
                 source = images.items[start:stop]
             plans.append(ShardPlan(stage, split, label, path, made_from, stop - start, seed, source))
         return plans
+
+    def looked_at(self, made_from: str) -> str:
+        """Digest of the evidence of a shard of images that has this digest."""
+        seen = {
+            "evidence": self.config.evidence.model_dump(mode="json"),
+            "constants": CONSTANTS,
+            "batch": self.config.batch_size,
+        }
+        if self.witness is not None:
+            seen["witness"] = self.witness.fingerprint
+        return digest({"from": made_from, **seen})
 
     def plans(self, stage: ShardStage) -> Iterator[tuple[Split, str, list[ShardPlan]]]:
         """All labels of all splits, clean images first in each."""

@@ -40,9 +40,9 @@ def write(folder: Path, records: Iterable[Record], labels: dict[int, Truth] | No
     return folder
 
 
-def label(folder: Path, labels: dict[int, Truth]) -> None:
+def label(folder: Path, labels: dict[int, Truth], shows: str = "") -> None:
     rows = [
-        asdict(Label(record_id=f"r{number:03d}", truth=truth.value, by="me", time=NOW))
+        asdict(Label(record_id=f"r{number:03d}", truth=truth.value, true_label=shows, by="me", time=NOW))
         for number, truth in labels.items()
     ]
     if rows:

@@ -4,8 +4,9 @@ The challenger becomes champion where, at the chosen false-positive rate,
 
 1. on every old attack, and on images that nobody attacked, it is not worse: the 95 % interval of the paired difference
    reaches 0; and on the test images, whose number you choose, it excludes a loss of more than the tolerance;
-2. on what is new it is better: the interval of the mean difference on the new attacks lies above 0. Where nothing is
-   new, it is better on the old attacks together, or no worse and made from other images than the champion.
+2. on what is new it is better: the interval of the mean difference on the new attacks, and on those reported since the
+   champion was made, lies above 0. Where nothing is new, it is better on the old attacks together, or no worse and made
+   from other images than the champion.
 
 Nothing is corrected for many attacks: where chance makes one of them look worse, the champion stays, which is safe.
 """
@@ -32,8 +33,9 @@ from training.shards import write_json
 __all__ = ["FILE", "Comparison", "Flags", "Group", "Row", "Told", "decide", "table"]
 
 FILE = "comparison.json"
-Group = Literal["old attack", "new attack", "reported attack", "clean", "traffic"]
-ATTACKS: tuple[Group, ...] = ("old attack", "new attack", "reported attack")
+Group = Literal["old attack", "new attack", "reported attack", "reported before", "clean", "traffic"]
+NEW: tuple[Group, ...] = ("new attack", "reported attack")
+ATTACKS: tuple[Group, ...] = ("old attack", *NEW, "reported before")
 Told = Literal["better", "no worse", "worse", "too few images"]
 
 
@@ -131,7 +133,7 @@ def decide(
         seed: Of the draws.
     """
     rows = tuple(_row(label, each, tolerance) for label, each in flags.items() if len(each.source))
-    old, new = (_mean(flags, group, resamples, seed) for group in (("old attack",), ATTACKS[1:]))
+    old, new = (_mean(flags, group, resamples, seed) for group in (("old attack",), NEW))
     losses = [_loss(row, tolerance) for row in rows if row.told in ("worse", "too few images")]
     losses += [
         f"{label}: the champion knows this attack, the configuration lacks it: put it back (train = false will do), or "

@@ -9,6 +9,7 @@ challenger, is not asked again about the same images. Thresholds are applied lat
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -122,12 +123,11 @@ def scores_of(job: Job, contestant: Contestant, label: str) -> tuple[NDArray[np.
     )
 
 
-def scores_of_traffic(
-    job: Job, contestant: Contestant, label: str, images: Tensor, made_from: str
-) -> NDArray[np.float64]:
+def scores_of_traffic(job: Job, contestant: Contestant, label: str, images: Tensor) -> NDArray[np.float64]:
     """Scores of images (n, 3, H, W) uint8 that were recorded."""
     path = _place(job, contestant) / label / "00000.safetensors"
-    made_from = digest({"detector": contestant.content, "images": made_from})
+    shown = hashlib.sha256(images.numpy().tobytes()).hexdigest()
+    made_from = digest({"detector": contestant.content, "images": shown})
     if digest_of(path) != made_from:
         write_shard(path, {"scores": _scores(contestant.detector, images, job.config.batch_size)}, made_from)
     return read_shard(path)["scores"].numpy()

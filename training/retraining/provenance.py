@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from training.job import Job
 from training.retraining.comparison import Comparison
 from training.shards import digest
 
-__all__ = ["attacks_in", "images_of", "lineage"]
+__all__ = ["attacks_in", "images_of", "lineage", "reported_in"]
 
 PLACES: Any = {
     **dict.fromkeys(("work", "out", "threads", "device"), True),
@@ -25,11 +26,12 @@ ROOT = Path(__file__).parents[2]
 PRODUCT = ("detector", "training")
 
 
-def lineage(job: Job, comparison: Comparison, run: str) -> dict[str, Any]:
-    """Parent, data, recipe, code and comparison; the seed and what was measured stand beside them."""
+def lineage(job: Job, comparison: Comparison, run: str, reported: Sequence[str]) -> dict[str, Any]:
+    """Parent, data, reported attacks, recipe, code, comparison; the seed and what was measured stand beside them."""
     return {
         "parent": comparison.champion,
         "data": {split: images.digest(0, len(images)) for split, images in job.splits.items()},
+        "reported": list(reported),
         "recipe": recipe_of(job.config),
         "code": code_digest(),
         "run": run,
@@ -52,6 +54,12 @@ def code_digest() -> str:
 def images_of(manifest: Manifest) -> Any:
     """Tells whether two bundles were made from the same images."""
     return manifest.provenance.get("images_sha256")
+
+
+def reported_in(manifest: Manifest) -> set[str]:
+    """Identities of the reported attacks that there were when a bundle was promoted."""
+    listed = manifest.provenance.get("reported")
+    return {str(each) for each in (listed if isinstance(listed, list) else [])}
 
 
 def attacks_in(manifest: Manifest) -> dict[str, str]:

@@ -31,7 +31,8 @@ from training.progress import Progress
 from training.retraining.comparison import Comparison, Flags, Group, decide
 from training.retraining.kept import Kept, forget_traffic, keep_traffic
 from training.retraining.measure import Contestant, forget_others, open_contestant, scores_of, scores_of_traffic
-from training.retraining.provenance import attacks_in, images_of, lineage
+from training.retraining.provenance import attacks_in, images_of, lineage, reported_in
+from training.retraining.reported import REPORTED, learn_attacks
 from training.retraining.shown import write_shown
 from training.retraining.store import Store
 from training.shards import digest, write_json
@@ -55,7 +56,7 @@ class Options:
     forget: tuple[str, ...] = ()
     """Old attacks that need not be measured."""
     records: Path | None = None
-    """What a server recorded: measured on, and false alarms learnt from."""
+    """What a server recorded: measured on; half of what was reported is learnt from."""
     traffic: int = 2000
     """At most so many recent images."""
 
@@ -88,7 +89,7 @@ def retrain(config: TrainingConfig, store: Store, options: Options, progress: Pr
             return _end(folder, champion, Comparison.read(folder))
         old = load_bundle(store.path(champion))
         traffic = keep_traffic(folder, options.records, options.traffic, old.manifest, progress)
-        job = open_job(traffic.with_lessons(config), progress)
+        job = learn_attacks(open_job(traffic.with_lessons(config), progress), traffic.attacks)
         one = open_contestant(job, "champion", old)
         _check_rate(options.rate, one)  # what can be known is said before hours are spent
         for stage in STAGES:
@@ -98,13 +99,15 @@ def retrain(config: TrainingConfig, store: Store, options: Options, progress: Pr
         _check_rate(options.rate, two)
         flags = _measure(job, one, two, traffic, options)
         write_shown(folder, job, (one, two), flags, options.rate)
-        comparison = _compare(job, one, two, flags, _withdrawn(store, two), options)
+        learnt = {each.identity for each in traffic.attacks} if REPORTED in job.config.families else set()
+        fresh = images_of(old.manifest) != images_of(two.manifest) or bool(learnt - reported_in(old.manifest))
+        comparison = _compare(job, one, two, flags, _withdrawn(store, two), options, fresh=fresh)
         comparison.write(folder)
         forget_others(job, (one, two))
         why = "; ".join(comparison.reasons)
         if comparison.promoted:
-            known = challenger.manifest.provenance | lineage(job, comparison, run.name)
-            manifest = challenger.manifest.model_copy(update={"provenance": known})
+            made = challenger.manifest.provenance | lineage(job, comparison, run.name, traffic.reported)
+            manifest = challenger.manifest.model_copy(update={"provenance": made})
             champion = store.promote(replace(challenger, manifest=manifest), PROMOTED, why, champion)
         else:
             store.keep(CHALLENGER, challenger.manifest.digest, why)
@@ -167,15 +170,22 @@ def _measure(job: Job, one: Contestant, two: Contestant, traffic: Kept, options:
         _, second = scores_of(job, two, label)
         median = float(np.median(second)) if len(second) else None
         flags[label] = Flags(group, source, one.flags(first, options.rate), two.flags(second, options.rate), median)
-    for label, group, images in traffic.groups(job.classifier, job.progress):
-        first, second = (scores_of_traffic(job, each, label, images, traffic.name) for each in (one, two))
+    for label, group, images in traffic.groups(job.classifier, reported_in(one.manifest), job.progress):
+        first, second = (scores_of_traffic(job, each, label, images) for each in (one, two))
         source = -1 - np.arange(len(images))  # no test image's
         flags[label] = Flags(group, source, one.flags(first, options.rate), two.flags(second, options.rate))
     return flags
 
 
 def _compare(
-    job: Job, one: Contestant, two: Contestant, flags: Mapping[str, Flags], withdrawn: str, options: Options
+    job: Job,
+    one: Contestant,
+    two: Contestant,
+    flags: Mapping[str, Flags],
+    withdrawn: str,
+    options: Options,
+    *,
+    fresh: bool,
 ) -> Comparison:
     known, here = attacks_in(one.manifest), attacks_in(two.manifest)
     return decide(
@@ -186,7 +196,7 @@ def _compare(
         tolerance=options.tolerance,
         missing=[label for key, label in known.items() if key not in here and label not in options.forget],
         withdrawn=withdrawn,
-        fresh=images_of(one.manifest) != images_of(two.manifest),
+        fresh=fresh,
         resamples=job.config.evaluate.resamples,
         seed=job.config.seed,
     )

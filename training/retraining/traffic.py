@@ -1,17 +1,19 @@
 """Records of a server and their labels in; recent images out: clean ones, reported false alarms, reported attacks.
 
 An image counts once, however often it was sent. What nobody labelled an attack is taken to be clean. Every second
-reported false alarm, by a hash of the image, is there to learn from; the others are there to measure and calibrate on,
-and the fate of an image never changes.
+reported false alarm and attack, by a hash of the image, is there to learn from; the others are there to measure on,
+and the fate of an image never changes. Of the labels of an image, the last that says *attack* or *false alarm* counts,
+and the last that says what it shows.
 """
 
 from __future__ import annotations
 
 import shutil
 from collections import deque
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +26,10 @@ from detector.text import printable
 from training.progress import Progress
 from training.shards import digest
 
-__all__ = ["Recorded", "Traffic", "read_traffic", "write_lessons"]
+if TYPE_CHECKING:
+    from detector.records.reader import RecordReader
+
+__all__ = ["Recorded", "Traffic", "held_out", "lessons", "read_traffic", "write_lessons"]
 
 
 @dataclass(frozen=True)
@@ -35,13 +40,20 @@ class Recorded:
     """The record's id."""
     identity: str
     """sha256 of the file or pixels as they came."""
-    shows: str
-    """Class: the label that somebody gave, or else the prediction."""
+    predicted: str
+    """Class that the server named."""
+    true_label: str
+    """Class that somebody named; empty where nobody did."""
     content: bytes
 
     @property
+    def shows(self) -> str:
+        """Class: the one that somebody named, or else the prediction."""
+        return self.true_label or self.predicted
+
+    @property
     def is_lesson(self) -> bool:
-        """Whether it may be learnt from, should it be a false alarm."""
+        """Whether it may be learnt from, should it be a false alarm or an attack."""
         return int(digest(["lesson", self.identity])[:8], 16) % 2 == 0
 
     def pixels(self) -> NDArray[np.uint8]:
@@ -63,20 +75,20 @@ class Traffic:
     attacks: tuple[Recorded, ...] = ()
 
     @property
-    def lessons(self) -> tuple[Recorded, ...]:
-        """False alarms to learn from."""
-        return tuple(each for each in self.false_alarms if each.is_lesson)
-
-    @property
-    def held_out(self) -> tuple[Recorded, ...]:
-        """False alarms to measure on."""
-        return tuple(each for each in self.false_alarms if not each.is_lesson)
-
-    @property
     def to_calibrate(self) -> Iterator[tuple[str, bytes]]:
         """Name and file of every image that is taken to be clean and was not learnt from."""
-        for each in (*self.clean, *self.held_out):
+        for each in (*self.clean, *held_out(self.false_alarms)):
             yield each.name, each.content
+
+
+def lessons(reported: Iterable[Recorded]) -> tuple[Recorded, ...]:
+    """Those to learn from."""
+    return tuple(each for each in reported if each.is_lesson)
+
+
+def held_out(reported: Iterable[Recorded]) -> tuple[Recorded, ...]:
+    """Those to measure on."""
+    return tuple(each for each in reported if not each.is_lesson)
 
 
 @dataclass
@@ -86,6 +98,7 @@ class _Chosen:
     clean: deque[str]
     false_alarms: dict[str, str] = field(default_factory=dict)
     attacks: dict[str, str] = field(default_factory=dict)
+    true_labels: dict[str, str] = field(default_factory=dict)
 
 
 def read_traffic(folder: Path, limit: int, progress: Progress) -> Traffic:
@@ -106,15 +119,16 @@ def read_traffic(folder: Path, limit: int, progress: Progress) -> Traffic:
     except ModuleNotFoundError as error:
         raise ConfigError(f'--records: {error.name} is not installed: pip install -e ".[record]"') from error
     reader = RecordReader(folder)
-    labels = reader.labels()
+    said, shown, contradicting = _read_labels(reader)
     chosen, without = _Chosen(deque(maxlen=limit)), 0
     seen, known = set[str](), set[str]()
     for record in reader.records():
         known.add(record.record_id)
-        label = labels.get(record.record_id)
-        if label is not None and label.truth == Truth.ATTACK:
+        if record.record_id in shown:
+            chosen.true_labels[record.input_sha256] = shown[record.record_id]
+        if said.get(record.record_id) == Truth.ATTACK:
             chosen.attacks[record.input_sha256] = record.record_id
-        elif label is not None and label.truth == Truth.FALSE_ALARM:
+        elif said.get(record.record_id) == Truth.FALSE_ALARM:
             chosen.false_alarms[record.input_sha256] = record.record_id
         elif record.input_sha256 not in seen:
             chosen.clean.append(record.record_id)
@@ -129,11 +143,11 @@ def read_traffic(folder: Path, limit: int, progress: Progress) -> Traffic:
         if record.record_id in wanted and record.image is None:
             without += 1
         elif record.record_id in wanted and record.image is not None:
-            label = labels.get(record.record_id)
-            shows = label.true_label if label is not None and label.true_label else record.predicted_name
-            found[record.record_id] = Recorded(record.record_id, record.input_sha256, shows, record.image)
-    _tell(progress, folder, reader.skipped, malformed, reader.contradicting, disputed)
-    if strange := labels.keys() - known:
+            sha, name = record.input_sha256, record.record_id
+            true_label = chosen.true_labels.get(sha, "")
+            found[name] = Recorded(name, sha, record.predicted_name, true_label, record.image)
+    _tell(progress, folder, reader.skipped, malformed, contradicting, disputed)
+    if strange := (said.keys() | shown.keys()) - known:
         progress.note(f"{folder}: {len(strange)} labels belong to images that are not recorded (any more)")
     if without:
         progress.note(f"{folder}: {without} records have no image (record_images of the server is off)")
@@ -146,14 +160,27 @@ def read_traffic(folder: Path, limit: int, progress: Progress) -> Traffic:
     )
 
 
-def write_lessons(folder: Path, lessons: Collection[Recorded], classes: Collection[str], progress: Progress) -> bool:
+def _read_labels(reader: RecordReader) -> tuple[dict[str, str], dict[str, str], set[str]]:
+    """Record → the last verdict, and → the last class that it shows; records with labels that contradict each other."""
+    said: dict[str, str] = {}
+    shown: dict[str, str] = {}
+    contradicting = set[str]()
+    for label in reader.all_labels():
+        known, now = (shown, label.true_label) if label.true_label else (said, label.truth)
+        if known.setdefault(label.record_id, now) != now:
+            contradicting.add(label.record_id)
+        known[label.record_id] = now
+    return said, shown, contradicting
+
+
+def write_lessons(folder: Path, images: Collection[Recorded], classes: Collection[str], progress: Progress) -> bool:
     """Write images to learn from into class folders, and remove all others: what a server forgets is forgotten here.
 
     Returns:
         Whether there are any.
     """
     wanted: dict[Path, Recorded] = {}
-    for each in lessons:
+    for each in images:
         if each.shows in classes and Path(each.shows).name == each.shows and not each.shows.startswith("."):
             wanted[folder / each.shows / f"{each.identity}.png"] = each
         else:

@@ -41,6 +41,7 @@ DEATHS = (
     "store/champion.json",
     "after the pointer",
 )
+PRELOADED = ["training.retraining.retrain", "training.evaluation.evaluate"]
 
 
 def test_a_better_challenger_is_promoted_and_says_where_it_comes_from(
@@ -152,7 +153,7 @@ def test_killed_in_every_stage_gives_the_same_champion(source: Path, trained: Pa
     from tiny_records import record, write
 
     processes = multiprocessing.get_context("forkserver")
-    processes.set_forkserver_preload(["training.retraining.retrain", "training.evaluation.evaluate"])
+    processes.set_forkserver_preload(PRELOADED)
     store = make_store(tmp_path, trained, NEVER)
     first = store.champion()
     write(tmp_path / "recorded", map(record, range(6)))

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tiny
@@ -21,7 +22,7 @@ from detector.errors import DataError
 from detector.records.schema import Record, Truth
 from training.progress import SilentProgress
 from training.retraining import cli
-from training.retraining.traffic import Traffic, read_traffic, write_lessons
+from training.retraining.traffic import Traffic, held_out, lessons, read_traffic, write_lessons
 
 
 class Notes(SilentProgress):
@@ -51,6 +52,16 @@ def test_an_image_counts_once_by_its_last_label(tmp_path: Path) -> None:
     assert "1 labels belong to images that are not recorded" in said
 
 
+def test_what_an_image_shows_and_whether_it_is_attacked_are_two_questions(tmp_path: Path) -> None:
+    folder = write(tmp_path / "recorded", [record(0), record(1, of=0)], {0: Truth.ATTACK})
+    label(folder, {0: Truth.TRUE_LABEL, 1: Truth.TRUE_LABEL}, shows="diagonal")
+    label(folder, {1: Truth.TRUE_LABEL}, shows="vertical")
+    notes = Notes()
+    (found,) = read_traffic(folder, 100, notes).attacks
+    assert (found.name, found.true_label, found.predicted) == ("r000", "vertical", "checker")
+    assert any("1 images have contradicting labels" in note for note in notes.notes)
+
+
 def test_only_the_newest_are_taken_and_what_has_no_image_is_counted(tmp_path: Path) -> None:
     without = Record(**(asdict(record(9)) | {"image": None}))
     notes = Notes()
@@ -74,11 +85,11 @@ def test_a_damaged_shard_is_skipped_and_said(tmp_path: Path) -> None:
 def test_an_image_is_learnt_from_or_measured_on_and_never_changes(tmp_path: Path) -> None:
     folder = write(tmp_path / "recorded", map(record, range(40)), dict.fromkeys(range(40), Truth.FALSE_ALARM))
     found = read_traffic(folder, 10, SilentProgress())
-    lessons, held_out = set(names(found.lessons)), set(names(found.held_out))
-    assert len(lessons) > 8 and len(held_out) > 8 and not lessons & held_out
-    assert {name for name, _ in found.to_calibrate} == held_out
+    learnt, measured = set(names(lessons(found.false_alarms))), set(names(held_out(found.false_alarms)))
+    assert len(learnt) > 8 and len(measured) > 8 and not learnt & measured
+    assert {name for name, _ in found.to_calibrate} == measured
     write(folder, map(record, range(40, 50)))
-    assert set(names(read_traffic(folder, 10, SilentProgress()).lessons)) == lessons
+    assert set(names(lessons(read_traffic(folder, 10, SilentProgress()).false_alarms))) == learnt
 
 
 def test_lessons_lie_in_folders_of_classes_and_go_when_the_records_do(tmp_path: Path) -> None:
@@ -104,14 +115,23 @@ def test_a_retraining_measures_on_traffic_and_learns_false_alarms(
     said = capsys.readouterr()
     told = json.loads(said.out)["comparison"]
     rows = {row["label"]: (row["group"], row["images"], row["champion"]) for row in told["rows"]}
-    assert rows["traffic"] == ("traffic", 30, 0.0) and rows["reported attacks"] == ("reported attack", 8, 0.0)
-    assert rows["reported false alarms"] == ("traffic", len(traffic.held_out), 0.0)
+    assert rows["traffic"] == ("traffic", 30, 0.0) and rows["reported attacks"] == (
+        "reported attack",
+        len(held_out(traffic.attacks)),
+        0.0,
+    )
+    assert rows["reported false alarms"] == ("traffic", len(held_out(traffic.false_alarms)), 0.0)
     assert code == (0 if told["promoted"] else 3)
     challenger = read_manifest(place / "work" / "retrain" / "challenger.heatward")
     before = read_manifest(trained / "detector.heatward")
     images: tuple[dict[str, int], ...] = (challenger.provenance["images"], before.provenance["images"])  # type: ignore[assignment]
-    assert images[0]["fit"] == images[1]["fit"] + len(traffic.lessons) and images[0]["test"] == images[1]["test"]
+    assert (
+        images[0]["fit"] == images[1]["fit"] + len(lessons(traffic.false_alarms))
+        and images[0]["test"] == images[1]["test"]
+    )
     if told["promoted"]:
+        known: Any = read_manifest(newest(store.folder)).provenance["reported"]
+        assert known == sorted(each.identity[:16] for each in traffic.attacks)
         assert newest(store.folder).name.startswith("0001-")
         assert cli.rollback([str(store.folder)]) == 0
     write(folder, map(record, range(50, 53)))  # the next night, the same champion and settings
