@@ -2,7 +2,8 @@
 #
 #   docker build --target serve -t heatward .                  # serving on CPUs; also what no target at all makes
 #   docker build --target serve-cuda -t heatward:cuda .        # serving on NVIDIA GPUs
-#   docker build --target train -t heatward:train .            # heatward train, evaluate, explain
+#   docker build --target train -t heatward:train .            # heatward train, evaluate, explain, retrain
+#   docker build --build-arg EXTRAS=record,remote …            # and what the package has extras for
 #   docker run -p 50051:50051 heatward                         # the embedded CIFAR-10 detector
 #
 # Pin the base by its digest where builds must repeat: --build-arg BASE=python@sha256:…
@@ -23,7 +24,9 @@ FROM packages AS packages-serve
 ARG PIP_INDEX_URL
 # An index, beside the usual one, with CPU builds of torch and torchvision: without it, x86-64 gets CUDA libraries too.
 ARG CPU_INDEX_URL
-RUN pip install ${CPU_INDEX_URL:+--extra-index-url "${CPU_INDEX_URL}"} -c constraints.txt ".[serve,trace]" \
+ARG EXTRAS
+RUN pip install ${CPU_INDEX_URL:+--extra-index-url "${CPU_INDEX_URL}"} -c constraints.txt \
+    ".[serve,trace${EXTRAS:+,${EXTRAS}}]" \
  && /opt/sbom/bin/cyclonedx-py environment --pyproject pyproject.toml -o /opt/heatward/sbom.cdx.json \
     /opt/heatward/bin/python
 
@@ -63,7 +66,8 @@ CMD ["heatward", "serve"]
 # ---- Serving on NVIDIA GPUs: the usual builds of torch bring CUDA along, the host brings the driver. ----------------
 FROM packages AS packages-cuda
 ARG PIP_INDEX_URL
-RUN pip install -c constraints.txt ".[serve,trace]" \
+ARG EXTRAS
+RUN pip install -c constraints.txt ".[serve,trace${EXTRAS:+,${EXTRAS}}]" \
  && /opt/sbom/bin/cyclonedx-py environment --pyproject pyproject.toml -o /opt/heatward/sbom.cdx.json \
     /opt/heatward/bin/python
 
@@ -80,7 +84,8 @@ CMD ["heatward", "serve"]
 # ---- Training, on GPUs where there are some -------------------------------------------------------------------------
 FROM packages-cuda AS packages-train
 ARG PIP_INDEX_URL
-RUN pip install -c constraints.txt ".[train]" \
+ARG EXTRAS
+RUN pip install -c constraints.txt ".[train${EXTRAS:+,${EXTRAS}}]" \
  && /opt/sbom/bin/cyclonedx-py environment --pyproject pyproject.toml -o /opt/heatward/sbom.cdx.json \
     /opt/heatward/bin/python
 

@@ -1,7 +1,8 @@
 """A path that somebody names → **the bundle there that should serve**; in a folder of bundles, its champion.
 
 `champion.json` names the champion by file and digest, and is replaced in one step. A folder without it has the last
-bundle by name for its champion.
+bundle by name for its champion. In a store the pointer itself is named by its URL, `s3://shop/models/champion.json`,
+and the bundles lie beside it.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from detector.bundle.archive import MANIFEST, ZIP_SUFFIX
 from detector.bundle.bundle import read_manifest
 from detector.errors import BundleDamagedError, BundleError, ConfigError
 from detector.files import write_file
+from detector.remote import is_url, local_copy, shown
 from detector.text import printable
 
 __all__ = ["POINTER", "Champion", "newest", "read_champion", "write_champion"]
@@ -60,12 +62,16 @@ def read_champion(folder: Path) -> Champion | None:
         BundleDamagedError: It cannot be read as a pointer.
         OSError: It cannot be read at all.
     """
-    path = folder / POINTER
+    try:
+        return _read(folder / POINTER)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def _read(path: Path) -> Champion:
     try:
         with path.open("rb") as stream:
             return Champion.model_validate_json(stream.read(LONGEST))
-    except (FileNotFoundError, NotADirectoryError):
-        return None
     except ValidationError as error:
         first = error.errors()[0]
         said = ": ".join([*map(str, first["loc"]), first["msg"]])
@@ -90,14 +96,17 @@ def newest(path: Path, *, verify: bool = True) -> Path:
     `.snapshot`; and folders that are closed to us, like `lost+found`.
 
     Args:
-        path: A bundle, or a folder of bundles.
+        path: A bundle, or a folder of bundles; or the URL of a bundle or of a pointer.
         verify: Compare the champion's digest with the pointer's.
 
     Raises:
         ConfigError: The folder holds none.
+        StoreError: A store does not give the pointer or the bundle.
         BundleError: Its pointer is damaged, or names a bundle that is gone or another than is there.
         OSError: It cannot be read.
     """
+    if is_url(path):
+        return _pointed_to_by_url(path, verify) if Path(shown(path)).name == POINTER else path
     if not path.is_dir() or (path / MANIFEST).exists():
         return path
     champion = read_champion(path)
@@ -114,12 +123,27 @@ def _pointed_to(folder: Path, champion: Champion, verify: bool) -> Path:
     mend = f"put it back, or name another by `heatward rollback {printable(str(folder))}`"
     if not bundle.exists():
         raise BundleError(f"{folder / POINTER} names {printable(champion.bundle)}, which is gone: {mend}")
-    if verify and (found := read_manifest(bundle).digest) != champion.digest:
+    if verify:
+        _compare(str(folder / POINTER), champion, bundle, mend)
+    return bundle
+
+
+def _pointed_to_by_url(pointer: Path, verify: bool) -> Path:
+    with local_copy(pointer) as file:
+        champion = _read(file)
+    bundle = pointer.with_name(champion.bundle)
+    if verify:
+        with local_copy(bundle) as file:
+            _compare(shown(pointer), champion, file, "put bundles into the store before the pointer")
+    return bundle
+
+
+def _compare(pointer: str, champion: Champion, bundle: Path, mend: str) -> None:
+    if (found := read_manifest(bundle).digest) != champion.digest:
         raise BundleDamagedError(
-            f"{folder / POINTER} names {printable(champion.bundle)} with the digest {champion.digest[:16]}…, the one "
+            f"{pointer} names {printable(champion.bundle)} with the digest {champion.digest[:16]}…, the one "
             f"there has {found[:16]}…: {mend}"
         )
-    return bundle
 
 
 def _is_bundle(path: Path) -> bool:

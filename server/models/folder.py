@@ -37,6 +37,6 @@ def stamp_of_newest(path: Path) -> Stamp:
         HeatwardError: There is none.
         OSError: The folder cannot be read.
     """
-    if remote.is_url(path):
+    if remote.is_url(path):  # of a pointer, its own: bundles in a store have names of their own
         return stamp(path)
     return stamp(newest(path, verify=False)) + stamp(path / POINTER)

@@ -135,7 +135,7 @@ class Reloader:
 
     async def _put(self, role: Role) -> None:
         self._tried[role] = seen = await self._look(role)
-        path = newest(self._paths[role])
+        path = await aside(lambda: newest(self._paths[role]))
         model = await self._model(role, path)
         self._registry.put(role, model)
         self._served[role] = seen

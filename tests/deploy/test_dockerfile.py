@@ -67,7 +67,9 @@ def test_images_install_nothing_and_only_the_one_for_training_carries_training(t
 @pytest.mark.parametrize("stage", ["packages-serve", "packages-cuda", "packages-train"])
 def test_packages_are_pinned_and_come_with_a_bill_of_materials(stage: str):
     run = " ".join(STAGES[stage].all("RUN"))
-    assert f'-c constraints.txt ".[{"train" if stage.endswith("train") else "serve,trace"}]"' in run
+    extras = "train" if stage.endswith("train") else "serve,trace"
+    assert f'-c constraints.txt ".[{extras}${{EXTRAS:+,${{EXTRAS}}}}]"' in " ".join(run.split())
+    assert "EXTRAS" in STAGES[stage].all("ARG")
     assert "cyclonedx-py environment" in run and "-o /opt/heatward/sbom.cdx.json" in run
 
 

@@ -83,3 +83,40 @@ async def test_a_wrong_pointer_is_told_once_and_the_champion_keeps_serving(
         store.point("b")  # mended: the same file, another pointer
         assert [each.changed for each in await reload(channel)] == [True]
         assert await version(channel) == "b" * 16
+
+
+async def test_the_pointer_may_lie_in_a_store(store: Store):
+    fsspec = pytest.importorskip("fsspec", reason="the extra `remote` is not installed")
+    import stores
+
+    with stores.troubled() as system:
+        files, root = fsspec.url_to_fs("troubled://models")
+
+        def publish(*names: str) -> None:
+            for name in names:
+                files.pipe_file(f"{root}/{name}", (store.folder / name).read_bytes())
+
+        publish("a.heatward", "b.heatward", POINTER)
+        async with serving(store, bundle=f"troubled://models/{POINTER}") as (_, channel):
+            assert await version(channel) == "a" * 16
+            assert [each.changed for each in await reload(channel)] == [False]
+            store.point("b")
+            publish(POINTER)
+            assert [each.changed for each in await reload(channel)] == [True]
+            assert await version(channel) == "b" * 16
+            store.point("a", digest="0" * 64)
+            publish(POINTER)
+            (outcome,) = await reload(channel)
+            assert "names a.heatward with the digest 0000000000000000…" in outcome.error
+            store.add("c")
+            store.point("c")  # its bundle is not there yet
+            publish(POINTER)
+            (outcome,) = await reload(channel)
+            assert "c.heatward: there is no such object" in outcome.error
+            assert await version(channel) == "b" * 16
+            publish("c.heatward")
+            assert [each.changed for each in await reload(channel)] == [True]
+            assert await version(channel) == "c" * 16
+            system.trouble = "refuses"
+            (outcome,) = await reload(channel)
+            assert "(403)" in outcome.error and await version(channel) == "c" * 16
