@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 import tomllib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,15 +20,17 @@ from detector.errors import ConfigError
 from detector.malloc import keep_freed_memory
 from detector.text import printable
 from training.command import exit_code
-from training.config import STAGES, TrainingConfig
+from training.config import STAGES, Stage, TrainingConfig
 from training.load import load_config
+from training.tracking import Run, check_mlflow, send
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from training.evaluation.leave_out_result import LeaveOutResult
+    from training.evaluation.result import EvaluationResult
 
-__all__ = ["Report", "evaluate", "job_config", "job_parser", "print_tables", "train"]
+__all__ = ["Report", "add_mlflow", "evaluate", "job_config", "job_parser", "print_tables", "train"]
 
 Report = Callable[[Path], Path]
 """Draws the report of the evaluation in a folder; returns where it lies."""
@@ -66,11 +70,12 @@ def train(argv: Sequence[str] | None = None, report: Report | None = None) -> in
         "made again, so run the same command after an interruption. Flags win over HEATWARD_… environment variables "
         "(HEATWARD_FIT__EPOCHS=5), those over the file.",
     )
-    parser.add_argument("stage", nargs="?", choices=STAGES, help="run this stage alone")
+    parser.add_argument("stage", nargs="?", choices=STAGES, help="this stage alone")
     parser.add_argument(
         "--plan", action="store_true", help="say what changed since the last run and what a run costs; make nothing"
     )
-    parser.add_argument("--json", action="store_true", help="with --plan: as JSON, on standard output")
+    parser.add_argument("--json", action="store_true", help="print what was made and measured, or the plan, as JSON")
+    add_mlflow(parser)
     arguments = parser.parse_args(argv)
     return exit_code(lambda: _train(arguments, report))
 
@@ -89,17 +94,18 @@ def evaluate(argv: Sequence[str] | None = None, report: Report | None = None) ->
         action="store_true",
         help="instead, refit without one attack family at a time and measure each refit on what it never saw",
     )
+    parser.add_argument("--json", action="store_true", help="print what was measured as JSON")
     arguments = parser.parse_args(argv)
     return exit_code(lambda: _evaluate(arguments, report))
 
 
 def _train(arguments: argparse.Namespace, report: Report | None) -> int:
-    if arguments.json and not arguments.plan:
-        raise ConfigError("--json writes the plan: give it together with --plan")
     config = job_config(arguments)
+    stages: tuple[Stage, ...] = (arguments.stage,) if arguments.stage else STAGES
     if arguments.plan:
-        return _plan(config, as_json=arguments.json)
+        return _plan(config, stages, as_json=arguments.json)
     _check_out(config.out)
+    check_mlflow(arguments.mlflow)
     keep_freed_memory()
     # torch and torchattacks: only once the command line is right
     from detector.lock import hold
@@ -107,22 +113,36 @@ def _train(arguments: argparse.Namespace, report: Report | None) -> int:
     from training.job import open_job
     from training.progress import make_progress
 
-    with make_progress() as progress, hold(config.work):
-        job = open_job(config, progress)
-        for stage in (arguments.stage,) if arguments.stage else STAGES:
-            pipeline.run_stage(job, stage)
-    if arguments.stage in (None, "evaluate"):
-        _show(config, report)
+    with make_progress(as_json=True) as progress:
+        with hold(config.work):
+            job = open_job(config, progress)
+            for stage in stages:
+                pipeline.run_stage(job, stage)
+        made: dict[str, Any] = {"stages": stages, "bundle": remote.shown(config.out) if "bundle" in stages else None}
+        found = _measured(config, report) if "evaluate" in stages else None
+        if arguments.mlflow:
+            made["mlflow"] = send(arguments.mlflow, _run(config, found, bundled="bundle" in stages), progress).dump()
+    _tell(found, made, as_json=arguments.json)
     return ExitCode.OK
 
 
-def _plan(config: TrainingConfig, *, as_json: bool) -> int:
+def _run(config: TrainingConfig, found: _Measured | None, *, bundled: bool) -> Run:
+    return Run(
+        "train",
+        config.model_dump(mode="json"),
+        found.result.measured() if found else {},
+        (found.drawn, found.drawn.with_name("evaluation.json")) if found else (),
+        config.out if bundled and not remote.is_url(config.out) else None,
+    )
+
+
+def _plan(config: TrainingConfig, stages: Sequence[Stage], *, as_json: bool) -> int:
     from training.forecast import forecast
     from training.job import open_job
     from training.progress import make_progress
 
-    with make_progress() as progress:
-        found = forecast(open_job(config, progress, look_only=True))
+    with make_progress(as_json=True) as progress:
+        found = forecast(open_job(config, progress, look_only=True), stages)
     print(found.model_dump_json(indent=2) if as_json else "\n".join(found.lines()))
     return ExitCode.OK
 
@@ -161,7 +181,7 @@ def _evaluate(arguments: argparse.Namespace, report: Report | None) -> int:
     from training.progress import make_progress
     from training.stages.evaluate import evaluate_detector
 
-    with make_progress() as progress, hold(config.work):
+    with make_progress(as_json=True) as progress, hold(config.work):
         job = open_job(config, progress)
         # what can be known is said before hours are spent
         detector = open_detector(job, arguments.bundle) if arguments.bundle else None
@@ -176,26 +196,47 @@ def _evaluate(arguments: argparse.Namespace, report: Report | None) -> int:
         else:
             evaluate_detector(job, detector)
     if arguments.leave_out:
-        _show_leave_out(config, left_out)
+        _show_leave_out(config, left_out, as_json=arguments.json)
     else:
-        _show(config, report)
+        _tell(_measured(config, report), {}, as_json=arguments.json)
     return ExitCode.OK
 
 
-def _show(config: TrainingConfig, report: Report | None) -> None:
-    """Print the tables of the evaluation that was just made or found."""
+@dataclass(frozen=True)
+class _Measured:
+    """The evaluation that was just made or found, and its report."""
+
+    result: EvaluationResult
+    drawn: Path
+
+
+def _measured(config: TrainingConfig, report: Report | None) -> _Measured:
     from training.evaluation.result import EvaluationResult
-    from training.evaluation.tables import all_tables
 
     folder = config.work / "evaluate"
     drawn = report(folder) if report else folder / "evaluation.md"
-    print_tables(all_tables(EvaluationResult.read(folder)), f"report: {drawn}")
+    return _Measured(EvaluationResult.read(folder), drawn)
 
 
-def _show_leave_out(config: TrainingConfig, result: LeaveOutResult) -> None:
+def _tell(found: _Measured | None, made: Mapping[str, Any], *, as_json: bool) -> None:
+    """Print the tables of an evaluation; or it and what else was made, as JSON."""
+    from training.evaluation.tables import all_tables
+
+    if as_json:
+        measured = {"report": str(found.drawn), "measured": found.result.measured()} if found else {}
+        print(json.dumps({**made, **measured}, indent=2))
+    elif found:
+        print_tables(all_tables(found.result), f"report: {found.drawn}")
+
+
+def _show_leave_out(config: TrainingConfig, result: LeaveOutResult, *, as_json: bool) -> None:
     from training.evaluation.leave_out_result import tables
 
-    print_tables(tables(result), f"result: {config.work / 'evaluate' / 'leave_out.json'}")
+    place = config.work / "evaluate" / "leave_out.json"
+    if as_json:
+        print(json.dumps({"result": str(place), "measured": result.dump()}, indent=2))
+    else:
+        print_tables(tables(result), f"result: {place}")
 
 
 def print_tables(tables: Sequence[Table], note: str) -> None:
@@ -207,6 +248,15 @@ def print_tables(tables: Sequence[Table], note: str) -> None:
     for table in tables:
         console.print(table)
     console.print(printable(note, None), highlight=False, markup=False, emoji=False, soft_wrap=True)
+
+
+def add_mlflow(parser: argparse.ArgumentParser) -> None:
+    """The flag of commands that tell MLflow what they did."""
+    parser.add_argument(
+        "--mlflow",
+        metavar="NAME",
+        help="log it to this experiment and registered model of the MLflow server that MLFLOW_TRACKING_URI names",
+    )
 
 
 def job_parser(command: str, description: str, epilog: str) -> argparse.ArgumentParser:

@@ -5,6 +5,8 @@ Nothing is made: the images are looked at, and the digests of all shards are com
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from pydantic import BaseModel, ConfigDict
 
 from training.config import SPLITS, STAGES, Split, Stage
@@ -79,10 +81,10 @@ class Forecast(_Told):
         return [*said, f"in all: {_long(self.seconds)}"]
 
 
-def forecast(job: Job) -> Forecast:
-    """What a run of this job would do now."""
+def forecast(job: Job, of: Collection[Stage] = STAGES) -> Forecast:
+    """What a run of these stages of a job would do now."""
     rates, shards = Rates(job.work), []
-    for stage in SHARDS:
+    for stage in (each for each in SHARDS if each in of):
         for split, label, plans in job.plans(stage):
             missing = [plan for plan in plans if not plan.finished]
             images = sum(plan.rows for plan in missing)
@@ -100,7 +102,7 @@ def forecast(job: Job) -> Forecast:
                 )
             )
     stages = []
-    for name in STAGES:
+    for name in (each for each in STAGES if each in of):
         mine = [each for each in shards if each.stage == name and each.made]
         if name in SHARDS and mine:
             stages.append(StageCost(stage=name, seconds=_sum([each.seconds for each in mine])))

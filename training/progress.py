@@ -164,7 +164,7 @@ def duration(seconds: float) -> str:
 
 @contextmanager
 def make_progress(stream: TextIO | None = None, *, as_json: bool = False) -> Iterator[Progress]:
-    """Bars when the stream is a terminal; plain lines, or lines of JSON, otherwise."""
+    """Bars when the stream is a terminal; otherwise plain lines, or lines of JSON, which all jobs write."""
     stream = stream or sys.stderr
     if stream.isatty():
         with RichProgress(Console(file=stream)) as progress:

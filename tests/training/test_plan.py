@@ -29,9 +29,9 @@ def words(place: Path) -> list[str]:
     return ["--config", str(place / "config.toml"), "--work", str(place / "work"), "--out", str(out)]
 
 
-def plan(place: Path, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+def plan(place: Path, capsys: pytest.CaptureFixture[str], *stage: str) -> dict[str, Any]:
     capsys.readouterr()
-    assert cli.train(["--plan", "--json", *words(place)]) == 0
+    assert cli.train([*stage, "--plan", "--json", *words(place)]) == 0
     found: dict[str, Any] = json.loads(capsys.readouterr().out)
     return found
 
@@ -50,8 +50,24 @@ def test_a_plan_is_what_the_next_run_does(place: Path, capsys: pytest.CaptureFix
     assert first["seconds"] is None and all(each["kept"] == 0 for each in first["shards"])
     assert cli.train(["--plan", *words(place)]) == 0
     assert "in all: not measured yet" in capsys.readouterr().out
+    alone = plan(place, capsys, "attribute")
+    assert [stage["stage"] for stage in alone["stages"]] == ["attribute"]
+    assert alone["shards"] == [each for each in first["shards"] if each["stage"] == "attribute"]
+    assert [stage["stage"] for stage in plan(place, capsys, "fit")["stages"]] == ["fit"]
 
-    assert cli.train(words(place)) == 0
+    assert cli.train(["--json", *words(place)]) == 0
+    said = capsys.readouterr()
+    told = json.loads(said.out)
+    assert told["bundle"] == str(place / "detector.heatward") and len(told["stages"]) == 6
+    assert Path(told["report"]).exists() and told["measured"]["attacks"][0]["label"] == "fgsm"
+    lines = [json.loads(line) for line in said.err.splitlines()]  # no terminal here
+    assert any(line.get("task") == "attack fit/fgsm" and line["ended"] for line in lines)
+    assert cli.train(["bundle", "--json", *words(place)]) == 0
+    assert json.loads(capsys.readouterr().out) == {"stages": ["bundle"], "bundle": str(place / "detector.heatward")}
+    assert cli.evaluate(["--json", *words(place)]) == 0
+    said = capsys.readouterr()
+    assert json.loads(said.out) == {"report": told["report"], "measured": told["measured"]}
+    assert all(json.loads(line) for line in said.err.splitlines())
     idle = plan(place, capsys)
     assert [stage["stage"] for stage in idle["stages"]] == ["bundle"]
     assert all(each["made"] == 0 for each in idle["shards"]) and idle["seconds"] is not None
@@ -79,8 +95,3 @@ def test_images_that_do_not_grow_are_counted(place: Path, tmp_path: Path, capsys
     said = capsys.readouterr().out.splitlines()
     assert said[0] == "images fit: 40" and said[-1] == "in all: not measured yet"
     assert "attack fit/pgd: 2 of 2 shards, images: 30, not measured yet" in said
-
-
-def test_json_needs_a_plan(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.train(["--json", *words(place)]) == 2
-    assert "--plan" in capsys.readouterr().err

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,8 +20,9 @@ from heatward.cli.options import Parser, count, rate
 from detector.errors import ConfigError
 from detector.malloc import keep_freed_memory
 from detector.text import printable
-from training.cli import Report, job_config, job_parser, print_tables
+from training.cli import Report, add_mlflow, job_config, job_parser, print_tables
 from training.command import exit_code
+from training.tracking import Run, check_mlflow, point_alias, send
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -58,6 +60,7 @@ def retrain(argv: Sequence[str] | None = None, report: Report | None = None) -> 
     )
     parser.add_argument("--traffic", type=count, metavar="IMAGES", help="at most so many recorded images (2000)")
     parser.add_argument("--json", action="store_true", help="print the comparison as JSON")
+    add_mlflow(parser)
     arguments = parser.parse_args(argv)
     return exit_code(lambda: _retrain(arguments, report))
 
@@ -89,6 +92,7 @@ def recalibrate(argv: Sequence[str] | None = None) -> int:
         "--trusted", action="append", default=[], metavar="MODULE", help="a module that a python: classifier comes from"
     )
     parser.add_argument("--json", action="store_true", help="print what changed as JSON")
+    add_mlflow(parser)
     arguments = parser.parse_args(argv)
     return exit_code(lambda: _recalibrate(arguments))
 
@@ -101,6 +105,7 @@ def rollback(argv: Sequence[str] | None = None) -> int:
         "--to", metavar="BUNDLE", help="the beginning of its digest, its version on a server, or its name"
     )
     parser.add_argument("--json", action="store_true", help="print the pointer as JSON")
+    add_mlflow(parser)
     arguments = parser.parse_args(argv)
     return exit_code(lambda: _rollback(arguments))
 
@@ -118,33 +123,49 @@ def _retrain(arguments: argparse.Namespace, report: Report | None) -> int:
     config = job_config(arguments)
     names = ("rate", "tolerance", "records", "traffic")
     given = {name: value for name in names if (value := getattr(arguments, name)) is not None}
+    check_mlflow(arguments.mlflow)
     keep_freed_memory()
     # torch and torchattacks: only once the command line is right
     from training.progress import make_progress
-    from training.retraining.retrain import Options, retrain
+    from training.retraining.retrain import CHALLENGER, Options, retrain
     from training.retraining.store import Store
 
     store = Store.open(arguments.champion)
     options = Options(forget=tuple(arguments.forget), **given)
     with make_progress(as_json=True) as progress:
         outcome = retrain(config, store, options, progress)
-    drawn = report(outcome.folder) if report else outcome.folder / "comparison.json"
-    _tell(outcome, drawn, as_json=arguments.json)
+        drawn = report(outcome.folder) if report else outcome.folder / "comparison.json"
+        made: dict[str, Any] = {}
+        if arguments.mlflow:
+            promoted, told = outcome.comparison.promoted, outcome.comparison.dump()
+            settings = {**config.model_dump(mode="json"), "champion": told["champion"], **asdict(options)}
+            run = Run(
+                "retrain",
+                settings,
+                {**told, "promoted": int(promoted)},
+                (drawn, outcome.folder / "comparison.json"),
+                store.path(outcome.champion) if promoted else outcome.folder / CHALLENGER,
+                outcome.champion.digest if promoted else told["challenger"],
+                promoted,
+            )
+            made["mlflow"] = send(arguments.mlflow, run, progress).dump()
+    _tell(outcome, drawn, made, as_json=arguments.json)
     return ExitCode.OK if outcome.comparison.promoted else ExitCode.NOT_PROMOTED
 
 
-def _tell(outcome: Outcome, drawn: Path, *, as_json: bool) -> None:
+def _tell(outcome: Outcome, drawn: Path, made: Mapping[str, Any], *, as_json: bool) -> None:
     from training.retraining.comparison import table
 
     comparison = outcome.comparison
     if as_json:
         champion = outcome.champion.model_dump(mode="json")
-        print(json.dumps({"champion": champion, "report": str(drawn), "comparison": comparison.dump()}, indent=2))
+        told = {"champion": champion, "report": str(drawn), "comparison": comparison.dump(), **made}
+        print(json.dumps(told, indent=2))
         return
-    told = "promoted" if comparison.promoted else "not promoted"
+    became = "promoted" if comparison.promoted else "not promoted"
     print_tables([table(comparison)], f"champion: {outcome.champion.bundle} ({outcome.champion.digest[:SHOWN]})")
     for reason in comparison.reasons:
-        print_tables([], f"{told}: {reason}")
+        print_tables([], f"{became}: {reason}")
     print_tables([], f"report: {drawn}")
 
 
@@ -156,6 +177,7 @@ def _recalibrate(arguments: argparse.Namespace) -> int:
             if is_store
             else f"--out FILE: {arguments.target} is a bundle, not a store: say where the one calibrated anew goes"
         )
+    check_mlflow(arguments.mlflow)
     keep_freed_memory()
     from detector.bundle import load_bundle, read_manifest, save_bundle
     from training.progress import make_progress
@@ -184,8 +206,13 @@ def _recalibrate(arguments: argparse.Namespace) -> int:
         else:
             save_bundle(arguments.out, new)
             name, digest = str(arguments.out), read_manifest(arguments.out).digest
+        made: dict[str, Any] = {}
+        if arguments.mlflow:
+            bundle = arguments.out if store is None else store.folder / name
+            run = Run("recalibrate", asdict(options), told.dump(), (), bundle, digest, store is not None)
+            made["mlflow"] = send(arguments.mlflow, run, progress).dump()
     if arguments.json:
-        print(json.dumps({"bundle": name, "digest": digest, **told.dump()}, indent=2))
+        print(json.dumps({"bundle": name, "digest": digest, **told.dump(), **made}, indent=2))
         return ExitCode.OK
     before = "none" if told.threshold_before is None else f"{told.threshold_before:.4g}"
     for line in (
@@ -203,11 +230,17 @@ def _share(text: str) -> float:
 
 
 def _rollback(arguments: argparse.Namespace) -> int:
+    check_mlflow(arguments.mlflow)
+    from training.progress import make_progress
     from training.retraining.store import Store
 
     champion = Store(arguments.store).rollback(arguments.to)
+    made: dict[str, Any] = {}
+    if arguments.mlflow:
+        with make_progress(as_json=True) as progress:
+            made["mlflow"] = point_alias(arguments.mlflow, champion.digest, progress).dump()
     if arguments.json:
-        print(champion.model_dump_json(indent=2))
+        print(json.dumps({**champion.model_dump(mode="json"), **made}, indent=2))
     else:
         print_tables([], f"champion: {champion.bundle} ({champion.digest[:SHOWN]}), {champion.why}")
     return ExitCode.OK
