@@ -28,8 +28,9 @@ DEFAULTS = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
     "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
 }
-"""MLflow's own would wait for a server that is down for minutes, and report its use to elsewhere."""
+"""MLflow's own would wait for minutes for a server that is down, report its use elsewhere, and log what it does."""
 PARAMETERS_AT_ONCE, METRICS_AT_ONCE, LONGEST = 100, 1000, 6000
 STRANGE = re.compile(r"[^\w\-./ :]")
 
