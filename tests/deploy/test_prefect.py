@@ -33,7 +33,7 @@ def test_the_exit_code_of_the_job_is_the_state_of_the_flow(tmp_path: Path, code:
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "300",
     }
-    words = [sys.executable, FLOW, "store", "detector.toml", "--records", "recorded", "--once"]
+    words = [sys.executable, str(FLOW), "store", "detector.toml", "--records", "recorded", "--once"]
     done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == ends, done.stderr
     assert said in done.stderr + done.stdout and '{"note": "working"}' in done.stderr + done.stdout

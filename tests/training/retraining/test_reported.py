@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 import tiny
+from killed_retraining import PRELOADED, options, run_until_death
 from sample_requests import png
-from test_retrain import PRELOADED, options, run_until_death
 from tiny_job import configure
 from tiny_store import NEVER, make_store, words
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from killed_retraining import PRELOADED, options, run_until_death
 from tiny_job import configure
 from tiny_store import ALWAYS, NEVER, make_store, words
 
@@ -20,8 +21,8 @@ from detector.lock import hold
 from forensics.report import app
 from training.progress import SilentProgress
 from training.retraining import cli
-from training.retraining.retrain import Options, retrain
-from training.retraining.store import KEPT, Store
+from training.retraining.retrain import retrain
+from training.retraining.store import KEPT
 
 DEATHS = (
     "retrain/run.json",
@@ -41,7 +42,6 @@ DEATHS = (
     "store/champion.json",
     "after the pointer",
 )
-PRELOADED = ["training.retraining.retrain", "training.evaluation.evaluate"]
 
 
 def test_a_better_challenger_is_promoted_and_says_where_it_comes_from(
@@ -123,29 +123,6 @@ def test_what_cannot_be_compared_is_said_at_once(
     assert "which is gone" in capsys.readouterr().err
     assert cli.retrain([*words(source, place)[2:], "--champion", str(place / "none")]) == 2
     assert "is no store" in capsys.readouterr().err
-
-
-def run_until_death(source: Path, place: Path, victim: str) -> None:
-    """In a process of its own: die by SIGKILL where `victim` is about to get its name, or after that."""
-    import re
-
-    replace_file = os.replace
-
-    def deadly(temporary: str | Path, path: str | Path) -> None:
-        if re.search(f"{victim}$", str(path)):
-            os.kill(os.getpid(), signal.SIGKILL)
-        replace_file(temporary, path)
-        if victim == "after the pointer" and str(path).endswith("store/champion.json"):
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    store = Store.open(place / "store")
-    store.champion()
-    os.replace = deadly  # type: ignore[assignment]
-    retrain(configure(source, place), store, options(place), SilentProgress())
-
-
-def options(place: Path) -> Options:
-    return Options(rate=0.05, tolerance=0.9, records=place / "recorded")
 
 
 def test_killed_in_every_stage_gives_the_same_champion(source: Path, trained: Path, tmp_path: Path) -> None:
