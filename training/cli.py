@@ -8,7 +8,7 @@ import sys
 import tomllib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from heatward.cli.exit_codes import ExitCode
 from heatward.cli.options import Parser
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from training.evaluation.leave_out_result import LeaveOutResult
 
-__all__ = ["Report", "evaluate", "job_config", "job_parser", "print_tables", "train"]
+__all__ = ["Report", "check_out", "evaluate", "job_config", "job_parser", "print_tables", "train"]
 
 Report = Callable[[Path], Path]
 """Draws the report of the evaluation in a folder; returns where it lies."""
@@ -99,7 +99,7 @@ def _train(arguments: argparse.Namespace, report: Report | None) -> int:
     config = job_config(arguments)
     if arguments.plan:
         return _plan(config, as_json=arguments.json)
-    _check_out(config.out)
+    check_out(config.out)
     keep_freed_memory()
     # torch and torchattacks: only once the command line is right
     from detector.lock import hold
@@ -117,17 +117,20 @@ def _train(arguments: argparse.Namespace, report: Report | None) -> int:
 
 
 def _plan(config: TrainingConfig, *, as_json: bool) -> int:
+    from training.checks import check_images
     from training.forecast import forecast
     from training.job import open_job
     from training.progress import make_progress
 
     with make_progress() as progress:
-        found = forecast(open_job(config, progress, look_only=True))
+        job = open_job(config, progress, look_only=True)
+        check_images(job)  # what would end the run ends its plan
+        found = forecast(job)
     print(found.model_dump_json(indent=2) if as_json else "\n".join(found.lines()))
     return ExitCode.OK
 
 
-def _check_out(out: Path) -> None:
+def check_out(out: Path) -> None:
     """Say that the bundle could not be written, before it is made."""
     if remote.is_url(out):
         if out.suffix != ".heatward":
@@ -198,12 +201,13 @@ def _show_leave_out(config: TrainingConfig, result: LeaveOutResult) -> None:
     print_tables(tables(result), f"result: {config.work / 'evaluate' / 'leave_out.json'}")
 
 
-def print_tables(tables: Sequence[Table], note: str) -> None:
+def print_tables(tables: Sequence[Table], note: str, file: TextIO | None = None) -> None:
     """Print tables, and a line below."""
     from rich.console import Console
 
+    file = file or sys.stdout
     # a log has no width: do not break lines for it
-    console = Console(width=None if sys.stdout.isatty() else 200)
+    console = Console(file=file, width=None if file.isatty() else 200)
     for table in tables:
         console.print(table)
     console.print(printable(note, None), highlight=False, markup=False, emoji=False, soft_wrap=True)

@@ -81,6 +81,17 @@ def test_images_that_do_not_grow_are_counted(place: Path, tmp_path: Path, capsys
     assert "attack fit/pgd: 2 of 2 shards, images: 30, not measured yet" in said
 
 
+def test_what_would_end_the_run_ends_the_plan(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bad = place / "images" / "checker" / "bad.png"
+    bad.write_bytes(b"\x89PNG")
+    try:
+        for more in (["--plan"], []):
+            assert cli.train([*more, *words(place)]) == 1
+            assert f"1 images cannot be read, the first: {bad}" in capsys.readouterr().err
+    finally:
+        bad.unlink()
+
+
 def test_json_needs_a_plan(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.train(["--json", *words(place)]) == 2
     assert "--plan" in capsys.readouterr().err

@@ -185,6 +185,7 @@ def _compare(
         rate=options.rate,
         tolerance=options.tolerance,
         missing=[label for key, label in known.items() if key not in here and label not in options.forget],
+        forget=options.forget,
         withdrawn=withdrawn,
         fresh=images_of(one.manifest) != images_of(two.manifest),
         resamples=job.config.evaluate.resamples,
