@@ -208,9 +208,11 @@ def print_tables(tables: Sequence[Table], note: str, file: TextIO | None = None)
     file = file or sys.stdout
     # a log has no width: do not break lines for it
     console = Console(file=file, width=None if file.isatty() else 200)
-    for table in tables:
-        console.print(table)
-    console.print(printable(note, None), highlight=False, markup=False, emoji=False, soft_wrap=True)
+    with console.capture() as drawn:  # rich ends the process where nobody reads
+        for table in tables:
+            console.print(table)
+        console.print(printable(note, None), highlight=False, markup=False, emoji=False, soft_wrap=True)
+    file.write(drawn.get())
 
 
 def job_parser(command: str, description: str, epilog: str) -> argparse.ArgumentParser:

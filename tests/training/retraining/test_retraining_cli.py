@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import subprocess
 import sys
 import tomllib
@@ -15,6 +16,7 @@ import pytest
 from small_bundles import save_small
 
 from detector.bundle.folder import Champion, write_champion
+from training.cli import print_tables
 from training.progress import JsonProgress
 from training.retraining import cli
 
@@ -99,6 +101,13 @@ def test_a_store_with_a_damaged_pointer_shows_what_can_serve_again(
     assert cli.history([str(tmp_path)]) == 0
     shown = capsys.readouterr()
     assert first[:16] in shown.out and "champion.json is no pointer to a bundle" in shown.err
+
+
+def test_tables_that_nobody_reads_end_as_any_output_does() -> None:
+    here, there = os.pipe()
+    os.close(here)
+    with pytest.raises(BrokenPipeError), os.fdopen(there, "w") as stream:
+        print_tables([], "nobody reads this", stream)
 
 
 def test_progress_is_a_line_of_json_for_each_thing() -> None:
