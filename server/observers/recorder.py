@@ -122,7 +122,7 @@ class Recorder(Observer):
         except Exception as error:
             reason = _reason(error)
             self._on_dropped(reason, len(batch))
-            self._report(f"records are dropped: {error}", error if reason == "defect" else None)
+            self._report(reason, f"records are dropped: {error}", error if reason == "defect" else None)
             return False
         if len(rows) < len(batch):
             self._on_dropped("defect", len(batch) - len(rows))
@@ -139,7 +139,7 @@ class Recorder(Observer):
         except BusyError:  # whoever records into it removes them
             return True
         except (OSError, ConfigError) as error:
-            self._report(f"old records cannot be removed: {error}")
+            self._report("old", f"old records cannot be removed: {error}")
             return False
         return True
 
@@ -223,10 +223,10 @@ class Recorder(Observer):
                 log.error("an image cannot be recorded", exc_info=error)
         return rows
 
-    def _report(self, message: str, error: BaseException | None = None) -> None:
-        """Into the log, once."""
-        if message not in self._faults:
-            self._faults.add(message)
+    def _report(self, fault: str, message: str, error: BaseException | None = None) -> None:
+        """Into the log, once a fault: what a message says may differ each time, such as a file's name."""
+        if fault not in self._faults:
+            self._faults.add(fault)
             log.error(message, exc_info=error, extra={"folder": str(self._folder)})
 
 

@@ -278,6 +278,27 @@ def test_a_smaller_cap_makes_room_on_a_full_disk(folder: Path, monkeypatch: pyte
     assert counted == ["disk_full"] and not recorded_files(folder)
 
 
+def test_a_fault_is_in_the_log_once_until_it_is_mended(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    monkeypatch.setattr(recorder, "EVERY_S", 1000.0)
+    recording = Recorder(ServerConfig(record_folder=folder), lambda _: None, lambda *each: None)
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    for told in (1, 2):
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fsync", full)
+            for number in range(3):
+                recording.finished(record_until_killed.a_request(number), inference_result())
+                recording.flush()
+        assert caplog.text.count("records are dropped") == told
+        recording.finished(record_until_killed.a_request(9), inference_result())
+        recording.flush()
+    recording.close()
+
+
 def recorded_files(folder: Path) -> list[Path]:
     return sorted((folder / "records").glob("*.parquet"))
 

@@ -73,7 +73,7 @@ def test_fewer_false_alarms_are_no_loss() -> None:
 
 
 def test_an_old_attack_without_an_image_keeps_the_champion_unless_it_was_given_up() -> None:
-    none = {"none": flags("old attack", 0, 0, 0)}
+    none: dict[str, Any] = {"none": flags("old attack", 0, 0, 0)}
     found = decided(**SAME, **none, fresh=True)
     assert not found.promoted and found.reasons[0].startswith("none: the champion knows this attack, and no test image")
     assert decided(**SAME, **none, fresh=True, forget=("none",)).promoted
