@@ -10,7 +10,7 @@ import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from heatward.cli.exit_codes import ExitCode
 from heatward.cli.options import Parser
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from training.evaluation.leave_out_result import LeaveOutResult
     from training.evaluation.result import EvaluationResult
 
-__all__ = ["Report", "add_mlflow", "evaluate", "job_config", "job_parser", "print_tables", "train"]
+__all__ = ["Report", "add_mlflow", "check_out", "evaluate", "job_config", "job_parser", "print_tables", "train"]
 
 Report = Callable[[Path], Path]
 """Draws the report of the evaluation in a folder; returns where it lies."""
@@ -104,7 +104,7 @@ def _train(arguments: argparse.Namespace, report: Report | None) -> int:
     stages: tuple[Stage, ...] = (arguments.stage,) if arguments.stage else STAGES
     if arguments.plan:
         return _plan(config, stages, as_json=arguments.json)
-    _check_out(config.out)
+    check_out(config.out)
     check_mlflow(arguments.mlflow)
     keep_freed_memory()
     # torch and torchattacks: only once the command line is right
@@ -137,17 +137,20 @@ def _run(config: TrainingConfig, found: _Measured | None, *, bundled: bool) -> R
 
 
 def _plan(config: TrainingConfig, stages: Sequence[Stage], *, as_json: bool) -> int:
+    from training.checks import check_images
     from training.forecast import forecast
     from training.job import open_job
     from training.progress import make_progress
 
     with make_progress(as_json=True) as progress:
-        found = forecast(open_job(config, progress, look_only=True), stages)
+        job = open_job(config, progress, look_only=True)
+        check_images(job)  # what would end the run ends its plan
+        found = forecast(job, stages)
     print(found.model_dump_json(indent=2) if as_json else "\n".join(found.lines()))
     return ExitCode.OK
 
 
-def _check_out(out: Path) -> None:
+def check_out(out: Path) -> None:
     """Say that the bundle could not be written, before it is made."""
     if remote.is_url(out):
         if out.suffix != ".heatward":
@@ -239,15 +242,18 @@ def _show_leave_out(config: TrainingConfig, result: LeaveOutResult, *, as_json: 
         print_tables(tables(result), f"result: {place}")
 
 
-def print_tables(tables: Sequence[Table], note: str) -> None:
+def print_tables(tables: Sequence[Table], note: str, file: TextIO | None = None) -> None:
     """Print tables, and a line below."""
     from rich.console import Console
 
+    file = file or sys.stdout
     # a log has no width: do not break lines for it
-    console = Console(width=None if sys.stdout.isatty() else 200)
-    for table in tables:
-        console.print(table)
-    console.print(printable(note, None), highlight=False, markup=False, emoji=False, soft_wrap=True)
+    console = Console(file=file, width=None if file.isatty() else 200)
+    with console.capture() as drawn:  # rich ends the process where nobody reads
+        for table in tables:
+            console.print(table)
+        console.print(printable(note, None), highlight=False, markup=False, emoji=False, soft_wrap=True)
+    file.write(drawn.get())
 
 
 def add_mlflow(parser: argparse.ArgumentParser) -> None:

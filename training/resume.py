@@ -1,12 +1,13 @@
 """Resume: what a stage left behind, by the digest of what it was made from, in; what is still to be made out.
 
-A shard carries its digest in its header. Any other results are files of one folder, whose digest lies beside them in
-`settings.json`, written last. A kill before that leaves no digest, and the work is done again; what carries the
-expected digest is not.
+A shard carries its digest in its header. Any other results are files of one folder; what they were made from, and the
+sha256 of each, lie beside them in `settings.json`, written last. A kill before that leaves no digest, and the work is
+done again, as it is where a file was damaged; what carries the expected digest is not.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections.abc import Callable
@@ -39,12 +40,12 @@ class Results:
 
     @property
     def finished(self) -> bool:
-        """Whether the files are there and were made from this."""
+        """Whether the files are there, as they were made from this."""
         try:
             stamp = json.loads((self.folder / STAMP).read_text(encoding="utf-8"))
+            return stamp in (self._stamp(), {"digest": self.made_from})  # an older release named no files
         except (OSError, ValueError):
             return False
-        return stamp == {"digest": self.made_from} and all((self.folder / name).is_file() for name in self.files)
 
     def require(self) -> None:
         """Check that they are finished.
@@ -60,10 +61,19 @@ class Results:
         if self.finished:
             return
         if (self.folder / STAMP).exists():
-            progress.note(f"{self.stage}: settings or shards changed; made again")
+            progress.note(f"{self.stage}: settings or shards changed, or a file was damaged; made again")
             self.forget()
         work()
-        write_json(self.folder / STAMP, {"digest": self.made_from})
+        write_json(self.folder / STAMP, self._stamp())
+
+    def _stamp(self) -> dict[str, Any]:
+        """What lies beside finished files.
+
+        Raises:
+            OSError: One of them is not there.
+        """
+        files = {name: hashlib.sha256((self.folder / name).read_bytes()).hexdigest() for name in self.files}
+        return {"digest": self.made_from, "files": files}
 
     def forget(self) -> None:
         """Say of the folder that nothing in it is finished."""

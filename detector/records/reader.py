@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from detector.errors import DataError
-from detector.records.schema import Label, Record, Truth
+from detector.records.schema import Label, Record, Truth, schema_of
 from detector.records.shards import replaced_by, shards_in
 
 __all__ = ["LABELS", "RECORDS", "RecordReader"]
@@ -27,6 +27,7 @@ log = logging.getLogger("heatward.records")
 
 RECORDS, LABELS = "records", "labels"
 """Folders of the shards of each."""
+SCHEMAS = {RECORDS: schema_of(Record), LABELS: schema_of(Label)}
 DIGITS = frozenset("0123456789abcdef")
 
 
@@ -63,12 +64,11 @@ class RecordReader:
         """
         wanted = {"evidence": evidence, "image": images}
         columns = [each.name for each in fields(Record) if wanted.get(each.name, True)]
-        for table in self.tables(RECORDS, columns, where):
-            for row in table.to_pylist():
-                if fault := _fault(row):
-                    self.malformed[fault] += 1
-                else:
-                    yield Record(**row)
+        for row in self._rows(RECORDS, columns, where):
+            if fault := _fault(row):
+                self.malformed[fault] += 1
+            else:
+                yield Record(**row)
 
     def labels(self) -> dict[str, Label]:
         """The label of each record that has one: the last that was given."""
@@ -82,12 +82,11 @@ class RecordReader:
 
     def all_labels(self) -> Iterator[Label]:
         """Every label that was ever given, in their order."""
-        for table in self.tables(LABELS, [each.name for each in fields(Label)]):
-            for row in table.to_pylist():
-                if not row["record_id"] or row["truth"] not in Truth.__members__.values():
-                    self.malformed["label"] += 1
-                else:
-                    yield Label(**row)
+        for row in self._rows(LABELS, [each.name for each in fields(Label)]):
+            if None in row.values() or not row["record_id"] or row["truth"] not in Truth.__members__.values():
+                self.malformed["label"] += 1
+            else:
+                yield Label(**row)
 
     def find(self, name: str) -> list[str]:
         """The records of that record id, request id, or call id and request id (`CALL/REQUEST`)."""
@@ -101,6 +100,16 @@ class RecordReader:
 
     def tables(self, kind: str, columns: Sequence[str], where: pc.Expression | None = None) -> Iterator[pa.Table]:
         """A table for each shard that can be read, in the order of writing, of its rows `where` it holds."""
+        return (table for _, table in self._tables(kind, columns, where))
+
+    def _rows(self, kind: str, columns: Sequence[str], where: pc.Expression | None = None) -> Iterator[dict[str, Any]]:
+        for path, table in self._tables(kind, columns, where):
+            rows: list[dict[str, Any]] | None = self._read(path, lambda _, table=table: table.to_pylist())
+            yield from rows or ()
+
+    def _tables(
+        self, kind: str, columns: Sequence[str], where: pc.Expression | None
+    ) -> Iterator[tuple[Path, pa.Table]]:
         folder = self._folder / kind
         shards = shards_in(folder) if folder.is_dir() else []
         replaced: set[str] = set()
@@ -108,18 +117,16 @@ class RecordReader:
             replaced.update(self._read(shard.path, lambda path: replaced_by(pq.read_schema(path).metadata)) or ())
         for shard in shards:
             if shard.path.name not in replaced:
-                table = self._read(shard.path, lambda path: pq.read_table(path, columns=list(columns), filters=where))
-                if table is not None and set(columns) <= set(table.column_names):
-                    yield table
-                elif table is not None:
-                    self._skip(shard.path, f"it has no column {sorted(set(columns) - set(table.column_names))[0]}")
+                table = self._read(shard.path, lambda path: _table(path, SCHEMAS[kind], columns, where))
+                if table is not None:
+                    yield shard.path, table
 
     def _read(self, path: Path, read: Any) -> Any:
         try:
             return read(path)
         except FileNotFoundError:  # removed meanwhile: too old, or merged
             return None
-        except (OSError, pa.ArrowException, ValueError) as error:
+        except (OSError, pa.ArrowException, ValueError, OverflowError) as error:
             self._skip(path, str(error).partition("\n")[0])
         return None
 
@@ -127,6 +134,24 @@ class RecordReader:
         if path.name not in self.skipped:
             log.warning("a shard is skipped", extra={"shard": str(path), "reason": why})
         self.skipped[path.name] = why
+
+
+def _table(path: Path, schema: pa.Schema, columns: Sequence[str], where: pc.Expression | None) -> pa.Table:
+    """Some columns of a shard.
+
+    Raises:
+        ValueError: A column is missing, or is of another kind.
+        pa.ArrowException: What a column holds is not what it says.
+    """
+    found = pq.read_schema(path)
+    for name in columns:
+        if name not in found.names:
+            raise ValueError(f"it has no column {name}")
+        if found.field(name).type != schema.field(name).type:
+            raise ValueError(f"its column {name} is of {found.field(name).type}, expected {schema.field(name).type}")
+    table = pq.read_table(path, columns=list(columns), filters=where, page_checksum_verification=True)
+    table.validate(full=True)  # text that is no UTF-8
+    return table
 
 
 def _fault(row: dict[str, Any]) -> str:

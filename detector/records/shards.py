@@ -70,8 +70,14 @@ def shards_in(folder: Path) -> list[Shard]:
 
 
 def replaced_by(metadata: dict[bytes, bytes] | None) -> list[str]:
-    """Names of the shards that one with this metadata replaces."""
+    """Names of the shards that one with this metadata replaces.
+
+    Raises:
+        ValueError: It does not say so in JSON.
+    """
     names = json.loads((metadata or {}).get(REPLACES, b"[]"))
+    if not isinstance(names, list):
+        raise ValueError(f"{REPLACES.decode()}: expected a list")
     return [name for name in names if NAME.fullmatch(str(name))]
 
 
@@ -141,7 +147,7 @@ class ShardFolder:
             names = json.dumps([each.path.name for each in replaces])
             table = table.replace_schema_metadata({REPLACES: names.encode()})
         sink = pa.BufferOutputStream()
-        pq.write_table(table, sink, compression="zstd")
+        pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
         content = sink.getvalue()
         sequence = replaces[-1].sequence if replaces else 1 + last
         path = self._folder / f"{sequence:012d}.{level}.{secrets.token_hex(4)}.parquet"
@@ -153,10 +159,9 @@ class ShardFolder:
 
     def _merge(self) -> None:
         for level in range(LAST_LEVEL):
-            parts = [each for each in self._shards if each.level == level]
-            size = sum(each.size for each in parts)
-            if len(parts) < 2 or (len(parts) < TOGETHER and size < FULL_BYTES):
+            if not _enough(parts := self._in_a_row(level)):
                 continue
+            size = sum(each.size for each in parts)
             found = [(each, table) for each in parts if (table := self._readable(each)) is not None]
             if not found:
                 continue
@@ -166,10 +171,26 @@ class ShardFolder:
             self._replaced += [(time.monotonic() + READING_S, each) for each in parts]
             self._shards = [each for each in self._shards if each not in parts]
 
+    def _in_a_row(self, level: int) -> list[Shard]:
+        """Shards of a level with no other one between, such as another process': rows keep their order."""
+        parts = [each for each in self._shards if each.level == level]
+        if not _enough(parts):  # most often: nobody looks at the folder
+            return parts
+        passed_over = {shard.path for shard in parts} | {shard.path for _, shard in self._replaced}
+        between = [each.sequence for each in shards_in(self._folder) if each.path not in passed_over]
+        runs: list[list[Shard]] = []
+        for shard in parts:
+            if not runs or any(runs[-1][-1].sequence <= each < shard.sequence for each in between):
+                runs.append([])
+            runs[-1].append(shard)
+        return max(runs, key=lambda run: sum(each.size for each in run) if len(run) > 1 else 0)
+
     def _readable(self, shard: Shard) -> pa.Table | None:
         """Its rows; a damaged one is left alone from now on."""
         try:
-            return pq.read_table(shard.path, schema=self._schema)
+            table = pq.read_table(shard.path, schema=self._schema, page_checksum_verification=True)
+            table.validate(full=True)
+            return table
         except (OSError, pa.ArrowException) as error:
             log.warning("a shard cannot be merged", extra={"shard": str(shard.path), "error": str(error)})
             self._shards[self._shards.index(shard)] = replace(shard, level=LAST_LEVEL)
@@ -188,6 +209,11 @@ class ShardFolder:
             self._trusts_clock_s = self._clock[1] + PATIENCE_S
             log.warning("the clock jumped: for an hour no shard is removed for its age", extra={"jump_s": jump_s})
         return self._clock[1] >= self._trusts_clock_s
+
+
+def _enough(parts: Sequence[Shard]) -> bool:
+    """Whether it is time to merge them."""
+    return len(parts) > 1 and (len(parts) >= TOGETHER or sum(each.size for each in parts) >= FULL_BYTES)
 
 
 def _replaced(path: Path) -> list[str]:

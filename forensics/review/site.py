@@ -81,7 +81,8 @@ class Site:
         chosen, found = Filter.of(words), self.archive.find()
         entries = [each for each in found.entries if chosen.holds(each)]
         pages = max(1, -(-len(entries) // PAGE))
-        number = min(max(1, int(words["page"])), pages) if words.get("page", "").isdecimal() else 1
+        page = words.get("page", "")[:9]  # Python refuses to read thousands of digits
+        number = min(max(1, int(page)), pages) if page.isdecimal() else 1
         query = {name: word for name, word in words.items() if name in Filter.__dataclass_fields__ and word}
         return HTMLResponse(
             render(

@@ -79,7 +79,8 @@ class Recorder(Observer):
         self._labels: ShardFolder | None = None
         self._held = ExitStack()
         """The folder's lock, once it is used."""
-        self._fault = ""
+        self._faults = set[str]()
+        """What was said since the last time that all went well."""
         self._thread = threading.Thread(target=self._run, name="heatward-record", daemon=True)
         self._thread.start()
 
@@ -110,25 +111,37 @@ class Recorder(Observer):
         with self._writing:
             with self._changed:
                 batch, self._queue, self._queued_bytes = self._queue, [], 0
-            if not batch:
-                return
-            try:
-                rows = self._rows(batch)
-                shards = self._open()
-                shards.write(rows)
-            except Exception as error:
-                reason = _reason(error)
-                self._on_dropped(reason, len(batch))
-                self._report(f"records are dropped: {error}", error if reason == "defect" else None)
-                return
-            if len(rows) < len(batch):
-                self._on_dropped("defect", len(batch) - len(rows))
-            self._on_recorded(len(rows))
-            try:
-                shards.remove_old(self._config.record_max_bytes, (self._config.record_max_age_days or 1e6) * DAY_S)
-                self._fault = ""
-            except OSError as error:
-                self._report(f"old records cannot be removed: {error}")
+            written = bool(batch) and self._written(batch)
+            if self._tidied() and written:
+                self._faults.clear()
+
+    def _written(self, batch: list[_Waiting]) -> bool:
+        try:
+            rows = self._rows(batch)
+            self._open().write(rows)
+        except Exception as error:
+            reason = _reason(error)
+            self._on_dropped(reason, len(batch))
+            self._report(reason, f"records are dropped: {error}", error if reason == "defect" else None)
+            return False
+        if len(rows) < len(batch):
+            self._on_dropped("defect", len(batch) - len(rows))
+        self._on_recorded(len(rows))
+        return True
+
+    def _tidied(self) -> bool:
+        """Removes what is too old or too much, also where nothing comes, and where there is no room for more."""
+        if not (self._folder / RECORDS).is_dir():
+            return True
+        try:
+            shards = self._open()
+            shards.remove_old(self._config.record_max_bytes, (self._config.record_max_age_days or 1e6) * DAY_S)
+        except BusyError:  # whoever records into it removes them
+            return True
+        except (OSError, ConfigError) as error:
+            self._report("old", f"old records cannot be removed: {error}")
+            return False
+        return True
 
     def label(self, name: str, truth: Truth, true_label: str, by: str) -> tuple[Label, bool]:
         """Keeps what somebody knows about a recorded image. Blocks; it is on the disk when this returns.
@@ -210,10 +223,10 @@ class Recorder(Observer):
                 log.error("an image cannot be recorded", exc_info=error)
         return rows
 
-    def _report(self, message: str, error: BaseException | None = None) -> None:
-        """Into the log, once."""
-        if message != self._fault:
-            self._fault = message
+    def _report(self, fault: str, message: str, error: BaseException | None = None) -> None:
+        """Into the log, once a fault: what a message says may differ each time, such as a file's name."""
+        if fault not in self._faults:
+            self._faults.add(fault)
             log.error(message, exc_info=error, extra={"folder": str(self._folder)})
 
 

@@ -217,6 +217,42 @@ def test_a_shard_of_something_else_is_skipped(folder: Path, written: ShardFolder
     assert list(reader.skipped) == ["000000000009.0.00000000.parquet"]
 
 
+@pytest.mark.parametrize("value", ["x", 5, float("nan"), b"\xff", [1]])
+@pytest.mark.parametrize("kind", ["records", "labels"])
+def test_a_column_of_another_kind_costs_its_shard_and_no_other(folder: Path, kind: str, value: Any) -> None:
+    ShardFolder(folder / "records", schema_of(Record)).write([record(1)])
+    ShardFolder(folder / "labels", schema_of(Label)).write([label("r1", Truth.ATTACK)])
+    (path,) = (folder / kind).glob("*.parquet")
+    whole = pq.read_table(path)
+    for at, name in enumerate(whole.column_names):
+        changed = whole.set_column(at, name, pa.array([value]))
+        pq.write_table(changed, folder / kind / "000000000009.0.00000000.parquet")
+        reader = RecordReader(folder)
+        assert "r1" in [each.record_id for each in reader.records(images=True, evidence=True)]
+        assert reader.labels()["r1"].truth and "r1" in reader.find("q1")
+        assert bool(reader.skipped) == (changed.schema.field(name).type != whole.schema.field(name).type), name
+
+
+def test_a_bit_that_flipped_is_noticed(folder: Path, written: ShardFolder) -> None:
+    written.write([record(1)])
+    written.write([record(2)])
+    before = list(RecordReader(folder).records())
+    victim = files(folder)[0]
+    whole = victim.read_bytes()
+    for at in range(4, len(whole), 37):
+        victim.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+        reader = RecordReader(folder)
+        assert list(reader.records()) == (before[1:] if reader.skipped else before), at
+
+
+def test_what_a_shard_replaces_is_a_list_or_it_is_skipped(folder: Path, written: ShardFolder) -> None:
+    written.write([record(1)])
+    table = pq.read_table(files(folder)[0]).replace_schema_metadata({shards.REPLACES: b"5"})
+    pq.write_table(table, folder / "records" / "000000000002.1.00000000.parquet")
+    reader = RecordReader(folder)
+    assert "r1" in [each.record_id for each in reader.records()] and len(reader.skipped) == 1
+
+
 @pytest.mark.parametrize(
     ("fields", "fault"),
     [
@@ -260,6 +296,21 @@ def test_the_latest_label_counts_whichever_process_wrote_it(folder: Path, labell
     assert RecordReader(folder).labels()["a"].truth == "false-alarm"
     labelled.write([label("a", Truth.ATTACK)])
     assert RecordReader(folder).labels()["a"].truth == "attack"
+
+
+def test_merging_keeps_the_order_among_the_labels_of_several_processes(
+    folder: Path, labelled: ShardFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shards, "TOGETHER", 3)
+    reviewer = ShardFolder(folder / "labels", schema_of(Label))
+    labelled.write([label("a", Truth.ATTACK)])
+    reviewer.write([label("a", Truth.FALSE_ALARM)])
+    for number in range(3):
+        labelled.write([label(str(number), Truth.ATTACK)])
+    assert any(path.name[13] == "1" for path in (folder / "labels").glob("*.parquet")), "nothing was merged"
+    found = RecordReader(folder)
+    assert found.labels()["a"].truth == "false-alarm"
+    assert [each.record_id for each in found.all_labels()] == ["a", "a", "0", "1", "2"]
 
 
 def test_a_label_of_another_kind_is_skipped_and_counted(folder: Path, labelled: ShardFolder) -> None:

@@ -245,6 +245,64 @@ def test_old_records_are_removed_where_they_weigh_too_much(folder: Path):
     assert sum(path.stat().st_size for path in (folder / "records").iterdir()) <= 2**20
 
 
+def test_old_records_are_removed_where_nothing_comes_any_more(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(recorder, "EVERY_S", 1000.0)
+    config = ServerConfig(record_folder=folder, record_max_age_days=1)
+    for _ in range(2):  # the second is a server that was started anew, and gets no image
+        recording = Recorder(config, lambda _: None, lambda *each: None)
+        if not recorded_files(folder):
+            recording.finished(record_until_killed.a_request(0), inference_result())
+            recording.flush()
+            (shard,) = recorded_files(folder)
+            os.utime(shard, (time.time() - 2 * recorder.DAY_S,) * 2)
+        else:
+            recording.flush()
+        recording.close()
+    assert not recorded_files(folder)
+
+
+def test_a_smaller_cap_makes_room_on_a_full_disk(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(recorder, "EVERY_S", 1000.0)
+    counted: list[str] = []
+    for most in (2**30, 1):
+        config = ServerConfig(record_folder=folder).model_copy(update={"record_max_bytes": most})
+        recording = Recorder(config, lambda _: None, lambda reason, _: counted.append(reason))
+        recording.finished(record_until_killed.a_request(0), inference_result())
+        recording.flush()
+
+        def full(*_: object) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr(os, "fsync", full)
+        recording.close()
+    assert counted == ["disk_full"] and not recorded_files(folder)
+
+
+def test_a_fault_is_in_the_log_once_until_it_is_mended(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    monkeypatch.setattr(recorder, "EVERY_S", 1000.0)
+    recording = Recorder(ServerConfig(record_folder=folder), lambda _: None, lambda *each: None)
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    for told in (1, 2):
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fsync", full)
+            for number in range(3):
+                recording.finished(record_until_killed.a_request(number), inference_result())
+                recording.flush()
+        assert caplog.text.count("records are dropped") == told
+        recording.finished(record_until_killed.a_request(9), inference_result())
+        recording.flush()
+    recording.close()
+
+
+def recorded_files(folder: Path) -> list[Path]:
+    return sorted((folder / "records").glob("*.parquet"))
+
+
 # ---- labels ---------------------------------------------------------------------------------------------------------
 
 

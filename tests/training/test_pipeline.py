@@ -21,6 +21,7 @@ from detector.errors import DataError
 from detector.evidence import CONSTANTS
 from training import pipeline
 from training.config import Stage
+from training.fitting.networks import load_networks
 from training.job import open_job
 from training.load import load_config
 from training.progress import SilentProgress
@@ -192,6 +193,28 @@ def test_a_damaged_shard_is_made_again(source: Path, tmp_path: Path) -> None:
     assert digest_of(path) is None
     attack.run(job)
     assert path.read_bytes() == whole
+
+
+def test_damaged_results_are_made_again(source: Path, uninterrupted: Path, tmp_path: Path) -> None:
+    shutil.copytree(uninterrupted / "work", tmp_path / "work")
+    bundle = (uninterrupted / "detector.heatward").read_bytes()
+    for name in (
+        "fit/network.safetensors",
+        "fit/network.json",
+        "calibrate/scores.safetensors",
+        "evaluate/evaluation.json",
+    ):
+        path = tmp_path / "work" / name
+        whole = path.read_bytes()
+        path.write_bytes(whole[:-20] + b"\0" * 10)
+        pipeline.run(configure(source, tmp_path), SilentProgress())
+        assert path.read_bytes() == whole, name
+        assert (tmp_path / "detector.heatward").read_bytes() == bundle, name
+    (tmp_path / "work/fit/settings.json").unlink()
+    path = tmp_path / "work/fit/network.safetensors"
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(DataError, match="holds no fitted network: delete it"):
+        load_networks(path.parent)
 
 
 def test_scores_are_computed_in_float32(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -95,3 +95,14 @@ def test_images_that_do_not_grow_are_counted(place: Path, tmp_path: Path, capsys
     said = capsys.readouterr().out.splitlines()
     assert said[0] == "images fit: 40" and said[-1] == "in all: not measured yet"
     assert "attack fit/pgd: 2 of 2 shards, images: 30, not measured yet" in said
+
+
+def test_what_would_end_the_run_ends_the_plan(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bad = place / "images" / "checker" / "bad.png"
+    bad.write_bytes(b"\x89PNG")
+    try:
+        for more in (["--plan"], []):
+            assert cli.train([*more, *words(place)]) == 1
+            assert f"1 images cannot be read, the first: {bad}" in capsys.readouterr().err
+    finally:
+        bad.unlink()

@@ -10,6 +10,7 @@ import random
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 from torch.nn import functional
@@ -118,13 +119,17 @@ def load_networks(folder: Path) -> list[HeatmapNetwork]:
     """The networks that a fit wrote to a folder, in eval mode.
 
     Raises:
-        DataError: There are none.
+        DataError: There are none, or they are damaged.
     """
     try:
         described = json.loads((folder / "network.json").read_text())
         weights = load_file(str(folder / "network.safetensors"))
+        settings = NetworkSettings.model_validate(described["settings"])
+        shape = EvidenceShape.model_validate(described["shape"])
     except OSError as error:
         raise DataError(f"no fitted network in {folder}: run `heatward train fit` first ({error})") from error
-    settings = NetworkSettings.model_validate(described["settings"])
-    shape = EvidenceShape.model_validate(described["shape"])
+    except (SafetensorError, ValueError, LookupError, TypeError) as error:
+        raise DataError(
+            f"{folder} holds no fitted network: delete it and run `heatward train fit` ({error})"
+        ) from error
     return HeatmapNetwork.ensemble(shape, len(described["families"]), settings, weights)

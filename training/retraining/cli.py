@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
@@ -17,10 +18,11 @@ from typing import TYPE_CHECKING, Any
 from heatward.cli.exit_codes import ExitCode
 from heatward.cli.options import Parser, count, rate
 
-from detector.errors import ConfigError
+from detector.errors import ConfigError, HeatwardError
 from detector.malloc import keep_freed_memory
+from detector.remote import is_url, shown
 from detector.text import printable
-from training.cli import Report, add_mlflow, job_config, job_parser, print_tables
+from training.cli import Report, add_mlflow, check_out, job_config, job_parser, print_tables
 from training.command import exit_code
 from training.tracking import Run, check_mlflow, point_alias, send
 
@@ -171,13 +173,18 @@ def _tell(outcome: Outcome, drawn: Path, made: Mapping[str, Any], *, as_json: bo
 
 def _recalibrate(arguments: argparse.Namespace) -> int:
     is_store = arguments.target.is_dir() and not (arguments.target / "manifest.json").exists()
+    place = shown(arguments.target)
+    if not is_url(arguments.target) and not arguments.target.exists():
+        raise ConfigError(f"{place}: there is no such store or bundle")
     if is_store == (arguments.out is not None):
         raise ConfigError(
             "--out: a store keeps its own bundles; leave it out"
             if is_store
-            else f"--out FILE: {arguments.target} is a bundle, not a store: say where the one calibrated anew goes"
+            else f"--out FILE: {place} is a bundle, not a store: say where the one calibrated anew goes"
         )
     check_mlflow(arguments.mlflow)
+    if arguments.out is not None:
+        check_out(arguments.out)
     keep_freed_memory()
     from detector.bundle import load_bundle, read_manifest, save_bundle
     from training.progress import make_progress
@@ -234,7 +241,7 @@ def _rollback(arguments: argparse.Namespace) -> int:
     from training.progress import make_progress
     from training.retraining.store import Store
 
-    champion = Store(arguments.store).rollback(arguments.to)
+    champion = Store.at(arguments.store).rollback(arguments.to)
     made: dict[str, Any] = {}
     if arguments.mlflow:
         with make_progress(as_json=True) as progress:
@@ -247,10 +254,17 @@ def _rollback(arguments: argparse.Namespace) -> int:
 
 
 def _history(arguments: argparse.Namespace) -> int:
+    from detector.bundle.folder import read_champion
     from training.retraining.store import Store
 
-    store = Store.open(arguments.store)
+    store = Store.at(arguments.store)
     found, champion = store.history(), store.pointer()
+    if not found.entries:
+        Store.open(arguments.store)  # says what is wrong with it
+    try:
+        read_champion(store.folder)
+    except HeatwardError as error:  # what was champion is to be seen all the same: a rollback needs its name
+        print_tables([], f"warning: {error}", file=sys.stderr)
     if arguments.json:
         entries: list[dict[str, Any]] = [each.model_dump(mode="json") for each in found.entries]
         now = champion.model_dump(mode="json") if champion else None

@@ -113,6 +113,7 @@ def decide(
     rate: float,
     tolerance: float,
     missing: Sequence[str] = (),
+    forget: Sequence[str] = (),
     withdrawn: str = "",
     fresh: bool,
     resamples: int = 1000,
@@ -121,12 +122,13 @@ def decide(
     """Compare, and decide as the module's docstring says.
 
     Args:
-        flags: By label; labels without an image are left out.
+        flags: By label; labels without an image are left out, but an old attack must have some.
         champion: Its digest.
         challenger: Its digest.
         rate: The false-positive rate at which both flagged.
         tolerance: The loss that must be excluded.
-        missing: Old attacks that were not measured.
+        missing: Old attacks that the configuration lacks.
+        forget: Old attacks that need not be measured.
         withdrawn: Where the challenger is a champion that somebody rolled back from: what is to be said of it.
         fresh: Whether the challenger was made from other images than the champion.
         resamples: Bootstrap draws, for means over several attacks.
@@ -139,6 +141,12 @@ def decide(
         f"{label}: the champion knows this attack, the configuration lacks it: put it back (train = false will do), or "
         f"give it up with --forget {label}"
         for label in missing
+    ]
+    losses += [
+        f"{label}: the champion knows this attack, and no test image of it was there to compare on: raise its limit, "
+        f"its size or its steps, or give it up with --forget {label}"
+        for label, each in flags.items()
+        if each.group == "old attack" and not len(each.source) and label not in forget
     ]
     losses += [withdrawn] if withdrawn else []
     gains = _gains(old, new, fresh)

@@ -195,6 +195,7 @@ def _compare(
         rate=options.rate,
         tolerance=options.tolerance,
         missing=[label for key, label in known.items() if key not in here and label not in options.forget],
+        forget=options.forget,
         withdrawn=withdrawn,
         fresh=fresh,
         resamples=job.config.evaluate.resamples,

@@ -24,6 +24,7 @@ from detector.bundle.archive import MANIFEST, ZIP_SUFFIX
 from detector.bundle.folder import Champion, newest, read_champion, write_champion
 from detector.errors import BundleError, BusyError, ConfigError, HeatwardError
 from detector.lock import hold
+from detector.remote import shown
 from detector.text import printable
 
 __all__ = ["KEPT", "History", "Store"]
@@ -57,14 +58,24 @@ class Store:
         Raises:
             ConfigError: It is no folder, or holds no bundle.
         """
-        if not folder.is_dir() or (folder / MANIFEST).exists():
-            raise ConfigError(
-                f"{folder} is no store: give a folder that holds a bundle to begin with (mkdir STORE; cp BUNDLE STORE/)"
-            )
-        store = cls(folder)
+        store = cls.at(folder)
         if read_champion(folder) is None:
             newest(folder)
         return store
+
+    @classmethod
+    def at(cls, folder: Path) -> Store:
+        """A folder that may be one, whose pointer may be damaged: to look at it, or to mend it.
+
+        Raises:
+            ConfigError: It is no folder.
+        """
+        if not folder.is_dir() or (folder / MANIFEST).exists():
+            raise ConfigError(
+                f"{shown(folder)} is no store: give a folder of this machine that holds a bundle to begin with "
+                "(mkdir STORE; cp BUNDLE STORE/)"
+            )
+        return cls(folder)
 
     @contextmanager
     def hold(self) -> Iterator[None]:
@@ -150,16 +161,18 @@ class Store:
             entries = self.history().entries
             parents = [each.parent for each in entries if each.digest == digest and each.event != KEPT]
             why = f"instead of {now.bundle}" if now else "named by hand"
-            return self._point(name, digest, ROLLED_BACK, why, parents[0] if parents else None)
+            before = now.digest if now and now.digest != digest else None
+            return self._point(name, digest, ROLLED_BACK, why, parents[0] if parents else before)
 
     def withdrawn(self) -> dict[str, datetime]:
-        """Digest of every champion that was rolled back from, and when."""
+        """Digest of every champion that was rolled back from and has not served since, and when."""
         entries = [each for each in self.history().entries if each.event != KEPT]
-        return {
-            before.digest: after.since
-            for before, after in pairwise(entries)
-            if after.event == ROLLED_BACK and before.digest != after.digest
-        }
+        found: dict[str, datetime] = {}
+        for before, after in pairwise(entries):
+            if after.event == ROLLED_BACK and before.digest != after.digest:
+                found[before.digest] = after.since
+            found.pop(after.digest, None)  # somebody has it serve again
+        return found
 
     def history(self) -> History:
         """Every line that can be read, oldest first, and the champion, should its line be missing."""

@@ -18,9 +18,15 @@ def flags(group: Group, champion: float, challenger: float, count: int = 400) ->
     return Flags(group, place, place < round(champion * count), place < round(challenger * count))
 
 
-def decided(fresh: bool = False, missing: tuple[str, ...] = (), tolerance: float = 0.05, **labels: Flags) -> Comparison:
+def decided(
+    fresh: bool = False,
+    missing: tuple[str, ...] = (),
+    forget: tuple[str, ...] = (),
+    tolerance: float = 0.05,
+    **labels: Flags,
+) -> Comparison:
     settings: dict[str, Any] = {"champion": "a" * 64, "challenger": "b" * 64, "rate": 0.01, "resamples": 200}
-    return decide(labels, tolerance=tolerance, missing=missing, fresh=fresh, **settings)
+    return decide(labels, tolerance=tolerance, missing=missing, forget=forget, fresh=fresh, **settings)
 
 
 SAME: dict[str, Any] = {"clean": flags("clean", 0.01, 0.01), "pgd": flags("old attack", 0.9, 0.9)}
@@ -66,8 +72,15 @@ def test_fewer_false_alarms_are_no_loss() -> None:
     assert found.promoted and found.rows[0].told == "better"
 
 
-def test_labels_without_an_image_count_for_nothing() -> None:
-    found = decided(**SAME, none=flags("old attack", 0, 0, 0), fresh=True)
+def test_an_old_attack_without_an_image_keeps_the_champion_unless_it_was_given_up() -> None:
+    none: dict[str, Any] = {"none": flags("old attack", 0, 0, 0)}
+    found = decided(**SAME, **none, fresh=True)
+    assert not found.promoted and found.reasons[0].startswith("none: the champion knows this attack, and no test image")
+    assert decided(**SAME, **none, fresh=True, forget=("none",)).promoted
+
+
+def test_other_labels_without_an_image_count_for_nothing() -> None:
+    found = decided(**SAME, none=flags("new attack", 0, 0, 0), fresh=True)
     assert found.promoted and [row.label for row in found.rows] == ["clean", "pgd"]
 
 

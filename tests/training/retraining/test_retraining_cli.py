@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import subprocess
 import sys
 import tomllib
@@ -15,6 +16,7 @@ import pytest
 from small_bundles import save_small
 
 from detector.bundle.folder import Champion, write_champion
+from training.cli import print_tables
 from training.progress import JsonProgress
 from training.retraining import cli
 
@@ -43,7 +45,9 @@ print(json.dumps([code, sorted(heavy & set(sys.modules))]), file=sys.stderr)
         (("retrain", "--champion", "a", "--tolerence", "1"), 2, "did you mean '--tolerance'"),
         (("retrain", "--champion", "a", "--rate", "2"), 2, "is not a rate between 0 and 1"),
         (("recalibrate", "a", "--rate", "0.1"), 2, "one of the arguments --clean --records is required"),
-        (("recalibrate", "none.heatward", "--clean", "b"), 2, "say where the one calibrated anew goes"),
+        (("recalibrate", "none.heatward", "--clean", "b"), 2, "there is no such store or bundle"),
+        (("recalibrate", __file__, "--clean", "b"), 2, "say where the one calibrated anew goes"),
+        (("recalibrate", __file__, "--clean", "b", "--out", f"{__file__}/c"), 2, "cannot be written: File exists"),
     ],
 )
 def test_a_wrong_word_costs_no_torch(words: tuple[str, ...], code: int, said: str) -> None:
@@ -74,6 +78,36 @@ def test_a_store_is_shown_and_rolled_back_by_version(tmp_path: Path, capsys: pyt
     assert "[red]\\x1b[2K[/]" in capsys.readouterr().out
     assert cli.rollback([str(tmp_path), "--to", "zzz"]) == 2
     assert "there are a.heatward" in capsys.readouterr().err
+
+
+def test_a_name_that_is_no_store_is_said_and_makes_no_folder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for command in (cli.rollback, cli.history):
+        assert command([str(tmp_path / "none")]) == 2
+        assert "none is no store: give a folder of this machine" in capsys.readouterr().err
+        assert command(["s3://bucket/store"]) == 2
+        assert "s3://bucket/store is no store" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_store_with_a_damaged_pointer_shows_what_can_serve_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = save_small(tmp_path / "a.heatward", "a")
+    assert cli.rollback([str(tmp_path), "--to", "a"]) == 0
+    (tmp_path / "champion.json").write_text("{")
+    capsys.readouterr()
+    assert cli.history([str(tmp_path)]) == 0
+    shown = capsys.readouterr()
+    assert first[:16] in shown.out and "champion.json is no pointer to a bundle" in shown.err
+
+
+def test_tables_that_nobody_reads_end_as_any_output_does() -> None:
+    here, there = os.pipe()
+    os.close(here)
+    with pytest.raises(BrokenPipeError), os.fdopen(there, "w") as stream:
+        print_tables([], "nobody reads this", stream)
 
 
 def test_progress_is_a_line_of_json_for_each_thing() -> None:

@@ -39,7 +39,7 @@ def test_a_folder_with_a_bundle_becomes_a_store_and_others_are_told_how(tmp_path
     assert (champion.event, champion.bundle, champion.parent) == ("adopted", "first.heatward", None)
     assert store.champion() == champion and store.history().entries == (champion,)
     for wrong in (tmp_path / "none", tmp_path / "first.heatward"):
-        with pytest.raises(ConfigError, match="is no store: give a folder that holds a bundle"):
+        with pytest.raises(ConfigError, match="is no store: give a folder of this machine that holds"):
             Store.open(wrong)
     (tmp_path / "empty").mkdir()
     with pytest.raises(ConfigError, match="holds no bundle"):
@@ -66,6 +66,25 @@ def test_the_way_there_and_back(store: Store) -> None:
         ("adopted", "first.heatward"), ("promoted", "0001"), ("promoted", "0002"), ("rolled back", "0001"),
         ("rolled back", "first.heatward"),
     ]  # fmt: skip
+
+
+def test_a_bundle_that_was_put_there_by_hand_can_be_gone_back_from(store: Store) -> None:
+    store.champion()
+    save_small(store.folder / "by-hand.heatward", "x")
+    store.rollback("by-hand")
+    assert letter(store) == "x"
+    store.rollback()
+    assert letter(store) == "a"
+
+
+def test_what_serves_again_is_not_withdrawn_any_more(store: Store) -> None:
+    store.champion()
+    promote(store, "b")
+    second = store.champion().digest
+    store.rollback()
+    assert list(store.withdrawn()) == [second]
+    store.rollback(second)
+    assert second not in store.withdrawn()
 
 
 def test_a_bundle_that_is_no_longer_there_cannot_be_gone_back_to(store: Store) -> None:
