@@ -68,6 +68,8 @@ def load_settings(kind: type[S], flags: Mapping[str, Any], file: Path | None = N
         raise ConfigError("; ".join(lines)) from None
     except SettingsError as error:
         raise ConfigError(f"environment: {printable(str(error), 300)}") from None
+    except RecursionError:
+        raise ConfigError("the settings nest too deep") from None
     return loaded
 
 
@@ -86,6 +88,8 @@ def _read_toml(file: Path) -> dict[str, Any]:
         raise ConfigError(f"cannot read the configuration {file}: {error.strerror}") from error
     except ValueError as error:
         raise ConfigError(f"the configuration {file} is no TOML: {printable(str(error), 300)}") from error
+    except RecursionError:
+        raise ConfigError(f"the configuration {file} nests too deep") from None
 
 
 def _explain(problem: Any, kind: type[BaseModel], file: str, in_file: set[str]) -> str:

@@ -262,5 +262,5 @@ def _parsed(value: str) -> Any:
     """A TOML value; anything that is none is a string."""
     try:
         return tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (tomllib.TOMLDecodeError, RecursionError):
         return value
