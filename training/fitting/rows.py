@@ -7,7 +7,7 @@ are of each. Shards are read a buffer at a time and mixed inside it: memory does
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,9 +20,7 @@ from training.config import CLEAN, TrainingConfig
 from training.settings import FitSettings
 from training.shards import list_shards, read_shard, rows_of
 
-__all__ = ["Rows", "ShardReader", "Sight"]
-
-Sight = Callable[[Evidence], Evidence]
+__all__ = ["Rows", "ShardReader"]
 
 
 @dataclass(frozen=True)
@@ -38,11 +36,8 @@ class Rows:
 class ShardReader:
     """Attribution shards of the fit split as weighted, mixed batches."""
 
-    def __init__(
-        self, config: TrainingConfig, work: Path, settings: FitSettings, see: Sight = lambda evidence: evidence
-    ) -> None:
+    def __init__(self, config: TrainingConfig, work: Path, settings: FitSettings) -> None:
         self.settings = settings
-        self.see = see
         self.family: dict[Path, int] = {}
         self.label: dict[Path, str] = {}
         counts: dict[str, int] = {}
@@ -106,7 +101,7 @@ class ShardReader:
             count = len(tensors["origin"])
             if not count:
                 continue
-            evidence.append(self.see(Evidence.from_tensors(tensors)))
+            evidence.append(Evidence.from_tensors(tensors))
             family.append(torch.full((count,), self.family[path]))
             origin.append(tensors["origin"])
             weight.append(torch.full((count,), self.weight[self.label[path]]))
