@@ -53,7 +53,7 @@ class ViewSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    noise: tuple[Annotated[float, Field(gt=0)], ...] = (2.0, 4.0, 8.0, 16.0)
+    noise: tuple[Annotated[float, Field(ge=0)], ...] = (2.0, 4.0, 8.0, 16.0)
     """Gaussian noise, sigma in 1/255."""
     noise_draws: int = Field(default=2, ge=1)
     """Noise patterns of every sigma."""
