@@ -7,7 +7,7 @@ are of each. Shards are read a buffer at a time and mixed inside it: memory does
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +20,9 @@ from training.config import CLEAN, TrainingConfig
 from training.settings import FitSettings
 from training.shards import list_shards, read_shard, rows_of
 
-__all__ = ["Rows", "ShardReader"]
+__all__ = ["EvidenceFilter", "Rows", "ShardReader"]
+
+EvidenceFilter = Callable[[Evidence], Evidence]
 
 
 @dataclass(frozen=True)
@@ -36,8 +38,15 @@ class Rows:
 class ShardReader:
     """Attribution shards of the fit split as weighted, mixed batches."""
 
-    def __init__(self, config: TrainingConfig, work: Path, settings: FitSettings) -> None:
+    def __init__(
+        self,
+        config: TrainingConfig,
+        work: Path,
+        settings: FitSettings,
+        keep: EvidenceFilter = lambda evidence: evidence,
+    ) -> None:
         self.settings = settings
+        self.keep = keep
         self.family: dict[Path, int] = {}
         self.label: dict[Path, str] = {}
         counts: dict[str, int] = {}
@@ -101,7 +110,7 @@ class ShardReader:
             count = len(tensors["origin"])
             if not count:
                 continue
-            evidence.append(Evidence.from_tensors(tensors))
+            evidence.append(self.keep(Evidence.from_tensors(tensors)))
             family.append(torch.full((count,), self.family[path]))
             origin.append(tensors["origin"])
             weight.append(torch.full((count,), self.weight[self.label[path]]))
