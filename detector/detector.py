@@ -16,12 +16,12 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, JsonValue
+from pydantic import BaseModel, JsonValue, ValidationError
 from torch import Tensor
 
 from detector.bundle import Bundle, Manifest, load_bundle
 from detector.classifier import Classifier, load_classifier
-from detector.errors import BundleVersionError, FingerprintMismatchError
+from detector.errors import BundleDamagedError, BundleVersionError, FingerprintMismatchError
 from detector.evidence import EvidenceExtractor, EvidenceSettings
 from detector.images.batch import check_images
 from detector.scoring.calibration import Calibration
@@ -112,9 +112,9 @@ class Detector:
             witness = load_classifier(manifest.witness, device=device, state_dict=bundle.witness_weights, allow=allow)
             _match("has the witness", witness, manifest.witness_fingerprint)
         networks = HeatmapNetwork.ensemble(
-            EvidenceShape.model_validate(manifest.network["shape"]),
+            _read(EvidenceShape, manifest.network.get("shape"), "network.shape"),
             len(manifest.families),
-            _whole(NetworkSettings, manifest.network["settings"], "network.settings"),
+            _whole(NetworkSettings, manifest.network.get("settings"), "network.settings"),
             bundle.network_weights,
         )
         return cls(
@@ -188,7 +188,7 @@ Settings = TypeVar("Settings", bound=BaseModel)
 
 def _whole(kind: type[Settings], stored: JsonValue, place: str) -> Settings:
     """Settings that decide scores, every one of them from the bundle: a default may have changed since it was made."""
-    settings = kind.model_validate(stored)
+    settings = _read(kind, stored, place)
     for name in kind.model_fields:
         value = getattr(settings, name)
         if name not in settings.model_fields_set:
@@ -198,6 +198,17 @@ def _whole(kind: type[Settings], stored: JsonValue, place: str) -> Settings:
         if isinstance(value, BaseModel) and isinstance(stored, dict):
             _whole(type(value), stored[name], f"{place}.{name}")
     return settings
+
+
+def _read(kind: type[Settings], stored: JsonValue, place: str) -> Settings:
+    try:
+        return kind.model_validate(stored)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in (place, *first["loc"]))
+        raise BundleDamagedError(
+            f"the bundle's manifest has a bad {key} ({first['msg']}): train the bundle again"
+        ) from error
 
 
 def _match(role: str, loaded: Classifier, fingerprint: str) -> None:

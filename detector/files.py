@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-__all__ = ["TEMPORARY", "replacing", "temporary_name", "write_file"]
+__all__ = ["TEMPORARY", "is_temporary", "replacing", "temporary_name", "write_file"]
 
 TEMPORARY = ".tmp"
 """How the name ends that a file or folder has while it is written; it begins with a dot."""
 
 
+OURS = re.compile(rf"\..+\.[0-9a-f]{{8}}{re.escape(TEMPORARY)}", re.DOTALL)
+
+
 def temporary_name(path: Path) -> Path:
     """A hidden name beside `path` that nobody else uses."""
     return path.with_name(f".{path.name}.{secrets.token_hex(4)}{TEMPORARY}")
+
+
+def is_temporary(name: str) -> bool:
+    """Whether `temporary_name` gave it: nobody else's file is ours to remove."""
+    return OURS.fullmatch(name) is not None
 
 
 @contextmanager

@@ -34,6 +34,8 @@ SECRET = "secret"
 """Type of a `PydanticCustomError` whose value must not be shown."""
 USER = re.compile(r"((?<=//)|^)[^/\s]+(?=@)")
 """What stands before a host may be a password."""
+BRANCH = re.compile(r"(constrained-)?(int|float|str|bool|dict|list)|.*\[.*")
+"""What pydantic writes into the place of a value that may be of several types."""
 
 
 def load_settings(kind: type[S], flags: Mapping[str, Any], file: Path | None = None) -> S:
@@ -68,6 +70,8 @@ def load_settings(kind: type[S], flags: Mapping[str, Any], file: Path | None = N
         raise ConfigError("; ".join(lines)) from None
     except SettingsError as error:
         raise ConfigError(f"environment: {printable(str(error), 300)}") from None
+    except RecursionError:
+        raise ConfigError("the settings nest too deep") from None
     return loaded
 
 
@@ -86,11 +90,13 @@ def _read_toml(file: Path) -> dict[str, Any]:
         raise ConfigError(f"cannot read the configuration {file}: {error.strerror}") from error
     except ValueError as error:
         raise ConfigError(f"the configuration {file} is no TOML: {printable(str(error), 300)}") from error
+    except RecursionError:
+        raise ConfigError(f"the configuration {file} nests too deep") from None
 
 
 def _explain(problem: Any, kind: type[BaseModel], file: str, in_file: set[str]) -> str:
     place, value = problem["loc"], problem["input"]
-    key = ".".join(printable(str(part)) for part in place)
+    key = ".".join(printable(str(part)) for part in place if not BRANCH.fullmatch(str(part)))
     where = file if place and place[0] in in_file else ""
     if problem["type"] == "extra_forbidden":
         return f"{where}unknown key '{key}'{nearest(str(place[-1]), _known_keys(kind, place[:-1]), cutoff=0.0)}"

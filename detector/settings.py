@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 __all__ = ["EvidenceSettings", "NetworkSettings", "Preprocessing", "ScoreSettings", "ViewSettings"]
 
@@ -51,9 +51,9 @@ class Preprocessing(BaseModel):
 class ViewSettings(BaseModel):
     """Which views are taken; each costs one forward pass an image."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    noise: tuple[float, ...] = (2.0, 4.0, 8.0, 16.0)
+    noise: tuple[Annotated[float, Field(ge=0)], ...] = (2.0, 4.0, 8.0, 16.0)
     """Gaussian noise, sigma in 1/255."""
     noise_draws: int = Field(default=2, ge=1)
     """Noise patterns of every sigma."""
@@ -63,14 +63,14 @@ class ViewSettings(BaseModel):
     """(down, right) in steps of 1/32 of the side; edges are repeated."""
     blur: bool = True
     """3×3 binomial blur."""
-    rescale: tuple[float, ...] = (0.875,)
+    rescale: tuple[Annotated[float, Field(gt=0, le=1)], ...] = (0.875,)
     """Shrink by this factor and enlarge again."""
 
 
 class EvidenceSettings(BaseModel):
     """What is looked at. Part of the bundle: training and serving must look at the same things."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     layers: tuple[str, ...] = ()
     """Depths of channel attribution; empty: four, spread evenly."""
@@ -86,7 +86,7 @@ class EvidenceSettings(BaseModel):
 class ScoreSettings(BaseModel):
     """How an attack score is made of what the networks say. Part of the bundle: its calibration belongs to it."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     novelty_weight: float = Field(default=0.1, ge=0)
     """Of the novelty, beside −log P(clean). Chosen on left-out families (docs/experiments.md)."""
@@ -101,7 +101,7 @@ class ScoreSettings(BaseModel):
 class NetworkSettings(BaseModel):
     """Size of the heatmap classifier."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     width: int = Field(default=256, ge=8)
     """Hidden width of the image token."""
@@ -113,3 +113,9 @@ class NetworkSettings(BaseModel):
     """Networks trained from different seeds and averaged."""
     score: ScoreSettings = ScoreSettings()
     """How their answers become an attack score."""
+
+    @model_validator(mode="after")
+    def _heads_share_a_token(self) -> Self:
+        if self.token % self.heads:
+            raise ValueError(f"token must be a multiple of heads, got {self.token} and {self.heads}")
+        return self

@@ -35,12 +35,12 @@ INT32 = 2**31 - 1
 def _split(value: object) -> object:
     if not isinstance(value, str):
         return value
-    if value.startswith("["):
+    if value.lstrip().startswith("["):
         try:
             return json.loads(value)
-        except ValueError:
+        except (ValueError, RecursionError):
             raise ValueError("expected words with commas between: a,b") from None
-    return value.split(",")
+    return [word for each in value.split(",") if (word := each.strip())]
 
 
 def _device(name: str) -> str:
@@ -245,11 +245,10 @@ class ServerConfig(BaseSettings):
         kinds = _kinds(cls.model_fields[info.field_name or ""].annotation)
         if isinstance(value, bool) and kinds & {int, float}:
             raise ValueError("expected a number")
-        if Path in kinds and isinstance(value, str):
-            if not value.strip():
-                raise ValueError("expected a path; null or nothing at all for none")
-            if "\n" in value or "\0" in value or "-----BEGIN" in value:
-                raise PydanticCustomError(SECRET, "expected the path of a file, but came what a file may hold")
+        if isinstance(value, str) and not value.strip() and {str, Path} & kinds and type(None) in kinds:
+            raise ValueError(f"expected a {'path' if Path in kinds else 'name'}; null or nothing at all for none")
+        if Path in kinds and isinstance(value, str) and any(each in value for each in ("\n", "\0", "-----BEGIN")):
+            raise PydanticCustomError(SECRET, "expected the path of a file, but came what a file may hold")
         return value
 
     @field_validator("host")

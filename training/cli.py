@@ -302,7 +302,12 @@ def job_config(arguments: argparse.Namespace) -> TrainingConfig:
         if not equals or not key.strip():
             raise ConfigError(f"--set {setting}: expected KEY=VALUE, e.g. --set fit.epochs=5")
         _put(overrides, key.strip(), _parsed(value))
-    return load_config(arguments.config, overrides)
+    try:
+        return load_config(arguments.config, overrides)
+    except ConfigError as error:
+        if arguments.config is not None:
+            raise
+        raise ConfigError(f"{error}; a configuration is named by --config FILE (examples/ has some)") from error
 
 
 def _put(settings: dict[str, Any], key: str, value: Any) -> None:
@@ -318,5 +323,5 @@ def _parsed(value: str) -> Any:
     """A TOML value; anything that is none is a string."""
     try:
         return tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (tomllib.TOMLDecodeError, RecursionError):
         return value

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
-from pydantic import Field, JsonValue, ValidationInfo, field_validator, model_validator
+from pydantic import BeforeValidator, Field, JsonValue, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from detector.cpus import available_cpus
@@ -43,8 +43,19 @@ __all__ = [
 ]
 
 CLEAN = "clean"
+Count = Annotated[int, Field(ge=1)]
 Stage = Literal["attack", "attribute", "fit", "calibrate", "evaluate", "bundle"]
 STAGES: tuple[Stage, ...] = get_args(Stage)
+
+
+def _named(place: object) -> object:
+    """An unset variable of a shell would otherwise name the folder that the command runs in."""
+    if isinstance(place, str) and not place.strip():
+        raise ValueError("expected a path; . for the folder that the command runs in")
+    return place
+
+
+Place = Annotated[Path, BeforeValidator(_named)]
 
 
 class ClassifierConfig(ClassifierSource):
@@ -104,7 +115,7 @@ class AttackSpec(Settings):
     `{ uniform = [2, 4] }`, `{ choice = [2, 3, 4] }` or a share of the attack's epsilon, `{ of_eps = 0.25 }`."""
     train: bool = True
     """False: an unseen attack, made for the test split only."""
-    limit: int | dict[Literal["fit", "test", "tune"], int] | None = None
+    limit: Count | dict[Literal["fit", "test", "tune"], Count] | None = None
     """At most so many source images of each split."""
 
     @field_validator("parameters")
@@ -143,12 +154,17 @@ class TrainingConfig(BaseSettings):
     """Everything that decides a training job."""
 
     model_config = SettingsConfigDict(
-        extra="forbid", frozen=True, env_prefix="HEATWARD_", env_nested_delimiter="__", env_ignore_empty=True
+        extra="forbid",
+        frozen=True,
+        allow_inf_nan=False,
+        env_prefix="HEATWARD_",
+        env_nested_delimiter="__",
+        env_ignore_empty=True,
     )
 
-    work: Path = Path("work/detector")
+    work: Place = Path("work/detector")
     """Folder for shards and results; a killed job goes on from here."""
-    out: Path = Path("work/detector.heatward")
+    out: Place = Path("work/detector.heatward")
     """The bundle: a file if the name ends in `.heatward`, a folder otherwise; or a URL, `s3://bucket/my.heatward`."""
     seed: int = 0
     threads: Annotated[int, Field(ge=1)] | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
 from detector.settings import NetworkSettings
 
@@ -42,9 +42,9 @@ Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")]
 
 
 class Settings(BaseModel):
-    """Frozen, and an unknown key is an error."""
+    """Frozen; an unknown key is an error, and so is a number that is not finite."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class CorruptionSettings(Settings):
@@ -95,12 +95,23 @@ class RaySettings(Settings):
 class TwinsConfig(Settings):
     """Noise twins: clean images plus random-sign noise. Not attacks, and must not be flagged."""
 
-    sizes: tuple[Fraction, ...] = (2 / 255, 8 / 255)
+    sizes: tuple[Annotated[Fraction, Field(gt=0, le=1)], ...] = (2 / 255, 8 / 255)
+
+    @field_validator("sizes")
+    @classmethod
+    def _distinct(cls, sizes: tuple[float, ...]) -> tuple[float, ...]:
+        if len({_twin(size) for size in sizes}) < len(sizes):
+            raise ValueError(f"every size must be another one to a thousandth of 1/255, got {sizes}")
+        return sizes
 
     @property
     def labels(self) -> dict[str, float]:
         """`{"twin-2": 2/255, …}`."""
-        return {f"twin-{round(size * 255, 3):g}": size for size in self.sizes}
+        return {_twin(size): size for size in self.sizes}
+
+
+def _twin(size: float) -> str:
+    return f"twin-{round(size * 255, 3):g}"
 
 
 class LeaveOutSettings(Settings):

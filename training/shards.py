@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from safetensors.torch import load, load_file, save
 from torch import Tensor
 
 from detector.errors import DataError
-from detector.files import TEMPORARY, write_file
+from detector.files import TEMPORARY, is_temporary, write_file
 
 __all__ = [
     "derived_seed",
@@ -166,4 +167,8 @@ def write_json(path: Path, value: Any) -> None:
 def remove_temporary(work: Path) -> None:
     """Remove what a killed run left half written."""
     for path in sorted(work.rglob(f".*{TEMPORARY}")):
-        path.unlink(missing_ok=True)
+        if is_temporary(path.name):
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)

@@ -18,7 +18,7 @@ from detector.detector import Detector
 from server.config import ServerConfig
 from server.models.latency_model import LatencyModel
 
-__all__ = ["Warm", "aside", "load_soon", "warm_up"]
+__all__ = ["WarmDetectors", "aside", "load_soon", "warm_up"]
 
 log = logging.getLogger("heatward.engine")
 
@@ -27,14 +27,16 @@ SHORTEST_S = 0.0002  # below it, anything may come between
 
 T = TypeVar("T")
 
-Warm = tuple[tuple[Detector, ...], LatencyModel]
+WarmDetectors = tuple[tuple[Detector, ...], LatencyModel]
 """The same detector on each device, and what its batches cost on the first."""
 
 
-def load_soon(make: Callable[[str], Detector], devices: Sequence[str], config: ServerConfig) -> asyncio.Future[Warm]:
+def load_soon(
+    make: Callable[[str], Detector], devices: Sequence[str], config: ServerConfig
+) -> asyncio.Future[WarmDetectors]:
     """Makes a detector for each device and warms it up, beside what serves. Call it on the event loop."""
 
-    def work() -> Warm:
+    def work() -> WarmDetectors:
         torch.set_num_threads(config.threads)  # OpenMP keeps the number per thread: set it on each that computes
         detectors: list[Detector] = []
         latencies: list[LatencyModel] = []

@@ -259,6 +259,22 @@ def test_settings_of_the_evidence_are_the_bundles_own_and_whole(lacking: str) ->
         Detector.assemble(replace(bundle, manifest=bundle.manifest.model_copy(update={"evidence": evidence})))
 
 
+@pytest.mark.parametrize(
+    ("part", "changed", "said"),
+    [
+        ("evidence", {"views": 3}, r"bad evidence\.views "),
+        ("evidence", {"layers": None}, r"bad evidence\.layers "),
+        ("network", {"shape": None}, r"bad network\.shape "),
+        ("network", {"settings": {"width": "wide"}}, r"bad network\.settings\.width "),
+    ],
+)
+def test_settings_that_are_none_are_the_bundles_damage(part: str, changed: dict[str, Any], said: str) -> None:
+    bundle = load_bundle(EMBEDDED)
+    settings = {**getattr(bundle.manifest, part), **changed}
+    with pytest.raises(BundleDamagedError, match=f"{said}.*train the bundle again"):
+        Detector.assemble(replace(bundle, manifest=bundle.manifest.model_copy(update={part: settings})))
+
+
 def with_settings(manifest: Manifest, settings: Any) -> Manifest:
     return manifest.model_copy(update={"network": {**manifest.network, "settings": settings}})
 

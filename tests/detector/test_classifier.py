@@ -413,6 +413,8 @@ def test_a_program_of_fixed_batch_says_how_to_export(tmp_path: Path, batch: int)
         ({"source": "timm:hf-hub:someone/model"}, "no model"),
         ({"source": "python:tiny:nett"}, "mean 'net'"),
         ({"source": "python:no_such_module:net"}, "PYTHONPATH"),
+        ({"source": "python:broken_module:net"}, "broken_module cannot be imported .ZeroDivisionError: "),
+        ({"source": "python:.tiny:net"}, "cannot be imported .TypeError: "),
         ({"source": "python:tiny:net", "arguments": {"depth": 3}}, "depth"),
         ({"source": "python:test_classifier:not_a_net"}, "returned a str"),
         ({"source": "export:nowhere.pt2"}, "no file nowhere.pt2"),
@@ -421,7 +423,11 @@ def test_a_program_of_fixed_batch_says_how_to_export(tmp_path: Path, batch: int)
         ({"weights": "pretrained"}, "is no file"),
     ],
 )
-def test_specs_that_cannot_be_built(updates: dict[str, Any], message: str) -> None:
+def test_specs_that_cannot_be_built(
+    updates: dict[str, Any], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "broken_module.py").write_text("1 / 0")
+    monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(ClassifierSpecError, match=message):
         load_classifier(changed(**updates))
 

@@ -43,6 +43,36 @@ def test_lists_are_written_with_commas(value: str, monkeypatch: pytest.MonkeyPat
     assert config.metrics_port is None
 
 
+@pytest.mark.parametrize(
+    ("written", "words"), [("a.b, c", ("a.b", "c")), (" a , b,", ("a", "b")), ("", ()), (' ["a", "b"]', ("a", "b"))]
+)
+def test_spaces_and_empty_places_are_no_part_of_a_list(
+    written: str, words: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    assert load_config(["--trusted", written]).trusted == words
+    monkeypatch.setenv("HEATWARD_SERVE_RECORD_LABELLERS", written)
+    assert load_config([]).record_labellers == words
+    file = tmp_path / "serve.toml"
+    file.write_text(f"trusted = '{written}'")
+    assert load_config(["--config", str(file)]).trusted == words
+
+
+@pytest.mark.parametrize("name", ["upstream", "upstream-input", "upstream-output", "upstream-model"])
+def test_an_empty_word_is_no_name(name: str):
+    with pytest.raises(ConfigError, match=r"expected a name; null or nothing at all for none"):
+        load_config([f"--{name}", " "])
+
+
+def test_what_nests_too_deep_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    file = tmp_path / "serve.toml"
+    file.write_text("trusted = " + "[" * 9999 + "]" * 9999)
+    with pytest.raises(ConfigError, match=r"serve\.toml nests too deep"):
+        load_config(["--config", str(file)])
+    monkeypatch.setenv("HEATWARD_SERVE_TRUSTED", "[" * 9999)
+    with pytest.raises(ConfigError, match="expected words with commas"):
+        load_config([])
+
+
 def test_unknown_key_names_its_nearest_neighbour(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     with pytest.raises(ConfigError, match=r"'--max-bacth'; did you mean '--max-batch'"):
         load_config(["--max-bacth", "3"])

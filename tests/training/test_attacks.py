@@ -101,6 +101,9 @@ def test_the_seed_decides(name: str, tiny_classifier: Classifier, pixels: Tensor
         (spec("PGD", eps=[]), "empty list"),
         (spec("CW", lr={"of_eps": 0.5}), "a share of epsilon, and this attack has none"),
         (spec("MultiAttack"), "no attack is named"),
+        (spec("PGD", eps=8), 'expected a share of the full range, such as "8/255"'),
+        (spec("PGD", eps=-0.1), "with epsilon -0.1"),
+        (spec("PGD", alpha={"of_eps": 0}), "of_eps is a share of epsilon, above 0, got 0"),
     ],
     ids=str,
 )

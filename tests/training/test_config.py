@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -179,3 +180,54 @@ def test_variables_of_a_service_are_passed_over(minimal: Path, monkeypatch: pyte
     }.items():
         monkeypatch.setenv(name, value)
     assert load_config(minimal).fit.epochs == 7
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("[twins]\nsizes = [nan]", "twins.sizes.0 = nan: input should be a finite number"),
+        ("[twins]\nsizes = [0]", "twins.sizes.0 = 0: input should be greater than 0"),
+        ('[twins]\nsizes = ["8/255", 0.0313726]', "twins.sizes: every size must be another one"),
+        ("[evidence.views]\nnoise = [inf]", "evidence.views.noise.0 = inf: input should be a finite number"),
+        ("[evidence.views]\nrescale = [0]", "evidence.views.rescale.0 = 0: input should be greater than 0"),
+        ("[images.splits]\ntest = nan", "images.splits.test = nan: input should be a finite number"),
+        ("[fit]\ntoken = 10\nheads = 4", "fit: token must be a multiple of heads, got 10 and 4"),
+        ("[fit]\nlearning_rate = inf", "fit.learning_rate = inf: input should be a finite number"),
+    ],
+)
+def test_numbers_without_sense_are_refused_before_hours_are_spent(tmp_path: Path, text: str, expected: str) -> None:
+    path = tmp_path / "config.toml"
+    path.write_text(MINIMAL.replace("[fit]\nepochs = 3", text))
+    with pytest.raises(ConfigError, match=re.escape(expected)):
+        load_config(path)
+
+
+@pytest.mark.parametrize(
+    ("attack", "expected"),
+    [
+        ("limit = -1", "attacks.0.limit = -1: input should be greater than or equal to 1"),
+        ("limit = { fit = -5 }", "attacks.0.limit.fit = -5: input should be greater than or equal to 1"),
+        ("parameters = { eps = nan }", "attacks.0.parameters.eps = nan: input should be a finite number"),
+        (
+            "parameters = { eps = { uniform = [0.1, inf] } }",
+            "attacks.0.parameters.eps.uniform.1 = inf: input should be a finite number",
+        ),
+    ],
+)
+def test_numbers_of_an_attack_without_sense_are_refused(minimal: Path, attack: str, expected: str) -> None:
+    minimal.write_text(MINIMAL.replace('family = "one-step"', f'family = "one-step"\n{attack}'))
+    with pytest.raises(ConfigError, match=re.escape(expected)):
+        load_config(minimal)
+
+
+@pytest.mark.parametrize("key", ["work", "out"])
+def test_an_empty_path_is_not_the_current_folder(minimal: Path, key: str) -> None:
+    with pytest.raises(ConfigError, match=f"{key} = '': expected a path"):
+        load_config(minimal, {key: ""})
+
+
+def test_a_configuration_that_nests_too_deep_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "config.toml"
+    path.write_text("seed = " + "[" * 9999 + "]" * 9999)
+    with pytest.raises(ConfigError, match="nests too deep"):
+        load_config(path)

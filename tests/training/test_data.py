@@ -165,3 +165,17 @@ def test_torchvision_data_set(monkeypatch: pytest.MonkeyPatch) -> None:
     assert splits["test"].read(0, 6, prepare).pixels.shape == (6, 3, 4, 4)
     with pytest.raises(ConfigError, match="did you mean 'CIFAR10'"):
         open_splits(ImagesConfig(source="torchvision:CIFAR-10"), None, seed=0)
+
+
+def test_a_split_of_one_source_has_it_at_hand_and_one_of_several_says_so(
+    folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    splits, _ = open_splits(config(folder), None, seed=0)
+    for split in splits.values():
+        assert all((split.source.pixels(item.position) == split.pixels(item)).all() for item in split.items)
+    more = tmp_path_factory.mktemp("more") / "cat"
+    more.mkdir()
+    Image.new("RGB", (4, 4), (9, 9, 9)).save(more / "000.png")
+    splits, _ = open_splits(config(folder, fit_sources=[str(more.parent)]), ("cat", "dog"), seed=0)
+    with pytest.raises(DataError, match="pixels"):
+        _ = splits["fit"].source

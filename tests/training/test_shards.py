@@ -10,7 +10,7 @@ from test_fit import config_for, write
 
 from detector.errors import DataError
 from training.fitting.rows import ShardReader
-from training.shards import read_columns, rows_of, write_shard
+from training.shards import read_columns, remove_temporary, rows_of, write_shard
 
 
 @pytest.fixture
@@ -52,3 +52,14 @@ def test_counting_the_rows_of_a_job_reads_no_tensor(tmp_path: Path, monkeypatch:
     monkeypatch.setattr("training.shards.read_shard", lambda path: pytest.fail("read whole"))
     config = config_for(tmp_path)
     assert ShardReader(config, tmp_path, config.fit).rows == 176
+
+
+def test_what_a_killed_run_left_half_written_is_removed_and_nothing_of_others(tmp_path: Path) -> None:
+    for name in (".00000.safetensors.0a1b2c3d.tmp", "attack/.x.json.ffffffff.tmp", ".mine.tmp", "a.0a1b2c3d.tmp"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"half")
+    half = tmp_path / ".my.bundle.0a1b2c3d.tmp"  # a bundle that is a folder
+    half.mkdir()
+    (half / "manifest.json").write_bytes(b"half")
+    remove_temporary(tmp_path)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == [".mine.tmp", "a.0a1b2c3d.tmp", "attack"]

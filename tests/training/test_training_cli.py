@@ -41,6 +41,10 @@ def run(*words: str) -> tuple[int, list[str], str]:
     ("words", "said"),
     [
         (("train", "--typo"), "--typo"),
+        (
+            ("train",),
+            "'classifier' is missing; 'images' is missing; 'attacks' is missing; a configuration is named by --config",
+        ),
         (("train", "attakc"), "attakc"),
         (("train", "--config", "{folder}/none.toml"), "none.toml: No such file"),
         (("train", "--config", "{folder}/config.toml", "--set", "fitt.epochs=1"), "did you mean 'fit'"),

@@ -54,7 +54,12 @@ def check_attack(spec: AttackSpec, classifier: Classifier | None = None) -> None
     """
     if spec.name not in ATTACKS:
         raise ConfigError(f"attack {spec.label!r}: no attack is named {spec.name!r}{nearest(spec.name, list(ATTACKS))}")
-    draw_parameters(spec, seed=0)
+    bound = linf_bound(spec.name, draw_parameters(spec, seed=0))
+    if bound is not None and not 0 < bound <= 1:
+        raise ConfigError(
+            f"attack {spec.label!r}: {spec.name} with epsilon {bound:g}: expected a share of the full range, such as "
+            '"8/255"'
+        )
     if classifier is not None and not classifier.differentiable and spec.name not in NO_GRADIENT:
         raise NoGradientError(
             f"attack {spec.label!r}: {spec.name} needs gradients, and classifier {classifier.spec.source!r} has none "
@@ -223,7 +228,9 @@ def _draw(table: ParameterTable, default: Any, eps: float | None, generator: tor
     if table.of_eps is not None:
         if eps is None:
             raise ValueError("a share of epsilon, and this attack has none")
-        return eps * _number(table.of_eps, 0.0, eps, generator)
+        if (share := _number(table.of_eps, 0.0, eps, generator)) <= 0:
+            raise ValueError(f"of_eps is a share of epsilon, above 0, got {share:g}")
+        return eps * share
     numbers = [_number(each, default, eps, generator) for each in table.choice or table.uniform or ()]
     if table.choice is not None:
         return numbers[int(torch.randint(len(numbers), (), generator=generator))]

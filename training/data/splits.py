@@ -62,6 +62,18 @@ class SplitImages:
         """Different photographs that can be read: what a statistic rests on."""
         return len(self.items) - self.copies - len(self.unreadable)
 
+    @property
+    def source(self) -> Source:
+        """The source of its images, where that is one; `pixels` reads an image whichever it lies in.
+
+        Raises:
+            DataError: They lie in several.
+        """
+        names = {item.source for item in self.items} or set(self.sources)
+        if len(names) > 1:
+            raise DataError(f"split {self.name}: its images lie in {', '.join(sorted(names))}: read them by `pixels`")
+        return self.sources[names.pop()]
+
     def shards(self, size: int) -> Sequence[tuple[int, int, int]]:
         """Number, first item and one past the last of each shard; of at most `size` images, unless they were dealt."""
         if self.dealt is not None:

@@ -19,7 +19,7 @@ from detector.errors import DataError
 from detector.files import write_file
 from detector.scoring.network import EvidenceShape, HeatmapNetwork, NetworkSettings, ensemble_weights
 from training.config import CLEAN, TrainingConfig
-from training.fitting.rows import Rows, ShardReader, Sight
+from training.fitting.rows import EvidenceFilter, Rows, ShardReader
 from training.job import Job
 from training.progress import Progress
 from training.resume import Results
@@ -46,7 +46,7 @@ def fit_networks(
     work: Path,
     progress: Progress,
     folder: Path,
-    see: Sight = lambda evidence: evidence,
+    keep: EvidenceFilter = lambda evidence: evidence,
 ) -> None:
     """Fit the ensemble and write it.
 
@@ -55,14 +55,14 @@ def fit_networks(
         work: Holds the attribution shards.
         progress: Told of images seen and of losses.
         folder: Where the networks go.
-        see: What of the evidence the networks get to see, in the same shapes.
+        keep: What of the evidence the networks get to see, in the same shapes.
 
     Raises:
         DataError: A label has no attribution shards.
     """
     settings = config.fit
     device = device_of(config)
-    reader = ShardReader(config, work, settings, see)
+    reader = ShardReader(config, work, settings, keep)
     sample, clean = reader.sample(), reader.sample(UNHARMED_SHARDS, (CLEAN,))
     unharmed = reader.sample(UNHARMED_SHARDS, (CLEAN, *config.twins.labels))
     shape = EvidenceShape.of(sample)

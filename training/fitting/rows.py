@@ -20,9 +20,9 @@ from training.config import CLEAN, TrainingConfig
 from training.settings import FitSettings
 from training.shards import list_shards, read_shard, rows_of
 
-__all__ = ["Rows", "ShardReader", "Sight"]
+__all__ = ["EvidenceFilter", "Rows", "ShardReader"]
 
-Sight = Callable[[Evidence], Evidence]
+EvidenceFilter = Callable[[Evidence], Evidence]
 
 
 @dataclass(frozen=True)
@@ -39,10 +39,14 @@ class ShardReader:
     """Attribution shards of the fit split as weighted, mixed batches."""
 
     def __init__(
-        self, config: TrainingConfig, work: Path, settings: FitSettings, see: Sight = lambda evidence: evidence
+        self,
+        config: TrainingConfig,
+        work: Path,
+        settings: FitSettings,
+        keep: EvidenceFilter = lambda evidence: evidence,
     ) -> None:
         self.settings = settings
-        self.see = see
+        self.keep = keep
         self.family: dict[Path, int] = {}
         self.label: dict[Path, str] = {}
         counts: dict[str, int] = {}
@@ -106,7 +110,7 @@ class ShardReader:
             count = len(tensors["origin"])
             if not count:
                 continue
-            evidence.append(self.see(Evidence.from_tensors(tensors)))
+            evidence.append(self.keep(Evidence.from_tensors(tensors)))
             family.append(torch.full((count,), self.family[path]))
             origin.append(tensors["origin"])
             weight.append(torch.full((count,), self.weight[self.label[path]]))

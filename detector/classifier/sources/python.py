@@ -22,6 +22,10 @@ def build(spec: ClassifierSpec, device: torch.device) -> Net:
         raise ClassifierSpecError(
             f"{spec.source}: {error}. Install the package, or run with its folder in PYTHONPATH."
         ) from error
+    except Exception as error:  # the user's code, or a name that is none
+        raise ClassifierSpecError(
+            f"{spec.source}: {module_name} cannot be imported ({type(error).__name__}: {error})."
+        ) from error
     factory = getattr(module, factory_name, None)
     if not callable(factory):
         offered = [name for name, value in vars(module).items() if callable(value) and not name.startswith("_")]

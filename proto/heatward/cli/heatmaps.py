@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 from heatward.cli.files import ImageFile
@@ -39,7 +40,7 @@ class HeatmapFiles:
         path = self._free(file.relative)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(answer.heatmap_png)
+            _write(path, answer.heatmap_png)
         except OSError as error:
             self.lost += 1
             self.first_loss = self.first_loss or str(error)
@@ -58,6 +59,18 @@ class HeatmapFiles:
             path, number = folder / f"{name}-{number}{ENDING}", number + 1
         self._taken.add(path)
         return path
+
+
+def _write(path: Path, png: bytes) -> None:
+    """The whole file or nothing: on a full disk no half of a picture stays."""
+    half = path.with_name(f".{path.name}.part")
+    try:
+        half.write_bytes(png)
+        half.replace(path)
+    except OSError:
+        with suppress(OSError):
+            half.unlink()
+        raise
 
 
 def _shortened(name: str) -> str:

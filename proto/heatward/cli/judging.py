@@ -1,7 +1,7 @@
 """Found images → one stream → verdicts and failures in the order of the files → lines, totals and an exit code.
 
-A bounded number of images is in flight, so a folder of any size takes little memory. However the stream ends, what was
-answered is printed, and what was not is counted.
+A bounded number of images is in flight, so a folder of any size takes little memory; what the server has no room for is
+sent again. However the stream ends, what was answered is printed, and what was not is counted.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from contextlib import closing, contextmanager
 from typing import TypeAlias
 
 from heatward.cli.columns import open_console
+from heatward.cli.congestion import CongestionWindow
 from heatward.cli.connect import connect, explain
 from heatward.cli.exit_codes import ExitCode
 from heatward.cli.files import STANDARD_INPUT, Found, ImageFile
@@ -74,7 +75,8 @@ def _send(client: Client, files: list[ImageFile], rows: _Rows, arguments: argpar
     server = client.describe()
     _check(arguments, server)
     limit = largest_image(server.limits)
-    reader = Reader(files, limit, _standard_input(limit + 1) if STANDARD_INPUT in files else b"")
+    window = CongestionWindow(len(files), arguments.in_flight, arguments.timeout)
+    reader = Reader(files, limit, window, _standard_input(limit + 1) if STANDARD_INPUT in files else b"")
     answers = client.detect_stream(
         reader,
         false_positive_rate=arguments.fpr,
@@ -85,10 +87,13 @@ def _send(client: Client, files: list[ImageFile], rows: _Rows, arguments: argpar
     try:
         with closing(answers):  # type: ignore[type-var]
             for index, answer in answers:
-                rows.add(reader.sent[index], answer)
+                position = reader.sent[index]
+                if window.settle(position, answer):
+                    rows.add(position, answer)
                 while reader.unreadable:
                     rows.add(*reader.unreadable.popleft())
     finally:
+        window.close()
         for position, failure in reader.unreadable:
             rows.add(position, failure)
 

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from heatward.cli.congestion import CongestionWindow
 from heatward.cli.files import STANDARD_INPUT, ImageFile
 from heatward.client.values import Failure, Limits
 
@@ -34,6 +35,7 @@ class Reader:
     Attributes:
         files: What to read, in this order.
         limit: The largest file to send, in bytes.
+        window: Says when, and what once more.
         piped: What standard input held.
         sent: Which of `files` is the n-th image of the stream.
         unreadable: (position in `files`, failure), to be collected by the caller.
@@ -41,15 +43,17 @@ class Reader:
 
     files: list[ImageFile]
     limit: int
+    window: CongestionWindow
     piped: bytes = b""
     sent: list[int] = field(default_factory=list)
     unreadable: deque[tuple[int, Failure]] = field(default_factory=deque)
 
     def __iter__(self) -> Iterator[bytes]:
-        for position, file in enumerate(self.files):
-            data = self._read(file)
+        for position in self.window:
+            data = self._read(self.files[position])
             if isinstance(data, Failure):
                 self.unreadable.append((position, data))
+                self.window.settle(position, data)
             else:
                 self.sent.append(position)
                 yield data

@@ -96,4 +96,7 @@ def _number(name: str, value: Any, expected: str) -> float:
         raise TypeError(f"{name} is {expected}; this is {shown(value)}")
     if value != value:
         raise ValueError(f"{name} is {expected}; this is nan")
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError:
+        raise ValueError(f"{name} is {expected}; this is {shown(value)}") from None

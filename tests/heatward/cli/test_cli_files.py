@@ -12,6 +12,7 @@ import pytest
 from command import run
 from fake_servicer import INFO, FakeServer
 from heatward import cli
+from heatward.cli.congestion import CongestionWindow
 from heatward.cli.files import STANDARD_INPUT, ImageFile, find_images
 from heatward.cli.reader import Reader, largest_image
 from heatward.client.messages import detector_info
@@ -162,8 +163,12 @@ def test_the_largest_image_fits_into_a_message_too() -> None:
 
 
 def read(*paths: Path, limit: int = 100, piped: bytes = b"") -> tuple[list[bytes], list[tuple[int, Failure]]]:
-    reader = Reader([ImageFile(path, path) for path in paths], limit, piped)
-    return list(reader), list(reader.unreadable)
+    window = CongestionWindow(len(paths), len(paths), patience_s=1.0)
+    reader, sent = Reader([ImageFile(path, path) for path in paths], limit, window, piped), []
+    for data in reader:
+        sent.append(data)
+        window.settle(reader.sent[-1], Failure("INTERNAL", "answered"))
+    return sent, list(reader.unreadable)
 
 
 def test_only_regular_files_are_read(tmp_path: Path) -> None:

@@ -202,6 +202,22 @@ def test_heatmaps_that_cannot_be_written_do_not_end_the_run(
     assert (maps / "z.png.heatmap.png").is_file()
 
 
+def test_of_a_heatmap_that_the_disk_does_not_take_nothing_is_left_and_what_was_there_stays(
+    server: FakeServer, folder: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    maps = tmp_path_factory.mktemp("maps")
+    (maps / "z.png.heatmap.png").write_bytes(b"old")
+
+    def full(path: Path, content: bytes) -> int:
+        with path.open("wb") as stream:
+            stream.write(content[:3])
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    assert cli.main(["detect", str(folder), "--address", server.address, "--save-heatmaps", str(maps)]) == 2
+    assert [(path.name, path.read_bytes()) for path in maps.rglob("*.*")] == [("z.png.heatmap.png", b"old")]
+
+
 def test_a_long_name_still_gets_its_heatmap(server: FakeServer, tmp_path: Path) -> None:
     name = "é" * 125 + ".png"
     (tmp_path / name).write_bytes(b"image")

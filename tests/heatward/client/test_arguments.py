@@ -35,6 +35,7 @@ CALLS = [
     ("timeout_s", NAN),
     ("timeout_s", "2"),
     ("timeout_s", True),
+    ("timeout_s", 10**400),
     ("false_positive_rate", "0.01"),
     ("false_positive_rate", NAN),
     ("false_positive_rate", INF),
