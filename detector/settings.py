@@ -16,7 +16,7 @@ class Preprocessing(BaseModel):
         resize: The shorter side in pixels, or (height, width); None resizes to the input size exactly.
         crop: Centre crop after resizing; it must be the input size. None means the input size.
         interpolation: Of the resize, antialiased (except "nearest").
-        mean: Subtracted per channel, in [0, 1] units, in `channel_order`; one number stands for all channels.
+        mean: Subtracted per channel, in [0, 1] units, in `channel_order`; a list of one number stands for all channels.
         std: Divided by per channel, likewise.
         channel_order: What the net was trained on; "grey" gives it one channel, the luma of ITU-R BT.601.
     """
@@ -33,8 +33,6 @@ class Preprocessing(BaseModel):
     @field_validator("mean", "std", mode="before")
     @classmethod
     def _for_all_channels(cls, value: Any) -> Any:
-        if isinstance(value, int | float):
-            return (value, value, value)
         return tuple(value) * 3 if isinstance(value, list | tuple) and len(value) == 1 else value
 
     @model_validator(mode="after")

@@ -67,9 +67,10 @@ def _prefix(state_dict: Mapping[str, Tensor], expected: Mapping[str, Tensor], or
 
 
 def _candidates(state_dict: Mapping[str, Tensor], required: Collection[str]) -> list[str]:
-    if not required or not state_dict:
+    given = max(filter(_is_required, state_dict), key=len, default="")
+    longest = max(required, key=len, default="")
+    if not given or not longest:
         return [""]
-    longest, given = max(required, key=len), max(state_dict, key=len)
     found = [name.removesuffix(longest) for name in state_dict if name.endswith(longest)]
     found += ["-" + name.removesuffix(given) for name in required if name.endswith(given) and name != given]
     return [prefix for prefix in dict.fromkeys(found) if prefix in ("", "-") or prefix.endswith(".")]

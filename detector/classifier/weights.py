@@ -155,16 +155,16 @@ def _way_out(file: Path) -> str:
     if file.suffix == ".safetensors":
         return f"{plain} It may have been copied in part: copy it again."
     try:
-        classes = torch.serialization.get_unsafe_globals_in_checkpoint(file)
         with zipfile.ZipFile(file) as archive:
             if any(name.endswith("constants.pkl") for name in archive.namelist()):
                 return f'it is a TorchScript program: give it as source = "torchscript:{file}".'
             pickled = next(archive.read(name) for name in archive.namelist() if name.endswith("data.pkl"))
+        classes = torch.serialization.get_unsafe_globals_in_checkpoint(file)
     except Exception:  # damaged
         return plain
     if not classes:
         return plain
-    classes.sort(key=lambda name: name.startswith(("torch.", "collections.", "builtins.")))  # the user's own first
+    classes.sort(key=lambda name: (name.startswith(("torch.", "collections.", "builtins.")), name))  # the user's first
     what = f"It holds objects of {', '.join(classes[:3])}{', …' if len(classes) > 3 else ''}, which heatward never "
     if STATE_DICT in pickled:
         return (

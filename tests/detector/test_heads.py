@@ -179,7 +179,7 @@ def grey(**preprocessing: Any) -> Classifier:
 
 
 def test_a_grey_net_sees_the_luma_and_colours_get_their_gradient() -> None:
-    classifier = grey(channel_order="grey", mean=0.25, std=[0.5])
+    classifier = grey(channel_order="grey", mean=[0.25], std=[0.5])
     luma = (IMAGES * torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)).sum(1, keepdim=True)
     torch.testing.assert_close(classifier(IMAGES), Ending(lambda x: x, channels=1).eval()((luma - 0.25) / 0.5))
     images = IMAGES.clone().requires_grad_()

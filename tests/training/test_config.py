@@ -96,7 +96,7 @@ def test_value_out_of_range_names_the_key(minimal: Path) -> None:
         (('label = "square"', 'label = "twin-9"'), "reserved"),
         (('label = "square"', 'label = "../up"'), "label"),
         (('family = "one-step"', 'family = "one-step"\ntrain = false'), "no attack has train = true"),
-        (("input_size = [32, 32]", ""), "'classifier.input_size' is missing"),
+        (('torchvision:resnet18"\ninput_size = [32, 32]', 'python:own:net"'), "give input_size = [height, width]"),
         (("[images]", "[images"), "is no TOML"),
     ],
 )

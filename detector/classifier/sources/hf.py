@@ -94,6 +94,8 @@ def read_folder(spec: ClassifierSpec) -> dict[str, Tensor]:
         ClassifierSpecError: They are damaged, or do not fill the net.
     """
     transformers, folder = _transformers(spec.source), Path(spec.weights or "")
+    showing = transformers.utils.logging.is_progress_bar_enabled()
+    transformers.utils.logging.disable_progress_bar()
     try:
         module, loading = transformers.AutoModelForImageClassification.from_pretrained(
             folder,
@@ -110,6 +112,9 @@ def read_folder(spec: ClassifierSpec) -> dict[str, Tensor]:
         raise ClassifierSpecError(
             f"{spec.source}: the weights in {folder} cannot be read ({type(error).__name__}: {said}): copy them again."
         ) from error
+    finally:
+        if showing:
+            transformers.utils.logging.enable_progress_bar()
     problems = [
         f"{len(keys)} {what}: {', '.join(sorted(str(key) for key in keys)[:4])}"
         for what, keys in (
