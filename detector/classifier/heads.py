@@ -98,7 +98,7 @@ def find_head(answer: Any, count: int, spec: ClassifierSpec) -> Head:
         single = classes == 2 and tuple(answer.shape) in ((count,), (count, 1))
         return Head(single=single)
     found: dict[str | int, Tensor] = dict(_entries(answer))
-    names = [name for name in NAMED if name in found] or list(found)
+    names: list[str | int] = [name for name in NAMED if name in found] or list(found)
     for name in names:
         values = found[name]
         if tuple(values.shape) == (count, classes):

@@ -205,7 +205,7 @@ def test_what_would_need_unpickling_is_refused_with_the_way_out(name: str, tmp_p
 def test_a_program_given_as_weights_is_named(tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        torch.jit.script(nn.Linear(2, 2)).save(str(tmp_path / "net.pt"))  # type: ignore[no-untyped-call]
+        torch.jit.script(nn.Linear(2, 2)).save(str(tmp_path / "net.pt"))
     with pytest.raises(ClassifierSpecError, match='give it as source = "torchscript:'):
         read_weights(tmp_path / "net.pt")
 

@@ -87,8 +87,8 @@ def build_net(
     elif spec.weights is None:
         if spec.kind != "python":
             _log.warning("%s has no `weights`: it is freshly initialised, an untrained classifier", spec.source)
-    elif spec.kind == "hf" and Path(spec.weights).is_dir():
-        load_into(net.module, hf.read_folder(spec), spec.weights)
+    elif spec.kind == "hf" and (Path(spec.weights).is_dir() or is_weights_file(spec.weights)):
+        load_into(net.module, hf.converted_weights(spec), spec.weights)
     elif is_weights_file(spec.weights):
         load_into(net.module, read_weights(spec.weights), spec.weights)
     elif spec.kind == "torchvision":

@@ -6,23 +6,28 @@ net without the folder. No code that a model brings along is ever run, and nothi
 
 from __future__ import annotations
 
+import logging
 import warnings
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import torch
 from pydantic import JsonValue
-from torch import Tensor, nn
+from torch import Tensor
 
-from detector.classifier.sources.hub import SAFE, folder_of, read_json, weights_in
+from detector.classifier.sources.hub import folder_of, read_json, weights_in
 from detector.classifier.sources.known import Known, distinct
 from detector.classifier.sources.net import Net
 from detector.classifier.sources.processor import images_of
+from detector.classifier.weights import read_weights
 from detector.errors import ClassifierSpecError
 from detector.spec import ClassifierSource, ClassifierSpec
 from detector.text import nearest
 
-__all__ = ["build", "known", "read_folder"]
+__all__ = ["build", "converted_weights", "known"]
+
+_log = logging.getLogger("heatward")
 
 FORGOTTEN = frozenset(
     {
@@ -68,53 +73,95 @@ def known(described: ClassifierSource) -> Known:
 
 
 def build(spec: ClassifierSpec, device: torch.device) -> Net:
-    transformers = _transformers(spec.source)
-    if "model_type" not in spec.arguments:
-        raise ClassifierSpecError(
-            f"{spec.source}: its spec lacks the net's configuration: give it as a ClassifierSource, which is completed."
-        )
-    model_type = spec.arguments["model_type"]
-    _check_type(model_type, spec.source)
-    try:
-        config = transformers.AutoConfig.for_model(**spec.arguments)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            module: nn.Module = transformers.AutoModelForImageClassification.from_config(config)
-    except Exception as error:  # a library's code
-        raise ClassifierSpecError(
-            f"{spec.source} could not be built from its config.json ({type(error).__name__}: {error})."
-        ) from error
-    return Net(module.float(), True, f"hf:{model_type}")
+    return Net(_built(spec), True, f"hf:{spec.arguments['model_type']}")
 
 
-def read_folder(spec: ClassifierSpec) -> dict[str, Tensor]:
-    """The weights in the folder that `spec.weights` names, by the names of today's transformers.
+def converted_weights(spec: ClassifierSpec) -> dict[str, Tensor]:
+    """The weights that `spec.weights` names, a folder or a file, by the names that transformers gives them in a net.
+
+    Its names in files are older ones; transformers alone knows how they go together.
 
     Raises:
         ClassifierSpecError: They are damaged, or do not fill the net.
     """
-    transformers, folder = _transformers(spec.source), Path(spec.weights or "")
-    showing = transformers.utils.logging.is_progress_bar_enabled()
-    transformers.utils.logging.disable_progress_bar()
+    path = Path(spec.weights or "")
+    given = _shards(path, spec.source) if path.is_dir() else read_weights(spec.weights or "")
+    net, first_problems = _built(spec), ""
+    for prefix in _prefixes(given):
+        under = {name.removeprefix(prefix): value for name, value in given.items() if name.startswith(prefix)}
+        state_dict, problems = _converted(type(net), net.config, under, spec.source)
+        if not problems:
+            if len(under) < len(given):
+                _log.warning(
+                    "%s: its tensors under %r are the net's; %d are left", path, prefix, len(given) - len(under)
+                )
+            return state_dict
+        first_problems = first_problems or problems
+    raise ClassifierSpecError(
+        f"{spec.source}: the weights in {path} do not fill the net ({first_problems}): they are another net's, or "
+        "those of a backbone whose classifier was never trained."
+    )
+
+
+def _built(spec: ClassifierSpec) -> Any:
+    if "model_type" not in spec.arguments:
+        raise ClassifierSpecError(
+            f"{spec.source}: its spec lacks the net's configuration: give it as a ClassifierSource, which is completed."
+        )
+    transformers = _transformers(spec.source)
+    _check_type(spec.arguments["model_type"], spec.source)
     try:
-        module, loading = transformers.AutoModelForImageClassification.from_pretrained(
-            folder,
-            config=transformers.AutoConfig.for_model(**spec.arguments),
-            local_files_only=True,
-            use_safetensors=weights_in(folder, SAFE) is not None,
-            weights_only=True,
-            ignore_mismatched_sizes=True,  # they are told below
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            config = transformers.AutoConfig.for_model(**spec.arguments)
+            return transformers.AutoModelForImageClassification.from_config(config).float()
+    except Exception as error:  # a library's code
+        raise ClassifierSpecError(
+            f"{spec.source} could not be built from its config.json ({type(error).__name__}: {error})."
+        ) from error
+
+
+def _shards(folder: Path, source: str) -> dict[str, Tensor]:
+    """The state dict of a folder, which may lie in several files. Read here, for transformers unpickles some forms."""
+    found = weights_in(folder)
+    if found is None:
+        raise ClassifierSpecError(f"{source}: {folder} has no model.safetensors: give weights, or copy it there.")
+    if found.suffix != ".json":
+        return read_weights(found)
+    try:
+        names = {Path(str(name)).name for name in read_json(folder, found.name, source)["weight_map"].values()}
+    except (KeyError, AttributeError) as error:
+        raise ClassifierSpecError(f"{source}: {found} has no weight_map: copy it again.") from error
+    return {key: value for name in sorted(names) for key, value in read_weights(folder / name).items()}
+
+
+def _prefixes(given: dict[str, Tensor]) -> list[str]:
+    """None, and the first one or two parts of most names."""
+    most = ["", *(Counter(".".join(name.split(".")[:n]) for name in given).most_common(1)[0][0] + "." for n in (1, 2))]
+    return list(dict.fromkeys(most))
+
+
+def _converted(kind: Any, config: Any, given: dict[str, Tensor], source: str) -> tuple[dict[str, Tensor], str]:
+    """The net's own state dict, and what does not fit."""
+    logging_ = _transformers(source).utils.logging
+    showing, verbosity = logging_.is_progress_bar_enabled(), logging_.get_verbosity()
+    logging_.disable_progress_bar()
+    logging_.set_verbosity_error()  # what it would report is in our error
+    try:
+        module, loading = kind.from_pretrained(
+            None,
+            config=config,
+            state_dict=dict(given),
+            ignore_mismatched_sizes=True,
             output_loading_info=True,
             dtype=torch.float32,
         )
     except Exception as error:  # a library's code
-        said = (str(error).splitlines() or [""])[0]
-        raise ClassifierSpecError(
-            f"{spec.source}: the weights in {folder} cannot be read ({type(error).__name__}: {said}): copy them again."
-        ) from error
+        return {}, f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
     finally:
+        logging_.set_verbosity(verbosity)
         if showing:
-            transformers.utils.logging.enable_progress_bar()
+            logging_.enable_progress_bar()
     problems = [
         f"{len(keys)} {what}: {', '.join(sorted(str(key) for key in keys)[:4])}"
         for what, keys in (
@@ -124,13 +171,7 @@ def read_folder(spec: ClassifierSpec) -> dict[str, Tensor]:
         )
         if keys
     ]
-    if problems:
-        raise ClassifierSpecError(
-            f"{spec.source}: the weights in {folder} do not fill the net ({'; '.join(problems)}): they are another "
-            "net's, or those of a backbone whose classifier was never trained."
-        )
-    state_dict: dict[str, Tensor] = module.state_dict()
-    return state_dict
+    return dict(module.state_dict()), "; ".join(problems)
 
 
 def _names(config: dict[str, Any], source: str) -> list[str]:

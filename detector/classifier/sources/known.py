@@ -88,7 +88,7 @@ def completed(described: ClassifierSource, known: Known, classes: Sequence[str] 
 
 
 def distinct(names: Sequence[str]) -> tuple[str, ...]:
-    """The names, each later one that stands twice with its number: ImageNet has two cranes and two maillots."""
+    """The names, each later one that stands twice with its number, as ImageNet's two cranes in many lists."""
     counted, seen = Counter(names), set[str]()
     found = []
     for index, name in enumerate(names):

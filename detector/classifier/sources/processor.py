@@ -71,10 +71,11 @@ def images_of(folder: Path, found: Known, source: str) -> Known:
 
 
 def _open(folder: Path, source: str) -> Any:
-    from transformers import AutoImageProcessor
+    import transformers
 
+    opener: Any = transformers.AutoImageProcessor
     try:
-        return AutoImageProcessor.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        return opener.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # a library's code
         said = (str(error).splitlines() or [""])[0]
         raise ClassifierSpecError(
@@ -95,7 +96,7 @@ def _normalisation(processor: Any, grey: bool) -> tuple[tuple[float, ...], tuple
     """Mean and standard deviation, in units of pixels in [0, 1], and the order of the channels."""
 
     def middle(*colour: int) -> Tensor:
-        pixels = np.broadcast_to(np.uint8(colour), (*PATTERN, 3)).copy()
+        pixels = np.broadcast_to(np.array(colour, np.uint8), (*PATTERN, 3)).copy()
         answer = _ask(processor, pixels, grey)
         return answer[:, answer.shape[1] // 2, answer.shape[2] // 2].double()
 
@@ -138,7 +139,7 @@ def _pattern(height: int, width: int) -> NDArray[np.uint8]:
     """(H, W, 3): four waves across and along, other in each colour, so that every place looks different."""
     down, right = np.mgrid[0 : 1 : height * 1j, 0 : 1 : width * 1j]
     waves = [np.sin(25 * right + 6 * down), np.sin(25 * down - 5 * right), np.sin(18 * (right + down))]
-    return np.uint8(127.5 + 100 * np.stack(waves, 2))
+    return (127.5 + 100 * np.stack(waves, 2)).astype(np.uint8)
 
 
 def _difference(shown: Tensor, pattern: NDArray[np.uint8], size: tuple[int, int], ours: Preprocessing) -> float:

@@ -51,6 +51,7 @@ def build(spec: ClassifierSpec, device: torch.device) -> Net:
 def _timm(source: str) -> Any:
     try:
         import timm
+        import timm.data
     except ImportError as error:
         raise ClassifierSpecError(f"{source} needs timm: pip install timm.") from error
     return timm
@@ -59,11 +60,13 @@ def _timm(source: str) -> Any:
 def _checked(name: str, source: str) -> str:
     timm = _timm(source)
     if not timm.is_model(name):
-        hint = nearest(name, timm.list_models()) or (
-            f': for one on the Hugging Face hub write "timm:hf-hub:{name}", for a folder "timm:local-dir:FOLDER".'
-            if "/" in name
-            else "."
-        )
+        hint = nearest(name, timm.list_models()) or "."
+        if name.startswith(FOLDERS):
+            hint = ": a spec names an architecture; give it as a ClassifierSource, which is completed."
+        elif "/" in name:
+            hint = (
+                f': for one on the Hugging Face hub write "timm:hf-hub:{name}", for a folder "timm:local-dir:FOLDER".'
+            )
         raise ClassifierSpecError(f"timm has no model {name!r}{hint}")
     return name
 
@@ -100,14 +103,14 @@ def _in_folder(described: ClassifierSource) -> Known:
 
 def _with_images(found: Known, configuration: dict[str, Any], told: str) -> Known:
     """With timm's evaluation transform (timm.data.transforms_factory, `transforms_imagenet_eval`)."""
-    from timm.data import resolve_data_config
-
     channels = found.arguments.get("in_chans", 3)
-    resolved = resolve_data_config(pretrained_cfg=configuration, args={}) if configuration else {}
+    resolved = (
+        _timm(found.source).data.resolve_data_config(pretrained_cfg=configuration, args={}) if configuration else {}
+    )
     if not resolved:
         return replace(found, why_unknown="timm has no configuration of its images")
     size = found.arguments.get("img_size", resolved["input_size"][1:])
-    height, width = (size, size) if isinstance(size, int) else size
+    height, width = (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
     scaled = (math.floor(height / resolved["crop_pct"]), math.floor(width / resolved["crop_pct"]))
     if channels not in (1, 3):
         return replace(found, why_unknown=f"it takes {channels} channels, images have three, or one in grey")
@@ -128,7 +131,7 @@ def _with_images(found: Known, configuration: dict[str, Any], told: str) -> Know
 
 def _for_channels(values: Any, channels: int) -> tuple[float, float, float]:
     """One number for a grey image, as timm takes it: the mean over the channels of a colour model."""
-    first, second, third = (float(each) for each in values) if len(values) == 3 else (float(values[0]),) * 3
+    first, second, third = (float(each) for each in (values if len(values) == 3 else (values[0],) * 3))
     if channels == 1:
         middle = (first + second + third) / 3
         return (middle, middle, middle)
