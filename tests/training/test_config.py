@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from detector.errors import ConfigError
 from forensics.explain import app
 from training import cli
-from training.config import AttackSpec
+from training.config import AttackSpec, ClassifierConfig
 from training.load import load_config
 from training.settings import fraction
 
@@ -179,3 +180,11 @@ def test_variables_of_a_service_are_passed_over(minimal: Path, monkeypatch: pyte
     }.items():
         monkeypatch.setenv(name, value)
     assert load_config(minimal).fit.epochs == 7
+
+
+def test_what_the_page_of_classifiers_shows_can_be_written() -> None:
+    page = (EXAMPLES.parent / "docs/classifiers.md").read_text(encoding="utf-8")
+    shown = [tomllib.loads(block.split("```")[0]) for block in page.split("```toml")[1:]]
+    assert len(shown) >= 4
+    for each in shown:
+        ClassifierConfig.model_validate({"source": "timm:resnet18", **each["classifier"]})
