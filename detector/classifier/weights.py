@@ -19,7 +19,7 @@ from torch import Tensor
 from detector.errors import ClassifierSpecError
 from detector.text import nearest, printable
 
-__all__ = ["halve_where_lossless", "is_weights_file", "read_weights", "torchvision_weights"]
+__all__ = ["halve_where_lossless", "is_weights_file", "published", "read_weights", "torchvision_weights"]
 
 _SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt", ".bin", ".tar")
 _PLAIN = ("state_dict", "model_state_dict", "model", "net", "network", "module", "params", "weights")
@@ -69,11 +69,11 @@ def halve_where_lossless(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
     }
 
 
-def torchvision_weights(architecture: str, name: str) -> dict[str, Tensor]:
-    """Download (or take from torch's cache) the weights that torchvision publishes under `name`.
+def published(architecture: str, name: str) -> Any:
+    """The member of torchvision's enumeration of weights that has this name.
 
     Raises:
-        ClassifierSpecError: torchvision has no such weights, or they cannot be fetched here.
+        ClassifierSpecError: torchvision has no such weights.
     """
     import torchvision
 
@@ -83,12 +83,22 @@ def torchvision_weights(architecture: str, name: str) -> dict[str, Tensor]:
             f"torchvision has no weights {name!r} for {architecture}: it has {', '.join(members) or 'none'}; "
             f"or give a file ending in {', '.join(_SUFFIXES)}."
         )
+    return members[name]
+
+
+def torchvision_weights(architecture: str, name: str) -> dict[str, Tensor]:
+    """Download (or take from torch's cache) the weights that torchvision publishes under `name`.
+
+    Raises:
+        ClassifierSpecError: torchvision has no such weights, or they cannot be fetched here.
+    """
+    member = published(architecture, name)
     try:
-        state_dict: dict[str, Tensor] = members[name].get_state_dict(progress=True, check_hash=True)
+        state_dict: dict[str, Tensor] = member.get_state_dict(progress=True, check_hash=True)
     except (OSError, RuntimeError) as error:  # no network, or the hash differs
         raise ClassifierSpecError(
             f"The weights {architecture} {name} could not be fetched ({_first_line(error)}): "
-            f"download {members[name].url} elsewhere and give the file as `weights`."
+            f"download {member.url} elsewhere and give the file as `weights`."
         ) from error
     return state_dict
 

@@ -74,6 +74,11 @@ def test_a_size_without_preprocessing_means_what_it_always_meant(source: str, ca
     assert "pixels in [0, 1]. Its own is" in caplog.text and "0.485" in caplog.text
 
 
+def test_a_name_of_weights_that_torchvision_does_not_have() -> None:
+    with pytest.raises(ClassifierSpecError, match="no weights 'IMAGENET1K_V9' for resnet18: it has IMAGENET1K_V1"):
+        complete(ClassifierSource(source="torchvision:resnet18", weights="IMAGENET1K_V9"))
+
+
 def test_what_a_person_writes_wins() -> None:
     own = Preprocessing(mean=(0.5, 0.5, 0.5))
     written = {"source": "torchvision:resnet18", "weights": "IMAGENET1K_V1", "preprocessing": own, "classes": FIVE}

@@ -103,7 +103,7 @@ def _in_folder(described: ClassifierSource) -> Known:
 
 def _with_images(found: Known, configuration: dict[str, Any], told: str) -> Known:
     """With timm's evaluation transform (timm.data.transforms_factory, `transforms_imagenet_eval`)."""
-    channels = found.arguments.get("in_chans", 3)
+    channels: Any = found.arguments.get("in_chans", 3)
     resolved = (
         _timm(found.source).data.resolve_data_config(pretrained_cfg=configuration, args={}) if configuration else {}
     )

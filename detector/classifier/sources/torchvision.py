@@ -8,7 +8,7 @@ import torch
 
 from detector.classifier.sources.known import Known, distinct
 from detector.classifier.sources.net import Net, called
-from detector.classifier.weights import is_weights_file
+from detector.classifier.weights import is_weights_file, published
 from detector.errors import ClassifierSpecError
 from detector.settings import Preprocessing
 from detector.spec import ClassifierSource, ClassifierSpec
@@ -25,13 +25,15 @@ def known(described: ClassifierSource) -> Known:
     import torchvision
 
     name = _checked(described.name)
-    members = torchvision.models.get_model_weights(name).__members__
-    published = described.weights is not None and not is_weights_file(described.weights)
-    member = members.get(described.weights or "") if published else members.get("DEFAULT")
+    by_name = described.weights is not None and not is_weights_file(described.weights)
+    if by_name:
+        member = published(name, described.weights or "")
+    else:
+        member = torchvision.models.get_model_weights(name).__members__.get("DEFAULT")
     arguments = described.arguments
-    if published and name in TRANSFORMING:  # said outright, for a bundle does not name its weights
+    if by_name and name in TRANSFORMING:  # said outright, for a bundle does not name its weights
         arguments = {"transform_input": True, **arguments}
-    if member is None:  # an unknown name of weights is refused where they are loaded
+    if member is None:
         return Known(described.source, described.weights, arguments)
     transforms, categories = member.transforms(), tuple(member.meta.get("categories", ()))
     (crop,), (resize,) = transforms.crop_size, transforms.resize_size
@@ -47,7 +49,7 @@ def known(described: ClassifierSource) -> Known:
             mean=tuple(transforms.mean),
             std=tuple(transforms.std),
         ),
-        classes=distinct(categories) if published and categories else None,
+        classes=distinct(categories) if by_name and categories else None,
         told=f"the transforms of torchvision's weights {member.name}",
     )
 
@@ -57,8 +59,8 @@ def build(spec: ClassifierSpec, device: torch.device) -> Net:
 
     arguments: dict[str, Any] = {"num_classes": len(spec.classes)}
     if _checked(spec.name) in TRANSFORMING:  # what torchvision does for its published weights
-        published = spec.weights is not None and not is_weights_file(spec.weights)
-        arguments |= {"init_weights": False, "transform_input": published}
+        by_name = spec.weights is not None and not is_weights_file(spec.weights)
+        arguments |= {"init_weights": False, "transform_input": by_name}
     builder = torchvision.models.get_model_builder(spec.name)
     return Net(called(builder, spec, {"weights": None, **arguments}), True, spec.source)
 
