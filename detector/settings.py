@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -16,19 +16,32 @@ class Preprocessing(BaseModel):
         resize: The shorter side in pixels, or (height, width); None resizes to the input size exactly.
         crop: Centre crop after resizing; it must be the input size. None means the input size.
         interpolation: Of the resize, antialiased (except "nearest").
-        mean: Subtracted per channel, in [0, 1] units, in `channel_order`.
+        mean: Subtracted per channel, in [0, 1] units, in `channel_order`; a list of one number stands for all channels.
         std: Divided by per channel, likewise.
-        channel_order: What the net was trained on.
+        channel_order: What the net was trained on; "grey" gives it one channel, the luma of ITU-R BT.601.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     resize: int | tuple[int, int] | None = None
     crop: int | tuple[int, int] | None = None
-    interpolation: Literal["nearest", "bilinear", "bicubic"] = "bilinear"
+    interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"] = "bilinear"
     mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
     std: tuple[float, float, float] = (1.0, 1.0, 1.0)
-    channel_order: Literal["RGB", "BGR"] = "RGB"
+    channel_order: Literal["RGB", "BGR", "grey"] = "RGB"
+
+    @field_validator("mean", "std", mode="before")
+    @classmethod
+    def _for_all_channels(cls, value: Any) -> Any:
+        return tuple(value) * 3 if isinstance(value, list | tuple) and len(value) == 1 else value
+
+    @model_validator(mode="after")
+    def _one_channel(self) -> Self:
+        if self.channel_order == "grey" and (len({*self.mean}) > 1 or len({*self.std}) > 1):
+            raise ValueError(
+                f'channel_order = "grey" has one channel, got mean {self.mean} and std {self.std}: give one number each'
+            )
+        return self
 
     @field_validator("std")
     @classmethod

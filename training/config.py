@@ -59,30 +59,36 @@ Place = Annotated[Path, BeforeValidator(_named)]
 
 
 class ClassifierConfig(ClassifierSource):
-    """The classifier to guard: as `ClassifierSpec`, but the class names may come from elsewhere."""
+    """The classifier to guard; the names of its classes may come from a file."""
 
-    classes: tuple[str, ...] | None = None
-    """Class names in the order of the logits. Default: `labels`, or else the class folders of the images, sorted."""
     labels: Path | None = None
-    """A text file with one class name a line."""
-
-    @field_validator("classes")
-    @classmethod
-    def _distinct(cls, classes: tuple[str, ...] | None) -> tuple[str, ...] | None:
-        return None if classes is None else check_classes(classes)
+    """A text file with one class name a line. Default: `classes`; or what the source knows, where every class folder of
+    the images is among it; or else these folders, sorted."""
 
     def spec(self, classes: tuple[str, ...]) -> ClassifierSpec:
-        """The spec with class names filled in from `classes` unless they are given here.
+        """The spec: what the source knows filled in, and class names from `classes` unless they are given here.
 
         Raises:
             ConfigError: The names are not at least two different ones.
+            ClassifierSpecError: The source cannot be opened, or lacks something that is not given.
         """
+        from detector.classifier.sources import complete  # torch: only once there is something to compute
+
         try:
-            return ClassifierSpec(
-                **self.model_dump(exclude={"classes", "labels"}), classes=self.class_names() or check_classes(classes)
-            )
+            names = self.class_names() or check_classes(classes)
         except ValueError as error:
             raise ConfigError(f"classifier: {error}") from error
+        return complete(self, names)
+
+    def known_class_names(self) -> tuple[str, ...] | None:
+        """The class names that the source itself knows.
+
+        Raises:
+            ClassifierSpecError: The source cannot be opened.
+        """
+        from detector.classifier.sources import known_classes
+
+        return known_classes(self)
 
     def class_names(self) -> tuple[str, ...] | None:
         """The class names given here or in the labels file.

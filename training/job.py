@@ -178,15 +178,18 @@ def open_job(config: TrainingConfig, progress: Progress, *, look_only: bool = Fa
     if not look_only:
         remove_temporary(config.work)
     ledger = Ledger.read(config.work / LEDGER) if config.images.grows else Ledger()
+    classes = config.classifier.class_names()
+    known = None if classes else config.classifier.known_class_names()
     splits, classes = open_splits(
         config.images,
-        config.classifier.class_names(),
+        classes,
         config.seed,
         progress,
         config.work / "images.json",
         ledger=ledger,
         shard_size=config.shard_size,
         remember=not look_only,
+        known=known,
     )
     if not look_only:
         ledger.store()

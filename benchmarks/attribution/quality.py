@@ -70,7 +70,9 @@ def open_classifier(config: TrainingConfig, bundle: Path | None, device: str) ->
     """The bundle's classifier, or else the configuration's."""
     if bundle is not None:
         return Detector.from_bundle(bundle, device=device).classifier
-    _, classes = open_splits(config.images, config.classifier.class_names(), config.seed)
+    names = config.classifier.class_names()
+    known = None if names else config.classifier.known_class_names()
+    _, classes = open_splits(config.images, names, config.seed, known=known)
     return load_classifier(config.classifier.spec(classes), device=device)
 
 

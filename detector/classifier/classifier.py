@@ -18,20 +18,28 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from detector.classifier.heads import Head
 from detector.classifier.preprocessing import Normalized, Preprocessing, fit_to, to_images
 from detector.classifier.probe import probe
-from detector.classifier.sources import TRUSTED_MODULES, Net, build_net
+from detector.classifier.sources import TRUSTED_MODULES, Net, build_net, complete
 from detector.classifier.taps import hooked, spread
 from detector.errors import ImageShapeError, LayerNotFoundError, NonFiniteLogitsError
 from detector.images.batch import check_images
-from detector.spec import ClassifierSpec
+from detector.spec import ClassifierSource, ClassifierSpec
 from detector.text import nearest, printable
 
-__all__ = ["TRUSTED_MODULES", "Classifier", "ClassifierSpec", "Preprocessing", "load_classifier"]
+__all__ = [
+    "TRUSTED_MODULES",
+    "Classifier",
+    "ClassifierSource",
+    "ClassifierSpec",
+    "Preprocessing",
+    "load_classifier",
+]
 
 
 def load_classifier(
-    spec: ClassifierSpec,
+    spec: ClassifierSpec | ClassifierSource,
     *,
     device: str | torch.device = "cpu",
     state_dict: dict[str, Tensor] | None = None,
@@ -40,7 +48,7 @@ def load_classifier(
     """Build, freeze and probe the classifier that `spec` describes.
 
     Args:
-        spec: Source, weights, input size, classes, preprocessing.
+        spec: Source, weights, input size, classes, preprocessing; of a `ClassifierSource`, the source tells the rest.
         device: Where it runs.
         state_dict: Weights that win over `spec.weights` (from a bundle).
         allow: For a spec that came in a bundle: the code it may run beside `TRUSTED_MODULES`, Python modules (or
@@ -50,6 +58,8 @@ def load_classifier(
         ClassifierSpecError: The source, weights or preprocessing cannot be used, or the net does not answer logits.
     """
     device = torch.device(device)
+    if isinstance(spec, ClassifierSource):
+        spec = complete(spec)
     net = build_net(spec, device=device, state_dict=state_dict, allow=allow)
     return Classifier(spec, net, device=device)
 
@@ -82,8 +92,11 @@ class Classifier:
         self.module = Normalized(net.module, spec.preprocessing).requires_grad_(False).to(self.device)
         if net.embeddable:
             self.module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.fingerprint = _fingerprint(spec, net.identity, self.state_dict())
         found = probe(self.module, self._net if self.embeddable else nn.Module(), spec, self.device)
+        self.module.head = found.head
+        if found.head.probabilities:
+            self.spec = spec.model_copy(update={"output": "probabilities"})
+        self.fingerprint = _fingerprint(spec, net.identity, found.head, self.state_dict())
         self._probed = found.layers
         self.layers = tuple(layer.name for layer in found.layers)
         self.no_gradient = found.no_gradient
@@ -210,8 +223,10 @@ class Classifier:
         return f"{self.spec.source} has no layer '{printable(name)}' with a spatial map{hint}"
 
 
-def _fingerprint(spec: ClassifierSpec, identity: str, state_dict: dict[str, Tensor]) -> str:
-    described = spec.model_dump(mode="json", exclude={"source", "weights"}) | {"architecture": identity}
+def _fingerprint(spec: ClassifierSpec, identity: str, head: Head, state_dict: dict[str, Tensor]) -> str:
+    described = spec.model_dump(mode="json", exclude={"source", "weights", "output"}) | {"architecture": identity}
+    if head.kind:  # plain logits, the only answers that there were once, are not mentioned
+        described["head"] = head.kind
     digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode())
     for name, value in sorted(state_dict.items()):
         digest.update(f"\n{name} {value.dtype} {tuple(value.shape)}\n".encode())

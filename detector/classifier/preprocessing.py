@@ -2,10 +2,12 @@
 
 Geometry is Pillow's antialiased resize, the same as torchvision's transforms on PIL images, and ends in 8 bits, so that
 a prepared image can be stored, sent and attacked without loss. Normalising lives in `Normalized`, so that everything
-outside the net sees RGB images in [0, 1].
+outside the net sees RGB images in [0, 1] and logits (B, K).
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
+from detector.classifier.heads import Head
 from detector.settings import Preprocessing
 
 __all__ = ["Normalized", "Preprocessing", "fit_to", "to_images"]
@@ -21,7 +24,11 @@ _RESAMPLING = {
     "nearest": Image.Resampling.NEAREST,
     "bilinear": Image.Resampling.BILINEAR,
     "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+    "box": Image.Resampling.BOX,
+    "hamming": Image.Resampling.HAMMING,
 }
+_LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601-7, section 2.5.1, as Pillow's convert("L")
 
 _EXTREME = 16  # a resized image of more than this many times the input's area is never made
 
@@ -63,26 +70,41 @@ def _resized(height: int, width: int, size: tuple[int, int], resize: int | tuple
 
 
 class Normalized(nn.Module):
-    """The user's net behind its normalisation: (B, 3, H, W) RGB in [0, 1] → the net's output. Always in eval mode."""
+    """The user's net between its normalisation and its head: (B, 3, H, W) RGB in [0, 1] → logits (B, K).
+
+    Always in eval mode. `head` is found when the net is probed; until then the net's answers pass as they are.
+    """
 
     mean: Tensor
     std: Tensor
+    luma: Tensor
 
     def __init__(self, net: nn.Module, preprocessing: Preprocessing) -> None:
         super().__init__()
         self.net = net
+        self.head = Head()
         self.bgr = preprocessing.channel_order == "BGR"
-        self.register_buffer("mean", torch.tensor(preprocessing.mean).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(preprocessing.std).view(1, 3, 1, 1), persistent=False)
+        self.grey = preprocessing.channel_order == "grey"
+        channels = 1 if self.grey else 3
+        self.register_buffer("mean", torch.tensor(preprocessing.mean[:channels]).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(preprocessing.std[:channels]).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("luma", torch.tensor(_LUMA).view(1, 3, 1, 1), persistent=False)
         self.training = False
 
     def forward(self, images: Tensor) -> Tensor:
-        channels = images.flip(1) if self.bgr else images
+        return self.head(self.answer(images))
+
+    def answer(self, images: Tensor) -> Any:
+        """What the net itself answers."""
+        channels = images
+        if self.bgr:
+            channels = images.flip(1)
+        elif self.grey:
+            channels = (images * self.luma).sum(1, keepdim=True)
         x = (channels - self.mean) / self.std
         if x.requires_grad:  # a channels_last net answers with channels_last gradients, which attacks cannot `.view()`
             x.register_hook(Tensor.contiguous)  # type: ignore[no-untyped-call]
-        output: Tensor = self.net(x)
-        return output
+        return self.net(x)
 
     def train(self, mode: bool = True) -> Normalized:
         """Stays in eval mode whatever is asked: a classifier under guard does not drift."""

@@ -1,13 +1,13 @@
 """A net on three made-up images, before it is trusted → **its layers, and why no gradient reaches its images**.
 
 Whatever would show at the first real image, far from its cause, is an error here: a net that loses the batch dimension
-of a single image, whose answers depend on the neighbours in the batch or on chance, that answers labels, probabilities
-or another number of classes than its owner lists.
+of a single image, whose answers depend on the neighbours in the batch or on chance, that answers labels or another
+number of classes than its owner lists. How its answers become logits is found here, too (`heads.py`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
+from detector.classifier.heads import NUMBERS, SUM_TOLERANCE, Head, find_head, judged
+from detector.classifier.preprocessing import Normalized
 from detector.classifier.taps import Layer, observed
 from detector.errors import ClassifierSpecError
 from detector.spec import ClassifierSpec
@@ -24,12 +26,6 @@ __all__ = ["Probe", "probe"]
 ALIKE = 0.02
 """Of the logits' spread: leaves room for TF32 and bfloat16, none for batch statistics."""
 ROUNDING = 1e-3  # of the logits themselves
-SUM_TOLERANCE = 0.01  # of probabilities in half precision
-NUMBERS = {1: "one image", 2: "two images", 3: "three images"}
-SQUASHED = {"SigmoidBackward0": "sigmoid", "HardsigmoidBackward0": "hard sigmoid"}
-PASSED_ON = {"ToCopyBackward0", "ViewBackward0", "UnsafeViewBackward0", "ReshapeAliasBackward0", "CloneBackward0"}
-PASSED_ON |= {"ClampBackward0", "ClampBackward1", "ClampMinBackward0", "ClampMaxBackward0"}
-"""What may stand behind a net's last operation without changing its answers."""
 
 
 @dataclass(frozen=True)
@@ -42,13 +38,15 @@ class Probe:
     """Why there are none; empty where nothing is known."""
     no_gradient: str
     """Why no gradient reaches the images; empty where one does."""
+    head: Head
+    """How the net's answers become logits."""
 
 
-def probe(module: nn.Module, shown: nn.Module, spec: ClassifierSpec, device: torch.device) -> Probe:
+def probe(module: Normalized, shown: nn.Module, spec: ClassifierSpec, device: torch.device) -> Probe:
     """Run batches of two, one and three images.
 
     Args:
-        module: Images in [0, 1] → logits.
+        module: Images in [0, 1] → logits, once it is given the head that is found here.
         shown: The net within it whose layers are observed.
         spec: What its owner says of it.
         device: Where it runs.
@@ -59,20 +57,23 @@ def probe(module: nn.Module, shown: nn.Module, spec: ClassifierSpec, device: tor
     images = _images(spec.input_size).to(device)
     with torch.no_grad():
         with observed(shown, spec.input_size) as layers:
-            two = _answer(module, images[:2], spec)
-        one, three = _answer(module, images[:1], spec), _answer(module, images, spec)
+            answer = _answer(module, images[:2], spec)
+        head = find_head(answer, 2, spec)
+        two = _numbers(head, answer, 2, spec)
+        one, three = (_numbers(head, _answer(module, images[:n], spec), n, spec) for n in (1, 3))
     if not (_alike(one, two[:1]) and _alike(three[:2], two)):
-        raise ClassifierSpecError(f"{spec.source} {_unlike(module, images[:2], two)}")
+        raise ClassifierSpecError(f"{spec.source} {_unlike(module, head, images[:2], two)}")
     images.requires_grad_()
+    failed, answer = "", None
     try:
         with torch.enable_grad():
-            three = module(images)
+            answer = module.answer(images)
     except Exception as error:  # the user's code
-        no_gradient = f"it fails where gradients are on: {type(error).__name__}: {error}"
-    else:
-        no_gradient = _no_gradient(three, images)
-    _check_logits(three, spec)
-    return Probe(*_readable(layers), no_gradient)
+        failed = f"it fails where gradients are on: {type(error).__name__}: {error}"
+    head = judged(head, three if failed else head.values(answer), spec)
+    with torch.enable_grad():
+        no_gradient = failed or _no_gradient(head(answer), images)
+    return Probe(*_readable(layers), no_gradient, head)
 
 
 def _readable(layers: Sequence[Layer]) -> tuple[tuple[Layer, ...], str]:
@@ -91,46 +92,49 @@ def _images(size: tuple[int, int]) -> Tensor:
     return torch.cat([noise[:1], soft, 0.4 + 0.2 * noise[1:]])
 
 
-def _answer(module: nn.Module, images: Tensor, spec: ClassifierSpec) -> Tensor:
-    """Logits (n, K) as they come; the user's code runs here."""
-    count, classes = len(images), len(spec.classes)
+def _answer(module: Normalized, images: Tensor, spec: ClassifierSpec) -> Any:
+    """What the net answers, as it comes; the user's code runs here."""
+    count = len(images)
     try:
-        answer = module(images)
+        return module.answer(images)
     except Exception as error:
         told = f"{spec.source} failed on {NUMBERS[count]} of {spec.input_size} ({type(error).__name__}: {error}): "
         if count == 2:
-            told += "check input_size, and that it takes batches of any size."
+            told += _channels(module) or "check input_size, and that it takes batches of any size."
         elif count == 1:
             told += "two at once work, so keep the batch dimension: flatten(1), not squeeze(); no fixed sizes."
         else:
             told += "two at once work, so its batch size is fixed: trace or export it with a dynamic batch dimension."
         raise ClassifierSpecError(told) from error
-    if not isinstance(answer, Tensor):
+
+
+def _channels(module: Normalized) -> str:
+    """How to mend it where the net's first convolution takes other images than it is given; else empty."""
+    wanted = next((each.in_channels for each in module.net.modules() if isinstance(each, nn.Conv2d)), None)
+    given = 1 if module.grey else 3
+    if wanted in (None, given):
+        return ""
+    if wanted == 1:
+        return 'its first convolution takes one channel: write channel_order = "grey" in [classifier.preprocessing].'
+    if wanted == 3:
+        return 'its first convolution takes three channels: leave channel_order = "grey" out.'
+    return f"its first convolution takes {wanted} channels, and images have three: wrap the net so that it adds others."
+
+
+def _numbers(head: Head, answer: Any, count: int, spec: ClassifierSpec) -> Tensor:
+    """Those of the net, for `count` images."""
+    numbers, expected = head.values(answer), head.shape(count, len(spec.classes))
+    shape = tuple(numbers.shape)
+    if shape != expected and not (head.single and shape == (count,)):
         raise ClassifierSpecError(
-            f"{spec.source} answers a {type(answer).__name__}, expected a tensor of logits: {_unwrap(answer)}."
+            f"{spec.source} answers {shape} for {NUMBERS[count]}, expected {expected}: {_mend_shape(shape, *expected)}."
         )
-    if tuple(answer.shape) != (count, classes):
+    if not numbers.is_floating_point():
         raise ClassifierSpecError(
-            f"{spec.source} answers {tuple(answer.shape)} for {NUMBERS[count]}, expected {(count, classes)}: "
-            f"{_mend_shape(tuple(answer.shape), count, classes)}."
-        )
-    if not answer.is_floating_point():
-        raise ClassifierSpecError(
-            f"{spec.source} answers {answer.dtype}, expected logits, a floating-point number for each class: "
+            f"{spec.source} answers {numbers.dtype}, expected logits, a floating-point number for each class: "
             "leave out an argmax or a threshold at its end."
         )
-    return answer
-
-
-def _unwrap(answer: Any) -> str:
-    if isinstance(answer, Mapping):
-        name = next((name for name in ("logits", "out") if name in answer), None)
-        return (
-            f"wrap the net so that it returns answer[{name!r}] alone" if name else "wrap the net so that it returns one"
-        )
-    if isinstance(answer, tuple | list) and answer:
-        return "wrap the net so that it returns the logits alone, say answer[0]; auxiliary ones are for training"
-    return "wrap the net so that it returns the logits alone" + ", answer.logits" * hasattr(answer, "logits")
+    return numbers
 
 
 def _mend_shape(shape: tuple[int, ...], count: int, classes: int) -> str:
@@ -141,26 +145,25 @@ def _mend_shape(shape: tuple[int, ...], count: int, classes: int) -> str:
         return "images come first, end it in .T"
     if size == count * classes:
         return "the batch dimension is lost, keep it: flatten(1) in place of flatten(0), squeeze() or view(-1)"
-    if shape == (count,) and classes != 2:
+    if shape == (count,):
         return "one logit for each class, leave out an argmax at its end"
     if len(shape) == 2 and shape[0] == count:
         return f"the spec lists {classes} classes, one logit each"
-    if shape == (count,) and classes == 2:
-        return "for one logit x of two classes answer torch.stack([-x / 2, x / 2], 1)"
     return f"one row for each image, one logit for each of the {classes} classes that the spec lists"
 
 
 def _alike(one: Tensor, other: Tensor) -> bool:
-    one, other = one.detach().double(), other.detach().double()
+    one, other = (each.detach().double().reshape(len(each), -1) for each in (one, other))
     if not (one.isfinite().all() and other.isfinite().all()):
         return True  # refused where it is used, with its own error
-    spread = (other - other.mean(1, keepdim=True)).abs().amax()
+    middle = other.mean(1, keepdim=True) if other.shape[1] > 1 else 0.0
+    spread = (other - middle).abs().amax()
     return bool((one - other).abs().amax() <= ALIKE * spread + ROUNDING * other.abs().amax())
 
 
 @torch.no_grad()
-def _unlike(module: nn.Module, pair: Tensor, logits: Tensor) -> str:
-    if not _alike(module(pair), logits):
+def _unlike(module: Normalized, head: Head, pair: Tensor, numbers: Tensor) -> str:
+    if not _alike(head.values(module.answer(pair)), numbers):
         return (
             "answers the same images differently each time: switch dropout, noise and other chance off in eval mode "
             "(a functional dropout needs training=self.training)."
@@ -170,45 +173,6 @@ def _unlike(module: nn.Module, pair: Tensor, logits: Tensor) -> str:
         "must use its running statistics (training=False), softmax and mean the class dimension, and a traced program "
         "no fixed batch size."
     )
-
-
-def _check_logits(logits: Tensor, spec: ClassifierSpec) -> None:
-    values = logits.detach().double()
-    sums = values.sum(1)
-    if values.isnan().any(1).all() or values.isinf().any(1).all():
-        raise ClassifierSpecError(f"{spec.source} answers {_not_finite(values)}")
-    found = ""
-    for whole in (1, 100):
-        if values.min() >= 0 and bool(((sums - whole).abs() <= SUM_TOLERANCE * whole).all()):
-            found = "probabilities (as of a softmax)"
-    squashed = SQUASHED.get(_last_operation(logits))
-    if squashed and values.min() >= 0 and values.max() <= 1:
-        found = f"probabilities (of a {squashed})"
-    if found:
-        raise ClassifierSpecError(
-            f"{spec.source} answers {found}, expected logits, the numbers that go into it: leave that last layer out, "
-            "or wrap the net so that it returns them. (For heatmaps, detector.classifier.black_box.BlackBox takes "
-            "probabilities.)"
-        )
-
-
-def _not_finite(values: Tensor) -> str:
-    if not values.isnan().any() and values.max() <= 0:
-        return (
-            "minus infinity for every image, expected logits: the logarithm of a softmax that is exactly 0 somewhere? "
-            "Return log_softmax of the logits, or the logits."
-        )
-    return (
-        "NaN or infinity for every image, expected logits: look at its weights (a file of half precision that "
-        "overflowed?) and its preprocessing (a std near 0?)."
-    )
-
-
-def _last_operation(logits: Tensor) -> str:
-    node = logits.grad_fn
-    while node is not None and node.name() in PASSED_ON and node.next_functions:
-        node = node.next_functions[0][0]
-    return node.name() if node is not None else ""
 
 
 def _no_gradient(logits: Tensor, images: Tensor) -> str:

@@ -1,65 +1,64 @@
-"""Weights by file or by torchvision name → **state dict** → into a net, with errors that say how to mend.
+"""Weights by file or by torchvision name → **a state dict**, out of whatever a checkpoint keeps beside it.
 
-Never unpickles: safetensors, or `torch.load(weights_only=True)`.
+Never unpickles: safetensors, or `torch.load(weights_only=True)`. `state_dict.py` brings it into a net.
 """
 
 from __future__ import annotations
 
+import argparse
+import logging
+import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from detector.errors import ClassifierSpecError
+from detector.text import nearest, printable
 
-__all__ = ["halve_where_lossless", "is_weights_file", "load_into", "read_weights", "torchvision_weights"]
+__all__ = ["halve_where_lossless", "is_weights_file", "published", "read_weights", "torchvision_weights"]
 
-_SUFFIXES = (".safetensors", ".pt", ".pth")
-_WRAPPERS = ("state_dict", "model_state_dict", "model")
-_PREFIXES = ("module.", "_orig_mod.")
-_SHOWN = 4
+_SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt", ".bin", ".tar")
+_PLAIN = ("state_dict", "model_state_dict", "model", "net", "network", "module", "params", "weights")
+_AVERAGED = ("state_dict_ema", "model_ema", "ema_state_dict", "ema_model", "ema", "params_ema")
+STATE_DICT = b"X\x0a\x00\x00\x00state_dict"
+"""A key of this name as torch.save writes it (opcode BINUNICODE, length, text)."""
+_DEPTH = 3  # {"ema": {"model": {"state_dict": …}}}
+
+_log = logging.getLogger("heatward")
 
 
 def is_weights_file(weights: str) -> bool:
     """Whether `weights` names a file (by its suffix) and not a torchvision enum member."""
-    return Path(weights).suffix in _SUFFIXES
+    return _file_and_entry(weights)[0].suffix in _SUFFIXES
 
 
 def read_weights(path: str | Path) -> dict[str, Tensor]:
-    """Read a state dict from *.safetensors, *.pt or *.pth.
+    """Read a state dict from *.safetensors, *.pt, *.pth, *.pth.tar, *.ckpt or *.bin.
 
-    A checkpoint that wraps it in "state_dict" or "model" is unwrapped; the prefixes that DistributedDataParallel
-    ("module.") and torch.compile ("_orig_mod.") leave are stripped.
+    Of a checkpoint that wraps it in "state_dict" or "model", perhaps beside an averaged one ("state_dict_ema"), the
+    plain one is taken, and the log says so; "FILE#state_dict_ema" takes another.
 
     Raises:
         ClassifierSpecError: No such file, or it holds no state dict, or it would need unpickling.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise ClassifierSpecError(f"There is no weights file {path}.")
+    file, entry = _file_and_entry(str(path))
+    if not file.is_file():
+        raise ClassifierSpecError(f"There is no weights file {file}.")
     try:
-        if path.suffix == ".safetensors":
-            content: Any = safetensors.torch.load_file(path)
+        if file.suffix == ".safetensors":
+            content: Any = safetensors.torch.load_file(file)
         else:
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            with torch.serialization.safe_globals([argparse.Namespace]):  # of a script's arguments: names and values
+                content = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # torch and safetensors raise many kinds on a damaged file
         raise ClassifierSpecError(
-            f"The weights file {path} cannot be read ({_first_line(error)}): give a state dict, saved with "
-            "safetensors.torch.save_file(net.state_dict(), ...) or torch.save(net.state_dict(), ...)."
+            f"The weights file {file} cannot be read ({_first_line(error)}): {_way_out(file)}"
         ) from error
-    for wrapper in _WRAPPERS:
-        if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
-            content = content[wrapper]
-    if not isinstance(content, dict) or not content or not all(isinstance(value, Tensor) for value in content.values()):
-        raise ClassifierSpecError(
-            f"The weights file {path} holds no state dict (names → tensors): save net.state_dict()."
-        )
-    for prefix in _PREFIXES:
-        if all(key.startswith(prefix) for key in content):
-            content = {key.removeprefix(prefix): value for key, value in content.items()}
-    return dict(content)
+    return dict(_chosen(content, file, entry))
 
 
 def halve_where_lossless(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -70,11 +69,11 @@ def halve_where_lossless(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
     }
 
 
-def torchvision_weights(architecture: str, name: str) -> dict[str, Tensor]:
-    """Download (or take from torch's cache) the weights that torchvision publishes under `name`.
+def published(architecture: str, name: str) -> Any:
+    """The member of torchvision's enumeration of weights that has this name.
 
     Raises:
-        ClassifierSpecError: torchvision has no such weights, or they cannot be fetched here.
+        ClassifierSpecError: torchvision has no such weights.
     """
     import torchvision
 
@@ -84,42 +83,110 @@ def torchvision_weights(architecture: str, name: str) -> dict[str, Tensor]:
             f"torchvision has no weights {name!r} for {architecture}: it has {', '.join(members) or 'none'}; "
             f"or give a file ending in {', '.join(_SUFFIXES)}."
         )
+    return members[name]
+
+
+def torchvision_weights(architecture: str, name: str) -> dict[str, Tensor]:
+    """Download (or take from torch's cache) the weights that torchvision publishes under `name`.
+
+    Raises:
+        ClassifierSpecError: torchvision has no such weights, or they cannot be fetched here.
+    """
+    member = published(architecture, name)
     try:
-        state_dict: dict[str, Tensor] = members[name].get_state_dict(progress=True, check_hash=True)
+        state_dict: dict[str, Tensor] = member.get_state_dict(progress=True, check_hash=True)
     except (OSError, RuntimeError) as error:  # no network, or the hash differs
         raise ClassifierSpecError(
             f"The weights {architecture} {name} could not be fetched ({_first_line(error)}): "
-            f"download {members[name].url} elsewhere and give the file as `weights`."
+            f"download {member.url} elsewhere and give the file as `weights`."
         ) from error
     return state_dict
 
 
-def load_into(net: nn.Module, state_dict: dict[str, Tensor], origin: str) -> None:
-    """Copy `state_dict` into `net`, every name and shape exactly.
+def _file_and_entry(weights: str) -> tuple[Path, str]:
+    file, mark, entry = weights.rpartition("#")
+    return (Path(weights), "") if not mark or Path(weights).is_file() else (Path(file), entry)
 
-    Raises:
-        ClassifierSpecError: Names or shapes do not fit; lists the first few.
-    """
-    expected = net.state_dict()
-    reshaped = [
-        f"{key} is {tuple(value.shape)}, the net has {tuple(expected[key].shape)}"
-        for key, value in state_dict.items()
-        if key in expected and value.shape != expected[key].shape
-    ]
-    missing = [key for key in expected if key not in state_dict and not key.endswith("num_batches_tracked")]
-    foreign = [key for key in state_dict if key not in expected]
-    problems = [
-        f"{len(names)} {what}: {', '.join(names[:_SHOWN])}{', …' if len(names) > _SHOWN else ''}"
-        for what, names in (("missing", missing), ("unexpected", foreign), ("of another shape", reshaped))
-        if names
-    ]
-    if problems:
+
+def _chosen(content: Any, file: Path, entry: str) -> dict[str, Tensor]:
+    """One state dict of a file's content."""
+    found = dict(_state_dicts(content))
+    if entry:
+        under = ({key: value for key, value in each.items() if key.startswith(entry)} for each in found.values())
+        chosen = found.get(entry) or next(filter(None, under), None)
+        if chosen is None:
+            known = ", ".join(repr(name) for name in found if name) or "one state dict, without a name"
+            raise ClassifierSpecError(
+                f"The weights file {file} has no state dict {entry!r}{nearest(entry, found)} (it holds {known})."
+            )
+        return chosen
+    if not found:
         raise ClassifierSpecError(
-            f"{origin} does not fit the net ({'; '.join(problems)}): give the weights of this very architecture, "
-            "with as many classes as the spec lists."
+            f"The weights file {file} holds no state dict (names → tensors): save net.state_dict()."
         )
-    net.load_state_dict(state_dict, strict=False)
+    named = [name for name in ("", *_PLAIN) if name in found]
+    others = [name for name in found if name not in named and not _is_averaged(name)]
+    averaged = [name for name in (*_AVERAGED, *found) if name in found and _is_averaged(name)]
+    if not named and len(others) > 1:
+        raise ClassifierSpecError(
+            f"The weights file {file} holds several state dicts ({', '.join(others)}): choose one, "
+            f'weights = "{file}#{others[0]}".'
+        )
+    taken = (named or others or averaged)[0]
+    if len(found) > 1:
+        left = ", ".join(f"'{name}'" for name in found if name != taken)
+        _log.warning(
+            '%s: the weights are those of %r, not of %s (weights = "FILE#NAME" takes another)', file, taken, left
+        )
+    return found[taken]
+
+
+def _state_dicts(content: Any, name: str = "", depth: int = _DEPTH) -> Iterator[tuple[str, dict[str, Tensor]]]:
+    """Every mapping of names to tensors, by its place, "" for the whole; not what an optimiser keeps by number."""
+    if not isinstance(content, dict) or not content or not all(isinstance(key, str) for key in content):
+        return
+    if all(isinstance(value, Tensor) for value in content.values()):
+        yield name, content
+    elif depth:
+        for key, value in content.items():
+            yield from _state_dicts(value, f"{name}.{key}" if name else key, depth - 1)
+
+
+def _is_averaged(name: str) -> bool:
+    return "ema" in name.lower().replace(".", "_").split("_") or "averaged" in name.lower()
+
+
+def _way_out(file: Path) -> str:
+    """How to come from a file that cannot be read to one that can."""
+    plain = (
+        "give a state dict, saved with safetensors.torch.save_file(net.state_dict(), ...) or "
+        "torch.save(net.state_dict(), ...)."
+    )
+    if file.suffix == ".safetensors":
+        return f"{plain} It may have been copied in part: copy it again."
+    try:
+        with zipfile.ZipFile(file) as archive:
+            if any(name.endswith("constants.pkl") for name in archive.namelist()):
+                return f'it is a TorchScript program: give it as source = "torchscript:{file}".'
+            pickled = next(archive.read(name) for name in archive.namelist() if name.endswith("data.pkl"))
+        classes = torch.serialization.get_unsafe_globals_in_checkpoint(file)
+    except Exception:  # damaged
+        return plain
+    if not classes:
+        return plain
+    classes.sort(key=lambda name: (name.startswith(("torch.", "collections.", "builtins.")), name))  # the user's first
+    what = f"It holds objects of {', '.join(classes[:3])}{', …' if len(classes) > 3 else ''}, which heatward never "
+    if STATE_DICT in pickled:
+        return (
+            f"{what}unpickles. Where you trust it, and with its code at hand, take the state dict out once: "
+            'torch.save(torch.load(FILE, map_location="cpu", weights_only=False)["state_dict"], NEW).'
+        )
+    return (
+        f"{what}unpickles, as a whole net does. Where you trust it, and with its code at hand, save its state dict "
+        'once: torch.save(torch.load(FILE, map_location="cpu", weights_only=False).state_dict(), NEW).'
+    )
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    line = (str(error).splitlines() or [type(error).__name__])[0]
+    return printable(line.partition("This file can still be loaded")[0].strip())  # by unpickling, torch goes on

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from detector.errors import ConfigError
 from forensics.explain import app
 from training import cli
-from training.config import AttackSpec
+from training.config import AttackSpec, ClassifierConfig
 from training.load import load_config
 from training.settings import fraction
 
@@ -97,7 +98,7 @@ def test_value_out_of_range_names_the_key(minimal: Path) -> None:
         (('label = "square"', 'label = "twin-9"'), "reserved"),
         (('label = "square"', 'label = "../up"'), "label"),
         (('family = "one-step"', 'family = "one-step"\ntrain = false'), "no attack has train = true"),
-        (("input_size = [32, 32]", ""), "'classifier.input_size' is missing"),
+        (('torchvision:resnet18"\ninput_size = [32, 32]', 'python:own:net"'), "give input_size = [height, width]"),
         (("[images]", "[images"), "is no TOML"),
     ],
 )
@@ -231,3 +232,11 @@ def test_a_configuration_that_nests_too_deep_is_refused(tmp_path: Path) -> None:
     path.write_text("seed = " + "[" * 9999 + "]" * 9999)
     with pytest.raises(ConfigError, match="nests too deep"):
         load_config(path)
+
+
+def test_what_the_page_of_classifiers_shows_can_be_written() -> None:
+    page = (EXAMPLES.parent / "docs/classifiers.md").read_text(encoding="utf-8")
+    shown = [tomllib.loads(block.split("```")[0]) for block in page.split("```toml")[1:]]
+    assert len(shown) >= 4
+    for each in shown:
+        ClassifierConfig.model_validate({"source": "timm:resnet18", **each["classifier"]})

@@ -9,6 +9,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from test_copies import Recorder
 from torch import Tensor
 
 from detector.errors import ConfigError, DataError
@@ -77,6 +78,19 @@ def test_truth_is_the_classifiers_index_not_the_folders(folder: Path) -> None:
     images = splits["fit"].read(0, 10, prepare)
     dog = images.pixels[:, 2, 0, 0] >= 100
     assert torch.equal(images.truth, torch.where(dog, 0, 1))
+
+
+def test_names_that_the_classifier_knows_are_taken_where_the_folders_are_among_them(folder: Path) -> None:
+    known = ("zebra", *CLASSES[::-1], "ant")
+    splits, classes = open_splits(config(folder), None, seed=0, known=known)
+    assert classes == known  # in the order of the logits, and more of them than folders
+    truths = {truth for split in splits.values() for truth in [item.truth for item in split.items]}
+    assert {known[truth] for truth in truths} == {*CLASSES}
+    assert open_splits(config(folder), CLASSES, seed=0, known=known)[1] == CLASSES
+    recorder = Recorder()
+    assert open_splits(config(folder), None, 0, recorder, known=("n01440764", "ant"))[1] == ("cat", "dog")
+    assert any("no class that the classifier knows, such as 'n01440764'" in note for note in recorder.notes)
+    assert open_splits(config(folder, labelled=False), None, seed=0, known=known)[1] == known
 
 
 def test_read_gives_pixels_untouched(folder: Path) -> None:

@@ -152,18 +152,20 @@ def open_splits(
     ledger: Ledger | None = None,
     shard_size: int = 256,
     remember: bool = True,
+    known: tuple[str, ...] | None = None,
 ) -> tuple[dict[Split, SplitImages], tuple[str, ...]]:
     """Open the images and divide them; copies of one photograph go to one split.
 
     Args:
         config: Where the images are and how many each split gets.
-        classes: Class names in the order of the logits; None takes the class folders, sorted.
+        classes: Class names in the order of the logits; None takes those of `known`, or the class folders, sorted.
         seed: Decides who goes where.
         progress: Told of images looked at, of what was left out and of copies. Default: the log.
         memory: A file that remembers which images are copies, so that they are decoded once.
         ledger: Where images grow, what was decided before; it is told of what is decided now, and not stored.
         shard_size: Where images grow, images of a new shard.
         remember: False writes no file.
+        known: Class names that the classifier knows; taken where every class folder is among them.
 
     Returns:
         The splits and the class names.
@@ -174,7 +176,7 @@ def open_splits(
     """
     progress = progress or LogProgress()
     sources = {name: open_named(config, name) for name in names_of(config)}
-    classes = classes or sources["source"].class_names
+    classes = classes or _class_names(sources["source"].class_names, known or (), progress)
     if not classes:
         raise ConfigError("class names are unknown: give classifier.classes or classifier.labels")
     found = in_order(config, sources, classes, seed, progress)
@@ -237,6 +239,16 @@ def open_splits(
         counted = ", ".join(f"{each.copies} of {len(each)} in {name}" for name, each in splits.items() if each.copies)
         progress.note(f"images: copies of another image, which stay in one split with it: {counted}")
     return splits, classes
+
+
+def _class_names(folders: tuple[str, ...], known: tuple[str, ...], progress: Progress) -> tuple[str, ...]:
+    strange = [name for name in folders if name not in known]
+    if known and strange:
+        progress.note(
+            f"images: class folder {strange[0]!r} is no class that the classifier knows, such as {known[0]!r}: the "
+            "names of its classes are taken to be those of the folders, sorted"
+        )
+    return folders if strange else known or folders
 
 
 def _for_life(split: SplitImages, copies: Copies, ledger: Ledger, size: int) -> SplitImages:

@@ -160,9 +160,9 @@ class Actor:
 def opening(worker: Worker, changes: dict[str, Any]) -> dict[str, Any]:
     """What a worker needs to open, wherever it is."""
     settings = worker.config.model_dump(mode="json") | changes
-    for table in ("classifier", "witness"):
-        if settings[table] is not None:  # the class names are known: no file of labels is read again
-            settings[table] |= {"classes": worker.classifier.classes, "labels": None}
+    for table, classifier in (("classifier", worker.classifier), ("witness", worker.witness)):
+        if classifier is not None:  # all is known by now: no file of labels and no folder is read again
+            settings[table] |= classifier.spec.model_dump(mode="json") | {"labels": None}
     return {
         "settings": settings,
         "classes": worker.classifier.classes,

@@ -1,5 +1,7 @@
 """Where the model under guard comes from: `ClassifierSpec` → build, load weights → **an `nn.Module` in eval mode**.
 
+`complete` makes a spec of what a person wrote, who may leave to the source what the source knows.
+
 A bundle from elsewhere may not make us run code: then `python:` modules and program files (`torch.export.load`
 unpickles) outside an allow list are refused.
 """
@@ -8,23 +10,49 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from detector.classifier.sources import programs, python, timm, torchvision
+from detector.classifier.sources import hf, programs, python, timm, torchvision
+from detector.classifier.sources.known import Known, completed
 from detector.classifier.sources.net import Net
-from detector.classifier.weights import is_weights_file, load_into, read_weights, torchvision_weights
+from detector.classifier.state_dict import load_into
+from detector.classifier.weights import is_weights_file, read_weights, torchvision_weights
 from detector.errors import ClassifierSpecError
-from detector.spec import ClassifierSpec
+from detector.spec import ClassifierSource, ClassifierSpec
 
-__all__ = ["TRUSTED_MODULES", "Net", "build_net"]
+__all__ = ["TRUSTED_MODULES", "Net", "build_net", "complete", "known_classes"]
 
 TRUSTED_MODULES = ("detector.architectures",)
 """Modules whose factories any bundle may name."""
 
 _log = logging.getLogger("heatward")
+
+
+def complete(described: ClassifierSource, classes: Sequence[str] | None = None) -> ClassifierSpec:
+    """A spec with nothing left out: what a person wrote, and what the source knows of the rest.
+
+    Args:
+        described: As a person wrote it.
+        classes: Names of the classes where `described` gives none; they win over those that the source knows.
+
+    Raises:
+        ClassifierSpecError: The source cannot be opened, or something is left that it does not know.
+    """
+    return completed(described, _known(described), classes)
+
+
+def known_classes(described: ClassifierSource) -> tuple[str, ...] | None:
+    """The names that its source knows of the classes of this very head, in the order of the logits."""
+    return described.classes or _known(described).classes
+
+
+def _known(described: ClassifierSource) -> Known:
+    look = _KNOWN.get(described.kind)
+    return look(described) if look else Known(described.source, described.weights, described.arguments)
 
 
 def build_net(
@@ -59,13 +87,16 @@ def build_net(
     elif spec.weights is None:
         if spec.kind != "python":
             _log.warning("%s has no `weights`: it is freshly initialised, an untrained classifier", spec.source)
+    elif spec.kind == "hf" and (Path(spec.weights).is_dir() or is_weights_file(spec.weights)):
+        load_into(net.module, hf.converted_weights(spec), spec.weights)
     elif is_weights_file(spec.weights):
         load_into(net.module, read_weights(spec.weights), spec.weights)
     elif spec.kind == "torchvision":
         load_into(net.module, torchvision_weights(spec.name, spec.weights), spec.weights)
     else:
         raise ClassifierSpecError(
-            f"weights {spec.weights!r} of {spec.source} is no file *.safetensors, *.pt or *.pth: give one."
+            f"weights {spec.weights!r} of {spec.source} is no file *.safetensors, *.pt, *.pth, *.ckpt or *.bin: "
+            "give one."
         )
     net.module.eval()
     return net
@@ -90,7 +121,13 @@ def _check_allowed(spec: ClassifierSpec, allow: Collection[str]) -> None:
 _BUILDERS: dict[str, Callable[[ClassifierSpec, torch.device], Net]] = {
     "torchvision": torchvision.build,
     "timm": timm.build,
+    "hf": hf.build,
     "export": programs.build_export,
     "torchscript": programs.build_torchscript,
     "python": python.build,
+}
+_KNOWN: dict[str, Callable[[ClassifierSource], Known]] = {
+    "torchvision": torchvision.known,
+    "timm": timm.known,
+    "hf": hf.known,
 }
