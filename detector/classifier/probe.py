@@ -1,4 +1,4 @@
-"""A net on three made-up images, before it is trusted → **its layers, and why no gradient reaches its images**.
+"""A net on a few made-up images, before it is trusted → **its taps, and why no gradient reaches its images**.
 
 Whatever would show at the first real image, far from its cause, is an error here: a net that loses the batch dimension
 of a single image, whose answers depend on the neighbours in the batch or on chance, that answers labels, probabilities
@@ -7,7 +7,7 @@ or another number of classes than its owner lists.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from detector.classifier.taps import Layer, observed
+from detector.classifier.places import IMAGES, ROUNDS, placed
+from detector.classifier.survey import Survey
+from detector.classifier.taps import Tap
 from detector.errors import ClassifierSpecError
 from detector.spec import ClassifierSpec
 
@@ -25,7 +27,7 @@ ALIKE = 0.02
 """Of the logits' spread: leaves room for TF32 and bfloat16, none for batch statistics."""
 ROUNDING = 1e-3  # of the logits themselves
 SUM_TOLERANCE = 0.01  # of probabilities in half precision
-NUMBERS = {1: "one image", 2: "two images", 3: "three images"}
+NUMBERS = {1: "one image", 2: "two images", 3: "three images", IMAGES: f"{IMAGES} images"}
 SQUASHED = {"SigmoidBackward0": "sigmoid", "HardsigmoidBackward0": "hard sigmoid"}
 PASSED_ON = {"ToCopyBackward0", "ViewBackward0", "UnsafeViewBackward0", "ReshapeAliasBackward0", "CloneBackward0"}
 PASSED_ON |= {"ClampBackward0", "ClampBackward1", "ClampMinBackward0", "ClampMaxBackward0"}
@@ -34,22 +36,22 @@ PASSED_ON |= {"ClampBackward0", "ClampBackward1", "ClampMinBackward0", "ClampMax
 
 @dataclass(frozen=True)
 class Probe:
-    """What three images told."""
+    """What a few images told."""
 
-    layers: tuple[Layer, ...]
-    """Those whose maps can be read."""
-    no_layers: str
-    """Why there are none; empty where nothing is known."""
+    taps: tuple[Tap, ...]
+    """Where its maps can be read."""
+    left_out: dict[str, str]
+    """Submodules whose answers cannot, and why."""
     no_gradient: str
     """Why no gradient reaches the images; empty where one does."""
 
 
 def probe(module: nn.Module, shown: nn.Module, spec: ClassifierSpec, device: torch.device) -> Probe:
-    """Run batches of two, one and three images.
+    """Run batches of two, one and three images, and of images changed at one corner each.
 
     Args:
         module: Images in [0, 1] → logits.
-        shown: The net within it whose layers are observed.
+        shown: The net within it whose submodules are looked at.
         spec: What its owner says of it.
         device: Where it runs.
 
@@ -57,30 +59,29 @@ def probe(module: nn.Module, shown: nn.Module, spec: ClassifierSpec, device: tor
         ClassifierSpecError: It cannot be used as it is; says how to mend it.
     """
     images = _images(spec.input_size).to(device)
+    survey = Survey(shown, spec.input_size)
     with torch.no_grad():
-        with observed(shown, spec.input_size) as layers:
+        with survey.batch(2):
             two = _answer(module, images[:2], spec)
-        one, three = _answer(module, images[:1], spec), _answer(module, images, spec)
+        with survey.batch(1):
+            one = _answer(module, images[:1], spec)
+        with survey.batch(3):
+            three = _answer(module, images, spec)
+        for turn in range(ROUNDS if survey.sees_any else 0):
+            with survey.corners():
+                _answer(module, placed(spec.input_size, turn).to(device), spec)
     if not (_alike(one, two[:1]) and _alike(three[:2], two)):
         raise ClassifierSpecError(f"{spec.source} {_unlike(module, images[:2], two)}")
     images.requires_grad_()
     try:
-        with torch.enable_grad():
+        with torch.enable_grad(), survey.gradients():
             three = module(images)
     except Exception as error:  # the user's code
         no_gradient = f"it fails where gradients are on: {type(error).__name__}: {error}"
     else:
         no_gradient = _no_gradient(three, images)
     _check_logits(three, spec)
-    return Probe(*_readable(layers), no_gradient)
-
-
-def _readable(layers: Sequence[Layer]) -> tuple[tuple[Layer, ...], str]:
-    """Those that are (B, C, h, w); none, and why, where most of the net's blocks are channels-last."""
-    blocks = [layer.channels_last for layer in layers if layer.block]
-    if 2 * sum(blocks) > len(blocks):
-        return (), "most of its blocks answer channels-last maps (B, h, w, C), which heatward cannot read yet"
-    return tuple(layer for layer in layers if not layer.channels_last), ""
+    return Probe(survey.taps(differentiable=not no_gradient), survey.left_out, no_gradient)
 
 
 def _images(size: tuple[int, int]) -> Tensor:
