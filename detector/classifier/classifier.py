@@ -189,6 +189,13 @@ class Classifier:
         return spread(self.taps, count)
 
     @property
+    def deepest(self) -> str | None:
+        """The layer to look at where none is named: the last one; among tokens the last whole block."""
+        if not self.taps or self.taps[-1].layout.axes == "NCHW":
+            return self.layers[-1] if self.layers else None
+        return self.depths(1)[0]
+
+    @property
     def no_layers(self) -> str:
         """Why `layers` is empty; empty where it is not."""
         if self.layers:

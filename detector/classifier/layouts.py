@@ -54,7 +54,7 @@ class Layout:
             return output.permute(0, 3, 1, 2)
         height, width = self.side
         tokens = self._tokens(output)[:, self.before : self.before + height * width]  # (B, h·w, D)
-        return tokens.transpose(1, 2).unflatten(2, (height, width))
+        return tokens.transpose(1, 2).reshape(len(tokens), tokens.shape[2], height, width)
 
     def back(self, maps: Tensor, output: Tensor) -> Tensor:
         """`output` with its maps replaced by (B, D, h, w); tokens beside the grid stay as they are."""

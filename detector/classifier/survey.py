@@ -100,7 +100,7 @@ class Survey:
                     reached[0] = bool(layouts[name].to_maps(gradient).any())
 
             if tensor is not None and tensor.requires_grad:
-                tensor.register_hook(look)
+                tensor.register_hook(look)  # type: ignore[no-untyped-call]
 
         with hooked(self._net, list(layouts), see):
             yield
@@ -120,11 +120,9 @@ class Survey:
             open_to = candidates(self._shapes[name], self._size)
             reason = NO_GRADIENT if name in unreached else SINGLE if name in found else ELSEWHERE
             self.left_out[name] = reason if open_to else NO_LAYOUT
-        blocks = self._blocks(kept)
-        return tuple(
-            Tap(name, layout, name in blocks, (owner := self._owners[name]) != name and owner in kept)
-            for name, layout in kept.items()
-        )
+        stand_for = self._aliases(kept)
+        blocks = self._blocks(kept, stand_for)
+        return tuple(Tap(name, layout, name in blocks, stand_for[name] != name) for name, layout in kept.items())
 
     def _layouts(self) -> dict[str, Layout]:
         return settled(self._sights())
@@ -135,32 +133,44 @@ class Survey:
             module = self._modules[name]
             readings = self._readings.get(name, {})
             seen = {layout: mean(readings.get(layout, [])) for layout in candidates(self._shapes[name], self._size)}
-            leaf = next(module.children(), None) is None
-            sights[name] = Sight(self._shape(name), seen, leaf and "2d" in type(module).__name__)
+            sights[name] = Sight(self._shape(name), seen, not self._is_block(name) and "2d" in type(module).__name__)
         return sights
 
     def _shape(self, name: str) -> tuple[int, ...]:
         return next(iter(self._shapes[name].values()))
 
-    def _blocks(self, layouts: Mapping[str, Layout]) -> set[str]:
+    def _aliases(self, layouts: Mapping[str, Layout]) -> dict[str, str]:
+        """Of those that answer the very same tensor, the one that stands for all: the last, or the last block."""
+        last = {self._owners[name]: name for name in layouts}
+        blocks = {
+            self._owners[name]: name
+            for name, layout in layouts.items()
+            if layout.axes != "NCHW" and self._is_block(name)
+        }
+        return {name: (last | blocks)[self._owners[name]] for name in layouts}
+
+    def _blocks(self, layouts: Mapping[str, Layout], stand_for: Mapping[str, str]) -> set[str]:
         """Those that `spread` prefers: see `Tap`."""
-        parents = {name for name in layouts if next(self._modules[name].children(), None) is not None}
         kinds = {name: kind(layout, self._shape(name)) for name, layout in layouts.items()}
-        stacked = {name for name in parents if isinstance(self._parent(name), STACKS)}
-        stacked |= {self._owners[name] for name in stacked}  # the stack itself answers what its last block does
-        stacked_kinds = {kinds[name] for name in stacked if name in kinds}
+        stacked = {
+            stand_for[name] for name in layouts if self._is_block(name) and isinstance(self._parent(name), STACKS)
+        }
+        stacked_kinds = {kinds[name] for name in stacked}
         return {
             name
             for name, layout in layouts.items()
             if (
-                name in parents or _is_activation(self._modules[name])
+                self._is_block(name) or _is_activation(self._modules[name])
                 if layout.axes == "NCHW"
-                else name in stacked or (name in parents and kinds[name] not in stacked_kinds)
+                else name in stacked or (self._is_block(name) and kinds[name] not in stacked_kinds)
             )
         }
 
+    def _is_block(self, name: str) -> bool:
+        return next(self._modules[name].children(), None) is not None
+
     def _parent(self, name: str) -> nn.Module:
-        return self._modules.get(name.rpartition(".")[0], self._net)
+        return self._net.get_submodule(name.rpartition(".")[0])
 
 
 def _is_activation(module: nn.Module) -> bool:
