@@ -117,11 +117,11 @@ def _grids(axes: Axes, count: int, size: tuple[int, int]) -> tuple[Layout, ...]:
 
 
 def _fill(axes: Axes, count: int, size: tuple[int, int]) -> Iterator[Layout]:
-    """Grids of the images' shape that `count` tokens may fill, the highest first."""
+    """Grids of the images' shape that `count` tokens may fill, the largest first."""
     for height in range(count // 2, 1, -1):
         exact = height * size[1] / size[0]
         slack = int(max(1, size[1] / size[0])) + 1
-        for width in range(max(2, int(exact) - slack), int(exact) + slack + 1):
+        for width in range(int(exact) + slack, max(2, int(exact) - slack) - 1, -1):
             extra = count - height * width
             if 0 <= extra <= max(EXTRA, height * width * EXTRA_SHARE) and _fits((height, width), size):
                 for before in dict.fromkeys((extra, 0)):

@@ -74,14 +74,17 @@ def probe(module: nn.Module, shown: nn.Module, spec: ClassifierSpec, device: tor
         raise ClassifierSpecError(f"{spec.source} {_unlike(module, images[:2], two)}")
     images.requires_grad_()
     try:
-        with torch.enable_grad(), survey.gradients():
+        with torch.enable_grad():
             three = module(images)
     except Exception as error:  # the user's code
         no_gradient = f"it fails where gradients are on: {type(error).__name__}: {error}"
     else:
         no_gradient = _no_gradient(three, images)
     _check_logits(three, spec)
-    return Probe(survey.taps(differentiable=not no_gradient), survey.left_out, no_gradient)
+    if not no_gradient and survey.is_unsure:
+        with torch.enable_grad(), survey.gradients():
+            _no_gradient(module(images), images)
+    return Probe(survey.taps(), survey.left_out, no_gradient)
 
 
 def _images(size: tuple[int, int]) -> Tensor:

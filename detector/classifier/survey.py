@@ -16,14 +16,15 @@ from torch.nn.modules import activation as activations
 from detector.classifier.layouts import Layout, candidates
 from detector.classifier.places import IMAGES, Reading, mean, read
 from detector.classifier.settle import Sight, kind, settled
-from detector.classifier.taps import Tap, first_tensor, hooked
+from detector.classifier.taps import Tap, first_tensor, hooked, with_first
 
 __all__ = ["Survey"]
 
 NO_LAYOUT = "it answers neither maps of each image nor tokens on a grid of the image's shape"
 ELSEWHERE = "its answer does not change where the image does, so it cannot be read as maps"
+SEVERAL = "it runs several times and answers another shape each time"
 SINGLE = "its maps have a single row or column"
-NO_GRADIENT = "no logit depends on its maps (after the last attention a class token alone counts)"
+NO_GRADIENT = "no logit depends on its maps, but on a class token or another output of it"
 STACKS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 
@@ -41,6 +42,8 @@ class Survey:
         self._modules = {name: module for name, module in net.named_modules() if name}
         self._shapes: dict[str, dict[int, tuple[int, ...]]] = {}
         self._owners: dict[str, str] = {}
+        self._several: set[str] = set()
+        self._wrapped: set[str] = set()
         self._readings: dict[str, dict[Layout, list[Reading]]] = {}
         self._reached: dict[str, list[bool]] = {}
 
@@ -50,8 +53,12 @@ class Survey:
         outputs: dict[str, Tensor] = {}
 
         def see(name: str, output: Any) -> None:
-            outputs.pop(name, None)  # in the order of the last execution
+            before = outputs.pop(name, None)  # in the order of the last execution
             tensor = first_tensor(output)
+            if tensor is not output:
+                self._wrapped.add(name)
+            if before is not None and (tensor is None or tensor.shape != before.shape):
+                self._several.add(name)
             if tensor is not None and tensor.is_floating_point():
                 outputs[name] = tensor
 
@@ -86,40 +93,43 @@ class Survey:
                     [reading] if reading is not None else []
                 )
 
+    @property
+    def is_unsure(self) -> bool:
+        """Whether the net may pass by what it answers, so that `gradients` must tell: it has tokens or tuples."""
+        return any(layout.tokens or name in self._wrapped for name, layout in self._layouts().items())
+
     @contextmanager
     def gradients(self) -> Iterator[None]:
         """The net runs, and within the block somebody differentiates its logits."""
         layouts = self._layouts()
+        self._reached = {name: [False] for name in layouts}
 
-        def see(name: str, output: Any) -> None:
-            tensor = first_tensor(output)
+        def see(name: str, output: Any) -> Any:
             reached = self._reached[name] = [False]
 
             def look(gradient: Tensor) -> None:
                 if self._reached[name] is reached:  # the last execution
                     reached[0] = bool(layouts[name].to_maps(gradient).any())
 
-            if tensor is not None and tensor.requires_grad:
-                tensor.register_hook(look)  # type: ignore[no-untyped-call]
+            tensor = first_tensor(output)
+            if tensor is None or not tensor.requires_grad:
+                return output
+            passed_on = tensor.view_as(tensor)  # what the net reads of this module, not what it kept before
+            passed_on.register_hook(look)  # type: ignore[no-untyped-call]
+            return with_first(output, passed_on)
 
         with hooked(self._net, list(layouts), see):
             yield
 
-    def taps(self, *, differentiable: bool) -> tuple[Tap, ...]:
-        """In the order of execution; those with a map larger than 1×1, unless there is none.
-
-        Args:
-            differentiable: Whether `gradients` saw any; otherwise it decides nothing.
-        """
+    def taps(self) -> tuple[Tap, ...]:
+        """In the order of execution; those with a map larger than 1×1, unless there is none."""
         layouts = self._layouts()
-        class_token = differentiable and any(layout.tokens for layout in layouts.values())
-        unreached = {name for name, (reached,) in self._reached.items() if class_token and not reached}
+        unreached = {name for name, (reached,) in self._reached.items() if not reached}
         found = {name: layout for name, layout in layouts.items() if name not in unreached}
         kept = {name: layout for name, layout in found.items() if min(layout.side) > 1} or found
         for name in self._owners.keys() - kept.keys():
-            open_to = candidates(self._shapes[name], self._size)
             reason = NO_GRADIENT if name in unreached else SINGLE if name in found else ELSEWHERE
-            self.left_out[name] = reason if open_to else NO_LAYOUT
+            self.left_out[name] = reason if self._open_to(name) else SEVERAL if name in self._several else NO_LAYOUT
         stand_for = self._aliases(kept)
         blocks = self._blocks(kept, stand_for)
         return tuple(Tap(name, layout, name in blocks, stand_for[name] != name) for name, layout in kept.items())
@@ -132,9 +142,13 @@ class Survey:
         for name in self._owners:
             module = self._modules[name]
             readings = self._readings.get(name, {})
-            seen = {layout: mean(readings.get(layout, [])) for layout in candidates(self._shapes[name], self._size)}
+            seen = {layout: mean(readings.get(layout, [])) for layout in self._open_to(name)}
             sights[name] = Sight(self._shape(name), seen, not self._is_block(name) and "2d" in type(module).__name__)
         return sights
+
+    def _open_to(self, name: str) -> list[Layout]:
+        found = candidates(self._shapes[name], self._size)
+        return [layout for layout in found if layout.axes == "NCHW" or name not in self._several]
 
     def _shape(self, name: str) -> tuple[int, ...]:
         return next(iter(self._shapes[name].values()))
