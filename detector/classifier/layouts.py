@@ -70,7 +70,7 @@ class Layout:
 
     def resized(self, output: Tensor, size: tuple[int, int], usual: tuple[int, int]) -> Layout | None:
         """The layout for images of `size` in place of `usual`; None where the tokens lie on no such grid."""
-        if size == usual or not self.tokens:
+        if not self.tokens or (size == usual and self._tokens(output).shape[1] == self.tokens):
             return self
         count = self._tokens(output).shape[1] - self.before - self.after
         height = self.side[0] * size[0] / usual[0]

@@ -65,7 +65,7 @@ def test_maps_move_with_the_image(name: str) -> None:
     moved = [changes(classifier, layers, seed) for seed in (1, 2)]
     for layer in layers:
         if min(taps[layer].side) >= GRID:
-            rows, columns, crossed = follows(sum(each[layer] for each in moved))
+            rows, columns, crossed = follows(torch.stack([each[layer] for each in moved]).sum(0))
             assert min(rows, columns) > 0.7, (layer, rows, columns)
             assert crossed < 0.5, (layer, crossed)
 
