@@ -202,9 +202,9 @@ class Classifier:
             return ""
         if not self.embeddable:
             return "TorchScript and exported programs hide theirs: give the net as torchvision:, timm: or python:"
-        if reasons := Counter(self._left_out.values()).most_common(1):
-            return f"of most of its modules: {reasons[0][0]}"
-        return "it has no submodules"
+        reasons = Counter(self._left_out.values()).most_common(1)
+        told = "no module of it answers maps (B, D, h, w) of the image in any layout that heatward reads"
+        return told + "".join(f"; of most, {reason}" for reason, _ in reasons)
 
     def state_dict(self) -> dict[str, Tensor]:
         """The net's parameters and buffers: copies on the CPU."""
