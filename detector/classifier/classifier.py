@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
@@ -22,7 +23,7 @@ from detector.classifier.heads import Head
 from detector.classifier.preprocessing import Normalized, Preprocessing, fit_to, to_images
 from detector.classifier.probe import probe
 from detector.classifier.sources import TRUSTED_MODULES, Net, build_net, complete
-from detector.classifier.taps import hooked, spread
+from detector.classifier.taps import Tap, first_tensor, hooked, spread, with_first
 from detector.errors import ImageShapeError, LayerNotFoundError, NonFiniteLogitsError
 from detector.images.batch import check_images
 from detector.spec import ClassifierSource, ClassifierSpec
@@ -76,7 +77,9 @@ class Classifier:
         embeddable: Whether spec + `state_dict()` are enough to build it again (torchvision, timm, python).
         differentiable: Whether a gradient reaches the images.
         no_gradient: Why none does; empty where one does.
-        layers: Names of submodules with (B, C, h, w) output, in order of execution; () where hooks do not reach.
+        taps: Submodules whose output holds maps of the image, in order of execution: (B, D, h, w), (B, h, w, D), or
+            tokens on a grid, read as (B, D, h, w) all alike; () where hooks do not reach.
+        layers: Their names.
         fingerprint: sha256 (hex) over architecture, weights, classes and preprocessing, the same on every machine.
     """
 
@@ -97,10 +100,10 @@ class Classifier:
         if found.head.probabilities:
             self.spec = spec.model_copy(update={"output": "probabilities"})
         self.fingerprint = _fingerprint(spec, net.identity, found.head, self.state_dict())
-        self._probed = found.layers
-        self.layers = tuple(layer.name for layer in found.layers)
+        self.taps = found.taps
+        self.layers = tuple(tap.name for tap in found.taps)
         self.no_gradient = found.no_gradient
-        self._no_layers = found.no_layers
+        self._left_out = found.left_out
         self.differentiable = not found.no_gradient
 
     def __call__(self, images: Tensor) -> Tensor:
@@ -143,65 +146,78 @@ class Classifier:
         return to_images(torch.tensor(np.ascontiguousarray(self.fit(pixels)))[None])[0].contiguous()
 
     def activations(self, images: Tensor, layers: Sequence[str]) -> tuple[Tensor, dict[str, Tensor]]:
-        """Classify and keep what the named layers answered.
+        """Classify and keep what the named layers answered, as maps whatever their layout.
 
-        With gradients enabled the activations hang on the graph, so `torch.autograd.grad(logits[...], activation)`
-        works although every parameter is frozen. A layer that runs several times gives its last answer. Later
-        in-place operations of the net do not reach the activations.
+        With gradients enabled the maps hang on the graph, so `torch.autograd.grad(logits[...], maps)` works although
+        every parameter is frozen. A layer that runs several times gives its last answer. Later in-place operations of
+        the net do not reach the maps.
 
         Args:
             images: (B, 3, H, W) in [0, 1].
             layers: Names out of `self.layers`.
 
         Returns:
-            Logits (B, K) and, per name in the order asked for, (B, C, h, w).
+            Logits (B, K) and, per name in the order asked for, maps (B, D, h, w).
 
         Raises:
+            ImageShapeError: As above, or a layer's tokens fill no grid at this size.
             LayerNotFoundError: No such layer; lists near names.
         """
-        self._check_layers(layers)
+        taps = self._named(layers)
         check_images(images, device=self.device)
         if torch.is_grad_enabled() and not images.requires_grad:
             images = images.detach().requires_grad_()
         kept: dict[str, Tensor] = {}
 
-        def keep(name: str, output: Any) -> Tensor:
-            kept[name] = output
-            copy: Tensor = output.clone()  # the net goes on with a copy: an in-place ReLU leaves ours as it is
-            return copy
+        def keep(name: str, output: Any) -> Any:
+            def copied(maps: Tensor) -> Tensor:
+                kept[name] = maps
+                return maps.clone()  # the net goes on with a copy: an in-place ReLU leaves ours as it is
+
+            return self._with_maps(taps[name], output, images, copied)
 
         with hooked(self._net, layers, keep):
             logits = self(images)
         return logits, {name: kept[name] for name in layers}
 
     def changed(self, images: Tensor, layer: str, change: Callable[[Tensor], Tensor]) -> Tensor:
-        """Classify with what `layer` answers, (B, C, h, w), replaced by `change(answer)`: logits (B, K).
+        """Classify with the maps of `layer`, (B, D, h, w), replaced by `change(maps)`: logits (B, K).
+
+        Tokens beside the maps stay as they are.
 
         Raises:
+            ImageShapeError: As above, or the layer's tokens fill no grid at this size.
             LayerNotFoundError: No such layer; lists near names.
         """
-        self._check_layers([layer])
-        with hooked(self._net, [layer], lambda _, output: change(output)):
+        taps = self._named([layer])
+        with hooked(self._net, [layer], lambda name, output: self._with_maps(taps[name], output, images, change)):
             return self(images)
 
     def depths(self, count: int = 4) -> tuple[str, ...]:
         """`count` layers spread evenly over the net's depth, the deepest included; fewer where it has fewer.
 
         The last block (or activation function) of each resolution comes first; a net with fewer resolutions than
-        `count` adds other blocks, then other layers.
+        `count` adds other blocks, then other layers. A transformer of one resolution gives blocks at even distances.
         """
-        return spread(self._probed, count)
+        return spread(self.taps, count)
+
+    @property
+    def deepest(self) -> str | None:
+        """The layer to look at where none is named: the last one; among tokens the last whole block."""
+        if not self.taps or self.taps[-1].layout.axes == "NCHW":
+            return self.layers[-1] if self.layers else None
+        return self.depths(1)[0]
 
     @property
     def no_layers(self) -> str:
         """Why `layers` is empty; empty where it is not."""
         if self.layers:
             return ""
-        if self._no_layers:
-            return self._no_layers
         if not self.embeddable:
             return "TorchScript and exported programs hide theirs: give the net as torchvision:, timm: or python:"
-        return "no module of it answers maps (B, C, h, w)"
+        reasons = Counter(self._left_out.values()).most_common(1)
+        told = "no module of it answers maps (B, D, h, w) of the image in any layout that heatward reads"
+        return told + "".join(f"; of most, {reason}" for reason, _ in reasons)
 
     def state_dict(self) -> dict[str, Tensor]:
         """The net's parameters and buffers: copies on the CPU."""
@@ -210,14 +226,31 @@ class Classifier:
             for name, value in self._net.state_dict().items()
         }
 
-    def _check_layers(self, layers: Sequence[str]) -> None:
+    def _named(self, layers: Sequence[str]) -> dict[str, Tap]:
+        taps = {tap.name: tap for tap in self.taps}
         for name in layers:
-            if name not in self.layers:
+            if name not in taps:
                 raise LayerNotFoundError(self._no_layer(name))
+        return {name: taps[name] for name in layers}
+
+    def _with_maps(self, tap: Tap, output: Any, images: Tensor, change: Callable[[Tensor], Tensor]) -> Any:
+        """A module's output with its maps changed."""
+        tensor = first_tensor(output)
+        size = (images.shape[2], images.shape[3])
+        layout = None if tensor is None else tap.layout.resized(tensor, size, self.input_size)
+        if tensor is None or layout is None:
+            came = "nothing" if tensor is None else f"{tuple(tensor.shape)}, which is no grid of the image's shape"
+            raise ImageShapeError(
+                f"{self.spec.source}: for images of {size[0]}×{size[1]} layer '{tap.name}' answers {came}: resize them "
+                f"to {self.input_size[0]}×{self.input_size[1]}"
+            )
+        return with_first(output, layout.back(change(layout.to_maps(tensor)), tensor))
 
     def _no_layer(self, name: str) -> str:
         if not self.layers:
             return f"{self.spec.source} shows no inner layers ({self.no_layers}): 'occlusion' and 'rise' need none."
+        if reason := self._left_out.get(name):
+            return f"{self.spec.source}: '{printable(name)}' is no layer to look at: {reason}."
         last = ", ".join(self.layers[-5:])
         hint = nearest(name, self.layers) or f"; the last ones are {last}."
         return f"{self.spec.source} has no layer '{printable(name)}' with a spatial map{hint}"

@@ -1,4 +1,4 @@
-"""A net on three made-up images, before it is trusted → **its layers, and why no gradient reaches its images**.
+"""A net on a few made-up images, before it is trusted → **its taps, and why no gradient reaches its images**.
 
 Whatever would show at the first real image, far from its cause, is an error here: a net that loses the batch dimension
 of a single image, whose answers depend on the neighbours in the batch or on chance, that answers labels or another
@@ -7,7 +7,7 @@ number of classes than its owner lists. How its answers become logits is found h
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,8 +16,10 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from detector.classifier.heads import NUMBERS, SUM_TOLERANCE, Head, find_head, judged
+from detector.classifier.places import ROUNDS, placed
 from detector.classifier.preprocessing import Normalized
-from detector.classifier.taps import Layer, observed
+from detector.classifier.survey import Survey
+from detector.classifier.taps import Tap
 from detector.errors import ClassifierSpecError
 from detector.spec import ClassifierSpec
 
@@ -30,12 +32,12 @@ ROUNDING = 1e-3  # of the logits themselves
 
 @dataclass(frozen=True)
 class Probe:
-    """What three images told."""
+    """What a few images told."""
 
-    layers: tuple[Layer, ...]
-    """Those whose maps can be read."""
-    no_layers: str
-    """Why there are none; empty where nothing is known."""
+    taps: tuple[Tap, ...]
+    """Where its maps can be read."""
+    left_out: dict[str, str]
+    """Submodules whose answers cannot, and why."""
     no_gradient: str
     """Why no gradient reaches the images; empty where one does."""
     head: Head
@@ -43,11 +45,11 @@ class Probe:
 
 
 def probe(module: Normalized, shown: nn.Module, spec: ClassifierSpec, device: torch.device) -> Probe:
-    """Run batches of two, one and three images.
+    """Run batches of two, one and three images, and of images changed at one corner each.
 
     Args:
         module: Images in [0, 1] → logits, once it is given the head that is found here.
-        shown: The net within it whose layers are observed.
+        shown: The net within it whose submodules are looked at.
         spec: What its owner says of it.
         device: Where it runs.
 
@@ -55,12 +57,19 @@ def probe(module: Normalized, shown: nn.Module, spec: ClassifierSpec, device: to
         ClassifierSpecError: It cannot be used as it is; says how to mend it.
     """
     images = _images(spec.input_size).to(device)
+    survey = Survey(shown, spec.input_size)
     with torch.no_grad():
-        with observed(shown, spec.input_size) as layers:
+        with survey.batch(2):
             answer = _answer(module, images[:2], spec)
         head = find_head(answer, 2, spec)
         two = _numbers(head, answer, 2, spec)
-        one, three = (_numbers(head, _answer(module, images[:n], spec), n, spec) for n in (1, 3))
+        with survey.batch(1):
+            one = _numbers(head, _answer(module, images[:1], spec), 1, spec)
+        with survey.batch(3):
+            three = _numbers(head, _answer(module, images, spec), 3, spec)
+        for turn in range(ROUNDS if survey.sees_any else 0):
+            with survey.corners():
+                _answer(module, placed(spec.input_size, turn).to(device), spec)
     if not (_alike(one, two[:1]) and _alike(three[:2], two)):
         raise ClassifierSpecError(f"{spec.source} {_unlike(module, head, images[:2], two)}")
     images.requires_grad_()
@@ -73,15 +82,10 @@ def probe(module: Normalized, shown: nn.Module, spec: ClassifierSpec, device: to
     head = judged(head, three if failed else head.values(answer), spec)
     with torch.enable_grad():
         no_gradient = failed or _no_gradient(head(answer), images)
-    return Probe(*_readable(layers), no_gradient, head)
-
-
-def _readable(layers: Sequence[Layer]) -> tuple[tuple[Layer, ...], str]:
-    """Those that are (B, C, h, w); none, and why, where most of the net's blocks are channels-last."""
-    blocks = [layer.channels_last for layer in layers if layer.block]
-    if 2 * sum(blocks) > len(blocks):
-        return (), "most of its blocks answer channels-last maps (B, h, w, C), which heatward cannot read yet"
-    return tuple(layer for layer in layers if not layer.channels_last), ""
+    if not no_gradient and survey.is_unsure:
+        with suppress(Exception), torch.enable_grad(), survey.gradients():  # a net that fails here shows no layers
+            _no_gradient(head(module.answer(images)), images)
+    return Probe(survey.taps(), survey.left_out, no_gradient, head)
 
 
 def _images(size: tuple[int, int]) -> Tensor:
@@ -98,7 +102,7 @@ def _answer(module: Normalized, images: Tensor, spec: ClassifierSpec) -> Any:
     try:
         return module.answer(images)
     except Exception as error:
-        told = f"{spec.source} failed on {NUMBERS[count]} of {spec.input_size} ({type(error).__name__}: {error}): "
+        told = f"{spec.source} failed on {NUMBERS.get(count, f'{count} images')} of {spec.input_size} ({type(error).__name__}: {error}): "
         if count == 2:
             told += _channels(module) or "check input_size, and that it takes batches of any size."
         elif count == 1:

@@ -32,7 +32,7 @@ def cam(
         classifier: The classifier under guard.
         images: (B, 3, H, W) in [0,1].
         classes: (B, C), or None for the predicted class. One forward; C backwards that reach down to `layer` only.
-        layer: Name out of `classifier.layers`; None for the deepest.
+        layer: Name out of `classifier.layers`; None for the deepest (`classifier.deepest`).
         relu: Keep only what speaks for the class (the paper's equation 2); False keeps signs.
 
     Raises:

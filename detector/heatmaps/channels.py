@@ -1,6 +1,7 @@
 """Channel attribution: which channels, at several depths, carry the decision.
 
 Images flow in; for each layer come out activation × gradient summed over space, gradient norms and mean activations.
+Layers are read as maps (B, D, h, w) whatever their layout: a channel of a transformer is one number of every token.
 The gradient is that of the top1 - top2 margin: ONE forward and ONE backward for any number of layers. Activation ×
 gradient is the first-order form (Shrikumar et al. 2017, section 3) of the channel attribution of Fong, Patrick &
 Vedaldi, "Understanding Deep Networks via Extremal Perturbations and Smooth Masks" (2019), section 4.
@@ -22,6 +23,7 @@ __all__ = [
     "ChannelAttribution",
     "ClassAttribution",
     "LayerAttribution",
+    "LayerAttributionMap",
     "attribute_classes",
     "attribute_margin",
     "channel_attribution",
@@ -44,12 +46,20 @@ class LayerAttribution:
 
 
 @dataclass(frozen=True)
+class LayerAttributionMap(LayerAttribution):
+    """The same, and where in the layer's maps it lies."""
+
+    spatial: Tensor
+    """(B, h, w): activation × gradient, summed over channels."""
+
+
+@dataclass(frozen=True)
 class ChannelAttribution:
     """What `channel_attribution` returns."""
 
     logits: Tensor
     """(B, K)."""
-    layers: dict[str, LayerAttribution]
+    layers: dict[str, LayerAttributionMap]
     """In the order asked for."""
 
 
@@ -87,8 +97,14 @@ def channel_attribution(
     images = received(classifier, images)
     with gradients_of(classifier):
         logits, activations = classifier.activations(images, layers)
-        attributions = attribute_margin(logits, {name: activations[name] for name in layers}, pair)
-    return ChannelAttribution(logits.detach(), attributions)
+        gradients = _margin_gradients(logits, {name: activations[name] for name in layers}, pair)
+    return ChannelAttribution(
+        logits.detach(),
+        {
+            name: LayerAttributionMap(**vars(_pool(activation, gradient)), spatial=(activation * gradient).sum(1))
+            for name, (activation, gradient) in gradients.items()
+        },
+    )
 
 
 def class_activation_gradients(
@@ -128,13 +144,8 @@ def attribute_margin(
         pair: As in `channel_attribution`.
         retain_graph: Leave the graph for another backward.
     """
-    classes = _margin_classes(logits, pair)  # (B, 2)
-    first, second = logits.gather(1, classes).sum(0)
-    gradients = torch.autograd.grad(first - second, list(activations.values()), retain_graph=retain_graph)
-    return {
-        name: _pool(activation.detach(), gradient)
-        for (name, activation), gradient in zip(activations.items(), gradients, strict=True)
-    }
+    gradients = _margin_gradients(logits, activations, pair, retain_graph=retain_graph)
+    return {name: _pool(activation, gradient) for name, (activation, gradient) in gradients.items()}
 
 
 def attribute_classes(
@@ -154,6 +165,19 @@ def attribute_classes(
         maps.append(product.sum(1, dtype=torch.float32))
         channels.append(product.sum((2, 3), dtype=torch.float32))
     return torch.stack(maps, 1), torch.stack(channels, 1)
+
+
+def _margin_gradients(
+    logits: Tensor, activations: Mapping[str, Tensor], pair: Tensor | None, *, retain_graph: bool = False
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """By layer, the activation and the margin's gradient, (B, D, h, w) each."""
+    classes = _margin_classes(logits, pair)  # (B, 2)
+    first, second = logits.gather(1, classes).sum(0)
+    gradients = torch.autograd.grad(first - second, list(activations.values()), retain_graph=retain_graph)
+    return {
+        name: (activation.detach(), gradient)
+        for (name, activation), gradient in zip(activations.items(), gradients, strict=True)
+    }
 
 
 def _margin_classes(logits: Tensor, pair: Tensor | None) -> Tensor:

@@ -123,13 +123,14 @@ def default_layer(classifier: Classifier | BlackBox, layer: str | None) -> str:
     """
     if layer is not None:
         return layer
-    if not classifier.layers:
+    deepest = None if isinstance(classifier, BlackBox) else classifier.deepest
+    if deepest is None:
         by_gradient = "'gradient', 'integrated_gradients', " if classifier.differentiable else ""
         raise LayerNotFoundError(
             f"classifier {_name(classifier)!r} shows no layers ({classifier.no_layers}); use a method that needs none: "
             f"{by_gradient}'occlusion', 'rise'"
         )
-    return classifier.layers[-1]
+    return deepest
 
 
 def _name(classifier: Classifier | BlackBox) -> str:

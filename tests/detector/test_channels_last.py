@@ -1,14 +1,13 @@
-"""Layers whose output is (B, h, w, C) are never read as (B, C, h, w): left out, or the net is refused."""
+"""Layers whose output is (B, h, w, C) are read as maps (B, C, h, w), within a block or throughout the net."""
 
 from __future__ import annotations
 
-import types
-
+import architectures
 import pytest
+import torch
 from torch import Tensor, nn
 
-from detector.classifier import Classifier, ClassifierSpec, load_classifier
-from detector.errors import NoGradientError
+from detector.classifier import Classifier
 from detector.evidence import EvidenceExtractor, EvidenceSettings
 
 CLASSES = ("a", "b", "c")
@@ -43,28 +42,31 @@ class Net(nn.Module):
         return self.head(self.pool(x).mean((2, 3)))
 
 
-def load(monkeypatch: pytest.MonkeyPatch, permutes: bool, size: tuple[int, int]) -> Classifier:
-    nets = types.ModuleType("channels_last_nets")
-    nets.net = lambda: Net(permutes)  # type: ignore[attr-defined]
-    monkeypatch.setitem(__import__("sys").modules, "channels_last_nets", nets)
-    spec = ClassifierSpec(source="python:channels_last_nets:net", input_size=size, classes=CLASSES)
-    return load_classifier(spec)
+def load(permutes: bool, size: tuple[int, int]) -> Classifier:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return architectures.load(Net(permutes), size, CLASSES)
 
 
-@pytest.mark.parametrize("size", [(16, 16), (16, 32), (32, 16), (24, 40)])
-def test_only_true_maps_are_layers(monkeypatch: pytest.MonkeyPatch, size: tuple[int, int]) -> None:
-    layers = load(monkeypatch, True, size).layers
-    assert {"stem", "blocks", "blocks.0", "blocks.1"} <= set(layers)
-    assert not [name for name in layers if name.endswith(("norm", "linear"))]
-    if size[0] != size[1]:
-        assert "pool" in layers  # square on any image, but channels first
+@pytest.mark.parametrize("size", [(16, 16), (16, 32), (32, 16), (24, 40), (12, 12)])
+@pytest.mark.parametrize("permutes", [True, False])
+def test_each_layer_has_its_own_layout(permutes: bool, size: tuple[int, int]) -> None:
+    """At 12×12 maps have as many rows and columns as channels, so shapes tell nothing."""
+    classifier = load(permutes, size)
+    axes = {tap.name: tap.layout.axes for tap in classifier.taps}
+    block = "NCHW" if permutes else "NHWC"
+    assert {axes[name] for name in ("stem", "stem.0", "stem.1", "pool")} == {"NCHW"}
+    assert {axes[name] for name in ("blocks", "blocks.0", "blocks.1")} == {block}
+    assert {axes[f"blocks.{index}.{name}"] for index in "01" for name in ("norm", "linear", "activation")} == {"NHWC"}
+    images = torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(1))
+    _, maps = classifier.activations(images, classifier.layers)
+    assert {tuple(maps[name].shape) for name in axes if name != "pool"} == {(2, 6, size[0] // 2, size[1] // 2)}
 
 
 @pytest.mark.parametrize("size", [(16, 16), (16, 32)])
-def test_a_net_of_channels_last_blocks_is_refused_as_evidence(
-    monkeypatch: pytest.MonkeyPatch, size: tuple[int, int]
-) -> None:
-    classifier = load(monkeypatch, False, size)
-    assert classifier.layers == () and classifier.differentiable
-    with pytest.raises(NoGradientError, match="channels-last"):
-        EvidenceExtractor(classifier, EvidenceSettings())
+def test_a_net_of_channels_last_blocks_gives_evidence(size: tuple[int, int]) -> None:
+    extractor = EvidenceExtractor(load(False, size), EvidenceSettings())
+    images = torch.rand(3, 3, *size, generator=torch.Generator().manual_seed(1))
+    evidence, heatmaps = extractor.with_heatmap(images)
+    assert heatmaps.shape[2] * size[0] == heatmaps.shape[1] * size[1]
+    assert evidence.groups["margin.channels"].shape == (3, 3 * 6 * len(extractor.layers))

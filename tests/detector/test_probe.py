@@ -147,7 +147,7 @@ def test_errors_of_a_net_without_gradients_say_why(name: str) -> None:
 
 def test_a_net_without_maps_is_not_told_to_be_what_it_is() -> None:
     classifier = loaded(nn.Sequential(nn.Flatten(1), nn.Linear(3 * 256, 3)))
-    with pytest.raises(NoGradientError, match=r"answers maps \(B, C, h, w\)") as raised:
+    with pytest.raises(NoGradientError, match=r"answers maps \(B, D, h, w\)") as raised:
         EvidenceExtractor(classifier, EvidenceSettings())
     assert "timm:" not in str(raised.value)
 

@@ -1,0 +1,103 @@
+"""Do maps show the image? **An image, and copies of it changed at one place each** → where do the maps change most?
+
+A true map changes most where its image changed: in early layers there and nowhere else, in deep ones more there than
+elsewhere. A map whose rows are channels, whose rows and columns are swapped, or whose cells are windows or pairs of
+tokens changes elsewhere. The places are the four corners: they tell rows from columns, and a map of 2×2 has no others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+__all__ = ["IMAGES", "ROUNDS", "Reading", "mean", "placed", "read"]
+
+ROUNDS = 2
+"""Images to be looked at, one after another."""
+CORNERS = ((0, 0), (0, 1), (1, 0), (1, 1))
+"""(Bottom?, right?)."""
+IMAGES = 1 + len(CORNERS)
+SHARE = 4
+"""A corner is so many times smaller than the image, high and wide."""
+FLOOR = 1e-3
+"""Of the largest change: what is smaller counts as none."""
+ASLEEP = 1e-5
+"""Of the values themselves: changes that are smaller may be rounding."""
+CLEAR = 0.5
+"""Of a change's logarithm: what is more is no chance."""
+
+
+def placed(size: tuple[int, int], turn: int) -> Tensor:
+    """(5, 3, H, W) in [0, 1]: noise, and the same noise with one corner painted over."""
+    generator = torch.Generator().manual_seed(turn)
+    images = torch.rand(3, *size, generator=generator).repeat(IMAGES, 1, 1, 1)
+    for image, corner in zip(images[1:], CORNERS, strict=True):
+        part = image[:, *_corner(size, corner)]  # dark in the first image, of full contrast in the second
+        part.copy_((part > 0.5).float() if turn % 2 else torch.zeros_like(part))
+    return images
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How maps moved at each change: in logarithms, beyond what one would expect.
+
+    Expected is what the change moves everywhere and what moves the position at any change: so neither a position that
+    answers to everything nor one that hardly moves counts more than others.
+    """
+
+    corners: Tensor
+    """(4, 4), by change and corner of the maps."""
+    variety: float
+    """Standard deviation over changes and positions: how much it matters which corner of the image changed."""
+
+    @property
+    def contrast(self) -> float:
+        """How much more the changed corners moved than the others."""
+        others = (self.corners.sum() - self.corners.trace()) / (self.corners.numel() - len(CORNERS))
+        return float(self.corners.diagonal().mean() - others)
+
+    @property
+    def follows(self) -> bool:
+        """Whether each change moved its own corner the most, and each corner moved the most at its own change."""
+        own = torch.arange(len(CORNERS))
+        return bool((self.corners.argmax(1) == own).all() and (self.corners.argmax(0) == own).all())
+
+    @property
+    def contradicts(self) -> bool:
+        """Whether changes moved other positions far more than their own corner."""
+        elsewhere = float((self.corners.amax(1) - self.corners.diagonal()).amax())
+        return elsewhere > CLEAR or (self.variety > CLEAR and self.contrast < self.variety)
+
+
+def read(maps: Tensor) -> Reading | None:
+    """The reading of maps (5, D, h, w) of the images that `placed` gives; None where nothing moves."""
+    maps = maps.detach().float()
+    change = torch.linalg.vector_norm(maps[1:] - maps[:1], dim=1)  # (4, h, w)
+    values = torch.linalg.vector_norm(maps[0], dim=0)
+    if not change.isfinite().all() or change.amax() <= ASLEEP * values.amax():
+        return None
+    moved = (change + FLOOR * change.amax()).log()
+    moved = moved - moved.mean(0) - moved.mean((1, 2), keepdim=True) + moved.mean()
+    side = (moved.shape[1], moved.shape[2])
+    corners = torch.stack([moved[:, *_corner(side, corner)].mean((1, 2)) for corner in CORNERS], 1)
+    return Reading(corners.cpu(), float(moved.std(correction=0)))
+
+
+def mean(readings: Sequence[Reading]) -> Reading | None:
+    """Of several rounds; None where there is none."""
+    if not readings:
+        return None
+    corners = torch.stack([reading.corners for reading in readings]).mean(0)
+    return Reading(corners, sum(reading.variety for reading in readings) / len(readings))
+
+
+def _corner(side: tuple[int, int], corner: tuple[int, int]) -> tuple[slice, slice]:
+    """A quarter of both sides, one cell at least."""
+    rows, columns = (
+        slice(length - max(1, length // SHARE), length) if last else slice(0, max(1, length // SHARE))
+        for length, last in zip(side, corner, strict=True)
+    )
+    return rows, columns
