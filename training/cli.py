@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from training.evaluation.leave_out_result import LeaveOutResult
 
-__all__ = ["Report", "evaluate", "job_config", "job_parser", "print_tables", "train"]
+__all__ = ["Report", "evaluate", "job_config", "job_overrides", "job_parser", "print_tables", "train"]
 
 Report = Callable[[Path], Path]
 """Draws the report of the evaluation in a folder; returns where it lies."""
@@ -237,6 +237,15 @@ def job_config(arguments: argparse.Namespace) -> TrainingConfig:
     Raises:
         ConfigError: A setting is wrong.
     """
+    return load_config(arguments.config, job_overrides(arguments))
+
+
+def job_overrides(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What such a parser read, as nested settings.
+
+    Raises:
+        ConfigError: --set without a value.
+    """
     overrides: dict[str, Any] = {}
     for name, (key, _) in FLAGS.items():
         _put(overrides, key, getattr(arguments, name.replace("-", "_")))
@@ -246,7 +255,7 @@ def job_config(arguments: argparse.Namespace) -> TrainingConfig:
         if not equals or not key.strip():
             raise ConfigError(f"--set {setting}: expected KEY=VALUE, e.g. --set fit.epochs=5")
         _put(overrides, key.strip(), _parsed(value))
-    return load_config(arguments.config, overrides)
+    return overrides
 
 
 def _put(settings: dict[str, Any], key: str, value: Any) -> None:

@@ -12,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from detector.bundle import Bundle
 from detector.classifier import Classifier
 from detector.evidence import CONSTANTS
 from training.attacks import check_attack, code_of
@@ -46,6 +47,8 @@ class Job:
     witness: Classifier | None = None
     collected: Mapping[str, Collected] = field(default_factory=dict)
     """Label of an attack of files → its images."""
+    start: Bundle | None = None
+    """The bundle whose networks the fit begins with; None: it begins anew."""
 
     @property
     def work(self) -> Path:
