@@ -3,7 +3,7 @@
     python -m benchmarks.retraining.adapt detector/embedded/cifar10.heatward --weights other_seed.safetensors \
         --config examples/cifar10/config.toml --fit-images 30 150 300
 
-Each row is a run of `heatward adapt` in one work folder, from few images to many, so that attacks are made once; beside
+Each row is a run of `heatward adapt` in one work folder, from many images to few, so that attacks are made once; beside
 it the same with networks that begin anew. The slow attacks, Square and Pixle, may be limited to fewer images.
 """
 
@@ -69,8 +69,8 @@ def main() -> None:
     images: dict[str, Any] = {"splits": {"calibrate": arguments.calibrate}}
     if arguments.data:
         images |= {"source": str(arguments.data / "train"), "test_source": str(arguments.data / "test")}
-    said = []
-    for count in sorted(arguments.fit_images):
+    said: list[str] = []
+    for count in sorted(arguments.fit_images, reverse=True):
         for warm in (True,) if arguments.warm_only else (True, False):
             out = arguments.work / f"{count}-{'warm' if warm else 'anew'}.heatward"
             config = load_config(

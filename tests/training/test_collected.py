@@ -92,17 +92,17 @@ def test_images_go_where_their_originals_are_and_succeed_as_the_attack_did(made:
     attack.run(job)
     seen = 0
     for split in ("fit", "test", "tune"):
-        there = {item.index for item in job.splits[split].items}  # type: ignore[index]
-        index = rows(job, split, "index").tolist()  # type: ignore[arg-type]
+        there = {item.index for item in job.splits[split].items}
+        index = rows(job, split, "index").tolist()
         assert set(index) <= there and len(set(index)) == len(index)
         seen += len(index)
         before = {
-            each: torch.cat([read_shard(plan.path)[each] for plan in made.plan("attack", split, "pgd")])  # type: ignore[arg-type]
+            each: torch.cat([read_shard(plan.path)[each] for plan in made.plan("attack", split, "pgd")])
             for each in ("index", "origin", "prediction", "linf")
         }
-        order, now = before["index"].argsort(), rows(job, split, "index").argsort()  # type: ignore[arg-type]
+        order, now = before["index"].argsort(), rows(job, split, "index").argsort()
         for column in ("origin", "prediction", "linf"):
-            assert torch.equal(before[column][order], rows(job, split, column)[now])  # type: ignore[arg-type]
+            assert torch.equal(before[column][order], rows(job, split, column)[now])
     assert seen == sum(1 for _ in (source / "crafted").rglob("*.png"))
 
 
@@ -113,14 +113,14 @@ def test_without_originals_the_class_folder_is_the_truth(source: Path) -> None:
     job = open_job(with_files(source, source, originals=False), SilentProgress())
     attack.run(job)
     for split in ("fit", "test"):
-        there = {item.index for item in job.splits[split].items}  # type: ignore[index]
-        index = rows(job, split, "index")  # type: ignore[arg-type]
+        there = {item.index for item in job.splits[split].items}
+        index = rows(job, split, "index")
         # most are known again by what they look like; none of another split's
         assert len(there & set(index.tolist())) > 0.9 * len(index)
         others = {item.index for name, images in job.splits.items() if name != split for item in images.items}
         assert not others & set(index.tolist())
-        assert torch.equal(rows(job, split, "origin"), rows(job, split, "truth"))  # type: ignore[arg-type]
-        assert rows(job, split, "linf").isnan().all()  # type: ignore[arg-type]
+        assert torch.equal(rows(job, split, "origin"), rows(job, split, "truth"))
+        assert rows(job, split, "linf").isnan().all()
 
 
 def test_a_whole_job_learns_from_files_and_measures_them(source: Path) -> None:
@@ -221,7 +221,7 @@ def test_folders_that_cannot_be_used(source: Path, change: object, kind: type[Ex
 
 def test_words_are_checked() -> None:
     def spec(name: str = "files:a", **parameters: object) -> AttackSpec:
-        return AttackSpec(name=name, label="x", family="b", parameters=parameters)  # type: ignore[arg-type]
+        return AttackSpec(name=name, label="x", family="b", parameters=parameters)
 
     assert (spec().folder, spec(originals="b").originals, spec("PGD").folder) == ("a", "b", None)
     assert source_name(spec()) != source_name(spec(), originals=True)
@@ -231,7 +231,7 @@ def test_words_are_checked() -> None:
         ({"name": "files:"}, "expected files:FOLDER"),
     ):
         with pytest.raises(ValueError, match=expected):
-            spec(**bad)  # type: ignore[arg-type]
+            spec(**bad)
 
 
 def test_nobody_knows_what_unlabelled_images_showed(source: Path) -> None:

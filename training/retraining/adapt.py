@@ -128,7 +128,7 @@ def adapt(bundle: Bundle, config: TrainingConfig, options: Options, progress: Pr
             progress.note("the new classifier's evidence has other shapes: the old detector cannot be asked")
         job = replace(job, start=bundle if options.warm else None)
         for stage in ("fit", "calibrate", "evaluate", "bundle"):
-            run_stage(job, stage)  # type: ignore[arg-type]
+            run_stage(job, stage)
         after = _side(EvaluationResult.read(job.work / "evaluate"))
         made = load_bundle(config.out)
         said = {
@@ -161,9 +161,10 @@ def table(found: Adaptation) -> Table:
     old: Mapping[str, Measured] = {row.label: row for row in found.before.attacks} if found.before else {}
     for row in found.after.attacks:
         one = old.get(row.label)
-        cells = [_change(one and one.auroc, row.auroc, "{:.3f}")]
-        cells += [_change(one and one.tpr[rate], row.tpr[rate], "{:.1%}") for rate in rates]
-        drawn.add_row(row.label, str(row.images), *cells, _change(one and one.recovered, row.recovered, "{:.1%}"))
+        cells = [_change(one.auroc if one else None, row.auroc, "{:.3f}")]
+        cells += [_change(one.tpr[rate] if one else None, row.tpr[rate], "{:.1%}") for rate in rates]
+        cells.append(_change(one.recovered if one else None, row.recovered, "{:.1%}"))
+        drawn.add_row(row.label, str(row.images), *cells)
     alarms = found.before.false_positives if found.before else {}
     cells = [_change(alarms.get(rate), each, "{:.1%}") for rate, each in found.after.false_positives.items()]
     drawn.add_row("clean images", str(found.after.false_positives[rates[0]].count), "", *cells, "")

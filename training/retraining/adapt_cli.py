@@ -90,7 +90,7 @@ def _adapt(arguments: argparse.Namespace) -> int:
 
 def _merged(recipe: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
     """The bundle's classifier with what is new, and nothing of the file's."""
-    nothing = {"weights": None, "labels": None, "arguments": {}}
+    nothing: dict[str, Any] = {"weights": None, "labels": None, "arguments": {}}
     return {**nothing, **recipe, **({"classes": None} if "labels" in given else {}), **given}
 
 

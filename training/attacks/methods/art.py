@@ -40,7 +40,7 @@ class ArtAttack:
                 from art.estimators.estimator import LossGradientsMixin
         except ImportError as error:
             raise ConfigError(f"art:{name} needs the extra `art`, pip install 'heatward[art]' ({error})") from error
-        known = {
+        known: dict[str, Any] = {
             each: kind
             for each, kind in vars(evasion).items()
             if inspect.isclass(kind) and issubclass(kind, EvasionAttack) and not inspect.isabstract(kind)
@@ -50,10 +50,10 @@ class ArtAttack:
                 f"the adversarial-robustness-toolbox has no evasion attack {name!r}{nearest(name, list(known))}"
             )
         self.title = f"art:{name}"
-        self.kind: Any = known[name]
+        self.kind = known[name]
         self.estimator: Any = classification.PyTorchClassifier
         arguments = arguments_of(self.kind.__init__, skip=2)
-        self.arguments = {key: value for key, value in arguments.items() if key != "targeted"}
+        self.arguments: Mapping[str, Any] = {key: value for key, value in arguments.items() if key != "targeted"}
         wanted = (LossGradientsMixin, classification.ClassGradientsMixin)
         self.needs_gradient = any(issubclass(each, wanted) for each in _flat(self.kind._estimator_requirements))
 

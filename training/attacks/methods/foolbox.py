@@ -60,7 +60,10 @@ class FoolboxAttack:
         self.title = f"foolbox:{name}"
         self.kind: Any = known[name]
         smallest = issubclass(self.kind, foolbox.attacks.base.MinimizationAttack)
-        self.arguments = {**arguments_of(self.kind.__init__, skip=1), "eps": None if smallest else REQUIRED}
+        self.arguments: Mapping[str, Any] = {
+            **arguments_of(self.kind.__init__, skip=1),
+            "eps": None if smallest else REQUIRED,
+        }
         self.needs_gradient = self.kind.__module__.rpartition(".")[2] not in BY_DECISION
 
     def bound(self, parameters: Mapping[str, Any]) -> float | None:

@@ -54,7 +54,7 @@ class FunctionAttack:
                 f"{name} takes ({', '.join(p.name for p in parameters)}), expected ({', '.join(GIVEN)}) and then its "
                 "parameters"
             )
-        self.arguments = arguments_of(self.function, skip=min(len(GIVEN), len(first)))
+        self.arguments: Mapping[str, Any] = arguments_of(self.function, skip=min(len(GIVEN), len(first)))
         self.takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters)
         self.code = _digest(inspect.getmodule(self.function))
 
@@ -128,4 +128,5 @@ def _checked(answer: Any, images: Tensor, name: str) -> Tensor:
     low, high = (float(each) for each in answer.aminmax())
     if low < -ROUNDING or high > 1 + ROUNDING:
         raise ConfigError(f"{name} answered values from {low:.4g} to {high:.4g}, {expected}")
-    return answer.to(images)
+    found: Tensor = answer.to(images)
+    return found

@@ -47,7 +47,7 @@ class TorchAttack:
             raise ConfigError(f"no attack is named {name!r}{nearest(name, list(ATTACKS))}")
         self.title = name
         self.kind = ATTACKS[name]
-        self.arguments = arguments_of(self.kind.__init__, skip=2)
+        self.arguments: Mapping[str, Any] = arguments_of(self.kind.__init__, skip=2)
         self.needs_gradient = name not in NO_GRADIENT
 
     def bound(self, parameters: Mapping[str, Any]) -> float | None:
