@@ -4,8 +4,8 @@
     originals = FOLDER   the photographs that they were made from, of the same names; their suffixes may be others
 
 An attacked image goes to the split of its original, so that no photograph lies in two: to that of the job's photograph
-that has the same pixels, or else looks alike (which also finds the originals that nobody named); any other to the split
-that a hash of its original gives it. Where the original is not known, the class folder stands for its prediction.
+which the original is a copy of, or to the split that a hash of the original gives it. Where nobody named the original,
+a photograph of the job that looks alike is taken for it, and the class folder for the prediction before the attack.
 """
 
 from __future__ import annotations
@@ -124,7 +124,8 @@ def collect(
     ]
     if remember:
         known.store()
-    homes = _homes(spec, [signature for _, signature in readable], splits, config.near_copies, known)
+    named = [item.position in by_original for item, _ in readable]
+    homes = _homes(spec, [signature for _, signature in readable], named, splits, config.near_copies, known)
     placed: dict[Split, list[Item]] = {split: [] for split in splits}
     elsewhere = 0
     for (item, _), (split, index) in zip(readable, homes, strict=True):
@@ -187,9 +188,18 @@ def _stem(source: Source, position: int) -> str:
 
 
 def _homes(
-    spec: AttackSpec, signatures: Sequence[Signature], splits: Mapping[Split, SplitImages], near: int, known: Memory
+    spec: AttackSpec,
+    signatures: Sequence[Signature],
+    named: Sequence[bool],
+    splits: Mapping[Split, SplitImages],
+    near: int,
+    known: Memory,
 ) -> list[tuple[Split | str, int]]:
-    """Split and id of the photograph that each image shows; a photograph of nobody's is given both."""
+    """Split and id of the photograph that each image shows; a photograph of nobody's is given both.
+
+    Where the original is named, it is the signature's, and copies are what they are everywhere; otherwise the signature
+    is the attacked image's own, and what looks alike is taken for the same.
+    """
     there: list[tuple[Split, Item]] = []
     shown: list[Signature] = []
     for split, images in splits.items():
@@ -197,20 +207,22 @@ def _homes(
             some = [item for item in images.items if item.source == name]
             there += [(split, item) for item in some]
             shown += known.signatures(photographs, [item.position for item in some], lambda count: None)
-    exact = {signature[0]: (split, item.index) for (split, item), signature in zip(there, shown, strict=True)}
-    groups = groups_of([*shown, *signatures], max(near, ALIKE))
-    alike: dict[int, tuple[Split | str, int]] = {}
-    for (split, item), group in zip(there, groups, strict=False):
-        alike.setdefault(group, (split, item.index))
+    groups = {sure: groups_of([*shown, *signatures], near if sure else max(near, ALIKE)) for sure in {*named}}
+    homes: dict[bool, dict[int, tuple[Split, int]]] = {sure: {} for sure in groups}
+    for sure, found in groups.items():
+        for (split, item), group in zip(there, found, strict=False):
+            homes[sure].setdefault(group, (split, item.index))
     sizes = {split: len(images) for split, images in splits.items() if split in spec.splits}
     shares = {split: count / max(1, sum(sizes.values())) for split, count in sizes.items()}
-    first: dict[int, str] = {}
-    homes: list[tuple[Split | str, int]] = []
-    for signature, group in zip(signatures, groups[len(there) :], strict=True):
-        identity = first.setdefault(group, signature[0])
+    first: dict[tuple[bool, int], str] = {}
+
+    def home(at: int, sure: bool) -> tuple[Split | str, int]:
+        group = groups[sure][len(there) + at]
+        identity = first.setdefault((sure, group), signatures[at][0])
         drawn = home_of(identity, shares), int(digest(["collected", identity])[:15], 16)
-        homes.append(exact.get(signature[0]) or alike.get(group) or drawn)
-    return homes
+        return homes[sure].get(group) or drawn
+
+    return [home(at, sure) for at, sure in enumerate(named)]
 
 
 def _warn_of_files(spec: AttackSpec, source: Source, splits: Mapping[Split, SplitImages], progress: Progress) -> None:
