@@ -239,3 +239,27 @@ def test_nobody_knows_what_unlabelled_images_showed(source: Path) -> None:
     (source / "config.toml").write_text(text)
     with pytest.raises(ConfigError, match=r"images.labelled is false, and no originals are given"):
         open_job(with_files(source, source, originals=False), SilentProgress())
+
+
+def test_two_attacks_on_a_photograph_of_nobodys_go_to_one_split(source: Path) -> None:
+    foreign = tiny.images(24, seed=99)
+    for number, (image, label) in enumerate(zip(foreign.images, foreign.labels.tolist(), strict=True)):
+        pixels = np.ascontiguousarray(image.mul(255).byte().permute(1, 2, 0).numpy())
+        for place, change in (("foreign", 0), ("one", 9), ("other", 200)):
+            if place == "one" and number % 3 == 0:  # the two folders do not hold the same ones
+                continue
+            path = source / place / tiny.CLASSES[label] / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels ^ np.uint8(change)).save(path)
+    text = (source / "config.toml").read_text()
+    told = f'originals = "{source / "foreign"}"'
+    for place in ("one", "other"):
+        text += ATTACK.format(folder=source / place, originals=told).replace('"crafted"', f'"{place}"')
+    (source / "config.toml").write_text(text)
+    job = open_job(configure(source, source), SilentProgress())
+    homes = {
+        place: {item.index: split for split, images in job.collected[place].splits.items() for item in images.items}
+        for place in ("one", "other")
+    }
+    assert len(homes["one"]) == 16 and len(homes["other"]) == 24 and len({*homes["other"].values()}) > 1
+    assert all(homes["other"][index] == split for index, split in homes["one"].items())
