@@ -1,7 +1,7 @@
 """A detector adapted to another seed of its classifier: how few images are enough, and is a warm start worth it?
 
     python -m benchmarks.retraining.adapt detector/embedded/cifar10.heatward --weights other_seed.safetensors \
-        --config examples/cifar10/config.toml --fit-images 30 150 300
+        --config examples/cifar10/config.toml --fit-images 30 60 600
 
 Each row is a run of `heatward adapt` in one work folder, from many images to few, so that attacks are made once; beside
 it the same with networks that begin anew. The slow attacks, Square and Pixle, may be limited to fewer images.
@@ -57,10 +57,11 @@ def main() -> None:
     parser.add_argument("--config", type=Path, required=True, help="names the images")
     parser.add_argument("--work", type=Path, default=Path("work/adapt"))
     parser.add_argument("--data", type=Path, help="folder with train/ and test/, instead of the configuration's")
-    parser.add_argument("--fit-images", type=int, nargs="+", default=[30, 150, 300])
+    parser.add_argument("--fit-images", type=int, nargs="+", default=[30, 60, 600])
     parser.add_argument("--measure-images", type=int, default=200)
     parser.add_argument("--calibrate", type=int, default=1000, help="images that set the thresholds")
     parser.add_argument("--slow", type=int, help="images of the slow attacks, at most")
+    parser.add_argument("--shard-size", type=int, default=30, help="images a shard; a shorter shard is made anew")
     parser.add_argument("--warm-only", action="store_true", help="leave out networks that begin anew")
     arguments = parser.parse_args()
     bundle = limited(load_bundle(arguments.bundle), arguments.slow)
@@ -75,9 +76,8 @@ def main() -> None:
             out = arguments.work / f"{count}-{'warm' if warm else 'anew'}.heatward"
             config = load_config(
                 arguments.config,
-                # shards as small as the smallest set: what fewer images made is kept
                 {**recipe, "work": arguments.work, "out": out, "images": images, "threads": 1}
-                | {"shard_size": min(arguments.fit_images), "corruptions": {"kinds": []}},
+                | {"shard_size": arguments.shard_size, "corruptions": {"kinds": []}},
             )
             started = time.process_time()
             found = adapt(bundle, config, Options(None, count, arguments.measure_images, warm), LogProgress())

@@ -30,7 +30,6 @@ __all__ = ["fit_networks", "load_networks", "results"]
 
 NETWORK = "network.safetensors"
 FILES = (NETWORK, "network.json")
-STATISTICS = ("scale_", "novelty.")
 IGNORE = -100
 UNHARMED_SHARDS = 16  # a label, for what is usual
 
@@ -113,17 +112,13 @@ def fit_networks(
 
 
 def _begin_with(network: HeatmapNetwork, start: Bundle, member: int) -> None:
-    """Take over the weights of another ensemble's member that have the same names and shapes.
+    """Take over what another ensemble's member learnt, where names and shapes are the same.
 
-    Statistics of evidence (scales, novelty) stay: they are those of this classifier.
+    The scales of its evidence, too: weights belong to them, and few images tell them badly. The novelty stays.
     """
     own, prefix = network.state_dict(), f"{member % max(1, _members(start))}."
     old = {name.removeprefix(prefix): each for name, each in start.network_weights.items() if name.startswith(prefix)}
-    kept = {
-        name: each.float()
-        for name, each in old.items()
-        if name in own and each.shape == own[name].shape and not name.startswith(STATISTICS)
-    }
+    kept = {name: each.float() for name, each in old.items() if name in own and each.shape == own[name].shape}
     network.load_state_dict(own | kept)
 
 

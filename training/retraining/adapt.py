@@ -41,8 +41,6 @@ from training.stages.evaluate import evaluate_detector
 __all__ = ["Adaptation", "Measured", "Options", "adapt", "table"]
 
 ADAPTED = "adapted.heatward"
-FEW_EPOCHS = 4
-"""Times the recipe's epochs, at most, where images are few."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +112,6 @@ def adapt(bundle: Bundle, config: TrainingConfig, options: Options, progress: Pr
     out, parent = config.out, bundle.manifest
     with hold(config.work):
         config = _fitting(config, parent.classifier.classes, parent.fingerprint, progress)
-        fit = config.fit
         config = _sized(config, options, progress)
         config = config.model_copy(update={"out": config.work / ADAPTED})
         job = open_job(config, progress)
@@ -135,8 +132,7 @@ def adapt(bundle: Bundle, config: TrainingConfig, options: Options, progress: Pr
             "parent": parent.digest,
             "recipe": recipe_of(config),
             "code": code_digest(),
-            "adapted": {**asdict(options), "epochs": config.fit.epochs, "before": before and before.dump()},
-            "fit": fit.model_dump(mode="json"),  # the recipe's: who adapts this bundle again begins from it
+            "adapted": {**asdict(options), "before": before and before.dump()},
         }
         manifest = made.manifest.model_copy(update={"provenance": {**made.manifest.provenance, **said}})
         save_bundle(out, replace(made, manifest=manifest))
@@ -196,7 +192,7 @@ def _fitting(config: TrainingConfig, classes: tuple[str, ...], old: str, progres
 
 
 def _sized(config: TrainingConfig, options: Options, progress: Progress) -> TrainingConfig:
-    """The configuration with as many images to fit and to test as the options say, and epochs to suit.
+    """The configuration with as many images to fit and to test as the options say.
 
     Raises:
         DataError: More images are wanted than there are.
@@ -218,9 +214,7 @@ def _sized(config: TrainingConfig, options: Options, progress: Progress) -> Trai
         if not images.test_source:
             changed["test"] = shares["test"] * test / len(splits["test"])
     update = {"splits": images.splits.model_copy(update=changed), "fit_sources": images.fit_sources * (wanted == there)}
-    epochs = config.fit.epochs * min(FEW_EPOCHS, max(1, round(there / wanted)))
-    fit = config.fit.model_copy(update={"epochs": epochs})
-    return config.model_copy(update={"images": images.model_copy(update=update), "fit": fit})
+    return config.model_copy(update={"images": images.model_copy(update=update)})
 
 
 def _shape(job: Job) -> EvidenceShape:

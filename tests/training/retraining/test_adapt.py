@@ -84,7 +84,7 @@ def test_networks_begin_with_the_old_ones(source: Path, trained: Path, weights: 
     )
     assert adapt_cli.adapt([str(tmp_path / "old.heatward"), *asked[1:]]) == 0
     new = load_bundle(tmp_path / "new.heatward")
-    compared = [name for name in bundle.network_weights if name.startswith("0.") and "scale_" not in name]
+    compared = [name for name in bundle.network_weights if name.startswith("0.")]
     assert compared
     for name in compared:
         assert torch.allclose(bundle.network_weights[name].float(), new.network_weights[name].float(), atol=1e-4), name
