@@ -30,7 +30,17 @@ if TYPE_CHECKING:
     from training.evaluation.leave_out_result import LeaveOutResult
     from training.evaluation.result import EvaluationResult
 
-__all__ = ["Report", "add_mlflow", "check_out", "evaluate", "job_config", "job_parser", "print_tables", "train"]
+__all__ = [
+    "Report",
+    "add_mlflow",
+    "check_out",
+    "evaluate",
+    "job_config",
+    "job_overrides",
+    "job_parser",
+    "print_tables",
+    "train",
+]
 
 Report = Callable[[Path], Path]
 """Draws the report of the evaluation in a folder; returns where it lies."""
@@ -293,6 +303,20 @@ def job_config(arguments: argparse.Namespace) -> TrainingConfig:
     Raises:
         ConfigError: A setting is wrong.
     """
+    try:
+        return load_config(arguments.config, job_overrides(arguments))
+    except ConfigError as error:
+        if arguments.config is not None:
+            raise
+        raise ConfigError(f"{error}; a configuration is named by --config FILE (examples/ has some)") from error
+
+
+def job_overrides(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What such a parser read, as nested settings.
+
+    Raises:
+        ConfigError: --set without a value.
+    """
     overrides: dict[str, Any] = {}
     for name, (key, _) in FLAGS.items():
         _put(overrides, key, getattr(arguments, name.replace("-", "_")))
@@ -302,12 +326,7 @@ def job_config(arguments: argparse.Namespace) -> TrainingConfig:
         if not equals or not key.strip():
             raise ConfigError(f"--set {setting}: expected KEY=VALUE, e.g. --set fit.epochs=5")
         _put(overrides, key.strip(), _parsed(value))
-    try:
-        return load_config(arguments.config, overrides)
-    except ConfigError as error:
-        if arguments.config is not None:
-            raise
-        raise ConfigError(f"{error}; a configuration is named by --config FILE (examples/ has some)") from error
+    return overrides
 
 
 def _put(settings: dict[str, Any], key: str, value: Any) -> None:

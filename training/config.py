@@ -16,7 +16,7 @@ from detector.cpus import available_cpus
 from detector.errors import ConfigError
 from detector.settings import EvidenceSettings
 from detector.spec import ClassifierSource, ClassifierSpec, check_classes
-from detector.text import plain
+from detector.text import nearest, plain
 from training.images import SPLITS, ImagesConfig, Split, Splits
 from training.parameters import read_parameter
 from training.settings import (
@@ -31,6 +31,7 @@ from training.settings import (
 
 __all__ = [
     "CLEAN",
+    "FILES",
     "SPLITS",
     "STAGES",
     "AttackSpec",
@@ -44,6 +45,9 @@ __all__ = [
 
 CLEAN = "clean"
 Count = Annotated[int, Field(ge=1)]
+FILES = "files"
+"""Kind of an attack that is a folder of images which somebody attacked already."""
+ORIGINALS = "originals"
 Stage = Literal["attack", "attribute", "fit", "calibrate", "evaluate", "bundle"]
 STAGES: tuple[Stage, ...] = get_args(Stage)
 
@@ -111,14 +115,16 @@ class AttackSpec(Settings):
     """One attack."""
 
     name: str
-    """A torchattacks class, e.g. `PGD`, or `DeepFool` (ours, batched)."""
+    """A torchattacks class, e.g. `PGD`; `DeepFool` (ours, batched); `foolbox:NAME`; `art:NAME`; `module:function`; or
+    `files:FOLDER`, images that somebody attacked already: docs/attacks.md."""
     label: Name
     """A unique name for this attack with these parameters, e.g. `pgd-8`."""
     family: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
     """What the heatmap network learns to tell apart: one-step, iterative, small-step, minimum-norm, score-based, …"""
     parameters: dict[str, JsonValue] = Field(default={})
-    """Arguments of the attack. A number may be a fraction `"8/255"`, or a table that gives a number for each batch:
-    `{ uniform = [2, 4] }`, `{ choice = [2, 3, 4] }` or a share of the attack's epsilon, `{ of_eps = 0.25 }`."""
+    """Arguments of the attack; of files, `originals`. A number may be a fraction `"8/255"`, or a table that gives a
+    number for each batch: `{ uniform = [2, 4] }`, `{ choice = [2, 3, 4] }` or a share of the attack's epsilon,
+    `{ of_eps = 0.25 }`."""
     train: bool = True
     """False: an unseen attack, made for the test split only."""
     limit: Count | dict[Literal["fit", "test", "tune"], Count] | None = None
@@ -143,6 +149,33 @@ class AttackSpec(Settings):
         if self.family == CLEAN:
             raise ValueError("family 'clean' is reserved for images that are not attacked")
         return self
+
+    @model_validator(mode="after")
+    def _files(self) -> AttackSpec:
+        if self.folder is None:
+            return self
+        if not self.folder:
+            raise ValueError(f"attack {self.label!r}: expected {FILES}:FOLDER, got {self.name!r}")
+        if unknown := sorted(self.parameters.keys() - {ORIGINALS}):
+            raise ValueError(
+                f"attack {self.label!r}: {FILES} have no parameter {unknown[0]!r}"
+                f"{nearest(unknown[0], [ORIGINALS], cutoff=0.0)}"
+            )
+        if not isinstance(self.parameters.get(ORIGINALS, ""), str):
+            raise ValueError(f"attack {self.label!r}: {ORIGINALS}: expected a folder")
+        return self
+
+    @property
+    def folder(self) -> str | None:
+        """Where images lie that somebody attacked already; None of an attack that is made."""
+        kind, colon, place = self.name.partition(":")
+        return place if colon and kind == FILES else None
+
+    @property
+    def originals(self) -> str | None:
+        """Where the images lie that those of `folder` were made from, if anybody knows."""
+        found = self.parameters.get(ORIGINALS) if self.folder is not None else None
+        return found if isinstance(found, str) else None
 
     @property
     def splits(self) -> tuple[Split, ...]:

@@ -7,17 +7,19 @@ not made again; what changed, and all that follows from it, is.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from detector.bundle import Bundle
 from detector.classifier import Classifier
 from detector.evidence import CONSTANTS
-from training.attacks import check_attack
+from training.attacks import check_attack, code_of
 from training.attacks.corruptions import STRENGTHS
 from training.config import CLEAN, SPLITS, Split, TrainingConfig
 from training.data import SplitImages, open_splits
+from training.data.collected import Collected, collect
 from training.data.growth import Ledger
 from training.data.sources import Item
 from training.progress import Progress
@@ -43,6 +45,10 @@ class Job:
     splits: Mapping[Split, SplitImages]
     progress: Progress
     witness: Classifier | None = None
+    collected: Mapping[str, Collected] = field(default_factory=dict)
+    """Label of an attack of files → its images."""
+    start: Bundle | None = None
+    """The bundle whose networks the fit begins with; None: it begins anew."""
 
     @property
     def work(self) -> Path:
@@ -57,6 +63,8 @@ class Job:
     def worker(self) -> Worker:
         """Makes shards with the classifiers at hand."""
         sources = {name: source for split in self.splits.values() for name, source in split.sources.items()}
+        for collected in self.collected.values():
+            sources |= collected.sources
         return Worker(self.config, self.classifier, self.witness, sources)
 
     @cached_property
@@ -70,14 +78,15 @@ class Job:
 
     def plan(self, stage: ShardStage, split: Split, label: str) -> list[ShardPlan]:
         """The shards of one label of stage `attack` or `attribute`."""
-        images = self.splits[split]
+        collected = self.collected.get(label)
+        images = collected.splits[split] if collected else self.splits[split]
         total = len(images)
         if (limit := self.config.limit_of(label, split)) is not None:
             total = min(total, limit)
         plans = []
         for number, start, end in images.shards(self.config.shard_size):
             stop = min(end, total)
-            if start >= stop:
+            if start >= stop > 0:
                 break
             made_from = self._attack_digest(split, label, start, stop, end)
             if stage == "attribute":
@@ -86,13 +95,17 @@ class Job:
             which = images.digest(start, end) if self.config.images.grows else number
             seed = derived_seed(self.config.seed, "attack", split, label, which)
             source: tuple[Item, ...] | Path
+            originals = None
             if stage == "attribute":
                 source = shard_path(self.work, "attack", split, label, number)
+            elif collected:
+                source = images.items[start:stop]
+                originals = collected.originals_of(source)
             elif label != CLEAN:
                 source = shard_path(self.work, "attack", split, CLEAN, number)
             else:
                 source = images.items[start:stop]
-            plans.append(ShardPlan(stage, split, label, path, made_from, stop - start, seed, source))
+            plans.append(ShardPlan(stage, split, label, path, made_from, stop - start, seed, source, originals))
         return plans
 
     def looked_at(self, made_from: str) -> str:
@@ -118,6 +131,11 @@ class Job:
 
     def _attack_digest(self, split: Split, label: str, start: int, stop: int, end: int) -> str:
         """Of the first `stop - start` images of the clean shard of images `start:end`."""
+        if collected := self.collected.get(label):
+            images = collected.splits[split]
+            before = [each and each.fingerprint for each in collected.originals_of(images.items[start:stop])]
+            told = {"format": FORMAT, "classifier": self.classifier.fingerprint, "batch": self.config.batch_size}
+            return digest({**told, "collected": images.digest(start, stop), "originals": before})
         clean = digest(
             {
                 "format": FORMAT,
@@ -139,7 +157,8 @@ class Job:
         attack = self.config.attack(label)
         if attack is None:
             return {"twin": self.config.twins.labels[label]}
-        return {"attack": attack.name, "parameters": attack.parameters, "label": label}
+        made = {"attack": attack.name, "parameters": attack.parameters, "label": label}
+        return made | ({"code": code} if (code := code_of(attack)) else {})
 
     def settings(self, stage: str, label: str) -> dict[str, Any]:
         """The settings behind a label, for people to read."""
@@ -193,7 +212,14 @@ def open_job(config: TrainingConfig, progress: Progress, *, look_only: bool = Fa
     )
     if not look_only:
         ledger.store()
+    collected = {
+        attack.label: collect(
+            attack, config.images, splits, classes, config.seed, progress, config.work / "images.json", not look_only
+        )
+        for attack in config.attacks
+        if attack.folder is not None
+    }
     classifier, witness = load_classifiers(config, classes)
     for attack in config.attacks:
         check_attack(attack, classifier)
-    return Job(config, classifier, splits, progress, witness)
+    return Job(config, classifier, splits, progress, witness, collected)

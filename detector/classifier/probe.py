@@ -102,7 +102,8 @@ def _answer(module: Normalized, images: Tensor, spec: ClassifierSpec) -> Any:
     try:
         return module.answer(images)
     except Exception as error:
-        told = f"{spec.source} failed on {NUMBERS.get(count, f'{count} images')} of {spec.input_size} ({type(error).__name__}: {error}): "
+        asked = NUMBERS.get(count, f"{count} images")
+        told = f"{spec.source} failed on {asked} of {spec.input_size} ({type(error).__name__}: {error}): "
         if count == 2:
             told += _channels(module) or "check input_size, and that it takes batches of any size."
         elif count == 1:

@@ -176,6 +176,7 @@ def test_a_wrong_table_names_attack_and_parameter(table: Any, expected: str) -> 
 
 
 def test_the_number_of_classes_is_the_classifiers(tiny_classifier: Classifier) -> None:
+    attack: Any
     attack, bound = make_attack(spec("AutoAttack"), tiny_classifier, seed=5)
     assert (attack.n_classes, attack.seed, bound) == (4, 5, 8 / 255)
     assert make_attack(spec("APGDT", norm="L2"), tiny_classifier, seed=5)[1] is None

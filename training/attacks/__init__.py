@@ -1,23 +1,16 @@
 """What is done to clean images: attacks, noise twins and corruptions; 8-bit images in, 8-bit images out."""
 
-from training.attacks.attacks import (
-    ATTACKS,
-    Distance,
-    attack_images,
-    check_attack,
-    draw_parameters,
-    linf_bound,
-    make_attack,
-    noise_twin,
-)
+from training.attacks.attacks import Distance, attack_images, check_attack, code_of, make_attack, noise_twin
+from training.attacks.drawing import draw_parameters
+from training.attacks.methods import ATTACKS
 
 __all__ = [
     "ATTACKS",
     "Distance",
     "attack_images",
     "check_attack",
+    "code_of",
     "draw_parameters",
-    "linf_bound",
     "make_attack",
     "noise_twin",
 ]

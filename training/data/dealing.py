@@ -13,7 +13,7 @@ from training.load import nearest
 from training.progress import Progress
 from training.shards import derived_seed
 
-__all__ = ["count_of", "counts_of", "in_order", "in_turns"]
+__all__ = ["count_of", "counts_of", "in_order", "in_turns", "items_of"]
 
 
 def in_order(
@@ -26,7 +26,7 @@ def in_order(
         place = place_of(config, name)
         for note in source.notes:
             progress.note(f"{place}: {note}")
-        items = _items(name, source, classes, offset, place)
+        items = items_of(name, source, classes, offset, place)
         offset += len(source)
         if name == "source":
             found[name] = in_turns(_ends(items, config), derived_seed(seed, "images"))[: config.limit]
@@ -101,7 +101,19 @@ def counts_of(config: ImagesConfig, available: int) -> dict[str, int]:
     return {"calibrate": calibrate, "fit": fit, "tune": tune, "unused": unused, "test": test}
 
 
-def _items(key: str, source: Source, classes: tuple[str, ...], offset: int, what: str) -> list[Item]:
+def items_of(key: str, source: Source, classes: tuple[str, ...], offset: int, what: str) -> list[Item]:
+    """Every image of a source.
+
+    Args:
+        key: The source's name.
+        source: The source.
+        classes: Class names in the order of the logits.
+        offset: Id of the first.
+        what: How to tell a person which source it is.
+
+    Raises:
+        DataError: A class folder is not in `classes`.
+    """
     index_of = {name: index for index, name in enumerate(classes)}
     for name in source.class_names:
         if name not in index_of:

@@ -72,12 +72,14 @@ def run(
     labels = [attack.label for attack in config.attacks]
     attempts = {label: read_attempts(list_shards(config.work, "attack", "test", label)) for label in labels}
     alone = {label: _alone(detector, scores[label]) for label in (CLEAN, *labels)}
-    bootstrap = Bootstrap(scores[CLEAN][HEATWARD].source, resamples=resamples, seed=config.seed)
+    sources = [each[HEATWARD].source for each in scores.values()] + [each.source for each in attempts.values()]
+    bootstrap = Bootstrap(np.concatenate(sources), resamples=resamples, seed=config.seed)
 
     unharmed = (CLEAN, *config.twins.labels)
     clean = scores[CLEAN][HEATWARD]
     known = clean[clean.truth >= 0]
     attacked = {name: [scores[label][name] for label in labels] for name in scores[CLEAN]}
+    made = [attempts[attack.label] for attack in config.attacks if attack.folder is None]
     attacks = [
         AttackResult(
             label=attack.label,
@@ -126,10 +128,7 @@ def run(
             name: measures.traffic(scores[CLEAN][name], attacked[name], cuts.served, bootstrap)
             for name, cuts in thresholds.items()
         },
-        mead={
-            name: measures.mead(list(attempts.values()), attacked[name], cuts.served, bootstrap)
-            for name, cuts in thresholds.items()
-        },
+        mead={name: measures.mead(made, attacked[name], cuts.served, bootstrap) for name, cuts in thresholds.items()},
         classes=measures.class_errors(
             clean, attacked[HEATWARD], thresholds[HEATWARD].served[RATES[-1]], detector.classifier.classes
         ),

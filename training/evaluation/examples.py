@@ -128,8 +128,9 @@ def examples(
     attacks = {attack.label for attack in config.attacks}
     shown = []
     for label, source in sources.items():
-        if source is not None:
-            pair = torch.stack([_image(config, CLEAN, source), _image(config, label, source)])
+        clean = None if source is None else _image(config, CLEAN, source)
+        if source is not None and clean is not None:  # collected images may show what no photograph of the job shows
+            pair = torch.stack([clean, _sent(config, label, source)])
             before, after = detector.detect(pair.float() / 255)
             shown.append(_example(label, pair, before, after, detector.classifier.classes, label in attacks, rate))
     return shown
@@ -170,10 +171,17 @@ def _first(config: TrainingConfig, label: str, skip: int, *, successes_only: boo
     return None
 
 
-def _image(config: TrainingConfig, label: str, source: int) -> Tensor:
-    """What one label made of a source image: (3, H, W) uint8."""
+def _sent(config: TrainingConfig, label: str, source: int) -> Tensor:
+    found = _image(config, label, source)
+    if found is None:
+        raise DataError(f"no {label} image of source {source} in {config.work}: run `heatward train attack` again")
+    return found
+
+
+def _image(config: TrainingConfig, label: str, source: int) -> Tensor | None:
+    """What one label made of a source image: (3, H, W) uint8; None where it made nothing of it."""
     for path in list_shards(config.work, "attack", "test", label):
         rows = (read_columns(path, ("index",))["index"] == source).nonzero()[:, 0]
         if len(rows):
             return read_shard(path)["images"][int(rows[0])]
-    raise DataError(f"no {label} image of source {source} in {config.work}: run `heatward train attack` again")
+    return None

@@ -16,6 +16,7 @@ from dataclasses import asdict, fields, replace
 from pathlib import Path
 
 import heatward
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -74,8 +75,9 @@ def run(job: Job) -> LeaveOutResult:
     unlearned = config.attacks if config.evaluate.leave_out.clean_only else ()
     by_novelty = _refit(job, folder / "clean-only", [], unlearned) if unlearned else {}
 
-    sources = next(iter(without.values()))[NEGATIVES].source
-    bootstrap = Bootstrap(sources, resamples=config.evaluate.resamples, seed=config.seed)
+    every = [*without.values(), *crossed.values(), by_novelty]
+    sources = [scored.source for scores in every for (split, _), scored in scores.items() if split == "test"]
+    bootstrap = Bootstrap(np.concatenate(sources), resamples=config.evaluate.resamples, seed=config.seed)
     found = {name: _measured(without[name], tested[name], bootstrap) for name in groups}
     means = {name: measures.summarise(each, mean_of) for name, each in found.items()}
     novel = _measured(by_novelty, unlearned, bootstrap) if unlearned else []

@@ -93,10 +93,11 @@ class Thresholds:
 def attempted(attempts: Attempts, bootstrap: Bootstrap) -> dict[str, Estimate]:
     """How often an attack works, and how far its successes are from the clean image."""
     won = attempts.success
+    sized = won & np.isfinite(attempts.linf)  # of collected images the original may be unknown
     return {
         "success_rate": bootstrap.rate(won, attempts.source),
-        "linf": bootstrap.mean(attempts.linf[won], attempts.source[won]),
-        "l2": bootstrap.mean(attempts.l2[won], attempts.source[won]),
+        "linf": bootstrap.mean(attempts.linf[sized], attempts.source[sized]),
+        "l2": bootstrap.mean(attempts.l2[sized], attempts.source[sized]),
     }
 
 
@@ -216,8 +217,11 @@ def traffic(clean: Scored, attacked: Sequence[Scored], cuts: Cuts, bootstrap: Bo
 def mead(attempts: Sequence[Attempts], attacked: Sequence[Scored], cuts: Cuts, bootstrap: Bootstrap) -> ByRate:
     """Share of images all of whose successful attacks are flagged (the rule of MEAD, Granese et al. 2022).
 
-    Counted on the images that every attack was tried on and at least one fooled.
+    Counted on the images that every attack was tried on and at least one fooled. Collected images are no attempts: they
+    show photographs that others may not have.
     """
+    if not attempts:
+        return {rate: bootstrap.rate(np.zeros(0, np.bool_), np.zeros(0, np.int64)) for rate in cuts}
     tried = reduce(np.intersect1d, (each.source for each in attempts))
     source = np.concatenate([each.source for each in attacked])
     score = np.concatenate([each.score for each in attacked])[np.isin(source, tried)]

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 from torch.nn import functional
 
+from detector.bundle import Bundle
 from detector.errors import DataError
 from detector.files import write_file
 from detector.scoring.network import EvidenceShape, HeatmapNetwork, NetworkSettings, ensemble_weights
@@ -28,7 +29,8 @@ from training.shards import derived_seed, digest, seed_everything, write_json
 
 __all__ = ["fit_networks", "load_networks", "results"]
 
-FILES = ("network.safetensors", "network.json")
+NETWORK = "network.safetensors"
+FILES = (NETWORK, "network.json")
 IGNORE = -100
 UNHARMED_SHARDS = 16  # a label, for what is usual
 
@@ -37,8 +39,10 @@ def results(job: Job, folder: Path, name: str = "fit") -> Results:
     """The networks in `folder`, with the digest of everything that decides them."""
     config, settings = job.config, job.config.fit.model_dump(mode="json")
     families = {label: config.family_of(label) for label in config.labels("fit")}
-    made_from = digest([job.digests("attribute", "fit"), settings, families, config.families, config.seed])
-    return Results(name, folder, FILES, made_from)
+    told = [job.digests("attribute", "fit"), settings, families, config.families, config.seed]
+    if job.start is not None:
+        told.append({"start": job.start.manifest.files[NETWORK]})
+    return Results(name, folder, FILES, digest(told))
 
 
 def fit_networks(
@@ -47,6 +51,8 @@ def fit_networks(
     progress: Progress,
     folder: Path,
     keep: EvidenceFilter = lambda evidence: evidence,
+    *,
+    start: Bundle | None = None,
 ) -> None:
     """Fit the ensemble and write it.
 
@@ -56,6 +62,7 @@ def fit_networks(
         progress: Told of images seen and of losses.
         folder: Where the networks go.
         keep: What of the evidence the networks get to see, in the same shapes.
+        start: A bundle whose networks they begin with, as far as shapes are equal; what is usual is learnt anew.
 
     Raises:
         DataError: A label has no attribution shards.
@@ -73,6 +80,8 @@ def fit_networks(
             network = HeatmapNetwork(shape, len(config.families), settings.network())
             network.fit_scales(sample)
             network.novelty.fit(clean, unharmed)
+            if start is not None:
+                _begin_with(network, start, member)
             network.to(device)
             optimiser = torch.optim.AdamW(
                 network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
@@ -101,6 +110,21 @@ def fit_networks(
         described,
         {"settings": settings.network().model_dump(), "shape": shape.model_dump(), "families": list(config.families)},
     )
+
+
+def _begin_with(network: HeatmapNetwork, start: Bundle, member: int) -> None:
+    """Take over what another ensemble's member learnt, where names and shapes are the same.
+
+    The scales of its evidence, too: weights belong to them, and few images tell them badly. The novelty stays.
+    """
+    own, prefix = network.state_dict(), f"{member % max(1, _members(start))}."
+    old = {name.removeprefix(prefix): each for name, each in start.network_weights.items() if name.startswith(prefix)}
+    kept = {name: each.float() for name, each in old.items() if name in own and each.shape == own[name].shape}
+    network.load_state_dict(own | kept)
+
+
+def _members(bundle: Bundle) -> int:
+    return len({name.partition(".")[0] for name in bundle.network_weights if name[0].isdigit()})
 
 
 def loss_of(network: HeatmapNetwork, rows: Rows, origin_weight: float, device: torch.device | str) -> Tensor:

@@ -33,7 +33,10 @@ class ShardPlan:
     seed: int
     """Decides everything random in it."""
     made_from: tuple[Item, ...] | Path
-    """Images, for a clean shard; or the shard whose first `rows` rows it is made from."""
+    """Images, for a clean shard and for one of collected images; or the shard whose first `rows` rows it is made
+    from."""
+    originals: tuple[Item | None, ...] | None = None
+    """Of collected images, what each was made from, where that is known; None of other shards."""
 
     @property
     def finished(self) -> bool:

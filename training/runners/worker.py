@@ -20,6 +20,7 @@ from detector.evidence import Evidence, EvidenceExtractor
 from training.attacks import Distance, attack_images, noise_twin
 from training.attacks.corruptions import corrupt
 from training.config import Split, TrainingConfig
+from training.data.collected import open_collected
 from training.data.sources import Item, Source, open_named
 from training.data.splits import read_items
 from training.runners.plans import ShardMade, ShardPlan
@@ -95,9 +96,14 @@ class Worker:
         """
         if not isinstance(plan.made_from, tuple):
             return read_shard(plan.made_from), ()
-        skip = self.config.images.skip_unreadable
+        skip = self.config.images.skip_unreadable and plan.originals is None
         images = read_items(plan.made_from, self._source, self.classifier.prepare, skip_unreadable=skip)
-        return {"images": images.pixels, "index": images.index, "truth": images.truth}, images.skipped
+        found = {"images": images.pixels, "index": images.index, "truth": images.truth}
+        if plan.originals is not None:
+            pairs = zip(plan.made_from, plan.originals, strict=True)
+            clean = read_items([one or other for other, one in pairs], self._source, self.classifier.prepare)
+            found |= {"clean": clean.pixels, "known": torch.tensor([each is not None for each in plan.originals])}
+        return found, images.skipped
 
     def compute(self, plan: ShardPlan, source: dict[str, Tensor]) -> dict[str, Tensor]:
         """The tensors of a shard, from what `read` read: touches no file.
@@ -106,19 +112,31 @@ class Worker:
             DataError: An attack broke its epsilon, or evidence is not finite.
             ConfigError: An attack fails.
         """
+        if plan.originals is not None:
+            return self._collected(source)
         if isinstance(plan.made_from, tuple):
             return self._clean(source)
         return self._from_clean(plan, source) if plan.stage == "attack" else self._evidence(plan, source)
 
     def _source(self, item: Item) -> Source:
         if item.source not in self.sources:
-            self.sources[item.source] = open_named(self.config.images, item.source)
+            collected = open_collected(self.config.images, self.config.attacks, item.source)
+            self.sources[item.source] = collected or open_named(self.config.images, item.source)
         return self.sources[item.source]
 
     def _clean(self, images: dict[str, Tensor]) -> dict[str, Tensor]:
         pixels = images["images"]
         origin = predict(self.classifier, pixels, self.config.batch_size)
         return _tensors(pixels, pixels, images["index"], images["truth"], origin, origin)
+
+    def _collected(self, source: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Images that are attacked already; where the original is not known, its truth stands for its prediction."""
+        images, clean, truth, known = (source[name] for name in ("images", "clean", "truth", "known"))
+        prediction, before = (predict(self.classifier, each, self.config.batch_size) for each in (images, clean))
+        origin = torch.where(known.bool(), before, truth)
+        tensors = _tensors(images, clean, source["index"], truth, origin, prediction)
+        sizes = {name: torch.where(known.bool(), tensors[name], torch.nan) for name in ("linf", "l2")}
+        return tensors | sizes
 
     def _from_clean(self, plan: ShardPlan, clean: dict[str, Tensor]) -> dict[str, Tensor]:
         clean = {name: column[: plan.rows] for name, column in clean.items()}

@@ -35,6 +35,7 @@ SUMMARIES = {
     "evaluate": "measure a detector on held-out attacks and write a report",
     "retrain": "make a challenger, and have it serve if it is better:  heatward retrain --champion STORE --config FILE",
     "recalibrate": "set new thresholds from recent clean images, without training",
+    "adapt": "fit a bundle to a new release of its classifier:  heatward adapt BUNDLE --weights NEW --out FILE",
     "rollback": "have the champion before this one serve again:  heatward rollback STORE",
     "history": "show which bundle was champion when, and why:  heatward history STORE",
     "serve": "start the server:  heatward serve [BUNDLE]",

@@ -24,9 +24,9 @@ NOW = datetime(2026, 11, 29, tzinfo=UTC)
 RUN = """
 import json, sys
 from forensics.report import app
-from training.retraining import cli
+from training.retraining import adapt_cli, cli
 try:
-    code = getattr(app if sys.argv[1] == "retrain" else cli, sys.argv[1])(sys.argv[2:])
+    code = getattr({"retrain": app, "adapt": adapt_cli}.get(sys.argv[1], cli), sys.argv[1])(sys.argv[2:])
 except SystemExit as ended:
     code = ended.code
 heavy = {"torch", "torchvision", "torchattacks", "matplotlib", "numpy", "PIL", "pyarrow"}
@@ -40,6 +40,11 @@ print(json.dumps([code, sorted(heavy & set(sys.modules))]), file=sys.stderr)
         (("retrain", "--help"), 0, "usage: heatward retrain"),
         (("recalibrate", "--help"), 0, "usage: heatward recalibrate"),
         (("rollback", "--help"), 0, "usage: heatward rollback"),
+        (("adapt", "--help"), 0, "usage: heatward adapt"),
+        (("adapt", "a.heatward", "--out", "b.heatward"), 2, "say what is new"),
+        (("adapt", "a.heatward", "--weights", "b"), 2, "say where the adapted bundle goes"),
+        (("adapt", "a.heatward", "--fraction", "0.1", "--fit-images", "3"), 2, "not allowed with"),
+        (("adapt", "none.heatward", "--weights", "b", "--out", "c.heatward"), 2, "there is no such file or folder"),
         (("history", "--help"), 0, "usage: heatward history"),
         (("retrain", "--config", "a.toml"), 2, "required: --champion"),
         (("retrain", "--champion", "a", "--tolerence", "1"), 2, "did you mean '--tolerance'"),
@@ -59,8 +64,8 @@ def test_a_wrong_word_costs_no_torch(words: tuple[str, ...], code: int, said: st
 def test_every_command_of_the_project_can_be_imported() -> None:
     project = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text())
     commands = project["project"]["entry-points"]["heatward.commands"]
-    assert {"retrain", "recalibrate", "rollback", "history"} <= commands.keys()
-    for name in ("retrain", "recalibrate", "rollback", "history"):
+    assert {"retrain", "recalibrate", "adapt", "rollback", "history"} <= commands.keys()
+    for name in ("retrain", "recalibrate", "adapt", "rollback", "history"):
         module, _, function = commands[name].partition(":")
         assert callable(getattr(import_module(module), function))
 

@@ -1,0 +1,248 @@
+"""A detector for a new release of its classifier: a bundle, new weights and few images in; a bundle for these out.
+
+    1  the bundle's recipe, around the new classifier             training/retraining/recipe.py
+    2  attacks and evidence of few images                         work/attack/, work/attribute/
+    3  the old networks on them, as they are                      → before
+    4  networks that begin with the old ones, new thresholds      → after, and the bundle, whose parent is the old one
+
+A job that is killed goes on by the same command. A later one with more images keeps what this one made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+from rich.table import Table
+
+from detector.bundle import Bundle, load_bundle, read_manifest, save_bundle
+from detector.classifier import load_classifier
+from detector.detector import Detector
+from detector.errors import ConfigError, DataError
+from detector.evidence import Evidence, EvidenceExtractor
+from detector.lock import hold
+from detector.scoring.calibration import Calibration
+from detector.scoring.network import EvidenceShape
+from training.config import CLEAN, TrainingConfig
+from training.data import open_splits
+from training.detectors import networks_of
+from training.evaluation.metrics import Estimate
+from training.evaluation.result import HEATWARD, EvaluationResult, Number, Result
+from training.evaluation.tables import blank_table
+from training.job import Job, open_job
+from training.pipeline import run_stage
+from training.progress import Progress, SilentProgress
+from training.retraining.provenance import code_digest, recipe_of
+from training.runners.worker import device_of
+from training.shards import list_shards, read_shard
+from training.stages.evaluate import evaluate_detector
+
+__all__ = ["Adaptation", "Measured", "Options", "adapt", "table"]
+
+ADAPTED = "adapted.heatward"
+
+
+@dataclass(frozen=True)
+class Options:
+    """What an adaptation is told beside the configuration."""
+
+    fraction: float | None = 0.1
+    """Of the images to fit on."""
+    images: int | None = None
+    """So many of them, instead."""
+    test: int = 200
+    """Images to measure on, at most."""
+    warm: bool = True
+    """Whether the networks begin with the old ones; False is for measuring what that is worth."""
+
+
+class Measured(Result):
+    """What one detector makes of one attack, or the mean of all."""
+
+    label: str
+    images: int
+    auroc: Number
+    tpr: dict[float, Number]
+    """Share flagged, by false-positive rate."""
+    recovered: Number
+    """Labels found back."""
+
+
+class Side(Result):
+    """A detector on the new classifier."""
+
+    attacks: tuple[Measured, ...]
+    """The last row is their mean."""
+    false_positives: dict[float, Number]
+    """Share of clean images flagged, by the rate that was asked for."""
+
+
+class Adaptation(Result):
+    """What came of it."""
+
+    format: Literal["heatward-adaptation"] = "heatward-adaptation"
+    schema_version: int = 1
+    bundle: str
+    digest: str
+    parent: str
+    """Digest of the old bundle."""
+    classifier: str
+    """Fingerprint of the new classifier."""
+    images: dict[str, int]
+    before: Side | None
+    """The old detector as it was; None where the new classifier's evidence has other shapes."""
+    after: Side
+
+
+def adapt(bundle: Bundle, config: TrainingConfig, options: Options, progress: Progress) -> Adaptation:
+    """Fit a bundle's detector to another classifier.
+
+    Args:
+        bundle: The old one.
+        config: Its recipe (`recipe_in`) around the new classifier, the images, and where the bundle goes.
+        options: How many images.
+        progress: Told of what is done.
+
+    Raises:
+        BusyError: Another job uses the work folder.
+        HeatwardError: Something the message explains.
+        OSError: A folder cannot be written.
+    """
+    out, parent = config.out, bundle.manifest
+    with hold(config.work):
+        config = _fitting(config, parent.classifier.classes, parent.fingerprint, progress)
+        config = _sized(config, options, progress)
+        config = config.model_copy(update={"out": config.work / ADAPTED})
+        job = open_job(config, progress)
+        run_stage(job, "attack")
+        run_stage(job, "attribute")
+        before = None
+        if _shape(job) == EvidenceShape.model_validate(parent.network["shape"]):
+            evaluate_detector(job, _old(job, bundle))
+            before = _side(EvaluationResult.read(job.work / "evaluate"))
+        else:
+            progress.note("the new classifier's evidence has other shapes: the old detector cannot be asked")
+        job = replace(job, start=bundle if options.warm else None)
+        for stage in ("fit", "calibrate", "evaluate", "bundle"):
+            run_stage(job, stage)
+        after = _side(EvaluationResult.read(job.work / "evaluate"))
+        made = load_bundle(config.out)
+        said = {
+            "parent": parent.digest,
+            "recipe": recipe_of(config),
+            "code": code_digest(),
+            "adapted": {**asdict(options), "before": before and before.dump()},
+        }
+        manifest = made.manifest.model_copy(update={"provenance": {**made.manifest.provenance, **said}})
+        save_bundle(out, replace(made, manifest=manifest))
+    return Adaptation(
+        bundle=str(out),
+        digest=read_manifest(out).digest,
+        parent=parent.digest,
+        classifier=job.classifier.fingerprint,
+        images={split: len(images) for split, images in job.splits.items()},
+        before=before,
+        after=after,
+    )
+
+
+def table(found: Adaptation) -> Table:
+    """One row an attack: the old detector and the adapted one."""
+    rates = tuple(found.after.false_positives)
+    title = "On the new classifier: the old detector as it was → the adapted one"
+    drawn = blank_table(
+        title, "attack", numbers=("n", "AUROC", *(f"flagged at {rate:g}" for rate in rates), "recovered")
+    )
+    old: Mapping[str, Measured] = {row.label: row for row in found.before.attacks} if found.before else {}
+    for row in found.after.attacks:
+        one = old.get(row.label)
+        cells = [_change(one.auroc if one else None, row.auroc, "{:.3f}")]
+        cells += [_change(one.tpr[rate] if one else None, row.tpr[rate], "{:.1%}") for rate in rates]
+        cells.append(_change(one.recovered if one else None, row.recovered, "{:.1%}"))
+        drawn.add_row(row.label, str(row.images), *cells)
+    alarms = found.before.false_positives if found.before else {}
+    cells = [_change(alarms.get(rate), each, "{:.1%}") for rate, each in found.after.false_positives.items()]
+    drawn.add_row("clean images", str(found.after.false_positives[rates[0]].count), "", *cells, "")
+    return drawn
+
+
+def _fitting(config: TrainingConfig, classes: tuple[str, ...], old: str, progress: Progress) -> TrainingConfig:
+    """The configuration, if the new classifier suits it; with other depths where it lacks the old ones.
+
+    Raises:
+        ConfigError: It has other classes, or is the old one.
+    """
+    told = config.classifier.class_names() or classes
+    if told != classes:
+        raise ConfigError(
+            f"the new classifier has other classes, or in another order ({len(told)}, the bundle {len(classes)}): a "
+            "detector is adapted to the same classes; train one with heatward train"
+        )
+    classifier = load_classifier(config.classifier.spec(classes), device=device_of(config))
+    if classifier.fingerprint == old:
+        raise ConfigError(
+            f"the bundle guards this very classifier ({old[:12]}…): give the new release's --weights or --classifier"
+        )
+    absent = [layer for layer in config.evidence.layers if layer not in classifier.layers]
+    if not absent or not classifier.layers:  # without layers, the job says why
+        return config
+    progress.note(f"the new classifier has no layer {absent[0]}: depths are chosen anew, and the networks begin anew")
+    return config.model_copy(update={"evidence": config.evidence.model_copy(update={"layers": ()})})
+
+
+def _sized(config: TrainingConfig, options: Options, progress: Progress) -> TrainingConfig:
+    """The configuration with as many images to fit and to test as the options say.
+
+    Raises:
+        DataError: More images are wanted than there are.
+    """
+    images = config.images
+    quiet = SilentProgress()
+    splits, _ = open_splits(images, config.classifier.class_names(), config.seed, quiet, config.work / "images.json")
+    there = sum(item.source == "source" for item in splits["fit"].items)
+    wanted = options.images if options.images is not None else max(1, round((options.fraction or 1.0) * there))
+    if wanted > there:
+        raise DataError(f"{wanted} images to fit on are wanted, {there} are there: give fewer, or more images")
+    test = min(options.test, len(splits["test"]))
+    if images.fit_sources and wanted < there:
+        progress.note("images.fit_sources are left out, since few images are asked for")
+    changed: dict[str, Any] = {"fit": wanted, "test": test, "tune": 0}
+    if images.grows:
+        shares = images.shares
+        changed = {"fit": shares["fit"] * wanted / there, "tune": 0.0}
+        if not images.test_source:
+            changed["test"] = shares["test"] * test / len(splits["test"])
+    update = {"splits": images.splits.model_copy(update=changed), "fit_sources": images.fit_sources * (wanted == there)}
+    return config.model_copy(update={"images": images.model_copy(update=update)})
+
+
+def _shape(job: Job) -> EvidenceShape:
+    """Of the evidence that the job made."""
+    return EvidenceShape.of(Evidence.from_tensors(read_shard(list_shards(job.work, "attribute", "fit", CLEAN)[0])))
+
+
+def _old(job: Job, bundle: Bundle) -> Detector:
+    """The old networks and thresholds around the new classifier."""
+    return Detector(
+        job.classifier,
+        EvidenceExtractor(job.classifier, job.config.evidence, job.witness),
+        [network.to(job.classifier.device) for network in networks_of(bundle)],
+        Calibration.fit(bundle.calibration_scores),
+        bundle.manifest,
+    )
+
+
+def _side(found: EvaluationResult) -> Side:
+    rows = []
+    for row in found.rows:
+        own = row.detectors[HEATWARD]
+        if row.label != "worst":
+            numbers = {"auroc": own.auroc, "tpr": own.tpr, "recovered": own.recovered.top1}
+            rows.append(Measured(label=row.label, images=own.tpr[found.rates[0]].count, **numbers))
+    return Side(attacks=tuple(rows), false_positives=found.false_positives[HEATWARD][CLEAN])
+
+
+def _change(before: Estimate | None, after: Estimate, shown: str) -> str:
+    new = shown.format(after.value)
+    return new if before is None else f"{shown.format(before.value)} → {new}"
