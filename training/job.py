@@ -20,6 +20,7 @@ from training.config import CLEAN, SPLITS, Split, TrainingConfig
 from training.data import SplitImages, open_splits
 from training.data.growth import Ledger
 from training.data.sources import Item
+from training.deliveries import AT
 from training.progress import Progress
 from training.runners import Runner, ShardPlan, ShardStage
 from training.runners.cluster import RayRunner
@@ -71,9 +72,7 @@ class Job:
     def plan(self, stage: ShardStage, split: Split, label: str) -> list[ShardPlan]:
         """The shards of one label of stage `attack` or `attribute`."""
         images = self.splits[split]
-        total = len(images)
-        if (limit := self.config.limit_of(label, split)) is not None:
-            total = min(total, limit)
+        total = self._total(split, label)
         plans = []
         for number, start, end in images.shards(self.config.shard_size):
             stop = min(end, total)
@@ -96,11 +95,20 @@ class Job:
             if stage == "attribute":
                 source = shard_path(self.work, "attack", split, label, number)
             elif label != CLEAN:
-                source = shard_path(self.work, "attack", split, CLEAN, number)
+                source = shard_path(self.work, "attack", split, self._made_from(label), number)
             else:
                 source = images.items[start:stop]
             plans.append(ShardPlan(stage, split, label, path, made_from, stop - start, seed, source))
         return plans
+
+    def _total(self, split: Split, label: str) -> int:
+        """How many source images there are of a label."""
+        limit = self.config.limit_of(label, split)
+        return len(self.splits[split]) if limit is None else min(len(self.splits[split]), limit)
+
+    def _made_from(self, label: str) -> str:
+        """The label of the images that these are made from: what is delivered was made before."""
+        return label.partition(AT)[0] if self.config.delivery(label) else CLEAN
 
     def plans(self, stage: ShardStage) -> Iterator[tuple[Split, str, list[ShardPlan]]]:
         """All labels of all splits, clean images first in each."""
@@ -125,6 +133,9 @@ class Job:
         )
         if label == CLEAN:
             return clean
+        before = self._made_from(label)
+        if before != CLEAN:
+            clean = self._attack_digest(split, before, start, min(end, self._total(split, before)), end)
         return digest({"from": clean, "rows": stop - start, "made": self._made(label), "seed": self.config.seed})
 
     def _made(self, label: str) -> Any:
@@ -132,6 +143,8 @@ class Job:
         if label in self.config.corruptions.labels:
             kind, severity = self.config.corruptions.labels[label]
             return {"corruption": kind, "strength": STRENGTHS[kind][severity - 1]}
+        if (way := self.config.delivery(label)) is not None:
+            return {"delivery": [step.model_dump(mode="json", exclude_unset=True) for step in way.steps]}
         attack = self.config.attack(label)
         if attack is None:
             return {"twin": self.config.twins.labels[label]}
