@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -100,7 +101,7 @@ def test_a_delivery_that_cannot_be_made_is_an_error(step: dict[str, object], tol
         DeliverySpec.model_validate({"label": "way", "steps": [step]})
 
 
-WAYS = [
+WAYS: list[dict[str, Any]] = [
     {"label": "jpeg", "steps": [{"jpeg": {"uniform": [60, 98]}, "subsampling": ["4:4:4", "4:2:0"]}]},
     {"label": "jpeg75", "steps": [{"jpeg": 75}], "of": ["pgd"], "train": False, "limit": 12},
 ]
@@ -128,7 +129,7 @@ def test_labels_name_attack_and_way(tmp_path: Path) -> None:
         ([WAYS[0] | {"label": "a@b"}], "@b"),
     ],
 )
-def test_a_delivery_of_nothing_is_an_error(tmp_path: Path, ways: list[dict[str, object]], told: str) -> None:
+def test_a_delivery_of_nothing_is_an_error(tmp_path: Path, ways: list[dict[str, Any]], told: str) -> None:
     with pytest.raises(ConfigError, match=told):
         configure(write_source(tmp_path), tmp_path, deliveries=ways)
 

@@ -22,6 +22,9 @@ from torchattacks.attack import Attack
 from detector.classifier import Classifier
 from detector.errors import ConfigError, DataError, NoGradientError
 from training.attacks.deepfool import DeepFool
+from training.attacks.everyday import Colour, Manual, Spatial
+from training.attacks.patch import Patch
+from training.attacks.rays import RayS
 from training.config import AttackSpec
 from training.load import nearest
 from training.parameters import ParameterTable, read_parameter
@@ -33,13 +36,13 @@ ATTACKS: dict[str, type[Attack]] = {
     name: kind
     for name in torchattacks.__all__
     if (kind := getattr(torchattacks, name)).__module__.startswith("torchattacks.attacks.")
-} | {"DeepFool": DeepFool}
+} | {"Colour": Colour, "DeepFool": DeepFool, "Manual": Manual, "Patch": Patch, "RayS": RayS, "Spatial": Spatial}
 
-NO_GRADIENT = {"VANILA", "GN", "Square", "Pixle", "OnePixel", "SPSA"}
+NO_GRADIENT = {"Colour", "GN", "Manual", "OnePixel", "Pixle", "RayS", "SPSA", "Spatial", "Square", "VANILA"}
 # attacks with a `norm` argument say it themselves
 LINF = {
     "BIM", "DIFGSM", "EOTPGD", "FFGSM", "FGSM", "Jitter", "MIFGSM", "NIFGSM", "PGD", "PGDRS", "PIFGSM", "PIFGSMPP",
-    "RFGSM", "SINIFGSM", "SPSA", "TIFGSM", "TPGD", "UPGD", "VMIFGSM", "VNIFGSM",
+    "RFGSM", "RayS", "SINIFGSM", "SPSA", "TIFGSM", "TPGD", "UPGD", "VMIFGSM", "VNIFGSM",
 }  # fmt: skip
 LINF_EPS = ("eps", "max_epsilon")
 ROUNDING = 0.5 / 255 + 1e-6
