@@ -35,7 +35,7 @@ SERVER = (
 )
 # The same for the rooms of training/.
 TRAINING = (
-    {"settings", "parameters", "images", "progress", "shards", "command", "rates", "tracking"},
+    {"settings", "deliveries", "parameters", "images", "progress", "shards", "command", "rates", "tracking"},
     {"config", "load"},
     {"attacks", "data"},
     {"runners"},

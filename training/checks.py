@@ -140,7 +140,7 @@ def check_attacks(job: Job) -> None:
     for family in dict.fromkeys(attack.family for attack in learnt):
         if not sum(made[attack.label][0] for attack in learnt if attack.family == family):
             job.progress.note(f"no attack of family {family} changed a prediction: it cannot be learnt ({rates})")
-    if not sum(_successes(job, "test", attack.label)[0] for attack in job.config.attacks):
+    if not sum(_successes(job, "test", attack.label)[0] for attack in job.config.every_attack):
         job.progress.note("no attack changed a prediction of the test split: there is nothing to measure")
 
 

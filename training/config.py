@@ -7,7 +7,7 @@ written as fractions: `"8/255"`.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BeforeValidator, Field, JsonValue, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -17,6 +17,7 @@ from detector.errors import ConfigError
 from detector.settings import EvidenceSettings
 from detector.spec import ClassifierSource, ClassifierSpec, check_classes
 from detector.text import nearest, plain
+from training.deliveries import AT, DeliverySpec
 from training.images import SPLITS, ImagesConfig, Split, Splits
 from training.parameters import read_parameter
 from training.settings import (
@@ -225,6 +226,8 @@ class TrainingConfig(BaseSettings):
     images: ImagesConfig
     attacks: tuple[AttackSpec, ...]
     twins: TwinsConfig = TwinsConfig()
+    deliveries: tuple[DeliverySpec, ...] = ()
+    """Ways in which attacked and clean images reach the classifier."""
     corruptions: CorruptionSettings = CorruptionSettings()
     evidence: EvidenceSettings = EvidenceSettings()
     fit: FitSettings = FitSettings()
@@ -237,6 +240,16 @@ class TrainingConfig(BaseSettings):
             raise ValueError(f"attacks: label {sorted(twice)[0]!r} is used twice; labels must be unique")
         if not any(attack.train for attack in self.attacks):
             raise ValueError("attacks: no attack has train = true, so there is nothing to learn from")
+        ways = [delivery.label for delivery in self.deliveries]
+        if twice := {label for label in ways if ways.count(label) > 1}:
+            raise ValueError(f"deliveries: label {sorted(twice)[0]!r} is used twice; labels must be unique")
+        known = [attack.label for attack in self.attacks]
+        for delivery in self.deliveries:
+            if unknown := sorted(set(delivery.of or ()) - set(known)):
+                raise ValueError(
+                    f"deliveries: {delivery.label!r} is of attack {unknown[0]!r}, and there is none"
+                    f"{nearest(unknown[0], known) or '; attacks: ' + ', '.join(known)}"
+                )
         families = {attack.family for attack in self.attacks}
         for group, names in self.evaluate.leave_out.groups.items():
             if unknown := sorted(set(names) - families):
@@ -252,29 +265,48 @@ class TrainingConfig(BaseSettings):
         return self.threads or available_cpus()
 
     def attacks_of(self, split: Split) -> tuple[AttackSpec, ...]:
-        """The attacks made for a split, in the order they were written."""
-        return tuple(attack for attack in self.attacks if split in attack.splits)
+        """The attacks made for a split, delivered ones among them, in the order they were written."""
+        return tuple(attack for attack in self.every_attack if split in attack.splits)
+
+    @property
+    def every_attack(self) -> tuple[AttackSpec, ...]:
+        """The attacks, each followed by its deliveries, whose labels are `pgd-8@jpeg`."""
+        return tuple(
+            each
+            for attack in self.attacks
+            for each in (attack, *(_delivered(attack, way) for way in self.deliveries if _goes(attack, way)))
+        )
+
+    def unharmed(self, split: Split) -> tuple[str, ...]:
+        """Labels of images that nobody attacked, apart from corruptions: clean ones, delivered or not, noise twins."""
+        ways = [f"{CLEAN}{AT}{way.label}" for way in self.deliveries if way.train or split == "test"]
+        return (CLEAN, *ways) if split == "calibrate" else (CLEAN, *self.twins.labels, *ways)
+
+    def delivery(self, label: str) -> DeliverySpec | None:
+        """How images of this label were delivered; None if they are as they were made."""
+        way = label.partition(AT)[2]
+        return next((delivery for delivery in self.deliveries if delivery.label == way), None)
 
     def labels(self, split: Split) -> tuple[str, ...]:
         """Folder names of a split: clean, twins, attacks, and corruptions of test images.
 
         Read these, not what happens to lie in the folder.
         """
-        if split == "calibrate":  # thresholds come from clean images alone
-            return (CLEAN,)
+        if split == "calibrate":  # thresholds come from images that nobody attacked
+            return self.unharmed(split)
         corruptions = self.corruptions.labels if split == "test" else ()
-        return (CLEAN, *self.twins.labels, *(attack.label for attack in self.attacks_of(split)), *corruptions)
+        return (*self.unharmed(split), *(attack.label for attack in self.attacks_of(split)), *corruptions)
 
     def attack(self, label: str) -> AttackSpec | None:
         """The attack of this label; None for clean images, noise twins and corruptions."""
-        return next((attack for attack in self.attacks if attack.label == label), None)
+        return next((attack for attack in self.every_attack if attack.label == label), None)
 
     def limit_of(self, label: str, split: Split) -> int | None:
         """At most so many source images of this label; None = all."""
         if label in self.corruptions.labels:
             return self.corruptions.limit
-        attack = self.attack(label)
-        return attack.limit_of(split) if attack else None
+        attack, way = self.attack(label), self.delivery(label)
+        return attack.limit_of(split) if attack else way.limit if way else None
 
     def family_of(self, label: str) -> str:
         """The family of a label; clean images, noise twins and corruptions are `clean`."""
@@ -285,3 +317,19 @@ class TrainingConfig(BaseSettings):
     def families(self) -> tuple[str, ...]:
         """`clean`, then the families of the training attacks in the order they were written."""
         return (CLEAN, *dict.fromkeys(attack.family for attack in self.attacks if attack.train))
+
+
+def _goes(attack: AttackSpec, way: DeliverySpec) -> bool:
+    return way.of is None or attack.label in way.of
+
+
+def _delivered(attack: AttackSpec, way: DeliverySpec) -> AttackSpec:
+    """The attack as it arrives, with both limits."""
+    label, train = f"{attack.label}{AT}{way.label}", attack.train and way.train
+    limit: Any = attack.limit
+    if way.limit is not None:
+        splits: tuple[Literal["fit", "test", "tune"], ...] = ("fit", "test", "tune")
+        limit = {
+            split: min(each for each in (way.limit, attack.limit_of(split)) if each is not None) for split in splits
+        }
+    return attack.model_copy(update={"label": label, "train": train, "limit": limit})

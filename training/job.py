@@ -22,6 +22,7 @@ from training.data import SplitImages, open_splits
 from training.data.collected import Collected, collect
 from training.data.growth import Ledger
 from training.data.sources import Item
+from training.deliveries import AT
 from training.progress import Progress
 from training.runners import Runner, ShardPlan, ShardStage
 from training.runners.cluster import RayRunner
@@ -79,10 +80,7 @@ class Job:
     def plan(self, stage: ShardStage, split: Split, label: str) -> list[ShardPlan]:
         """The shards of one label of stage `attack` or `attribute`."""
         collected = self.collected.get(label)
-        images = collected.splits[split] if collected else self.splits[split]
-        total = len(images)
-        if (limit := self.config.limit_of(label, split)) is not None:
-            total = min(total, limit)
+        images, total = self._images(split, label), self._total(split, label)
         plans = []
         for number, start, end in images.shards(self.config.shard_size):
             stop = min(end, total)
@@ -102,7 +100,7 @@ class Job:
                 source = images.items[start:stop]
                 originals = collected.originals_of(source)
             elif label != CLEAN:
-                source = shard_path(self.work, "attack", split, CLEAN, number)
+                source = shard_path(self.work, "attack", split, self._made_from(label), number)
             else:
                 source = images.items[start:stop]
             plans.append(ShardPlan(stage, split, label, path, made_from, stop - start, seed, source, originals))
@@ -119,6 +117,20 @@ class Job:
             seen["witness"] = self.witness.fingerprint
         return digest({"from": made_from, **seen})
 
+    def _images(self, split: Split, label: str) -> SplitImages:
+        """The images that a label is about."""
+        collected = self.collected.get(label.partition(AT)[0])
+        return collected.splits[split] if collected else self.splits[split]
+
+    def _total(self, split: Split, label: str) -> int:
+        """How many images there are of a label."""
+        count, limit = len(self._images(split, label)), self.config.limit_of(label, split)
+        return count if limit is None else min(count, limit)
+
+    def _made_from(self, label: str) -> str:
+        """The label of the images that these are made from: what is delivered was made before."""
+        return label.partition(AT)[0] if self.config.delivery(label) else CLEAN
+
     def plans(self, stage: ShardStage) -> Iterator[tuple[Split, str, list[ShardPlan]]]:
         """All labels of all splits, clean images first in each."""
         for split in SPLITS:
@@ -133,9 +145,12 @@ class Job:
         """Of the first `stop - start` images of the clean shard of images `start:end`."""
         if collected := self.collected.get(label):
             images = collected.splits[split]
-            before = [each and each.fingerprint for each in collected.originals_of(images.items[start:stop])]
+            originals = [each and each.fingerprint for each in collected.originals_of(images.items[start:stop])]
             told = {"format": FORMAT, "classifier": self.classifier.fingerprint, "batch": self.config.batch_size}
-            return digest({**told, "collected": images.digest(start, stop), "originals": before})
+            return digest({**told, "collected": images.digest(start, stop), "originals": originals})
+        if (before := self._made_from(label)) != CLEAN:
+            made = self._attack_digest(split, before, start, min(end, self._total(split, before)), end)
+            return digest({"from": made, "rows": stop - start, "made": self._made(label), "seed": self.config.seed})
         clean = digest(
             {
                 "format": FORMAT,
@@ -154,6 +169,8 @@ class Job:
         if label in self.config.corruptions.labels:
             kind, severity = self.config.corruptions.labels[label]
             return {"corruption": kind, "strength": STRENGTHS[kind][severity - 1]}
+        if (way := self.config.delivery(label)) is not None:
+            return {"delivery": [step.model_dump(mode="json", exclude_unset=True) for step in way.steps]}
         attack = self.config.attack(label)
         if attack is None:
             return {"twin": self.config.twins.labels[label]}

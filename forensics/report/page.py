@@ -84,7 +84,7 @@ def _plot(figure: Figure) -> str:
 
 def _numbers(evaluation: EvaluationResult, rate: float) -> list[tuple[str, str]]:
     """Large numbers with what they mean."""
-    means = {row.seen: row.detectors[HEATWARD] for row in evaluation.macro if row.label == "mean"}
+    means = {row.seen: row.detectors[HEATWARD] for row in evaluation.macro if row.label == "mean" and not row.delivery}
     shown = []
     for seen, word in ((True, "attacks trained on"), (False, "unseen attacks")):
         if seen in means and not math.isnan(means[seen].auroc.value):

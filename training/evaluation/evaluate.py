@@ -63,19 +63,20 @@ def run(
     """
     progress = progress or SilentProgress()
     folder = config.work / "evaluate"
-    calibrate = _score(config, "calibrate", CLEAN, detector, progress)
+    said = [_score(config, "calibrate", label, detector, progress) for label in config.labels("calibrate")]
+    calibrate = {name: Scored.cat([each[name] for each in said]) for name in said[0]}
     thresholds = {name: Thresholds.of(scored) for name, scored in calibrate.items()}
     # The detector's own: a bundle was calibrated on other clean images than this work folder's.
     calibration = detector.calibration.scores.double().numpy()
     thresholds[HEATWARD] = Thresholds.of(calibrate[HEATWARD], served=calibration)
     scores: Scores = {label: _score(config, "test", label, detector, progress) for label in config.labels("test")}
-    labels = [attack.label for attack in config.attacks]
+    labels = [attack.label for attack in config.every_attack]
     attempts = {label: read_attempts(list_shards(config.work, "attack", "test", label)) for label in labels}
     alone = {label: _alone(detector, scores[label]) for label in (CLEAN, *labels)}
     sources = [each[HEATWARD].source for each in scores.values()] + [each.source for each in attempts.values()]
     bootstrap = Bootstrap(np.concatenate(sources), resamples=resamples, seed=config.seed)
 
-    unharmed = (CLEAN, *config.twins.labels)
+    unharmed = config.unharmed("test")
     clean = scores[CLEAN][HEATWARD]
     known = clean[clean.truth >= 0]
     attacked = {name: [scores[label][name] for label in labels] for name in scores[CLEAN]}
@@ -86,6 +87,7 @@ def run(
             name=attack.name,
             family=attack.family,
             seen=attack.train,
+            delivery=way.label if (way := config.delivery(attack.label)) else "",
             parameters=dict(attack.parameters),
             attempts=len(attempts[attack.label].success),
             **measures.attempted(attempts[attack.label], bootstrap),
@@ -95,7 +97,7 @@ def run(
             },
             auroc_of_each_network=measures.aurocs(alone[attack.label], alone[CLEAN]),
         )
-        for attack in config.attacks
+        for attack in config.every_attack
     ]
     evaluation = EvaluationResult(
         heatward_version=heatward.__version__,
@@ -159,7 +161,7 @@ def _score(
 ) -> dict[str, Scored]:
     """What every detector says about one label of a split."""
     evidence = list_shards(config.work, "attribute", split, label)
-    attacked = any(attack.label == label for attack in config.attacks)
+    attacked = config.attack(label) is not None
     with progress.task(f"evaluate {split}/{label}", len(evidence), unit="shards") as advance:
         device = detector.classifier.device
         answers = {

@@ -95,7 +95,7 @@ def read_examples(folder: Path) -> dict[str, list[Example]]:
 
 def first_sources(config: TrainingConfig) -> dict[str, int | None]:
     """A source image for every attack, one that it fooled, and for the largest noise twins: each time another one."""
-    attacks = [attack.label for attack in config.attacks]
+    attacks = [attack.label for attack in config.every_attack]
     twins = sorted(config.twins.labels, key=config.twins.labels.__getitem__)[-1:]
     labels = enumerate((*attacks, *twins))
     return {label: _first(config, label, skip, successes_only=label in attacks) for skip, label in labels}
@@ -109,7 +109,7 @@ def worst_sources(config: TrainingConfig, scores: Mapping[str, Scored]) -> dict[
         scores: label to the detector's answers, clean images among them.
     """
     clean = scores[CLEAN][scores[CLEAN].correct]
-    attacks = {attack.label: scores[attack.label] for attack in config.attacks}
+    attacks = {attack.label: scores[attack.label] for attack in config.every_attack}
     worst = {label: int(each.source[each.score.argmin()]) if len(each) else None for label, each in attacks.items()}
     return {**worst, CLEAN: int(clean.source[clean.score.argmax()]) if len(clean) else None}
 
@@ -125,7 +125,7 @@ def examples(
         sources: label to source image; None where it has none.
         rate: false-positive rate at which an image counts as flagged.
     """
-    attacks = {attack.label for attack in config.attacks}
+    attacks = {attack.label for attack in config.every_attack}
     shown = []
     for label, source in sources.items():
         clean = None if source is None else _image(config, CLEAN, source)

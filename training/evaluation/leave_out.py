@@ -46,7 +46,6 @@ from training.shards import digest, digest_of, list_shards, read_shard, write_sh
 
 __all__ = ["check", "run"]
 
-CALIBRATE: tuple[Split, str] = ("calibrate", CLEAN)
 NEGATIVES: tuple[Split, str] = ("test", CLEAN)
 Scores = Mapping[tuple[str, str], Scored]  # split, label → answers
 
@@ -66,13 +65,14 @@ def run(job: Job) -> LeaveOutResult:
     """
     ShardResults("attribute", job).require()
     config, folder = job.config, job.work / "evaluate"
+    every = config.every_attack
     groups = _groups(config)
     kept = {name: _kept(config, name, families) for name, families in groups.items()}
-    tested = {name: [each for each in config.attacks if each.family in groups[name]] for name in groups}
+    tested = {name: [each for each in every if each.family in groups[name]] for name in groups}
     without = {name: _refit(job, folder / "leave-out" / name, kept[name], tested[name]) for name in groups}
-    alone = [attack for attack in config.attacks_of("fit") if config.evaluate.leave_out.matrix]
-    crossed = {each.label: _refit(job, folder / "cross-attack" / each.label, [each], config.attacks) for each in alone}
-    unlearned = config.attacks if config.evaluate.leave_out.clean_only else ()
+    alone = [attack for attack in config.attacks if attack.train and config.evaluate.leave_out.matrix]
+    crossed = {each.label: _refit(job, folder / "cross-attack" / each.label, [each], every) for each in alone}
+    unlearned = every if config.evaluate.leave_out.clean_only else ()
     by_novelty = _refit(job, folder / "clean-only", [], unlearned) if unlearned else {}
 
     every = [*without.values(), *crossed.values(), by_novelty]
@@ -107,9 +107,9 @@ def run(job: Job) -> LeaveOutResult:
             worst=measures.summarise(novel, lowest) if novel else None,
         ),
         cross_attack=CrossAttack(
-            tested_on=[attack.label for attack in config.attacks],
+            tested_on=[attack.label for attack in every],
             rows=[
-                TrainedOn(trained_on=label, auroc=[row.auroc for row in _measured(scores, config.attacks, bootstrap)])
+                TrainedOn(trained_on=label, auroc=[row.auroc for row in _measured(scores, every, bootstrap)])
                 for label, scores in crossed.items()
             ],
         ),
@@ -149,11 +149,12 @@ def _labelled(attacks: Sequence[AttackSpec], found: Sequence[Detection]) -> list
 
 
 def _only(config: TrainingConfig, attacks: Sequence[AttackSpec]) -> TrainingConfig:
-    """The configuration of a refit: these attacks alone, and its own number of networks and epochs."""
+    """The configuration of a refit: these attacks, however delivered, and its own number of networks and epochs."""
     changed = config.evaluate.leave_out.model_dump(include={"ensemble", "epochs"}, exclude_none=True)
-    if not attacks:
+    made = tuple(attack for attack in attacks if not config.delivery(attack.label))
+    if not made:
         changed["epochs"] = 1  # the network has nothing to tell apart; novelty is all there is
-    return config.model_copy(update={"attacks": tuple(attacks), "fit": config.fit.model_copy(update=changed)})
+    return config.model_copy(update={"attacks": made, "fit": config.fit.model_copy(update=changed)})
 
 
 def _refit(job: Job, folder: Path, attacks: Sequence[AttackSpec], tested: Sequence[AttackSpec]) -> Scores:
@@ -161,7 +162,7 @@ def _refit(job: Job, folder: Path, attacks: Sequence[AttackSpec], tested: Sequen
     config = _only(job.config, attacks)
     name = f"{folder.parent.name}/{folder.name}"
     fitted = results(replace(job, config=config), folder / "fit", name)
-    wanted = [CALIBRATE, NEGATIVES, *(("test", attack.label) for attack in tested)]
+    wanted = [*_calibration(config), NEGATIVES, *(("test", attack.label) for attack in tested)]
     shards = [plan.digest for split, label in wanted for plan in job.plan("attribute", split, label)]
     path, made_from = folder / "scores.safetensors", digest([fitted.made_from, [list(each) for each in wanted], shards])
     if digest_of(path) != made_from:
@@ -185,8 +186,12 @@ def _refit(job: Job, folder: Path, attacks: Sequence[AttackSpec], tested: Sequen
     }
 
 
+def _calibration(config: TrainingConfig) -> list[tuple[Split, str]]:
+    return [("calibrate", label) for label in config.labels("calibrate")]
+
+
 def _measured(scores: Scores, tested: Sequence[AttackSpec], bootstrap: Bootstrap) -> list[Detection]:
     """One an attack, without its curve."""
-    thresholds = Thresholds.of(scores[CALIBRATE])
+    thresholds = Thresholds.of(Scored.cat([each for (split, _), each in scores.items() if split == "calibrate"]))
     rows = [measures.detected(scores["test", each.label], scores[NEGATIVES], thresholds, bootstrap) for each in tested]
     return [measures.summarise([row], lambda one: one[0]) for row in rows]

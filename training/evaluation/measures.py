@@ -143,14 +143,20 @@ def _merged(found: Sequence[Any], how: Callable[[Sequence[Estimate]], Estimate])
 
 
 def macro(attacks: Sequence[AttackResult]) -> list[MeanResult]:
-    """Mean and (of several) worst of every number over the attacks trained on, and over the unseen ones."""
+    """Mean and (of several) worst of every number over the attacks trained on, and over the unseen ones.
+
+    Apart for each way in which images arrive.
+    """
     rows = []
-    for seen in (True, False):
-        found = [attack.detectors for attack in attacks if attack.seen is seen]
+    ways = dict.fromkeys(attack.delivery for attack in attacks)
+    for delivery, seen in ((way, seen) for way in ways for seen in (True, False)):
+        found = [each.detectors for each in attacks if each.seen is seen and each.delivery == delivery]
         for label, how in MEANS.items():
             if len(found) > (label == "worst"):
                 detectors = {name: summarise([each[name] for each in found], how) for name in found[0]}
-                rows.append(MeanResult(label=label, seen=seen, attacks=len(found), detectors=detectors))
+                rows.append(
+                    MeanResult(label=label, seen=seen, delivery=delivery, attacks=len(found), detectors=detectors)
+                )
     return rows
 
 

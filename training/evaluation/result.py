@@ -113,6 +113,8 @@ class AttackResult(Result):
     family: str
     seen: bool
     """Whether it was trained on."""
+    delivery: str = ""
+    """How the images arrived; empty where they are as the attack made them."""
     parameters: dict[str, JsonValue]
     attempts: int
     success_rate: Number
@@ -127,6 +129,7 @@ class MeanResult(Result):
 
     label: Literal["mean", "worst"]
     seen: bool
+    delivery: str = ""
     attacks: int
     detectors: dict[str, Detection]
 

@@ -73,6 +73,11 @@ class Scored:
         right: Bools = (self.origin == self.truth) | (self.truth < 0)
         return right
 
+    @classmethod
+    def cat(cls, parts: Sequence[Scored]) -> Scored:
+        """Several tables as one."""
+        return cls(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in parts[0].__dict__})
+
     def __getitem__(self, rows: Bools) -> Scored:
         return Scored(**{name: column[rows] for name, column in self.__dict__.items()})
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from rich.table import Table
 
+from training.deliveries import AT
 from training.evaluation.metrics import FEW, Estimate
 from training.evaluation.result import HEATWARD, AttackResult, EvaluationResult, MeanResult
 
@@ -91,8 +92,10 @@ def all_tables(evaluation: EvaluationResult) -> list[Table]:
 
 
 def row_name(row: AttackResult | MeanResult) -> str:
-    """The label of an attack; `mean of 8` for a row of `macro`."""
-    return f"{row.label} of {row.attacks}" if isinstance(row, MeanResult) else row.label
+    """The label of an attack; `mean of 8` or `mean of 8@jpeg` for a row of `macro`."""
+    if isinstance(row, AttackResult):
+        return row.label
+    return f"{row.label} of {row.attacks}" + (f"{AT}{row.delivery}" if row.delivery else "")
 
 
 def attack_table(evaluation: EvaluationResult) -> Table:

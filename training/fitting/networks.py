@@ -71,7 +71,7 @@ def fit_networks(
     device = device_of(config)
     reader = ShardReader(config, work, settings, keep)
     sample, clean = reader.sample(), reader.sample(UNHARMED_SHARDS, (CLEAN,))
-    unharmed = reader.sample(UNHARMED_SHARDS, (CLEAN, *config.twins.labels))
+    unharmed = reader.sample(UNHARMED_SHARDS, config.unharmed("fit"))
     shape = EvidenceShape.of(sample)
     networks = []
     with progress.task("fit", total=settings.ensemble * settings.epochs * reader.rows, unit="images") as advance:

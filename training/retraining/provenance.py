@@ -9,6 +9,7 @@ from typing import Any
 
 from detector.bundle import Manifest
 from training.config import TrainingConfig
+from training.deliveries import AT
 from training.job import Job
 from training.retraining.comparison import Comparison
 from training.shards import digest
@@ -64,9 +65,17 @@ def reported_in(manifest: Manifest) -> set[str]:
 
 def attacks_in(manifest: Manifest) -> dict[str, str]:
     """Digest of what an attack does → its label, of every attack that a bundle was trained or measured with."""
-    listed = manifest.provenance.get("attacks")
-    return {
-        digest([each.get("name"), each.get("parameters")]): str(each.get("label"))
-        for each in (listed if isinstance(listed, list) else [])
-        if isinstance(each, dict)
-    }
+    found: dict[str, str] = {}
+    ways = _listed(manifest, "deliveries")
+    for each in _listed(manifest, "attacks"):
+        made, label = [each.get("name"), each.get("parameters")], str(each.get("label"))
+        found[digest(made)] = label
+        for way in ways:
+            if label in (way.get("of") or [label]):
+                found[digest([*made, way.get("steps")])] = f"{label}{AT}{way.get('label')}"
+    return found
+
+
+def _listed(manifest: Manifest, name: str) -> list[dict[str, Any]]:
+    listed = manifest.provenance.get(name)
+    return [each for each in listed if isinstance(each, dict)] if isinstance(listed, list) else []

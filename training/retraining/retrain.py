@@ -24,7 +24,7 @@ from detector.bundle.folder import Champion
 from detector.errors import CalibrationError
 from detector.lock import hold
 from detector.scoring.calibration import rank_at
-from training.config import CLEAN, STAGES, TrainingConfig
+from training.config import STAGES, TrainingConfig
 from training.job import Job, open_job
 from training.pipeline import run_stage
 from training.progress import Progress
@@ -162,7 +162,7 @@ def _check_rate(rate: float, contestant: Contestant) -> None:
 
 def _measure(job: Job, one: Contestant, two: Contestant, traffic: Kept, options: Options) -> dict[str, Flags]:
     known, here = attacks_in(one.manifest), attacks_in(two.manifest)
-    groups: dict[str, Group] = dict.fromkeys((CLEAN, *job.config.twins.labels), "clean")
+    groups: dict[str, Group] = dict.fromkeys(job.config.unharmed("test"), "clean")
     groups |= {label: "old attack" if key in known else "new attack" for key, label in here.items()}
     flags = {}
     for label, group in groups.items():

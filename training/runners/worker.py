@@ -19,6 +19,7 @@ from detector.errors import ConfigError, DataError
 from detector.evidence import Evidence, EvidenceExtractor
 from training.attacks import Distance, attack_images, noise_twin
 from training.attacks.corruptions import corrupt
+from training.attacks.deliver import deliver
 from training.config import Split, TrainingConfig
 from training.data.collected import open_collected
 from training.data.sources import Item, Source, open_named
@@ -142,6 +143,10 @@ class Worker:
         clean = {name: column[: plan.rows] for name, column in clean.items()}
         pixels, origin = clean["images"], clean["origin"]
         config, batch_size = self.config, self.config.batch_size
+        if (way := config.delivery(plan.label)) is not None:
+            changed = deliver(pixels, way.steps, plan.seed)
+            sizes = {name: clean[name] for name in ("linf", "l2")}  # of what the attack did, not of the way
+            return self._seen(changed, pixels, clean) | sizes
         attack = config.attack(plan.label)
         if attack is not None:
             changed = attack_images(attack, self.classifier, pixels, origin, seed=plan.seed, batch_size=batch_size)
@@ -149,8 +154,11 @@ class Worker:
             changed = corrupt(pixels, *config.corruptions.labels[plan.label], plan.seed)
         else:
             changed = noise_twin(pixels, config.twins.labels[plan.label], plan.seed)
-        prediction = predict(self.classifier, changed, batch_size)
-        return _tensors(changed, pixels, clean["index"], clean["truth"], origin, prediction)
+        return self._seen(changed, pixels, clean)
+
+    def _seen(self, changed: Tensor, pixels: Tensor, clean: dict[str, Tensor]) -> dict[str, Tensor]:
+        prediction = predict(self.classifier, changed, self.config.batch_size)
+        return _tensors(changed, pixels, clean["index"], clean["truth"], clean["origin"], prediction)
 
     def _evidence(self, plan: ShardPlan, attack: dict[str, Tensor]) -> dict[str, Tensor]:
         if self.config.attack(plan.label) is not None:

@@ -81,6 +81,7 @@ def _assemble(job: Job, measured: dict[str, Any]) -> Bundle:
             "copies": job.copies,
             "images_sha256": digest([job.splits[split].digest(0, len(job.splits[split])) for split in SPLITS]),
             "attacks": [each.model_dump(mode="json") for each in config.attacks],
+            "deliveries": [each.model_dump(mode="json", exclude_unset=True) for each in config.deliveries],
             "twins": [round(size, 8) for size in config.twins.sizes],
             "fit": config.fit.model_dump(mode="json"),
         },

@@ -1,7 +1,8 @@
 """The calibrate stage: clean images of the calibrate split in, `calibrate/scores.safetensors` (attack scores) out.
 
-All clean images count, rightly and wrongly classified alike: a server cannot know which is which. The scores become
-conformal p-values (`detector.scoring.calibration`).
+All clean images count, rightly and wrongly classified alike: a server cannot know which is which; and every way in
+which they arrive (`[[deliveries]]`), since it cannot know that either. The scores become conformal p-values
+(`detector.scoring.calibration`).
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from torch import Tensor
 from detector.evidence import Evidence
 from detector.scoring.calibration import Calibration
 from detector.scoring.network import score
-from training.config import CLEAN, Stage
+from training.config import Stage
 from training.detectors import SCORES
 from training.fitting.networks import load_networks
 from training.fitting.networks import results as fit_results
@@ -44,9 +45,10 @@ def run(job: Job) -> None:
 
 def _score(job: Job, made_from: str) -> None:
     networks = [network.to(job.classifier.device) for network in load_networks(job.work / "fit")]
-    shards = list_shards(job.work, "attribute", "calibrate", CLEAN)
+    labels = job.config.labels("calibrate")
+    shards = [path for label in labels for path in list_shards(job.work, "attribute", "calibrate", label)]
     columns: dict[str, list[Tensor]] = {"scores": [], "index": [], "truth": [], "prediction": []}
-    with job.progress.task("calibrate", total=len(job.splits["calibrate"])) as advance:
+    with job.progress.task("calibrate", total=len(job.splits["calibrate"]) * len(labels)) as advance:
         for shard in shards:
             tensors = read_shard(shard)
             evidence = Evidence.from_tensors(tensors).float()

@@ -1,4 +1,4 @@
-"""`NAME`: an attack of torchattacks (Kim 2020), or our DeepFool."""
+"""`NAME`: an attack of torchattacks (Kim 2020), or one of ours."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ from torchattacks.attack import Attack
 from detector.classifier import Classifier
 from detector.errors import ConfigError
 from training.attacks.deepfool import DeepFool
+from training.attacks.everyday import Colour, Manual, Spatial
 from training.attacks.methods.method import EPSILONS, Attacked, arguments_of
+from training.attacks.patch import Patch
+from training.attacks.rays import RayS
 from training.load import nearest
 
 __all__ = ["ATTACKS", "NO_GRADIENT", "TorchAttack"]
@@ -22,13 +25,13 @@ ATTACKS: dict[str, type[Attack]] = {
     name: kind
     for name in torchattacks.__all__
     if (kind := getattr(torchattacks, name)).__module__.startswith("torchattacks.attacks.")
-} | {"DeepFool": DeepFool}
+} | {"Colour": Colour, "DeepFool": DeepFool, "Manual": Manual, "Patch": Patch, "RayS": RayS, "Spatial": Spatial}
 
-NO_GRADIENT = {"VANILA", "GN", "Square", "Pixle", "OnePixel", "SPSA"}
+NO_GRADIENT = {"Colour", "GN", "Manual", "OnePixel", "Pixle", "RayS", "SPSA", "Spatial", "Square", "VANILA"}
 # attacks with a `norm` argument say it themselves
 LINF = {
     "BIM", "DIFGSM", "EOTPGD", "FFGSM", "FGSM", "Jitter", "MIFGSM", "NIFGSM", "PGD", "PGDRS", "PIFGSM", "PIFGSMPP",
-    "RFGSM", "SINIFGSM", "SPSA", "TIFGSM", "TPGD", "UPGD", "VMIFGSM", "VNIFGSM",
+    "RFGSM", "RayS", "SINIFGSM", "SPSA", "TIFGSM", "TPGD", "UPGD", "VMIFGSM", "VNIFGSM",
 }  # fmt: skip
 
 

@@ -1,0 +1,107 @@
+"""How images reach the classifier, as people write it: tables of the configuration, frozen pydantic models.
+
+    [[deliveries]]
+    label = "jpeg"
+    steps = [{ jpeg = { uniform = [60, 98] }, subsampling = ["4:4:4", "4:2:2", "4:2:0"] }]
+
+An image under label `pgd-8` is then also made under `pgd-8@jpeg`, and a clean one under `clean@jpeg`. A number may be
+a table, `{ uniform = [60, 98] }` or `{ choice = [75, 90] }`, drawn anew for each image.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, JsonValue, model_validator
+
+from training.parameters import ParameterTable, read_parameter
+from training.settings import Name, Settings
+
+__all__ = ["AT", "BOUNDS", "DeliverySpec", "Step", "StepKind", "Subsampling"]
+
+AT = "@"
+"""Stands between what was made and how it was delivered."""
+StepKind = Literal["jpeg", "webp", "resize", "crop", "noise"]
+Subsampling = Literal["4:4:4", "4:2:2", "4:2:0"]
+BOUNDS: dict[StepKind, tuple[float, float]] = {
+    "jpeg": (1, 100),
+    "webp": (1, 100),
+    "resize": (0.1, 8),
+    "crop": (0.5, 1),
+    "noise": (0, 64 / 255),
+}
+"""Smallest and largest number of each kind."""
+
+
+class Step(Settings):
+    """One change on the way: exactly one of the first five. The image keeps its size."""
+
+    jpeg: JsonValue = None
+    """Quality, 1 to 100, of a JPEG file."""
+    webp: JsonValue = None
+    """Quality, 1 to 100, of a lossy WebP file."""
+    resize: JsonValue = None
+    """Resized so many times, .1 to 8, and back."""
+    crop: JsonValue = None
+    """A part of so many sides, .5 to 1, at a place that is drawn, and resized to the whole."""
+    noise: JsonValue = None
+    """Gaussian noise of this standard deviation, as of a photographed or captured screen: 0 to `"64/255"`."""
+    subsampling: Annotated[tuple[Subsampling, ...], Field(min_length=1)] = ("4:2:0",)
+    """Of the colours of a JPEG file: one of these, drawn for each image."""
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Step:
+        given = self.model_fields_set - {"subsampling"}
+        if len(given) != 1:
+            raise ValueError(f"expected one of {', '.join(BOUNDS)} in a step, got {', '.join(sorted(given)) or 'none'}")
+        if "subsampling" in self.model_fields_set and given != {"jpeg"}:
+            raise ValueError("subsampling belongs to jpeg")
+        low, high = BOUNDS[self.kind]
+        for number in _numbers(self.amount):
+            if not low <= number <= high:
+                raise ValueError(f"{self.kind}: expected a number from {low:g} to {high:.3g}, got {number:g}")
+        return self
+
+    @property
+    def kind(self) -> StepKind:
+        return next(kind for kind in BOUNDS if kind in self.model_fields_set)
+
+    @property
+    def amount(self) -> ParameterTable | float:
+        """A number, or what it is drawn from."""
+        try:
+            amount = read_parameter(getattr(self, self.kind))
+        except ValueError as error:
+            raise ValueError(f"{self.kind}: {error}") from error
+        if isinstance(amount, ParameterTable):
+            return amount
+        if isinstance(amount, bool) or not isinstance(amount, int | float):
+            raise ValueError(f"{self.kind}: expected a number or a table {{ uniform = [low, high] }}, got {amount!r}")
+        return amount
+
+
+class DeliverySpec(Settings):
+    """One way in which images reach the classifier."""
+
+    label: Name
+    """A unique name, e.g. `jpeg90`; stands behind the `@`."""
+    steps: Annotated[tuple[Step, ...], Field(min_length=1)]
+    """What happens on the way, in this order."""
+    of: tuple[Name, ...] | None = None
+    """Labels of the attacks that are delivered so. Default: all. Clean images always are."""
+    train: bool = True
+    """False: made for the test split only. Otherwise also learnt from, and thresholds come from such images, too."""
+    limit: int | None = Field(default=None, ge=1)
+    """At most so many source images of each split."""
+
+
+def _numbers(amount: ParameterTable | Any) -> list[float]:
+    """All numbers of a table."""
+    if not isinstance(amount, ParameterTable):
+        return [float(amount)]
+    if amount.of_eps is not None:
+        raise ValueError("a share of epsilon, and a delivery has none")
+    numbers = [number for each in amount.choice or amount.uniform or () for number in _numbers(each)]
+    if amount.uniform is not None and numbers[0] > numbers[-1]:
+        raise ValueError(f"uniform = [low, high] with low {numbers[0]:g} above high {numbers[-1]:g}")
+    return numbers
