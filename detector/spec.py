@@ -1,6 +1,7 @@
 """The model under guard, as its owner writes it down: in a configuration, and then in a bundle's manifest.
 
-torchvision:resnet18 · timm:NAME · export:model.pt2 · torchscript:model.pt · python:package.module:factory
+torchvision:resnet18 · timm:NAME · export:model.pt2 · torchscript:model.pt · python:package.module:factory ·
+onnx:model.onnx · kserve:host:port/model
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from detector.text import printable
 
 __all__ = ["KINDS", "ClassifierSource", "ClassifierSpec", "check_classes"]
 
-KINDS = ("torchvision", "timm", "export", "torchscript", "python")
+KINDS = ("torchvision", "timm", "export", "torchscript", "python", "onnx", "kserve")
 
 # Weights come through `weights` alone: these would fetch from the network or read a pickle.
 _RESERVED = frozenset(
@@ -29,7 +30,8 @@ class ClassifierSource(BaseModel):
     Attributes:
         source: "kind:name", see the module's docstring.
         weights: A torchvision weights name ("IMAGENET1K_V1") or a file *.safetensors, *.pt, *.pth.
-        arguments: Keyword arguments of the torchvision or timm model, or of the python factory.
+        arguments: Keyword arguments of the torchvision or timm model, or of the python factory; what to know of an
+            onnx or kserve model.
         input_size: (height, width) of the net's input.
         preprocessing: From photograph to net input.
     """

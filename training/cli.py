@@ -49,7 +49,8 @@ FLAGS = {
     "limit": ("images.limit", "use at most so many images"),
     "classifier": (
         "classifier.source",
-        "torchvision:NAME, timm:NAME, export:FILE, torchscript:FILE or python:MODULE:FACTORY",
+        "torchvision:NAME, timm:NAME, export:FILE, torchscript:FILE, python:MODULE:FACTORY, onnx:FILE "
+        "or kserve:HOST:PORT/MODEL",
     ),
     "weights": ("classifier.weights", "safetensors or checkpoint file, or the name of torchvision weights"),
     "labels": ("classifier.labels", "text file, one class name a line; default: the image folder's class folders"),

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from detector.classifier.preprocessing import Normalized, Preprocessing, fit_to, to_images
 from detector.classifier.probe import probe
 from detector.classifier.sources import TRUSTED_MODULES, Net, build_net
+from detector.classifier.sources.asked import HIDES, AskedNet
 from detector.classifier.taps import hooked, spread
 from detector.errors import ImageShapeError, LayerNotFoundError, NonFiniteLogitsError
 from detector.images.batch import check_images
@@ -63,7 +64,7 @@ class Classifier:
         classes: Names, in the order of the logits.
         input_size: (height, width).
         device: Where it runs.
-        embeddable: Whether spec + `state_dict()` are enough to build it again (torchvision, timm, python).
+        embeddable: Whether spec + `state_dict()` are enough to build it again (all but programs).
         differentiable: Whether a gradient reaches the images.
         no_gradient: Why none does; empty where one does.
         layers: Names of submodules with (B, C, h, w) output, in order of execution; () where hooks do not reach.
@@ -82,13 +83,14 @@ class Classifier:
         self.module = Normalized(net.module, spec.preprocessing).requires_grad_(False).to(self.device)
         if net.embeddable:
             self.module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.fingerprint = _fingerprint(spec, net.identity, self.state_dict())
+        self.fingerprint = _fingerprint(spec, net, self.state_dict())
         found = probe(self.module, self._net if self.embeddable else nn.Module(), spec, self.device)
         self._probed = found.layers
         self.layers = tuple(layer.name for layer in found.layers)
-        self.no_gradient = found.no_gradient
-        self._no_layers = found.no_layers
-        self.differentiable = not found.no_gradient
+        asked = isinstance(net.module, AskedNet)
+        self.no_gradient = HIDES if asked else found.no_gradient
+        self._no_layers = HIDES if asked else found.no_layers
+        self.differentiable = not self.no_gradient
 
     def __call__(self, images: Tensor) -> Tensor:
         """Classify (B, 3, H, W) images in [0, 1]: float32 logits (B, K), attached to the graph if images are.
@@ -210,8 +212,10 @@ class Classifier:
         return f"{self.spec.source} has no layer '{printable(name)}' with a spatial map{hint}"
 
 
-def _fingerprint(spec: ClassifierSpec, identity: str, state_dict: dict[str, Tensor]) -> str:
-    described = spec.model_dump(mode="json", exclude={"source", "weights"}) | {"architecture": identity}
+def _fingerprint(spec: ClassifierSpec, net: Net, state_dict: dict[str, Tensor]) -> str:
+    described = spec.model_dump(mode="json", exclude={"source", "weights"}) | {"architecture": net.identity}
+    if not net.fingerprinted:
+        described, state_dict = described | {"arguments": {}}, {}
     digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode())
     for name, value in sorted(state_dict.items()):
         digest.update(f"\n{name} {value.dtype} {tuple(value.shape)}\n".encode())
