@@ -37,7 +37,7 @@ SERVER = (
 TRAINING = (
     {"settings", "parameters", "images", "progress", "shards", "command", "rates"},
     {"config", "load"},
-    {"attacks", "data"},
+    {"attacks", "data", "distilled"},
     {"runners"},
     {"job", "resume"},
     {"fitting", "detectors"},

@@ -63,9 +63,9 @@ def train(argv: Sequence[str] | None = None, report: Report | None = None) -> in
     parser = job_parser(
         "train",
         "Make a detector for a classifier: images and classifier in, bundle and report out.",
-        "Without STAGE every stage runs: attack, attribute, fit, calibrate, evaluate, bundle. What is finished is not "
-        "made again, so run the same command after an interruption. Flags win over HEATWARD_… environment variables "
-        "(HEATWARD_FIT__EPOCHS=5), those over the file.",
+        "Without STAGE every stage runs: witness, attack, attribute, fit, calibrate, evaluate, bundle. What is finished"
+        " is not made again, so run the same command after an interruption. Flags win over HEATWARD_… environment "
+        "variables (HEATWARD_FIT__EPOCHS=5), those over the file.",
     )
     parser.add_argument("stage", nargs="?", choices=STAGES, help="run this stage alone")
     parser.add_argument(
@@ -168,6 +168,7 @@ def _evaluate(arguments: argparse.Namespace, report: Report | None) -> int:
         detector = open_detector(job, arguments.bundle) if arguments.bundle else None
         if arguments.leave_out:
             leave_out.check(config)
+        pipeline.run_stage(job, "witness")
         pipeline.run_stage(job, "attack")
         pipeline.run_stage(job, "attribute")
         if arguments.leave_out:

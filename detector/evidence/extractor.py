@@ -41,7 +41,7 @@ from detector.heatmaps.occlusion import occlusion
 from detector.images.batch import check_images, check_range
 from detector.settings import EvidenceSettings
 
-__all__ = ["ALL_CLASSES_UP_TO", "CONSTANTS", "EvidenceExtractor", "EvidenceSettings"]
+__all__ = ["ALL_CLASSES_UP_TO", "CONSTANTS", "EvidenceExtractor", "EvidenceSettings", "hidden_by"]
 
 ALL_CLASSES_UP_TO = 16
 EPSILON = 1e-8
@@ -88,7 +88,7 @@ class EvidenceExtractor:
         *,
         black_box: bool | None = None,
     ) -> None:
-        hidden = _hidden(classifier)
+        hidden = hidden_by(classifier)
         self.black_box = bool(hidden) if black_box is None else black_box
         if hidden and black_box is False:
             raise NoGradientError(f"{hidden}, which channel attribution needs")
@@ -212,7 +212,7 @@ class EvidenceExtractor:
         return logits.transpose(0, 1), torch.stack(moved, dim=-2).transpose(0, 1)
 
 
-def _hidden(classifier: Classifier) -> str:
+def hidden_by(classifier: Classifier) -> str:
     """What a classifier does not show, and why; empty where it shows gradients and layers."""
     if not classifier.differentiable:
         return f"classifier {classifier.spec.source!r} gives no gradients ({classifier.no_gradient})"

@@ -160,6 +160,8 @@ class Actor:
 def opening(worker: Worker, changes: dict[str, Any]) -> dict[str, Any]:
     """What a worker needs to open, wherever it is."""
     settings = worker.config.model_dump(mode="json") | changes
+    if settings["witness"] is None and worker.witness is not None:  # the job made it
+        settings["witness"] = worker.witness.spec.model_dump(mode="json")
     for table in ("classifier", "witness"):
         if settings[table] is not None:  # the class names are known: no file of labels is read again
             settings[table] |= {"classes": worker.classifier.classes, "labels": None}
