@@ -123,7 +123,7 @@ def _learnt(
         nn.init.zeros_(net.whiten.bias)  # type: ignore[arg-type]
         net.head.weight.mul_(1 / net.head.weight.std())
     net.whiten.requires_grad_(False)
-    net.to(device).train()
+    net.to(device).to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     others = [weight for name, weight in net.named_parameters() if weight.requires_grad and not name.startswith("head")]
     rates = [settings.learning_rate, HEAD_RATE * settings.learning_rate]
     optimiser = torch.optim.AdamW(
@@ -156,7 +156,7 @@ def _learnt(
 
 def _normalised(images: Tensor) -> Tensor:
     mean, std = (torch.tensor(each, device=images.device).view(1, 3, 1, 1) for each in (MEAN, STD))
-    return (images - mean) / std
+    return ((images - mean) / std).contiguous(memory_format=torch.channels_last)
 
 
 def _sized(images: Tensor, size: tuple[int, int]) -> Tensor:
