@@ -241,7 +241,7 @@ def open_job(config: TrainingConfig, progress: Progress, *, look_only: bool = Fa
         )
     if any(transfers(attack, classifier) for attack in config.attacks) and config.fit.score.novelty_weight < 1:
         progress.note(
-            "attacks: those that need gradients are made on the witness and fool it, too, unlike the attack of someone who "
-            "has the weights: set fit.score.novelty_weight = 1.0 if anyone may have them (docs/black-box.md)"
+            "attacks: those that need gradients are made on the witness and fool it, too, unlike the attack of someone "
+            "who has the weights: set fit.score.novelty_weight = 1.0 if anyone may have them (docs/black-box.md)"
         )
     return job
