@@ -53,7 +53,12 @@ def test_images_and_views_are_asked_about_together(
     extractor = EvidenceExtractor(closed, SETTINGS.model_copy(update={"forward_batch": 40}), witness)
     sizes: list[int] = []
     answer = closed.module.forward
-    monkeypatch.setattr(closed.module, "forward", lambda images: sizes.append(len(images)) or answer(images))
+
+    def counted(images: torch.Tensor) -> torch.Tensor:
+        sizes.append(len(images))
+        return answer(images)
+
+    monkeypatch.setattr(closed.module, "forward", counted)
     extractor(IMAGES)
     looks = len(IMAGES) * (1 + len(extractor.views))
     assert sum(sizes) == looks and len(sizes) == -(-looks // 40)

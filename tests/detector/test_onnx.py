@@ -49,7 +49,7 @@ def test_it_hides_gradients_and_layers_and_says_so() -> None:
 
 
 def test_its_threads_are_torchs_own() -> None:
-    options = loaded()._net.session.get_session_options()  # type: ignore[union-attr]
+    options = getattr(loaded()._net, "session").get_session_options()  # noqa: B009
     assert options.intra_op_num_threads == torch.get_num_threads() and options.inter_op_num_threads == 1
 
 
