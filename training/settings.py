@@ -87,8 +87,9 @@ class DistillationSettings(Settings):
     copies: int = Field(default=8, ge=1)
     """Copies of each fit image, cropped and mirrored, that the classifier is asked about: a forward pass each."""
     epochs: int = Field(default=8, ge=1)
-    """Over all copies."""
+    """Over all copies; more of few images, which need some 300 steps."""
     batch_size: int = Field(default=128, ge=2)
+    """At most; of few images a sixteenth of the copies."""
     learning_rate: float = Field(default=2e-3, gt=0)
     weight_decay: float = Field(default=0.05, ge=0)
     widths: tuple[int, int, int] = (32, 96, 96)

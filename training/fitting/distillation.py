@@ -9,6 +9,7 @@ forward pass of the classifier and no label.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -29,7 +30,11 @@ LARGEST = 2**29
 """Bytes of copies that are held; of very many images there are fewer copies each."""
 HEAD_RATE = 10.0  # the head's answers are divided by its width: it learns faster
 WHITENED = 5000
+FEWEST_STEPS = 300
+"""With fewer, not even the batch norms have settled: of few images there are more epochs."""
+SMALLEST_BATCH = 16
 CHECKED = 500
+NOTES = 10
 
 
 @dataclass(frozen=True)
@@ -131,12 +136,12 @@ def _learnt(
         weight_decay=settings.weight_decay,
     )
     count = len(lesson.pixels)
-    batch = min(settings.batch_size, count)
-    steps = settings.epochs * (count // batch)
-    steps += steps == 10  # the warm-up of one step: torch would divide by its last step, 0
+    batch = min(settings.batch_size, max(min(SMALLEST_BATCH, count), count // 16))
+    epochs = max(settings.epochs, math.ceil(FEWEST_STEPS / (count // batch)))
+    steps = epochs * (count // batch)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rates, total_steps=steps, pct_start=0.1)
-    with progress.task("witness: learn", total=settings.epochs * (count // batch) * batch, unit="images") as advance:
-        for epoch in range(settings.epochs):
+    with progress.task("witness: learn", total=epochs * (count // batch) * batch, unit="images") as advance:
+        for epoch in range(epochs):
             total = 0.0
             order = torch.randperm(count)[: count // batch * batch]
             for index in torch.split(order, batch):
@@ -150,7 +155,8 @@ def _learnt(
                 schedule.step()
                 total += loss.item()
                 advance(len(index))
-            progress.note(f"witness epoch {epoch + 1}/{settings.epochs}: loss {total * batch / len(order):.4f}")
+            if (epoch + 1) % math.ceil(epochs / NOTES) == 0 or epoch + 1 == epochs:
+                progress.note(f"witness epoch {epoch + 1}/{epochs}: loss {total * batch / len(order):.4f}")
     return {name: value.detach().cpu().contiguous() for name, value in net.eval().state_dict().items()}
 
 
