@@ -8,7 +8,7 @@ A detector belongs to one thread at a time: evidence observes the classifier thr
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,7 +20,7 @@ from pydantic import BaseModel, JsonValue, ValidationError
 from torch import Tensor
 
 from detector.bundle import Bundle, Manifest, load_bundle
-from detector.classifier import Classifier, load_classifier
+from detector.classifier import Classifier, ClassifierSpec, load_classifier
 from detector.errors import BundleDamagedError, BundleVersionError, FingerprintMismatchError
 from detector.evidence import EvidenceExtractor, EvidenceSettings
 from detector.images.batch import check_images
@@ -52,7 +52,9 @@ class Verdict:
     corrected: tuple[int, float]
     """Over all images, attacked or not: the likeliest label and its probability. `label` where that is likelier."""
     heatmap: NDArray[np.float32]
-    """(h, w): activation × gradient for the predicted class, signed, unscaled."""
+    """(h, w): activation × gradient for the predicted class, signed, unscaled. Of a classifier that is a black box it
+    is the witness's (`Detector.extractor.map_from`): what the witness sees of that class, not what the classifier
+    looked at."""
     evidence: Mapping[str, NDArray[Any]] | None = None
     """What the heatmap network read, by name (`detector.evidence.Evidence`); None unless it was asked for."""
 
@@ -84,42 +86,64 @@ class Detector:
 
     @classmethod
     def from_bundle(
-        cls, path: str | Path, *, device: torch.device | str = "cpu", allow: Collection[str] = ()
+        cls,
+        path: str | Path,
+        *,
+        device: torch.device | str = "cpu",
+        allow: Collection[str] = (),
+        placed: Callable[[ClassifierSpec], ClassifierSpec] = lambda spec: spec,
     ) -> Detector:
         """Load and verify a bundle.
 
         Args:
             path: A directory or a `.heatward` file.
             device: Where to compute.
-            allow: Modules a `python:` classifier may come from, besides ours. Importing a module runs its code.
+            allow: Modules a `python:` classifier may come from, besides ours (importing a module runs its code), and
+                servers (`HOST:PORT`) that a `kserve:` classifier may send images to.
+            placed: Says where the classifier and the witness are, if not where the bundle says.
 
         Raises:
             BundleError: Damaged, foreign, too new, or made for another classifier.
             ClassifierSpecError: The classifier cannot be built.
         """
-        return cls.assemble(load_bundle(path), device=device, allow=allow)
+        return cls.assemble(load_bundle(path), device=device, allow=allow, placed=placed)
 
     @classmethod
-    def assemble(cls, bundle: Bundle, *, device: torch.device | str = "cpu", allow: Collection[str] = ()) -> Detector:
+    def assemble(
+        cls,
+        bundle: Bundle,
+        *,
+        device: torch.device | str = "cpu",
+        allow: Collection[str] = (),
+        placed: Callable[[ClassifierSpec], ClassifierSpec] = lambda spec: spec,
+    ) -> Detector:
         """Build a detector from a bundle in memory; arguments and errors as `from_bundle`."""
         manifest = bundle.manifest
         classifier = load_classifier(
-            manifest.classifier, device=device, state_dict=bundle.classifier_weights, allow=allow
+            placed(manifest.classifier), device=device, state_dict=bundle.classifier_weights, allow=allow
         )
         _match("guards classifier", classifier, manifest.fingerprint)
         witness = None
         if manifest.witness is not None:
-            witness = load_classifier(manifest.witness, device=device, state_dict=bundle.witness_weights, allow=allow)
+            witness = load_classifier(
+                placed(manifest.witness), device=device, state_dict=bundle.witness_weights, allow=allow
+            )
             _match("has the witness", witness, manifest.witness_fingerprint)
+        shape = _read(EvidenceShape, manifest.network.get("shape"), "network.shape")
         networks = HeatmapNetwork.ensemble(
-            _read(EvidenceShape, manifest.network.get("shape"), "network.shape"),
+            shape,
             len(manifest.families),
             _whole(NetworkSettings, manifest.network.get("settings"), "network.settings"),
             bundle.network_weights,
         )
         return cls(
             classifier,
-            EvidenceExtractor(classifier, _whole(EvidenceSettings, manifest.evidence, "evidence"), witness),
+            EvidenceExtractor(
+                classifier,
+                _whole(EvidenceSettings, manifest.evidence, "evidence"),
+                witness,
+                black_box=shape.black_box,
+            ),
             [network.to(device) for network in networks],
             Calibration.fit(bundle.calibration_scores),
             manifest,

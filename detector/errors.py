@@ -10,7 +10,8 @@ HeatwardError                     INTERNAL
 │   ├── LayerNotFoundError                             no such layer (names the near ones)
 │   ├── NoGradientError                                a gradient method on a model without gradients
 │   ├── NonFiniteLogitsError                           the model answered NaN or infinity
-│   └── BlackBoxError                                  the callable failed, or answered no probabilities
+│   ├── BlackBoxError                                  the callable failed, or answered no probabilities
+│   └── ClassifierUnavailableError UNAVAILABLE         the server of a remote model does not answer
 ├── HeatmapError                  INVALID_ARGUMENT     a method's settings are out of range
 ├── BundleError                   FAILED_PRECONDITION  the artefact
 │   ├── BundleDamagedError                             a file is missing or its sha256 differs
@@ -39,6 +40,7 @@ __all__ = [
     "CalibrationError",
     "ClassifierError",
     "ClassifierSpecError",
+    "ClassifierUnavailableError",
     "ClusterError",
     "ConfigError",
     "DataError",
@@ -111,6 +113,12 @@ class HeatmapError(HeatwardError):
     """A heatmap method's settings are out of range."""
 
     code = "INVALID_ARGUMENT"
+
+
+class ClassifierUnavailableError(ClassifierError):
+    """The server that computes the classifier does not answer: ask again later."""
+
+    code = "UNAVAILABLE"
 
 
 class BundleError(HeatwardError):

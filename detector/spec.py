@@ -1,7 +1,7 @@
 """The model under guard, as its owner writes it down: in a configuration, and then in a bundle's manifest.
 
 torchvision:resnet18 · timm:NAME · timm:local-dir:FOLDER · timm:hf-hub:NAME · hf:FOLDER or NAME · export:model.pt2 ·
-torchscript:model.pt · python:package.module:factory
+torchscript:model.pt · python:package.module:factory · onnx:model.onnx · kserve:host:port/model
 
 A person writes a `ClassifierSource` and may leave out what the source knows; `sources.complete` makes it a
 `ClassifierSpec`, which says everything and is what a bundle stores.
@@ -29,7 +29,7 @@ from detector.text import printable
 
 __all__ = ["KINDS", "ClassifierSource", "ClassifierSpec", "check_classes"]
 
-KINDS = ("torchvision", "timm", "hf", "export", "torchscript", "python")
+KINDS = ("torchvision", "timm", "hf", "export", "torchscript", "python", "onnx", "kserve")
 KNOWING = ("torchvision", "timm", "hf")
 """Kinds that know the size and the preprocessing of their images."""
 

@@ -47,6 +47,7 @@ from server.inference.pipeline import Pipeline
 from server.logs import log_to_stderr
 from server.models.registry import ModelRegistry
 from server.models.reload import Load, Outcome, Reloader
+from server.models.upstream_classifier import asked_upstream, trusted
 from server.observers.exporter import open_traces
 from server.observers.metrics import Metrics
 from server.observers.recording import open_recorder
@@ -111,7 +112,7 @@ def run(config: ServerConfig, load: Load | None = None, *, passed_over: Sequence
 
 def load_detector(config: ServerConfig, path: Path, device: str) -> Detector:
     """Loads a bundle onto a device."""
-    return Detector.from_bundle(path, device=device, allow=config.trusted)
+    return Detector.from_bundle(path, device=device, allow=trusted(config), placed=partial(asked_upstream, config))
 
 
 class App:

@@ -146,7 +146,9 @@ class ServerConfig(BaseSettings):
         le=64,
         description="threads that decode and resize images",
     )
-    trusted: Words = Field((), description="Python modules that a bundle's classifier may be built from")
+    trusted: Words = Field(
+        (), description="Python modules that a bundle's classifier may be built from, and HOST:PORT it may be asked at"
+    )
 
     max_batch: int = Field(32, ge=1, le=INT32, description="most images that the model sees at once")
     linger_ms: float = Field(0.0, ge=0, le=1000, description="how long an idle engine waits for a fuller batch")

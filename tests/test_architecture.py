@@ -37,7 +37,7 @@ SERVER = (
 TRAINING = (
     {"settings", "deliveries", "parameters", "images", "progress", "shards", "command", "rates", "tracking"},
     {"config", "load"},
-    {"attacks", "data"},
+    {"attacks", "data", "distilled"},
     {"runners"},
     {"job", "resume"},
     {"fitting", "detectors"},
@@ -69,6 +69,8 @@ ORDERS = {
 CORE = ("models", "inference")
 """Rooms of server/ that know no protocol."""
 CONTRACTS = ("heatward.v1", "heatward.inference")
+REMOTE_MODELS = ROOT / "detector/classifier/sources/kserve.py"
+"""Asks a model by KServe v2, with the generated contracts: the one file of detector/ that speaks gRPC."""
 COMMAND_LINE = ("heatward.cli.exit_codes", "heatward.cli.files", "heatward.cli.options")
 """What commands outside the wheel share with those in it."""
 HEAVY = {
@@ -117,7 +119,13 @@ def test_the_walk_sees_every_package() -> None:
 def test_packages_import_only_downwards(package: str, forbidden: set[str]) -> None:
     for path in sources(package):
         wrong = {name for name in imports(path) if top(name) in forbidden}
+        if path == REMOTE_MODELS:
+            wrong -= {name for name in wrong if name == "grpc" or within(name, CONTRACTS[1:])}
         assert not wrong, f"{path.relative_to(ROOT)} imports {sorted(wrong)}"
+
+
+def test_grpc_is_imported_only_where_a_remote_model_is_asked() -> None:
+    assert not {"grpc", "heatward"} & {top(name) for name in imports(REMOTE_MODELS, at_import_time_only=True)}
 
 
 def test_the_client_imports_nothing_heavy_at_import_time() -> None:

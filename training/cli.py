@@ -63,7 +63,8 @@ FLAGS = {
     "limit": ("images.limit", "use at most so many images"),
     "classifier": (
         "classifier.source",
-        "torchvision:NAME, timm:NAME, hf:FOLDER, export:FILE, torchscript:FILE or python:MODULE:FACTORY",
+        "torchvision:NAME, timm:NAME, hf:FOLDER, export:FILE, torchscript:FILE, python:MODULE:FACTORY, onnx:FILE "
+        "or kserve:HOST:PORT/MODEL",
     ),
     "weights": ("classifier.weights", "safetensors or checkpoint file, or the name of torchvision weights"),
     "labels": ("classifier.labels", "text file, one class name a line; default: the image folder's class folders"),
@@ -76,9 +77,9 @@ def train(argv: Sequence[str] | None = None, report: Report | None = None) -> in
     parser = job_parser(
         "train",
         "Make a detector for a classifier: images and classifier in, bundle and report out.",
-        "Without STAGE every stage runs: attack, attribute, fit, calibrate, evaluate, bundle. What is finished is not "
-        "made again, so run the same command after an interruption. Flags win over HEATWARD_… environment variables "
-        "(HEATWARD_FIT__EPOCHS=5), those over the file.",
+        "Without STAGE every stage runs: witness, attack, attribute, fit, calibrate, evaluate, bundle. What is finished"
+        " is not made again, so run the same command after an interruption. Flags win over HEATWARD_… environment "
+        "variables (HEATWARD_FIT__EPOCHS=5), those over the file.",
     )
     parser.add_argument("stage", nargs="?", choices=STAGES, help="this stage alone")
     parser.add_argument(
@@ -200,6 +201,7 @@ def _evaluate(arguments: argparse.Namespace, report: Report | None) -> int:
         detector = open_detector(job, arguments.bundle) if arguments.bundle else None
         if arguments.leave_out:
             leave_out.check(config)
+        pipeline.run_stage(job, "witness")
         pipeline.run_stage(job, "attack")
         pipeline.run_stage(job, "attribute")
         if arguments.leave_out:

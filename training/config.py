@@ -22,6 +22,7 @@ from training.images import SPLITS, ImagesConfig, Split, Splits
 from training.parameters import read_parameter
 from training.settings import (
     CorruptionSettings,
+    DistillationSettings,
     EvaluateSettings,
     FitSettings,
     Name,
@@ -49,7 +50,7 @@ Count = Annotated[int, Field(ge=1)]
 FILES = "files"
 """Kind of an attack that is a folder of images which somebody attacked already."""
 ORIGINALS = "originals"
-Stage = Literal["attack", "attribute", "fit", "calibrate", "evaluate", "bundle"]
+Stage = Literal["witness", "attack", "attribute", "fit", "calibrate", "evaluate", "bundle"]
 STAGES: tuple[Stage, ...] = get_args(Stage)
 
 
@@ -220,7 +221,9 @@ class TrainingConfig(BaseSettings):
     ray: RaySettings = RaySettings()
     classifier: ClassifierConfig
     witness: ClassifierConfig | None = None
-    """A second, differently trained classifier of the same classes whose heatmaps are compared with the first one's."""
+    """A second, differently trained classifier of the same classes whose heatmaps are compared with the first one's.
+    Where the first one cannot be opened and none is given, the job trains one: see `distillation`."""
+    distillation: DistillationSettings = DistillationSettings()
     allow_inaccurate: bool = False
     """True: go on with a classifier that is hardly better than chance on the images."""
     images: ImagesConfig

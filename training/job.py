@@ -14,15 +14,17 @@ from typing import Any
 
 from detector.bundle import Bundle
 from detector.classifier import Classifier
-from detector.evidence import CONSTANTS
+from detector.evidence import CONSTANTS, hidden_by
 from training.attacks import check_attack, code_of
 from training.attacks.corruptions import STRENGTHS
+from training.attacks.transfer import check_transfer, transfers
 from training.config import CLEAN, SPLITS, Split, TrainingConfig
 from training.data import SplitImages, open_splits
 from training.data.collected import Collected, collect
 from training.data.growth import Ledger
 from training.data.sources import Item
 from training.deliveries import AT
+from training.distilled import read_witness
 from training.progress import Progress
 from training.runners import Runner, ShardPlan, ShardStage
 from training.runners.cluster import RayRunner
@@ -45,15 +47,48 @@ class Job:
     classifier: Classifier
     splits: Mapping[Split, SplitImages]
     progress: Progress
-    witness: Classifier | None = None
+    given_witness: Classifier | None = None
     collected: Mapping[str, Collected] = field(default_factory=dict)
     """Label of an attack of files → its images."""
     start: Bundle | None = None
     """The bundle whose networks the fit begins with; None: it begins anew."""
+    _made: dict[str, Classifier] = field(default_factory=dict, repr=False, compare=False)
+    """The witness that this job made, by its digest."""
 
     @property
     def work(self) -> Path:
         return self.config.work
+
+    @property
+    def distils(self) -> bool:
+        """Whether this job makes its witness: none is given, and the classifier cannot be opened."""
+        return self.given_witness is None and bool(hidden_by(self.classifier))
+
+    @cached_property
+    def witness_digest(self) -> str:
+        """Of everything that decides the witness that this job makes."""
+        return digest(
+            {
+                "classifier": self.classifier.fingerprint,
+                "images": self.splits["fit"].digest(0, len(self.splits["fit"])),
+                "settings": self.config.distillation.model_dump(mode="json"),
+                "batch": self.config.batch_size,
+                "seed": self.config.seed,
+            }
+        )
+
+    @property
+    def witness(self) -> Classifier | None:
+        """As it is given, or as this job made it; None where there is none, or none yet."""
+        if not self.distils:
+            return self.given_witness
+        if self.witness_digest not in self._made:
+            settings = self.config.distillation
+            made = read_witness(self.work, self.witness_digest, self.classifier, settings)
+            if made is None:
+                return None
+            self._made[self.witness_digest] = made
+        return self._made[self.witness_digest]
 
     @property
     def copies(self) -> dict[str, int]:
@@ -113,8 +148,10 @@ class Job:
             "constants": CONSTANTS,
             "batch": self.config.batch_size,
         }
-        if self.witness is not None:
-            seen["witness"] = self.witness.fingerprint
+        if self._witnessed:
+            seen["witness"] = self._witnessed
+        if hidden_by(self.classifier):
+            seen["black_box"] = True
         return digest({"from": made_from, **seen})
 
     def _images(self, split: Split, label: str) -> SplitImages:
@@ -150,7 +187,7 @@ class Job:
             return digest({**told, "collected": images.digest(start, stop), "originals": originals})
         if (before := self._made_from(label)) != CLEAN:
             made = self._attack_digest(split, before, start, min(end, self._total(split, before)), end)
-            return digest({"from": made, "rows": stop - start, "made": self._made(label), "seed": self.config.seed})
+            return digest({"from": made, "rows": stop - start, "made": self._how(label), "seed": self.config.seed})
         clean = digest(
             {
                 "format": FORMAT,
@@ -162,9 +199,9 @@ class Job:
         )
         if label == CLEAN:
             return clean
-        return digest({"from": clean, "rows": stop - start, "made": self._made(label), "seed": self.config.seed})
+        return digest({"from": clean, "rows": stop - start, "made": self._how(label), "seed": self.config.seed})
 
-    def _made(self, label: str) -> Any:
+    def _how(self, label: str) -> Any:
         """What decides an attack's, twin's or corruption's pixels, apart from seed and images."""
         if label in self.config.corruptions.labels:
             kind, severity = self.config.corruptions.labels[label]
@@ -175,7 +212,13 @@ class Job:
         if attack is None:
             return {"twin": self.config.twins.labels[label]}
         made = {"attack": attack.name, "parameters": attack.parameters, "label": label}
-        return made | ({"code": code} if (code := code_of(attack)) else {})
+        made |= {"code": code} if (code := code_of(attack)) else {}
+        return made | {"on": self._witnessed} if transfers(attack, self.classifier) else made
+
+    @property
+    def _witnessed(self) -> str:
+        """The witness's fingerprint, or what stands for it until it is made; empty where there is none."""
+        return self.witness.fingerprint if self.witness is not None else "not made yet" * self.distils
 
     def settings(self, stage: str, label: str) -> dict[str, Any]:
         """The settings behind a label, for people to read."""
@@ -187,7 +230,7 @@ class Job:
             "batch_size": self.config.batch_size,
         }
         if label != CLEAN:
-            settings["made"] = self._made(label)
+            settings["made"] = self._how(label)
         if stage == "attribute":
             settings["evidence"] = self.config.evidence.model_dump(mode="json")
             settings["witness"] = self.witness.fingerprint if self.witness else None
@@ -237,6 +280,18 @@ def open_job(config: TrainingConfig, progress: Progress, *, look_only: bool = Fa
         if attack.folder is not None
     }
     classifier, witness = load_classifiers(config, classes)
+    job = Job(config, classifier, splits, progress, witness, collected)
     for attack in config.attacks:
-        check_attack(attack, classifier)
-    return Job(config, classifier, splits, progress, witness, collected)
+        check_transfer(attack, classifier, witness, made_later=job.distils)
+        if not transfers(attack, classifier):
+            check_attack(attack, classifier)
+    if job.distils:
+        progress.note(
+            f"{hidden_by(classifier)}: black-box evidence, with a witness that this job trains on the answers"
+        )
+    if any(transfers(attack, classifier) for attack in config.attacks) and config.fit.score.novelty_weight < 1:
+        progress.note(
+            "attacks: those that need gradients are made on the witness and fool it, too, unlike the attack of someone "
+            "who has the weights: set fit.score.novelty_weight = 1.0 if anyone may have them (docs/black-box.md)"
+        )
+    return job

@@ -1,4 +1,4 @@
-"""The stages of a training job, in order: attack → attribute → fit → calibrate → evaluate → bundle.
+"""The stages of a training job, in order: witness → attack → attribute → fit → calibrate → evaluate → bundle.
 
 Each stage reads what others wrote under the work folder, makes only what is missing or stale, and leaves either a whole
 file or none; so a job can be killed at any point and run again. What the stages do: `training.stages`.
@@ -15,11 +15,12 @@ from training.config import STAGES, Split, Stage, TrainingConfig
 from training.job import Job, open_job
 from training.progress import Progress
 from training.rates import Rates
-from training.stages import StageModule, attack, attribute, bundle, calibrate, evaluate, fit
+from training.stages import StageModule, attack, attribute, bundle, calibrate, evaluate, fit, witness
 
 __all__ = ["MODULES", "run", "run_stage", "work_of"]
 
 MODULES: Mapping[Stage, StageModule] = {
+    "witness": witness,
     "attack": attack,
     "attribute": attribute,
     "fit": fit,
@@ -28,6 +29,7 @@ MODULES: Mapping[Stage, StageModule] = {
     "bundle": bundle,
 }
 WHOLE: Mapping[Stage, tuple[Split, int]] = {
+    "witness": ("fit", 1),
     "fit": ("fit", 0),
     "calibrate": ("calibrate", 1),
     "evaluate": ("test", 1),

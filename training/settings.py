@@ -12,6 +12,7 @@ from detector.settings import NetworkSettings
 __all__ = [
     "Corruption",
     "CorruptionSettings",
+    "DistillationSettings",
     "EvaluateSettings",
     "FitSettings",
     "Fraction",
@@ -78,6 +79,25 @@ class FitSettings(NetworkSettings):
     def network(self) -> NetworkSettings:
         """The part a bundle needs to build the network again."""
         return NetworkSettings(**self.model_dump(include=set(NetworkSettings.model_fields)))
+
+
+class DistillationSettings(Settings):
+    """The witness that a job trains itself, of a classifier that cannot be opened; unused where [witness] is given."""
+
+    copies: int = Field(default=8, ge=1)
+    """Copies of each fit image, cropped and mirrored, that the classifier is asked about: a forward pass each."""
+    epochs: int = Field(default=8, ge=1)
+    """Over all copies; more of few images, which need some 300 steps."""
+    batch_size: int = Field(default=128, ge=2)
+    """At most; of few images a sixteenth of the copies."""
+    learning_rate: float = Field(default=2e-3, gt=0)
+    weight_decay: float = Field(default=0.05, ge=0)
+    widths: tuple[int, int, int] = (32, 96, 96)
+    """Channels of its three blocks."""
+    side: int = Field(default=64, ge=16)
+    """Shorter side of the images it sees, at most."""
+    noise: Fraction = 16 / 255
+    """Largest sigma of the Gaussian noise that it learns under."""
 
 
 class RaySettings(Settings):

@@ -93,7 +93,8 @@ class Bundle:
 
     Attributes:
         manifest: What it is.
-        classifier_weights: The classifier's state dict; None where its file must be at hand (TorchScript, export).
+        classifier_weights: The classifier's state dict; None where its file must be at hand (TorchScript, export). Of
+            an ONNX model it is the file, of a served one its answers about made-up images.
         network_weights: The heatmap network's state dict.
         calibration_scores: (n,) attack scores of clean images.
         witness_weights: The witness's state dict; None where there is no witness, or its file must be at hand.

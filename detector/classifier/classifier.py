@@ -23,6 +23,7 @@ from detector.classifier.heads import Head
 from detector.classifier.preprocessing import Normalized, Preprocessing, fit_to, to_images
 from detector.classifier.probe import probe
 from detector.classifier.sources import TRUSTED_MODULES, Net, build_net, complete
+from detector.classifier.sources.asked import HIDES, AskedNet
 from detector.classifier.taps import Tap, first_tensor, hooked, spread, with_first
 from detector.errors import ImageShapeError, LayerNotFoundError, NonFiniteLogitsError
 from detector.images.batch import check_images
@@ -74,7 +75,7 @@ class Classifier:
         classes: Names, in the order of the logits.
         input_size: (height, width).
         device: Where it runs.
-        embeddable: Whether spec + `state_dict()` are enough to build it again (torchvision, timm, python).
+        embeddable: Whether spec + `state_dict()` are enough to build it again (all but programs).
         differentiable: Whether a gradient reaches the images.
         no_gradient: Why none does; empty where one does.
         taps: Submodules whose output holds maps of the image, in order of execution: (B, D, h, w), (B, h, w, D), or
@@ -99,12 +100,13 @@ class Classifier:
         self.module.head = found.head
         if found.head.probabilities:
             self.spec = spec.model_copy(update={"output": "probabilities"})
-        self.fingerprint = _fingerprint(spec, net.identity, found.head, self.state_dict())
+        self.fingerprint = _fingerprint(spec, net, found.head, self.state_dict())
         self.taps = found.taps
         self.layers = tuple(tap.name for tap in found.taps)
-        self.no_gradient = found.no_gradient
         self._left_out = found.left_out
-        self.differentiable = not found.no_gradient
+        self._hides = HIDES if isinstance(net.module, AskedNet) else ""
+        self.no_gradient = self._hides or found.no_gradient
+        self.differentiable = not self.no_gradient
 
     def __call__(self, images: Tensor) -> Tensor:
         """Classify (B, 3, H, W) images in [0, 1]: float32 logits (B, K), attached to the graph if images are.
@@ -213,6 +215,8 @@ class Classifier:
         """Why `layers` is empty; empty where it is not."""
         if self.layers:
             return ""
+        if self._hides:
+            return self._hides
         if not self.embeddable:
             return "TorchScript and exported programs hide theirs: give the net as torchvision:, timm: or python:"
         reasons = Counter(self._left_out.values()).most_common(1)
@@ -256,10 +260,12 @@ class Classifier:
         return f"{self.spec.source} has no layer '{printable(name)}' with a spatial map{hint}"
 
 
-def _fingerprint(spec: ClassifierSpec, identity: str, head: Head, state_dict: dict[str, Tensor]) -> str:
-    described = spec.model_dump(mode="json", exclude={"source", "weights", "output"}) | {"architecture": identity}
+def _fingerprint(spec: ClassifierSpec, net: Net, head: Head, state_dict: dict[str, Tensor]) -> str:
+    described = spec.model_dump(mode="json", exclude={"source", "weights", "output"}) | {"architecture": net.identity}
     if head.kind:  # plain logits, the only answers that there were once, are not mentioned
         described["head"] = head.kind
+    if not net.fingerprinted:
+        described, state_dict = described | {"arguments": {}}, {}
     digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode())
     for name, value in sorted(state_dict.items()):
         digest.update(f"\n{name} {value.dtype} {tuple(value.shape)}\n".encode())

@@ -1,6 +1,6 @@
 """What the heatmap network reads: images in, `Evidence` out."""
 
-from detector.evidence.extractor import ALL_CLASSES_UP_TO, CONSTANTS, EvidenceExtractor, EvidenceSettings
+from detector.evidence.extractor import ALL_CLASSES_UP_TO, CONSTANTS, EvidenceExtractor, EvidenceSettings, hidden_by
 from detector.evidence.groups import (
     PER_CANDIDATE,
     PER_IMAGE,
@@ -17,4 +17,5 @@ __all__ = [
     "EvidenceExtractor",
     "EvidenceSettings",
     "EvidenceShape",
+    "hidden_by",
 ]

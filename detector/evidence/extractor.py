@@ -6,6 +6,10 @@
     views of the images  ─▶ forward only ─▶ logits per class, attribution under the view against the original's
     the witness, a second classifier ─▶ forward only ─▶ its logits for the same classes, against the classifier's
 
+A classifier that shows no gradients or no layers is a black box: it is asked for logits alone, of the image and its
+views in one batch, and the witness must be there (docs/black-box.md). The heatmap people are shown is then the
+witness's for the class that the classifier predicts.
+
 Every magnitude is kept: a heatmap scaled to [0, 1] loses the strongest signal. Nothing depends on the other images of
 the batch. Sources: Fong & Vedaldi 2018 (Net2Vec) and Fong et al. 2019 section 5 (channel attribution); Selvaraju et al.
 2017 (activation × gradient at a layer); Roth et al. 2019 (logits under noise); Wei et al. 2024, "PID" (a second model's
@@ -22,16 +26,22 @@ from torch import Tensor
 from torch.nn import functional
 
 from detector.classifier import Classifier
-from detector.errors import ConfigError, NoGradientError
+from detector.errors import ConfigError, LayerNotFoundError, NoGradientError
 from detector.evidence.groups import PER_CANDIDATE, PER_IMAGE, Evidence
 from detector.evidence.views import CONSTANTS as VIEW_CONSTANTS
 from detector.evidence.views import make_views
 from detector.evidence.witness import testify
-from detector.heatmaps.channels import LayerAttribution, attribute_classes, attribute_margin
+from detector.heatmaps.channels import (
+    LayerAttribution,
+    attribute_classes,
+    attribute_margin,
+    class_activation_gradients,
+)
+from detector.heatmaps.occlusion import occlusion
 from detector.images.batch import check_images, check_range
 from detector.settings import EvidenceSettings
 
-__all__ = ["ALL_CLASSES_UP_TO", "CONSTANTS", "EvidenceExtractor", "EvidenceSettings"]
+__all__ = ["ALL_CLASSES_UP_TO", "CONSTANTS", "EvidenceExtractor", "EvidenceSettings", "hidden_by"]
 
 ALL_CLASSES_UP_TO = 16
 EPSILON = 1e-8
@@ -52,31 +62,50 @@ CONSTANTS: dict[str, JsonValue] = {
 class EvidenceExtractor:
     """Images in [0, 1] → `Evidence`, with settings fixed at construction.
 
+    Args:
+        classifier: The classifier under guard.
+        settings: What is looked at.
+        witness: A second classifier of the same classes; a black box needs one.
+        black_box: Whether to look at answers alone; None: where the classifier shows no more.
+
+    Attributes:
+        black_box: Whether it does.
+        layers: Depths of channel attribution; () of a black box.
+        map_layer: Of the heatmap that people are shown, where `map_from` shows layers.
+        map_from: Whose heatmap that is: the classifier, or of a black box the witness.
+
     Raises:
-        NoGradientError: The classifier has no gradients or no layers that can be observed.
+        NoGradientError: The classifier shows no gradients or no layers, and there is no witness.
         LayerNotFoundError: A named layer does not exist.
         ConfigError: The witness knows other classes, or no view is left.
     """
 
-    def __init__(self, classifier: Classifier, settings: EvidenceSettings, witness: Classifier | None = None) -> None:
-        if not classifier.differentiable:
+    def __init__(
+        self,
+        classifier: Classifier,
+        settings: EvidenceSettings,
+        witness: Classifier | None = None,
+        *,
+        black_box: bool | None = None,
+    ) -> None:
+        hidden = hidden_by(classifier)
+        self.black_box = bool(hidden) if black_box is None else black_box
+        if hidden and black_box is False:
+            raise NoGradientError(f"{hidden}, which channel attribution needs")
+        if self.black_box and witness is None:
             raise NoGradientError(
-                f"classifier {classifier.spec.source!r} gives no gradients, which channel attribution needs: "
-                f"{classifier.no_gradient}"
+                f"{hidden or 'a black box shows neither gradients nor layers'}, so its evidence needs a witness: give "
+                "a second classifier of the same classes as [witness], or let `heatward train` make one"
             )
-        layers = settings.layers or classifier.depths(DEPTHS)
-        if not layers:
-            raise NoGradientError(
-                f"classifier {classifier.spec.source!r} shows no inner layers, which channel attribution needs: "
-                f"{classifier.no_layers}"
-            )
+        if hidden and settings.layers:
+            raise LayerNotFoundError(f"evidence.layers: {hidden}; leave it empty")
+        layers = () if self.black_box else settings.layers or classifier.depths(DEPTHS)
         self.classifier = classifier
         self.settings = settings
         self.views = make_views(settings.views, classifier.input_size, classifier.device)
         if not self.views:
             raise ConfigError("evidence.views: no view is left; keep at least one (noise, flip, shifts, blur, rescale)")
         self.layers = tuple(layers)
-        self.map_layer = _map_layer(classifier, layers)
         few = classifier.num_classes <= ALL_CLASSES_UP_TO
         self.candidates = classifier.num_classes if few else settings.candidates
         self.witness = witness
@@ -84,6 +113,9 @@ class EvidenceExtractor:
         self.witness_noise = (noise * settings.witness_noise / 255).to(classifier.device)
         if witness is not None and witness.classes != classifier.classes:
             raise ConfigError("the witness must have the classifier's classes, in the same order")
+        self.map_from = witness if self.black_box and witness is not None else classifier
+        shown = self.layers or self.map_from.depths(DEPTHS)
+        self.map_layer = _map_layer(self.map_from, shown) if shown and self.map_from.differentiable else ""
 
     def __call__(self, images: Tensor) -> Evidence:
         """Evidence about `images` (B, 3, H, W) in [0, 1], float32, of the classifier's input size and on its device.
@@ -97,11 +129,13 @@ class EvidenceExtractor:
     def with_heatmap(self, images: Tensor) -> tuple[Evidence, Tensor]:
         """The evidence, and what no network reads: the heatmap that people are shown, (B, h, w).
 
-        It is activation × gradient of the predicted class at `map_layer`, summed over channels.
+        It is activation × gradient of the predicted class at `map_layer` of `map_from`, summed over channels; block
+        occlusion of a witness that is a black box itself.
         """
         check_images(images, device=self.classifier.device, size=self.classifier.input_size)
         check_range(images)
-        evidence, heatmaps = zip(*map(self._extract, torch.split(images, self.settings.forward_batch)), strict=True)
+        extract = self._extract_outside if self.black_box else self._extract
+        evidence, heatmaps = zip(*map(extract, torch.split(images, self.settings.forward_batch)), strict=True)
         return Evidence.cat(evidence), torch.cat(heatmaps)
 
     def _extract(self, images: Tensor) -> tuple[Evidence, Tensor]:
@@ -111,18 +145,35 @@ class EvidenceExtractor:
             heatmaps, _ = attribute_classes(logits, activations[self.map_layer])
         logits = logits.detach()
         view_logits, stability = self._under_views(images, depths)
+        channels = [c for d in depths.values() for c in (d.attribution, d.gradient_norm, d.activation)]
+        inside = {"margin.channels": torch.cat(channels, dim=1), "views.stability": stability}
+        return self._evidence(images, logits, view_logits, inside), heatmaps[:, 0]
+
+    def _extract_outside(self, images: Tensor) -> tuple[Evidence, Tensor]:
+        """As `_extract`, from answers alone: images and views are asked about together."""
+        with torch.no_grad():
+            looks = torch.cat([images, *(view(images) for view in self.views.values())])  # ((1 + V)·B, 3, H, W)
+            answers = [self.classifier(chunk) for chunk in torch.split(looks, self.settings.forward_batch)]
+            stacked = torch.cat(answers).view(1 + len(self.views), len(images), self.classifier.num_classes)
+        logits, view_logits = stacked[0], stacked[1:].transpose(0, 1)
+        return self._evidence(images, logits, view_logits, {}), self._map_of_witness(images, logits.argmax(1))
+
+    def _evidence(self, images: Tensor, logits: Tensor, view_logits: Tensor, inside: Mapping[str, Tensor]) -> Evidence:
+        """What was seen inside, the answers under the views, and what the witness says."""
         said = self._ask_witness(self.witness, images) if self.witness is not None else None
         votes = view_logits if said is None else said
         candidates = self._candidates(logits, votes.softmax(-1).mean(1))
-        channels = [c for d in depths.values() for c in (d.attribution, d.gradient_norm, d.activation)]
-        groups = {
-            "margin.channels": torch.cat(channels, dim=1),
-            "views.stability": stability,
-            **_answers(logits, view_logits, candidates),
-        }
+        groups = {**inside, **_answers(logits, view_logits, candidates)}
         if said is not None:
             groups |= testify(logits, said, candidates)
-        return Evidence.from_tensors({"logits": logits, "candidates": candidates, **groups}), heatmaps[:, 0]
+        return Evidence.from_tensors({"logits": logits, "candidates": candidates, **groups})
+
+    def _map_of_witness(self, images: Tensor, labels: Tensor) -> Tensor:
+        """(B, h, w): what speaks for these labels, to the witness."""
+        images = _at_size_of(self.map_from, images)
+        if self.map_layer:
+            return class_activation_gradients(self.map_from, images, self.map_layer, labels[:, None]).maps[:, 0]
+        return occlusion(self.map_from, images, labels[:, None], grid=min(MAP_SIDE, *images.shape[2:])).maps[:, 0]
 
     def _candidates(self, logits: Tensor, votes: Tensor) -> Tensor:
         """(B, C) classes to look at."""
@@ -134,10 +185,7 @@ class EvidenceExtractor:
     def _ask_witness(self, witness: Classifier, images: Tensor) -> Tensor:
         """(B, 2, K) logits of the image, and of the mirrored and noisy image."""
         looks = [images, (images.flip(-1) + self.witness_noise).clamp(0, 1)]
-        if witness.input_size != tuple(images.shape[-2:]):
-            size = witness.input_size
-            looks = [functional.interpolate(look, size=size, mode="bilinear", antialias=True) for look in looks]
-        return torch.stack([witness(look) for look in looks], dim=1)
+        return torch.stack([witness(_at_size_of(witness, look)) for look in looks], dim=1)
 
     @torch.no_grad()
     def _under_views(self, images: Tensor, depths: Mapping[str, LayerAttribution]) -> tuple[Tensor, Tensor]:
@@ -162,6 +210,22 @@ class EvidenceExtractor:
             ]
             moved.append(torch.stack(distances, dim=-1))  # (V, B, 3)
         return logits.transpose(0, 1), torch.stack(moved, dim=-2).transpose(0, 1)
+
+
+def hidden_by(classifier: Classifier) -> str:
+    """What a classifier does not show, and why; empty where it shows gradients and layers."""
+    if not classifier.differentiable:
+        return f"classifier {classifier.spec.source!r} gives no gradients ({classifier.no_gradient})"
+    if not classifier.layers:
+        return f"classifier {classifier.spec.source!r} shows no inner layers ({classifier.no_layers})"
+    return ""
+
+
+def _at_size_of(classifier: Classifier, images: Tensor) -> Tensor:
+    """The images at the size that the classifier takes."""
+    if classifier.input_size == tuple(images.shape[-2:]):
+        return images
+    return functional.interpolate(images, size=classifier.input_size, mode="bilinear", antialias=True)
 
 
 def _map_layer(classifier: Classifier, layers: Sequence[str]) -> str:

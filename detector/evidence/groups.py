@@ -1,6 +1,7 @@
 """Evidence about a batch of images: named groups of numbers, an ordered dictionary of tensors, and its sizes.
 
-B images, C candidates, L depths, V views. Groups that begin with `witness` exist where there is a witness.
+B images, C candidates, L depths, V views. Groups that begin with `witness` exist where there is a witness. Those of
+`INSIDE` need gradients and layers: evidence about a classifier that shows none is *black-box evidence*, all the others.
 
     per image (B, …)
     margin.channels             (Σ 3·N)    of each depth with N channels: attribution, gradient norms, mean activations
@@ -31,7 +32,7 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
-__all__ = ["PER_CANDIDATE", "PER_IMAGE", "Evidence", "EvidenceShape"]
+__all__ = ["INSIDE", "PER_CANDIDATE", "PER_IMAGE", "Evidence", "EvidenceShape"]
 
 PER_IMAGE = ("margin.channels", "witness.answer", "witness.divergence", "views.stability")
 PER_CANDIDATE = (
@@ -43,6 +44,8 @@ PER_CANDIDATE = (
     "witness.logit",
     "witness.log_ratio",
 )
+INSIDE = ("margin.channels", "views.stability")
+"""What is seen inside the classifier, by its gradients and layers."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +103,11 @@ class EvidenceShape(BaseModel):
     candidates: int
     groups: dict[str, tuple[int, ...]]
     """Group → its sizes beside images and candidates."""
+
+    @property
+    def black_box(self) -> bool:
+        """Whether nothing was seen inside the classifier."""
+        return not any(name in self.groups for name in INSIDE)
 
     @classmethod
     def of(cls, evidence: Evidence) -> EvidenceShape:

@@ -43,6 +43,8 @@ __all__ = [
 ]
 
 NOVELTY = "novelty."
+FIRST = 3
+"""Candidates whose numbers the image token of a black box reads."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,8 @@ class HeatmapNetwork(nn.Module):
         features, channels = shape.columns(PER_CANDIDATE), shape.columns(PER_IMAGE)
         self.scale_features = Standardise((1, features))
         self.scale_channels = Standardise((channels,))
+        # of a black box, nearly all that is known stands beside candidates: the image token reads the first ones, too
+        self.first = min(FIRST, shape.candidates) if shape.black_box else 0
         self.novelty = Novelty(shape, settings.score)
 
         self.encode_features = nn.Linear(features, token)
@@ -78,7 +82,7 @@ class HeatmapNetwork(nn.Module):
         self.image_to_class = nn.Linear(width, identities) if identities else None
 
         self.encode_image = nn.Sequential(
-            nn.Linear(channels, width),
+            nn.Linear(channels + self.first * features, width),
             nn.GELU(),
             nn.Dropout(settings.dropout),
             nn.Linear(width, width),
@@ -127,10 +131,14 @@ class HeatmapNetwork(nn.Module):
         self.scale_channels.fit(evidence.columns(PER_IMAGE))
 
     def forward(self, evidence: Evidence) -> NetworkOutput:
-        tokens = self.encode_features(self.scale_features(evidence.columns(PER_CANDIDATE))) + self.encode_rank
+        features = self.scale_features(evidence.columns(PER_CANDIDATE))  # (B, C, n)
+        tokens = self.encode_features(features) + self.encode_rank
         if self.encode_class is not None:
             tokens = tokens + self.encode_class(evidence.candidates)
-        image = self.encode_image(self.scale_channels(evidence.columns(PER_IMAGE)))  # (B, width)
+        seen = self.scale_channels(evidence.columns(PER_IMAGE))
+        if self.first:
+            seen = torch.cat([seen, features[:, : self.first].flatten(1)], dim=1)
+        image = self.encode_image(seen)  # (B, width)
 
         mixed = self.mix(torch.cat([self.image_to_token(image)[:, None], tokens], dim=1))  # (B, 1 + C, token)
         family_logits = self.family_head(torch.cat([image, mixed[:, 0], mixed[:, 1]], dim=1))

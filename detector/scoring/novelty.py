@@ -2,7 +2,7 @@
 
     evidence ─▶ doubt       how little the witness and the margin speak for the prediction
                 divergence  KL(witness ‖ classifier)
-                stability   Mahalanobis distance of how far the channel heatmap moves under the views
+                stability   Mahalanobis distance of how far the channel heatmap moves under the views, where it is seen
                 classes     Mahalanobis distance of the classifier's answers about the first three candidates
              ─▶ −log of the share of clean images with a higher number, each ─▶ their sum, (B,)
 
@@ -65,12 +65,12 @@ class Novelty(nn.Module):
     def __init__(self, shape: EvidenceShape, settings: ScoreSettings) -> None:
         super().__init__()
         self.settings = settings
-        self.stability = Mahalanobis(shape.columns(STABILITY))
+        stability = shape.columns(STABILITY)  # none of a black box
+        self.stability = Mahalanobis(stability) if stability else None
         self.classes = Mahalanobis(min(settings.first_candidates, shape.candidates) * shape.columns(CLASSES))
+        numbers = 2 + (self.stability is not None) + (DIVERGENCE in shape.groups)
         # (numbers, Q) quantiles of clean images, ascending
-        self.register_buffer(
-            "clean", torch.full((4 if DIVERGENCE in shape.groups else 3, settings.quantiles), torch.inf)
-        )
+        self.register_buffer("clean", torch.full((numbers, settings.quantiles), torch.inf))
 
     @torch.no_grad()
     def fit(self, clean: Evidence, unharmed: Evidence) -> None:
@@ -80,7 +80,8 @@ class Novelty(nn.Module):
             clean: Clean images, whose share is counted.
             unharmed: Clean images and noise twins, for the distances.
         """
-        self.stability.fit(unharmed.columns(STABILITY))
+        if self.stability is not None:
+            self.stability.fit(unharmed.columns(STABILITY))
         self.classes.fit(self._first(unharmed))
         count = self.settings.quantiles
         levels = (torch.arange(count, device=clean.logits.device) + 0.5) / count
@@ -94,11 +95,10 @@ class Novelty(nn.Module):
 
     def _numbers(self, evidence: Evidence) -> Tensor:
         """(B, numbers), each higher for what is less usual."""
-        numbers = [
-            doubt(evidence, self.settings.margin_share),
-            self.stability(evidence.columns(STABILITY)),
-            self.classes(self._first(evidence)),
-        ]
+        numbers = [doubt(evidence, self.settings.margin_share)]
+        if self.stability is not None:
+            numbers.append(self.stability(evidence.columns(STABILITY)))
+        numbers.append(self.classes(self._first(evidence)))
         if DIVERGENCE in evidence.groups:
             from_classifier, _ = evidence.groups[DIVERGENCE].unbind(1)
             numbers.append(from_classifier)

@@ -3,6 +3,7 @@
 Each request names the model that judges it, so that another can be loaded and warmed up beside the one that serves.
 Once warm, only this thread touches it. A batch that fails is halved until the image at fault stands alone, so that it
 fails by itself and its neighbours are answered; where the accelerator's memory ran out, later batches are smaller.
+Where the server of a remote classifier is away, the whole batch has that for its outcome, at once.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from detector.detector import Verdict
-from detector.errors import HeatwardError
+from detector.errors import ClassifierUnavailableError, HeatwardError
 from server.errors import DetectionError, EngineStoppedError
 from server.inference.batcher import STOPPED, Batcher
 from server.inference.request import InferenceRequest, InferenceResult, Outcome
@@ -136,6 +137,8 @@ def detect_each(
             raise DetectionError(f"the detector gave {len(verdicts)} verdicts for {len(requests)} images")
         return list(verdicts)
     except Exception as error:
+        if isinstance(error, ClassifierUnavailableError):  # no image is at fault, and each half would wait as long
+            return [error] * len(requests)
         if isinstance(error, torch.OutOfMemoryError):
             on_out_of_memory(len(requests))
             torch.cuda.empty_cache()

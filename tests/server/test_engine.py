@@ -14,6 +14,7 @@ from test_service import occupy, settle
 from torch import Tensor
 
 from detector.detector import Verdict
+from detector.errors import ClassifierUnavailableError
 
 
 class Small(FakeDetector):
@@ -46,6 +47,31 @@ async def test_out_of_memory_halves_the_batches_and_answers_every_image(serving)
         served.detector.batches.clear()
         assert await flood(served, range(120, 136)) == list(range(120, 136))
         assert max(map(len, served.detector.batches)) == 2  # 8 were too many, and so were 4: halved twice, for good
+
+
+class Away(FakeDetector):
+    """Its remote classifier does not answer while `away`."""
+
+    away = False
+
+    def detect(self, images: Tensor, *, keep_evidence: bool = False) -> list[Verdict]:
+        if self.away:
+            self.batches.append(images[:, 0, 0, 0].tolist())
+            raise ClassifierUnavailableError("kserve:upstream:8001/cats does not answer")
+        return super().detect(images)
+
+
+async def test_where_a_remote_classifier_is_away_its_batch_is_not_halved_and_the_next_is_answered(serving):
+    async with serving(Away(), max_batch=8) as served:
+        served.detector.batches.clear()
+        served.detector.away = True
+        calls = [served.stub.Detect(raw(picture(label))) for label in range(40, 44)]
+        for answer in await asyncio.gather(*calls, return_exceptions=True):
+            assert isinstance(answer, grpc.aio.AioRpcError)
+            assert answer.code() is grpc.StatusCode.UNAVAILABLE and "does not answer" in answer.details()
+        assert sum(map(len, served.detector.batches)) == 4  # each image was tried once
+        served.detector.away = False
+        assert (await served.stub.Detect(raw(picture(7)))).predicted.index == 7
 
 
 async def test_an_image_too_large_for_the_memory_fails_and_the_engine_goes_on(serving):

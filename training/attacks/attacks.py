@@ -20,7 +20,7 @@ from training.attacks.methods.method import Attacked
 from training.config import AttackSpec
 from training.shards import derived_seed, seed_everything
 
-__all__ = ["Distance", "attack_images", "check_attack", "code_of", "make_attack", "noise_twin"]
+__all__ = ["Distance", "attack_images", "check_attack", "code_of", "make_attack", "needs_gradient", "noise_twin"]
 
 ROUNDING = 0.5 / 255 + 1e-6
 
@@ -49,6 +49,11 @@ def check_attack(spec: AttackSpec, classifier: Classifier | None = None) -> None
             f"none ({classifier.no_gradient}); attacks without gradients: {', '.join(sorted(NO_GRADIENT))}"
         )
     make_attack(spec, classifier, seed=0)
+
+
+def needs_gradient(spec: AttackSpec) -> bool:
+    """Whether an attack is made with the gradients of the net that it is made on."""
+    return spec.folder is None and _method(spec).needs_gradient
 
 
 def code_of(spec: AttackSpec) -> str:

@@ -162,7 +162,7 @@ def opening(worker: Worker, changes: dict[str, Any]) -> dict[str, Any]:
     settings = worker.config.model_dump(mode="json") | changes
     for table, classifier in (("classifier", worker.classifier), ("witness", worker.witness)):
         if classifier is not None:  # all is known by now: no file of labels and no folder is read again
-            settings[table] |= classifier.spec.model_dump(mode="json") | {"labels": None}
+            settings[table] = (settings[table] or {}) | classifier.spec.model_dump(mode="json") | {"labels": None}
     return {
         "settings": settings,
         "classes": worker.classifier.classes,

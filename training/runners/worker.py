@@ -20,6 +20,7 @@ from detector.evidence import Evidence, EvidenceExtractor
 from training.attacks import Distance, attack_images, noise_twin
 from training.attacks.corruptions import corrupt
 from training.attacks.deliver import deliver
+from training.attacks.transfer import stand_in, target_of
 from training.config import Split, TrainingConfig
 from training.data.collected import open_collected
 from training.data.sources import Item, Source, open_named
@@ -76,6 +77,13 @@ class Worker:
             NoGradientError: The classifier has no gradients or no layers to look at.
         """
         return EvidenceExtractor(self.classifier, self.config.evidence, self.witness)
+
+    @cached_property
+    def _made_on(self) -> Classifier | None:
+        """What attacks are made on that need gradients, where the classifier has none."""
+        if self.classifier.differentiable or self.witness is None:
+            return None
+        return stand_in(self.classifier, self.witness)
 
     def make(self, plan: ShardPlan) -> ShardMade:
         """Write one shard, whole or not at all.
@@ -149,7 +157,8 @@ class Worker:
             return self._seen(changed, pixels, clean) | sizes
         attack = config.attack(plan.label)
         if attack is not None:
-            changed = attack_images(attack, self.classifier, pixels, origin, seed=plan.seed, batch_size=batch_size)
+            target = target_of(attack, self.classifier, self._made_on)
+            changed = attack_images(attack, target, pixels, origin, seed=plan.seed, batch_size=batch_size)
         elif plan.label in config.corruptions.labels:
             changed = corrupt(pixels, *config.corruptions.labels[plan.label], plan.seed)
         else:

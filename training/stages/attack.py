@@ -15,7 +15,7 @@ from training.runners.worker import predict
 
 __all__ = ["INPUTS", "outputs", "predict", "run"]
 
-INPUTS: tuple[Stage, ...] = ()
+INPUTS: tuple[Stage, ...] = ("witness",)
 
 
 def outputs(job: Job) -> ShardResults:

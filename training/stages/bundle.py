@@ -16,6 +16,7 @@ from torch import Tensor
 from detector.bundle import Bundle, Manifest, save_bundle
 from detector.classifier import Classifier, ClassifierSpec
 from detector.classifier.weights import halve_where_lossless
+from detector.evidence import hidden_by
 from detector.remote import shown
 from detector.scoring.calibration import Calibration
 from detector.scoring.network import ensemble_weights
@@ -84,6 +85,7 @@ def _assemble(job: Job, measured: dict[str, Any]) -> Bundle:
             "deliveries": [each.model_dump(mode="json", exclude_unset=True) for each in config.deliveries],
             "twins": [round(size, 8) for size in config.twins.sizes],
             "fit": config.fit.model_dump(mode="json"),
+            **_seen_from_outside(job),
         },
     )
     return Bundle(
@@ -93,6 +95,15 @@ def _assemble(job: Job, measured: dict[str, Any]) -> Bundle:
         network_weights=ensemble_weights(networks),
         calibration_scores=scores,
     )
+
+
+def _seen_from_outside(job: Job) -> dict[str, Any]:
+    """Of a classifier that cannot be opened: what it hides, and where its witness is from."""
+    hidden = hidden_by(job.classifier)
+    if not hidden:
+        return {}
+    made = job.config.distillation.model_dump(mode="json") if job.distils else "given"
+    return {"black_box": hidden, "witness": made}
 
 
 def _stored_spec(classifier: Classifier) -> ClassifierSpec:

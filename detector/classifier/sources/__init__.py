@@ -2,8 +2,8 @@
 
 `complete` makes a spec of what a person wrote, who may leave to the source what the source knows.
 
-A bundle from elsewhere may not make us run code: then `python:` modules and program files (`torch.export.load`
-unpickles) outside an allow list are refused.
+A bundle from elsewhere may not make us run code or send images away: then `python:` modules, program files
+(`torch.export.load` unpickles) and `kserve:` servers outside an allow list are refused.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from detector.classifier.sources import hf, programs, python, timm, torchvision
+from detector.classifier.sources import hf, kserve, onnx, programs, python, timm, torchvision
 from detector.classifier.sources.known import Known, completed
 from detector.classifier.sources.net import Net
 from detector.classifier.state_dict import load_into
@@ -68,7 +68,8 @@ def build_net(
         spec: What to build.
         device: Where it will run.
         state_dict: Weights that win over `spec.weights` (from a bundle).
-        allow: Python modules (or packages) and program files it may run beside `TRUSTED_MODULES`; None: any.
+        allow: Python modules (or packages) and program files it may run, and servers (`HOST:PORT`) it may ask, beside
+            `TRUSTED_MODULES`; None: any.
 
     Raises:
         ClassifierSpecError: The source or the weights cannot be used.
@@ -77,8 +78,9 @@ def build_net(
         _check_allowed(spec, allow)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)  # unlike torch.manual_seed, leaves CUDA alone
-        net = _BUILDERS[spec.kind](spec, device)
-    if not net.embeddable:
+        asked = _ASKED.get(spec.kind)
+        net = asked(spec, device, state_dict) if asked else _BUILDERS[spec.kind](spec, device)
+    if asked or not net.embeddable:
         if spec.weights:
             raise ClassifierSpecError(f"{spec.source} carries its own weights: leave `weights` out.")
         return net
@@ -108,16 +110,22 @@ def _check_allowed(spec: ClassifierSpec, allow: Collection[str]) -> None:
         code = spec.name.partition(":")[0]
         allowed = any(code == name or code.startswith(f"{name}.") for name in trusted)
     else:
-        code = spec.name
-        allowed = spec.kind not in ("export", "torchscript") or code in trusted
+        code = spec.name.partition("/")[0] if spec.kind == "kserve" else spec.name
+        allowed = spec.kind not in ("export", "torchscript", "kserve") or code in trusted
     if not allowed:
+        what, kind = ("sends images to", "server") if spec.kind == "kserve" else ("runs code from", "code")
         raise ClassifierSpecError(
-            f"The bundle's classifier {spec.source} runs code from {code!r}, which is not trusted: if you know this "
-            f"code, allow it with --trusted {code} (serve, explain; in serve.toml: trusted = [{json.dumps(code)}]; "
+            f"The bundle's classifier {spec.source} {what} {code!r}, which is not trusted: if you know this {kind}, "
+            f"allow it with --trusted {code} (serve, explain; in serve.toml: trusted = [{json.dumps(code)}]; "
             f"in Python: allow=[{code!r}])."
         )
 
 
+_ASKED: dict[str, Callable[[ClassifierSpec, torch.device, dict[str, Tensor] | None], Net]] = {
+    "onnx": onnx.build,
+    "kserve": kserve.build,
+}
+"""Models that cannot be opened: what a bundle holds of one is read by its own builder."""
 _BUILDERS: dict[str, Callable[[ClassifierSpec, torch.device], Net]] = {
     "torchvision": torchvision.build,
     "timm": timm.build,

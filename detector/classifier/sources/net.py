@@ -22,11 +22,14 @@ class Net:
         module: Normalised images (B, 3, H, W) → logits (B, K), in eval mode.
         embeddable: Whether spec + state dict are enough to build it again; otherwise its file is needed.
         identity: What names the architecture in the fingerprint, free of paths.
+        fingerprinted: Whether arguments and state dict belong into the fingerprint. Not of a remote model: they say how
+            it is asked, and hold answers that may differ a little each time.
     """
 
     module: nn.Module
     embeddable: bool
     identity: str
+    fingerprinted: bool = True
 
 
 def called(factory: Callable[..., Any], spec: ClassifierSpec, arguments: dict[str, Any]) -> nn.Module:
