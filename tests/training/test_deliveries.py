@@ -40,7 +40,7 @@ def moved(before: Tensor, after: Tensor) -> float:
     ids=lambda step: "-".join(str(part) for pair in step.items() for part in pair).replace("/", "."),
 )
 def test_a_step_changes_images_a_little_and_keeps_their_size(step: dict[str, object]) -> None:
-    arrived = deliver(images(), [Step(**step)], seed=1)  # type: ignore[arg-type]
+    arrived = deliver(images(), [Step(**step)], seed=1)
     assert arrived.dtype == torch.uint8
     assert arrived.shape == images().shape
     assert 0 < moved(images(), arrived) < 40

@@ -70,9 +70,11 @@ def square(place: Tensor, side: float, images: Tensor) -> Tensor:
     """
     height, width = images.shape[-2:]
     tall, wide = max(1, round(side * height)), max(1, round(side * width))
-    top, left = (place * place.new_tensor([height - tall, width - wide])).round().split(1, dim=1)
+    corner = (place * place.new_tensor([height - tall, width - wide])).round()
+    top, left = corner[:, :1], corner[:, 1:]
     rows = torch.arange(height, device=images.device)[None]
     columns = torch.arange(width, device=images.device)[None]
     in_rows = (rows >= top) & (rows < top + tall)
     in_columns = (columns >= left) & (columns < left + wide)
-    return (in_rows[:, :, None] & in_columns[:, None])[:, None]
+    inside: Tensor = in_rows[:, :, None] & in_columns[:, None]
+    return inside[:, None]

@@ -75,8 +75,8 @@ def run(job: Job) -> LeaveOutResult:
     unlearned = every if config.evaluate.leave_out.clean_only else ()
     by_novelty = _refit(job, folder / "clean-only", [], unlearned) if unlearned else {}
 
-    every = [*without.values(), *crossed.values(), by_novelty]
-    sources = [scored.source for scores in every for (split, _), scored in scores.items() if split == "test"]
+    refits = [*without.values(), *crossed.values(), by_novelty]
+    sources = [scored.source for scores in refits for (split, _), scored in scores.items() if split == "test"]
     bootstrap = Bootstrap(np.concatenate(sources), resamples=config.evaluate.resamples, seed=config.seed)
     found = {name: _measured(without[name], tested[name], bootstrap) for name in groups}
     means = {name: measures.summarise(each, mean_of) for name, each in found.items()}

@@ -47,6 +47,8 @@ def main() -> None:
             external_data=False,
             verbose=False,
         )
+        if program is None:
+            raise SystemExit(f"torch exported no program for {name}")
         for node in program.model.graph:  # where it was traced is nobody's business
             node.metadata_props.clear()
             node.doc_string = None
