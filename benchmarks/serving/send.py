@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sys
 import time
 from collections.abc import AsyncIterator
 from dataclasses import asdict, dataclass, field
 from itertools import count
-from typing import Literal
+from typing import Literal, NoReturn
 
 import grpc
 import numpy as np
@@ -197,12 +198,14 @@ def raw_image(seed: int) -> pb.Image:
     return pb.Image(raw=pb.RawImage(data=pixels.tobytes(), height=SIDE, width=SIDE, channels=3))
 
 
-async def send(load: Load) -> Report:
-    async with grpc.aio.insecure_channel(load.address) as channel:
-        await channel.channel_ready()
-        stub = detection_pb2_grpc.DetectionServiceStub(channel)
-        return await Generator(load, stub).run()
+async def send(load: Load) -> NoReturn:
+    """Print the report, and end the process."""
+    channel = grpc.aio.insecure_channel(load.address)
+    await channel.channel_ready()
+    report = await Generator(load, detection_pb2_grpc.DetectionServiceStub(channel)).run()
+    print(json.dumps(asdict(report)), flush=True)
+    os._exit(0)  # grpc.aio may wait without end for calls that were cancelled, when the channel is closed
 
 
 if __name__ == "__main__":
-    print(json.dumps(asdict(uvloop.run(send(Load(**json.loads(sys.argv[1])))))))
+    uvloop.run(send(Load(**json.loads(sys.argv[1]))))
