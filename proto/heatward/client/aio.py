@@ -6,6 +6,8 @@ Retries, hedges, breaker and errors are those of `heatward.client.sync`.
 from __future__ import annotations
 
 import asyncio
+import math
+import time
 from collections.abc import AsyncIterable, AsyncIterator, Iterable
 from contextlib import suppress
 from functools import partial
@@ -30,11 +32,17 @@ from heatward.v1 import detection_pb2 as pb
 
 __all__ = ["AsyncClient"]
 
+CANCELLED_S = 0.25
+"""grpc.aio hears of a cancelled call through the event loop, and stops that loop for good where the last channel goes
+away before it has heard."""
+
 
 class AsyncClient(BaseClient):
     """`Client` for asyncio: the same arguments, the same answers, awaited. Open it inside the running loop."""
 
     _library = grpc.aio
+    _cancelled_s = -math.inf
+    """When a call was cancelled last."""
 
     async def __aenter__(self) -> AsyncClient:
         return self
@@ -46,6 +54,8 @@ class AsyncClient(BaseClient):
         """Closes the connection; open calls are cancelled."""
         self._closed = True
         await self._channel.close()
+        if (left_s := self._cancelled_s + CANCELLED_S - time.monotonic()) > 0:
+            await asyncio.sleep(left_s)
         asyncio_clients.discard(self)
 
     async def detect(
@@ -148,11 +158,19 @@ class AsyncClient(BaseClient):
                 return bool(await self._begin(self._health_check(channel), name, budget_s) == SERVING)
 
     def _begin(self, method: Any, request: Any, budget_s: float) -> Any:
-        return method(request, **self._connection.call_arguments(budget_s))
+        return self._watched(method(request, **self._connection.call_arguments(budget_s)))
 
     def _begin_stream(self, requests: AsyncIterator[pb.DetectRequest]) -> Any:
         with self._errors():
-            return self._stub.DetectStream(requests, **self._connection.call_arguments(None))
+            return self._watched(self._stub.DetectStream(requests, **self._connection.call_arguments(None)))
+
+    def _watched(self, call: Any) -> Any:
+        call.add_done_callback(self._ended)
+        return call
+
+    def _ended(self, call: Any) -> None:
+        if call.cancelled():
+            self._cancelled_s = time.monotonic()
 
     async def _server_limits(self, budget_s: float) -> pb.Limits:
         known = self._limits.get()

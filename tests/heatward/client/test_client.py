@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -218,3 +219,30 @@ def test_ok_without_a_message_is_an_error_of_ours(
             monkeypatch.setattr(client._stub, method, Lost())
         with pytest.raises(heatward.DetectionError, match="while the answer arrived"):
             call(client)
+
+
+@pytest.mark.parametrize("cancels", [True, False])
+def test_an_asynchronous_client_lets_grpc_hear_of_cancelled_calls_before_it_is_gone(
+    server: FakeServer, monkeypatch: pytest.MonkeyPatch, cancels: bool
+) -> None:
+    """Without that the last channel's end can stop the event loop for good (grpcio 1.71)."""
+    server.detector.slow_first = 3 if cancels else 0
+    waited: list[float] = []
+    sleep = asyncio.sleep
+
+    async def noted(seconds: float) -> None:
+        waited.append(seconds)
+        await sleep(seconds)
+
+    async def run() -> None:
+        async with heatward.AsyncClient(server.address) as client:
+            calls = [asyncio.create_task(client.detect(b"image")) for _ in range(3)]
+            await sleep(0.2 if cancels else 0)
+            for call in calls if cancels else ():
+                call.cancel()
+            await asyncio.gather(*calls, return_exceptions=True)
+            server.detector.released.set()
+            monkeypatch.setattr(asyncio, "sleep", noted)
+
+    asyncio.run(run())
+    assert [0 < each <= 0.25 for each in waited] == [True] * cancels
