@@ -11,7 +11,7 @@ __all__ = ["cifar_resnet18"]
 
 
 def cifar_resnet18(channels: Sequence[int] = (64, 128, 256, 512), classes: int = 10) -> nn.Module:
-    """ResNet-18 for images of 32 px (He et al. 2016, section 4.2): a 3×3 stem, and nothing is halved before the blocks.
+    """ResNet-18 (He et al. 2016) for images of 32 px: the first convolution is 3×3 and halves nothing.
 
     Args:
         channels: Of the four stages.
@@ -20,5 +20,4 @@ def cifar_resnet18(channels: Sequence[int] = (64, 128, 256, 512), classes: int =
     net = ResNet(BasicBlock, (2, 2, 2, 2), num_classes=classes, channels=tuple(channels), stem_type="deep",
                  stem_width=channels[0] // 2)  # fmt: skip
     net.conv1 = nn.Conv2d(3, channels[0], 3, padding=1, bias=False)
-    net.maxpool = nn.Identity()
     return net

@@ -62,7 +62,7 @@ class Schedule:
 
 
 SCHEDULES = {
-    "resnet18": Schedule(light_epochs=5, epochs=3, rate=4e-3, shrink=True),
+    "resnet18": Schedule(light_epochs=4, epochs=2, rate=4e-3, shrink=True),
     "vit": Schedule(light_epochs=10, epochs=6, rate=4e-3),
     "mixer": Schedule(light_epochs=0, epochs=12, rate=4e-3),
     "convnext": Schedule(light_epochs=6, epochs=6, rate=4e-3, shrink=True),
