@@ -31,6 +31,7 @@ def rows(folders: list[Path]) -> Iterator[tuple[str, ...]]:
                 share_only(own.auroc),
                 share_only(worst.detectors[HEATWARD].auroc),
                 *(_rate(own.tpr[rate]) for rate in found.rates),
+                _rate(own.tpr_on_correct[found.rates[0]]),
                 _rate(own.recovered.top1),
                 " · ".join(_rate(false[rate]) for rate in found.rates),
             )
@@ -44,7 +45,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("work", type=Path, nargs="+", help="folders of `heatward train` jobs")
     folders = parser.parse_args().work
-    names = ("mean AUROC", "worst AUROC", "flagged at 1 %", "at 5 %", "label recovered", "clean flagged at 1 · 5 %")
+    flagged = ("flagged at 1 %", "at 5 %", "at 1 % of correct")
+    names = ("mean AUROC", "worst AUROC", *flagged, "label recovered", "clean flagged at 1 · 5 %")
     table = blank_table("Detectors of foreign classifiers", "classifier", numbers=("right", "attacks", *names))
     for row in rows(folders):
         table.add_row(*row)

@@ -49,7 +49,8 @@ class Schedule:
     Attributes:
         light_epochs: On images of 24 px (`shrink`), or on half of the patches: cheap, and first.
         epochs: At full cost.
-        rate: Highest learning rate.
+        rate: Highest learning rate, of matrices.
+        rest: That of all else, as a share of it.
         shrink: Whether the net takes images of any size.
         seed: Decides everything random.
     """
@@ -57,12 +58,13 @@ class Schedule:
     light_epochs: int
     epochs: int
     rate: float
+    rest: float = 1.0
     shrink: bool = False
     seed: int = 0
 
 
 SCHEDULES = {
-    "resnet18": Schedule(light_epochs=4, epochs=2, rate=4e-3, shrink=True),
+    "resnet18": Schedule(light_epochs=0, epochs=7, rate=0.03, rest=0.2, shrink=True),
     "vit": Schedule(light_epochs=10, epochs=6, rate=4e-3),
     "mixer": Schedule(light_epochs=0, epochs=12, rate=4e-3),
     "convnext": Schedule(light_epochs=6, epochs=6, rate=4e-3, shrink=True),
@@ -96,7 +98,9 @@ def trained(
         schedule: How long.
         kept: Where the state of a run lies.
     """
-    optimiser = Muon(net.parameters(), lr=schedule.rate, weight_decay=WEIGHT_DECAY, nesterov=True)
+    optimiser = Muon(
+        net.parameters(), lr=schedule.rate, fallback_lr_scale=schedule.rest, weight_decay=WEIGHT_DECAY, nesterov=True
+    )
     epochs, steps = schedule.light_epochs + schedule.epochs, len(images) // BATCH
     torch.manual_seed(schedule.seed)
     mirrored = torch.rand(len(images)) < 0.5  # in even epochs; the others in odd ones (K. Jordan 2024)
