@@ -17,7 +17,13 @@ def cifar_resnet18(channels: Sequence[int] = (64, 128, 256, 512), classes: int =
         channels: Of the four stages.
         classes: Number of classes.
     """
-    net = ResNet(BasicBlock, (2, 2, 2, 2), num_classes=classes, channels=tuple(channels), stem_type="deep",
-                 stem_width=channels[0] // 2)  # fmt: skip
-    net.conv1 = nn.Conv2d(3, channels[0], 3, padding=1, bias=False)
+    net = ResNet(
+        BasicBlock,  # type: ignore[arg-type]  # timm's annotation asks for an instance
+        (2, 2, 2, 2),
+        num_classes=classes,
+        channels=tuple(channels),
+        stem_type="deep",
+        stem_width=channels[0] // 2,
+    )
+    net.conv1 = nn.Conv2d(3, channels[0], 3, padding=1, bias=False)  # type: ignore[assignment]
     return net

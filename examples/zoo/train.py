@@ -20,7 +20,7 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
-from timm.layers import PatchDropout
+from timm.layers.patch_dropout import PatchDropout
 from timm.models.vision_transformer import VisionTransformer
 from timm.optim.muon import Muon
 from torch import Tensor, nn
@@ -115,7 +115,7 @@ def trained(
         light, total, started = epoch < schedule.light_epochs, 0.0, time.process_time()
         net.train()
         if isinstance(net, VisionTransformer):
-            net.patch_drop = PatchDropout(0.5, net.num_prefix_tokens) if light else nn.Identity()
+            net.patch_drop = PatchDropout(0.5 if light else 0.0, net.num_prefix_tokens)
         for step, batch in enumerate(torch.split(torch.randperm(len(images))[: steps * BATCH], BATCH)):
             done = (epoch * steps + step) / (epochs * steps)
             for group in optimiser.param_groups:
@@ -124,7 +124,7 @@ def trained(
             x = augment(normalise(images[batch]), flip, SMALL_SIDE if light and schedule.shrink else 32)
             loss = functional.cross_entropy(net(x), targets[batch])
             loss.backward()  # type: ignore[no-untyped-call]
-            optimiser.step()
+            optimiser.step()  # type: ignore[no-untyped-call]
             optimiser.zero_grad(set_to_none=True)
             total += loss.item()
         seconds = time.process_time() - started

@@ -59,13 +59,15 @@ def test_an_interrupted_training_goes_on_to_the_same_net(tmp_path: Path, monkeyp
         trained(net, images, targets, test, schedule, tmp_path / name)
         return net
 
+    def halted(*_: object) -> float:
+        if (tmp_path / "halted").exists():
+            raise KeyboardInterrupt
+        return 0.0
+
     whole = run("whole")
-    answered = zoo.right
-    monkeypatch.setattr(zoo, "right", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt) if kept.exists() else 0.0)
-    kept = tmp_path / "halted"
-    with pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(zoo, "right", halted)
         run("halted")
-    monkeypatch.setattr(zoo, "right", answered)
     again = run("halted")
     for ours, theirs in zip(again.parameters(), whole.parameters(), strict=True):
         assert torch.equal(ours, theirs)
