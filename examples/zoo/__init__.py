@@ -1,0 +1,1 @@
+"""Foreign classifiers for CIFAR-10, each with a detector: a ResNet-18, a ViT, an MLP-Mixer, a ConvNeXt."""
