@@ -263,3 +263,15 @@ def test_two_attacks_on_a_photograph_of_nobodys_go_to_one_split(source: Path) ->
     }
     assert len(homes["one"]) == 16 and len(homes["other"]) == 24 and len({*homes["other"].values()}) > 1
     assert all(homes["other"][index] == split for index, split in homes["one"].items())
+
+
+def test_the_same_pixels_count_once(source: Path, tmp_path: Path) -> None:
+    first = sorted((source / "crafted").rglob("*.png"))[0]
+    for name in ("a-copy.png", "another.png"):
+        shutil.copy(first, first.with_name(name))
+    Image.open(first).save(first.with_name("third.webp"), lossless=True)
+    told = Told()
+    job = open_job(with_files(source, tmp_path / "place"), told)
+    names = [Path(item.name).name for images in job.collected["crafted"].splits.values() for item in images.items]
+    assert first.name in names and not {"a-copy.png", "another.png", "third.webp"} & set(names)
+    assert any("3 copies of others left out" in each for each in told.notes)

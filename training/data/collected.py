@@ -117,11 +117,16 @@ def collect(
             by_original = dict(zip(at, before, strict=True))
         else:
             by_original = {}
-    readable = [
-        (item, by_original.get(item.position, signature))
-        for item, signature in zip(items, shown, strict=True)
-        if UNREADABLE not in (signature, by_original.get(item.position, signature))
-    ]
+    readable: list[tuple[Item, Signature]] = []
+    unreadable, seen = 0, set()
+    for item, signature in sorted(zip(items, shown, strict=True), key=lambda pair: pair[0].position not in by_original):
+        original = by_original.get(item.position, signature)
+        if UNREADABLE in (signature, original):
+            unreadable += 1
+        elif signature[0] not in seen:  # nothing counts twice
+            readable.append((item, original))
+        seen.add(signature[0])
+    copies = len(items) - unreadable - len(readable)
     if remember:
         known.store()
     named = [item.position in by_original for item, _ in readable]
@@ -135,7 +140,8 @@ def collect(
             elsewhere += 1
     said = [
         f"attack {spec.label!r}: {len(items)} images of {spec.folder}",
-        f"{len(items) - len(readable)} unreadable ones left out",
+        f"{unreadable} unreadable ones left out",
+        *([f"{copies} copies of others left out"] if copies else []),
         f"{elsewhere} left out whose photographs serve another purpose",
         f"{len(items) - len(originals)} without an original, whose class folder is taken for the prediction before",
     ]
