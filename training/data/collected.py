@@ -167,8 +167,14 @@ def _originals(spec: AttackSpec, source: Source, beside: Source | None, items: S
     """Position of an attacked image → its original."""
     if beside is None:
         return {}
-    at = {_stem(beside, position): position for position in range(len(beside))}
-    found = {item.position: at[stem] for item in items if (stem := _stem(source, item.position)) in at}
+    at: dict[str, list[int]] = {}
+    for position in range(len(beside)):
+        at.setdefault(_stem(beside, position), []).append(position)
+    found = {
+        item.position: _original(spec, source, item, beside, at[stem])
+        for item in items
+        if (stem := _stem(source, item.position)) in at
+    }
     if not found:
         raise DataError(
             f"attack {spec.label!r}: no image of {spec.folder} has an original in {spec.originals}: expected the same "
@@ -187,10 +193,26 @@ def _originals(spec: AttackSpec, source: Source, beside: Source | None, items: S
     }
 
 
+def _original(spec: AttackSpec, source: Source, item: Item, beside: Source, named: Sequence[int]) -> int:
+    """The one of that name, or of several the one whose suffix is the same, too."""
+    same = [position for position in named if _path(beside, position) == _path(source, item.position)]
+    if len(named) > 1 and not same:
+        several = " and ".join(printable(_path(beside, position)) for position in named[:2])
+        raise DataError(
+            f"attack {spec.label!r}: {item.name} may have been made from {several} of {spec.originals}: expected one "
+            "original of its name, rename or remove the others"
+        )
+    return (same or list(named))[0]
+
+
+def _path(source: Source, position: int) -> str:
+    """A file's place in its folder."""
+    return source.fingerprint(position).rpartition(":")[0]
+
+
 def _stem(source: Source, position: int) -> str:
     """A file's place in its folder, without its suffix."""
-    path = source.fingerprint(position).rpartition(":")[0]
-    return str(Path(path).with_suffix(""))
+    return str(Path(_path(source, position)).with_suffix(""))
 
 
 def _homes(

@@ -10,6 +10,7 @@ A job that is killed goes on by the same command. A later one with more images k
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
@@ -265,5 +266,9 @@ def _side(found: EvaluationResult) -> Side:
 
 
 def _change(before: Estimate | None, after: Estimate, shown: str) -> str:
-    new = shown.format(after.value)
-    return new if before is None else f"{shown.format(before.value)} → {new}"
+    old, new = (None if each is None else _shown(each, shown) for each in (before, after))
+    return f"{old} → {new}" if old is not None else f"{new}"
+
+
+def _shown(found: Estimate, shown: str) -> str:
+    return "–" if math.isnan(found.value) else shown.format(found.value)
