@@ -53,7 +53,7 @@ def test_what_is_not_finite_decides_nothing_and_stays() -> None:
 
 
 def takes(shape: tuple[int | None, ...], dtype: str, **preprocessing: object) -> Input:
-    spec = tiny.SPEC.model_copy(update={"preprocessing": Preprocessing(**preprocessing)})  # type: ignore[arg-type]
+    spec = tiny.SPEC.model_copy(update={"preprocessing": Preprocessing(**preprocessing)})
     return read_input("images", shape, dtype, spec, None)
 
 
