@@ -273,3 +273,13 @@ def test_a_function_that_ends_the_process_has_failed(
 ) -> None:
     with pytest.raises(ConfigError, match="SystemExit: 3"):
         attack_images(spec("own_attacks:leaves"), tiny_classifier, pixels, origin, seed=1, batch_size=4)
+
+
+@pytest.mark.parametrize("name", ["RayS", "foolbox:LinfPGD", "art:SquareAttack"])
+def test_half_a_step_is_refused_before_anything_runs(name: str) -> None:
+    steps = {"RayS": "queries", "foolbox:LinfPGD": "steps", "art:SquareAttack": "max_iter"}[name]
+    pytest.importorskip({"foolbox": "foolbox", "art": "art"}.get(name.partition(":")[0], "torch"))
+    for wrong in (2.5, {"uniform": [1.25, 1.75]}):
+        with pytest.raises(ConfigError, match=f"parameter '{steps}': expected a whole number"):
+            check_attack(spec(name, eps="8/255", **{steps: wrong}))
+    check_attack(spec(name, eps="8/255", **{steps: 2.0}))

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from detector.classifier import Classifier
 from detector.errors import ConfigError
 from detector.text import nearest, printable
-from training.attacks.methods.method import Attacked, arguments_of
+from training.attacks.methods.method import Attacked, arguments_of, whole_of
 
 __all__ = ["FunctionAttack"]
 
@@ -55,6 +55,7 @@ class FunctionAttack:
                 "parameters"
             )
         self.arguments: Mapping[str, Any] = arguments_of(self.function, skip=min(len(GIVEN), len(first)))
+        self.whole = whole_of(self.function)
         self.takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters)
         self.code = _digest(inspect.getmodule(self.function))
 
