@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from torch import Tensor
@@ -28,7 +28,7 @@ class Method(Protocol):
     """As messages name it."""
     arguments: Mapping[str, Any]
     """Names and defaults of its parameters."""
-    whole: Collection[str]
+    whole: frozenset[str]
     """Names of parameters that are whole numbers."""
     takes_any: bool
     """Whether it takes parameters of other names, too."""
