@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -38,18 +38,21 @@ BRANCH = re.compile(r"(constrained-)?(int|float|str|bool|dict|list)|.*\[.*")
 """What pydantic writes into the place of a value that may be of several types."""
 
 
-def load_settings(kind: type[S], flags: Mapping[str, Any], file: Path | None = None) -> S:
+def load_settings(
+    kind: type[S], flags: Mapping[str, Any], file: Path | None = None, *, without: Collection[str] = ()
+) -> S:
     """Merges flags over the environment over the file.
 
     Args:
         kind: The settings; its `env_prefix` begins the names of their variables.
         flags: From the command line.
+        without: Keys of the file that do not count.
         file: In TOML. Where the settings have an `env_parse_none_str`, it stands for None there, too.
 
     Raises:
         ConfigError: The file cannot be read, a key is unknown or a value is out of range.
     """
-    content = {} if file is None else _read_toml(file)
+    content = {} if file is None else {key: value for key, value in _read_toml(file).items() if key not in without}
     null = kind.model_config.get("env_parse_none_str")
     content = {key: None if null is not None and value == null else value for key, value in content.items()}
 

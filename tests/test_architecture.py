@@ -39,6 +39,7 @@ TRAINING = (
     {"config", "load"},
     {"attacks", "data", "distilled"},
     {"runners"},
+    {"served"},
     {"job", "resume"},
     {"fitting", "detectors"},
     {"evaluation"},

@@ -198,7 +198,7 @@ def _evaluate(arguments: argparse.Namespace, report: Report | None) -> int:
     with make_progress(as_json=True) as progress, hold(config.work):
         job = open_job(config, progress)
         # what can be known is said before hours are spent
-        detector = open_detector(job, arguments.bundle) if arguments.bundle else None
+        job, detector = open_detector(job, arguments.bundle) if arguments.bundle else (job, None)
         if arguments.leave_out:
             leave_out.check(config)
         pipeline.run_stage(job, "witness")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from torch import Tensor
 
 from detector.bundle import Bundle, load_bundle
+from detector.classifier import load_classifier
 from detector.detector import Detector
 from detector.errors import ConfigError, FingerprintMismatchError
 from detector.evidence import EvidenceExtractor, EvidenceSettings
@@ -45,8 +47,8 @@ def load_detector(job: Job) -> Detector:
     )
 
 
-def open_detector(job: Job, path: Path) -> Detector:
-    """The detector of a bundle, to evaluate it on this job's shards.
+def open_detector(job: Job, path: Path) -> tuple[Job, Detector]:
+    """The detector of a bundle, and the job to evaluate it in: with the bundle's witness, where it would make its own.
 
     Raises:
         BundleError: The bundle cannot be used.
@@ -59,15 +61,20 @@ def open_detector(job: Job, path: Path) -> Detector:
             f"{place} guards classifier {bundle.manifest.fingerprint[:12]}…, the configuration names "
             f"{job.classifier.fingerprint[:12]}…: evaluate it with the configuration it was trained with"
         )
+    job.classifier.ask_again(bundle.classifier_weights)
     if EvidenceSettings.model_validate(bundle.manifest.evidence) != job.config.evidence:
         raise ConfigError(
             f"{place} was made with other [evidence] settings than the configuration's: use those it was trained with"
         )
+    if job.distils and bundle.manifest.witness is not None:  # whoever trained it on other images trained another one
+        device, weights = job.classifier.device, bundle.witness_weights
+        witness = load_classifier(bundle.manifest.witness, device=device, state_dict=weights, allow=())
+        job = replace(job, given_witness=witness)
     if bundle.manifest.witness_fingerprint != (job.witness.fingerprint if job.witness else ""):
         raise ConfigError(
             f"{place} was made with another [witness] than the configuration's: use the one it was trained with"
         )
-    return Detector(
+    return job, Detector(
         job.classifier,
         EvidenceExtractor(job.classifier, job.config.evidence, job.witness),
         [network.to(job.classifier.device) for network in networks_of(bundle)],

@@ -29,7 +29,8 @@ from training.progress import Progress
 from training.runners import Runner, ShardPlan, ShardStage
 from training.runners.cluster import RayRunner
 from training.runners.local import LocalRunner
-from training.runners.worker import Worker, device_of, load_classifiers, prepare_torch
+from training.runners.worker import Worker, device_of, prepare_torch
+from training.served import known_by, open_classifiers
 from training.shards import derived_seed, digest, remove_temporary, shard_path
 
 __all__ = ["LEDGER", "Job", "open_job"]
@@ -69,7 +70,7 @@ class Job:
         """Of everything that decides the witness that this job makes."""
         return digest(
             {
-                "classifier": self.classifier.fingerprint,
+                "classifier": known_by(self.classifier),
                 "images": self.splits["fit"].digest(0, len(self.splits["fit"])),
                 "settings": self.config.distillation.model_dump(mode="json"),
                 "batch": self.config.batch_size,
@@ -183,7 +184,7 @@ class Job:
         if collected := self.collected.get(label):
             images = collected.splits[split]
             originals = [each and each.fingerprint for each in collected.originals_of(images.items[start:stop])]
-            told = {"format": FORMAT, "classifier": self.classifier.fingerprint, "batch": self.config.batch_size}
+            told = {"format": FORMAT, "classifier": known_by(self.classifier), "batch": self.config.batch_size}
             return digest({**told, "collected": images.digest(start, stop), "originals": originals})
         if (before := self._made_from(label)) != CLEAN:
             made = self._attack_digest(split, before, start, min(end, self._total(split, before)), end)
@@ -191,7 +192,7 @@ class Job:
         clean = digest(
             {
                 "format": FORMAT,
-                "classifier": self.classifier.fingerprint,
+                "classifier": known_by(self.classifier),
                 "images": self.splits[split].digest(start, end),
                 "skip_unreadable": self.config.images.skip_unreadable,
                 "batch": self.config.batch_size,
@@ -223,7 +224,7 @@ class Job:
     def settings(self, stage: str, label: str) -> dict[str, Any]:
         """The settings behind a label, for people to read."""
         settings: dict[str, Any] = {
-            "classifier": self.classifier.fingerprint,
+            "classifier": known_by(self.classifier),
             "images": self.config.images.model_dump(mode="json"),
             "seed": self.config.seed,
             "shard_size": self.config.shard_size,
@@ -279,7 +280,7 @@ def open_job(config: TrainingConfig, progress: Progress, *, look_only: bool = Fa
         for attack in config.attacks
         if attack.folder is not None
     }
-    classifier, witness = load_classifiers(config, classes)
+    classifier, witness = open_classifiers(config, classes, progress, remember=not look_only)
     job = Job(config, classifier, splits, progress, witness, collected)
     for attack in config.attacks:
         check_transfer(attack, classifier, witness, made_later=job.distils)

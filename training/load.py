@@ -5,7 +5,7 @@ Flags win over the environment (`HEATWARD_FIT__EPOCHS=5`), the environment over 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +21,17 @@ def nearest(word: str, choices: list[str]) -> str:
     return f"{text.nearest(word, choices)} (known: {', '.join(sorted(choices))})"
 
 
-def load_config(path: Path | None, overrides: Mapping[str, Any] | None = None) -> TrainingConfig:
+def load_config(
+    path: Path | None, overrides: Mapping[str, Any] | None = None, *, without: Collection[str] = ()
+) -> TrainingConfig:
     """Read a configuration.
 
     Args:
         path: A TOML file, or None.
         overrides: Flags: nested settings that win over the environment and the file.
+        without: Keys of the file that do not count.
 
     Raises:
         ConfigError: The file cannot be read, a key is unknown or a value is out of range.
     """
-    return load_settings(TrainingConfig, overrides or {}, path)
+    return load_settings(TrainingConfig, overrides or {}, path, without=without)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from detector.errors import DataError
+from detector.errors import DataError, FingerprintMismatchError
 from training.job import Job
 from training.progress import Progress
 from training.rates import Rates
@@ -127,8 +127,23 @@ def make_shards(job: Job, plans: list[ShardPlan]) -> tuple[int, int]:
             rows += made.rows
             changed += made.changed
             advance(made.plan.rows)
+    _ask_again(job, missing)
     Rates(job.work).record(f"{first.stage}/{first.label}", left, time.monotonic() - started)
     return rows, changed
+
+
+def _ask_again(job: Job, made: list[ShardPlan]) -> None:
+    """See that the model is the one that was asked, or forget what was just made.
+
+    Raises:
+        FingerprintMismatchError: It is another one now; nobody knows since when.
+    """
+    try:
+        job.classifier.ask_again()
+    except FingerprintMismatchError:
+        for plan in made:
+            plan.path.unlink(missing_ok=True)
+        raise
 
 
 def _missing(job: Job, plans: list[ShardPlan]) -> list[ShardPlan]:

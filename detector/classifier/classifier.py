@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,8 @@ from detector.classifier.preprocessing import Normalized, Preprocessing, fit_to,
 from detector.classifier.probe import probe
 from detector.classifier.sources import TRUSTED_MODULES, Net, build_net, complete
 from detector.classifier.sources.asked import HIDES, AskedNet
+from detector.classifier.sources.kserve import STATE as ANSWERS
+from detector.classifier.sources.kserve import KServeNet
 from detector.classifier.taps import Tap, first_tensor, hooked, spread, with_first
 from detector.errors import ImageShapeError, LayerNotFoundError, NonFiniteLogitsError
 from detector.images.batch import check_images
@@ -96,7 +98,10 @@ class Classifier:
         self.module = Normalized(net.module, spec.preprocessing).requires_grad_(False).to(self.device)
         if net.embeddable:
             self.module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        found = probe(self.module, self._net if self.embeddable else nn.Module(), spec, self.device)
+        self._hides = HIDES if isinstance(net.module, AskedNet) else ""
+        # what a model that is asked answers has become logits already
+        judged = spec.model_copy(update={"output": "logits"}) if self._hides else spec
+        found = probe(self.module, self._net if self.embeddable else nn.Module(), judged, self.device)
         self.module.head = found.head
         if found.head.probabilities:
             self.spec = spec.model_copy(update={"output": "probabilities"})
@@ -104,7 +109,6 @@ class Classifier:
         self.taps = found.taps
         self.layers = tuple(tap.name for tap in found.taps)
         self._left_out = found.left_out
-        self._hides = HIDES if isinstance(net.module, AskedNet) else ""
         self.no_gradient = self._hides or found.no_gradient
         self.differentiable = not self.no_gradient
 
@@ -222,6 +226,20 @@ class Classifier:
         reasons = Counter(self._left_out.values()).most_common(1)
         told = "no module of it answers maps (B, D, h, w) of the image in any layout that heatward reads"
         return told + "".join(f"; of most, {reason}" for reason, _ in reasons)
+
+    def ask_again(self, before: Mapping[str, Tensor] | None = None) -> None:
+        """See that a served model is the one that it was; of any other net, whose weights are here, nothing is asked.
+
+        Args:
+            before: What a bundle or a work folder holds of it; None: what it said when it was loaded.
+
+        Raises:
+            FingerprintMismatchError: It answers otherwise.
+            ClassifierUnavailableError: It does not answer.
+        """
+        if isinstance(self._net, KServeNet):
+            answers = None if before is None else before.get(ANSWERS)
+            self._net.ask_again(None if answers is None else answers.float())
 
     def state_dict(self) -> dict[str, Tensor]:
         """The net's parameters and buffers: copies on the CPU."""

@@ -94,14 +94,18 @@ class Normalized(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         return self.head(self.answer(images))
 
-    def answer(self, images: Tensor) -> Any:
-        """What the net itself answers."""
+    def normalised(self, images: Tensor) -> Tensor:
+        """Images as the net takes them: its channels, normalised."""
         channels = images
         if self.bgr:
             channels = images.flip(1)
         elif self.grey:
             channels = (images * self.luma).sum(1, keepdim=True)
-        x = (channels - self.mean) / self.std
+        return (channels - self.mean) / self.std
+
+    def answer(self, images: Tensor) -> Any:
+        """What the net itself answers."""
+        x = self.normalised(images)
         if x.requires_grad:  # a channels_last net answers with channels_last gradients, which attacks cannot `.view()`
             x.register_hook(Tensor.contiguous)  # type: ignore[no-untyped-call]
         return self.net(x)

@@ -20,7 +20,7 @@ from detector.classifier.places import ROUNDS, placed
 from detector.classifier.preprocessing import Normalized
 from detector.classifier.survey import Survey
 from detector.classifier.taps import Tap
-from detector.errors import ClassifierSpecError
+from detector.errors import ClassifierSpecError, HeatwardError
 from detector.spec import ClassifierSpec
 
 __all__ = ["Probe", "probe"]
@@ -77,6 +77,8 @@ def probe(module: Normalized, shown: nn.Module, spec: ClassifierSpec, device: to
     try:
         with torch.enable_grad():
             answer = module.answer(images)
+    except HeatwardError:
+        raise
     except Exception as error:  # the user's code
         failed = f"it fails where gradients are on: {type(error).__name__}: {error}"
     head = judged(head, three if failed else head.values(answer), spec)
@@ -101,6 +103,8 @@ def _answer(module: Normalized, images: Tensor, spec: ClassifierSpec) -> Any:
     count = len(images)
     try:
         return module.answer(images)
+    except HeatwardError:  # a model that is asked says itself what is wrong
+        raise
     except Exception as error:
         asked = NUMBERS.get(count, f"{count} images")
         told = f"{spec.source} failed on {asked} of {spec.input_size} ({type(error).__name__}: {error}): "

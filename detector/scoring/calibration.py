@@ -10,12 +10,14 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from detector.errors import CalibrationError
 
-__all__ = ["FEWEST_SCORES", "RATES", "Calibration", "rank_at"]
+__all__ = ["FEWEST_SCORES", "RATES", "Calibration", "one_of_each", "rank_at"]
 
 FEWEST_SCORES = 19
 """With fewer clean images not even a rate of 5 % can be reached."""
@@ -95,6 +97,31 @@ class Calibration:
     def operating_points(self) -> dict[float, float]:
         """Threshold by false-positive rate, for those of `RATES` that so many clean images reach."""
         return {rate: self.threshold(rate) for rate in RATES if 1 / (len(self.scores) + 1) <= rate}
+
+
+def one_of_each(scores: NDArray[np.float64], source: NDArray[np.int64]) -> NDArray[np.float64]:
+    """As many scores as there are photographs, of photographs that were each scored in several ways.
+
+    Versions of one photograph are no further evidence: n photographs promise no rate below 1/(n + 1), however many
+    ways they arrived. Each counts once, shared among its versions, and of what makes one photograph up, from the
+    highest score down, the highest is kept (Lee, Barber & Willett 2023, "Distribution-free inference with hierarchical
+    data").
+
+    Args:
+        scores: (N,).
+        source: (N,) the photograph of each.
+
+    Returns:
+        (n,); `scores` as they are where each photograph has one.
+    """
+    _, photograph, versions = np.unique(source, return_inverse=True, return_counts=True)
+    if len(versions) == len(scores):
+        return scores
+    order = np.argsort(-scores, kind="stable")
+    share = np.cumsum(1 / versions[photograph[order]])
+    # the k-th photograph is complete where more than k shares have come; 1e-9: thirds do not add up to a whole
+    places = np.searchsorted(share, np.arange(len(versions)) + 1e-9, side="right")
+    return scores[order[places]]
 
 
 def rank_at(rate: float, count: int) -> int:

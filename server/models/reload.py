@@ -113,10 +113,10 @@ class Reloader:
         before = self._version(role)
         seen = await self._look(role)
         if seen == self._tried.get(role):
-            return Outcome(role, before, changed=False)
+            return await self._unchanged(role, before)
         if seen == self._served.get(role):  # it was gone, or another was refused; what serves is there again
             self._tried[role] = seen
-            return Outcome(role, before, changed=False)
+            return await self._unchanged(role, before)
         error = ""
         try:
             await self._put(role)
@@ -132,6 +132,19 @@ class Reloader:
             )
         self._on_reload("detector", not error)
         return Outcome(role, self._version(role), self._version(role) != before, error)
+
+    async def _unchanged(self, role: Role, version: str) -> Outcome:
+        """There is nothing to load; but a classifier that another server computes may be another one by now."""
+        model, error = self._registry.get(role), ""
+        if model is not None:
+            try:
+                await aside(model.detector.classifier.ask_again)
+            except HeatwardError as failure:
+                error = str(failure)
+                told = {"role": role.value, "version": version, "error": error}
+                log.error("the bundle's classifier is not served any more: verdicts are not to be trusted", extra=told)
+                self._on_reload("detector", False)
+        return Outcome(role, version, changed=False, error=error)
 
     async def _put(self, role: Role) -> None:
         self._tried[role] = seen = await self._look(role)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from detector.errors import CalibrationError
-from detector.scoring.calibration import FEWEST_SCORES, Calibration
+from detector.scoring.calibration import FEWEST_SCORES, Calibration, one_of_each
 
 levels = st.integers(0, 12).map(lambda level: level / 4)  # few values: many ties
 any_scores = st.floats(-1e6, 1e6)
@@ -138,3 +139,27 @@ def test_scores_that_cannot_calibrate(scores: torch.Tensor) -> None:
 def test_a_score_that_is_nan_has_no_verdict() -> None:
     with pytest.raises(CalibrationError, match="NaN"):
         Calibration.fit(torch.rand(20)).p_value(torch.tensor([0.5, torch.nan]))
+
+
+def test_photographs_count_once_however_many_ways_they_arrive() -> None:
+    alone = np.array([3.0, 1.0, 2.0])
+    assert one_of_each(alone, np.array([7, 8, 9])) is alone
+    twice = one_of_each(np.array([3.0, 1.0, 2.0, 3.5, 1.5, 2.5]), np.array([7, 8, 9, 7, 8, 9]))
+    assert sorted(twice.tolist()) == [1.5, 2.5, 3.5]  # of two versions that make one up, the higher
+    thrice = one_of_each(np.array([3.0, 2.0, 1.0, 0.0]), np.array([7, 7, 7, 8]))
+    assert sorted(thrice.tolist()) == [0.0, 3.0]
+
+
+def test_versions_promise_no_more_than_photographs() -> None:
+    """Of clean photographs in four nearly equal versions, no more are flagged than was promised."""
+    random, flagged = np.random.default_rng(0), 0
+    for _ in range(400):
+        own = random.normal(size=40)  # 39 calibrate, one is new
+        scores = (own[:39, None] + 0.01 * random.normal(size=(39, 4))).reshape(-1)
+        kept = torch.from_numpy(one_of_each(scores, np.repeat(np.arange(39), 4)))
+        assert len(kept) == 39
+        calibration = Calibration.fit(kept)
+        with pytest.raises(CalibrationError, match="needs"):
+            calibration.threshold(0.01)
+        flagged += bool(calibration.p_value(torch.tensor(own[39])) <= 0.05)
+    assert flagged <= 0.05 * 400 + 2.33 * (0.05 * 0.95 * 400) ** 0.5

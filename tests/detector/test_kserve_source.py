@@ -11,9 +11,11 @@ import pytest
 import tiny
 import torch
 from fake_model_server import ModelServer, model_server
+from heatward.inference import grpc_service_pb2 as kserve
 from tiny_bundle import tiny_bundle
 
 from detector.classifier import Classifier, load_classifier
+from detector.classifier.sources.kserve import Remote
 from detector.detector import Detector
 from detector.errors import ClassifierSpecError, ClassifierUnavailableError, FingerprintMismatchError
 
@@ -120,3 +122,27 @@ def test_another_name_and_a_bad_address_are_named(served: ModelServer) -> None:
     ):
         with pytest.raises(ClassifierSpecError, match=words):
             load_classifier(tiny.SPEC.model_copy(update={"source": source, "arguments": QUICK}))
+
+
+def test_an_answer_that_is_cut_is_named(served: ModelServer) -> None:
+    remote = Remote(tiny.SPEC.model_copy(update={"source": served.source, "arguments": QUICK}))
+    for shape, raw in (([2, 4], []), ([2, 4], [b"123"]), ([0, -5], [b""]), ([-2, -4], [bytes(32)])):
+        answer = kserve.ModelInferResponse(raw_output_contents=[bytes(4), *raw])
+        answer.outputs.add(name="other", datatype="FP32", shape=[1])
+        answer.outputs.add(name="logits", datatype="FP32", shape=shape)
+        with pytest.raises(ClassifierSpecError, match="expected whole scores 'logits'"):
+            remote._scores(answer, "logits")
+
+
+def test_a_server_that_goes_away_while_it_is_probed_is_away(served: ModelServer) -> None:
+    served.refusals = []
+    net = served.net
+
+    def gone(images: torch.Tensor) -> torch.Tensor:
+        if len(served.calls) > 1:
+            served.refusals += [grpc.StatusCode.UNAVAILABLE] * 9
+        return net(images)
+
+    served.net = gone
+    with pytest.raises(ClassifierUnavailableError):
+        asked(served)

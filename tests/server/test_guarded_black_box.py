@@ -91,6 +91,14 @@ async def test_the_upstream_that_is_guarded_is_asked_and_may_come_back(bundle: P
         assert (await _again(detect, image)).predicted.index == before.predicted.index
 
 
+async def test_a_reload_of_the_same_file_notices_another_model(bundle: Path, upstream: ModelServer) -> None:
+    async with guarding(configured(bundle, upstream)) as (app, _):
+        assert [each.error for each in await app.reloader.reload()] == [""]
+        upstream.net = tiny.net().eval()
+        (outcome,) = await app.reloader.reload()
+        assert "it is another model" in outcome.error and not outcome.changed
+
+
 async def test_another_model_than_the_guarded_one_must_be_trusted(bundle: Path, upstream: ModelServer) -> None:
     with pytest.raises(ClassifierSpecError, match="sends images to"):
         async with guarding(configured(bundle, upstream, upstream_model="cats")):

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from detector.classifier import Classifier
 from detector.detector import Detector, Verdict
@@ -29,6 +29,7 @@ class FakeClassifier(Classifier):
         self.num_classes = 256
         self.input_size = (SIZE, SIZE)
         self.fingerprint = fingerprint
+        self._net = nn.Identity()
 
     def fit(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
         if pixels.shape[:2] != self.input_size:

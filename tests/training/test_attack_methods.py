@@ -54,6 +54,19 @@ def fails(classifier, images, labels, **anything):
 
 def short(classifier, images):
     return images
+
+def retrains(classifier, images, labels):
+    for parameter in classifier.parameters():
+        parameter.data.mul_(2)
+    return images
+
+def trains(classifier, images, labels):
+    classifier.net.train()
+    classifier(images)
+    return images
+
+def leaves(classifier, images, labels):
+    raise SystemExit(3)
 """
 
 
@@ -243,3 +256,30 @@ def test_which_of_a_library_need_gradients(
     check_attack(spec(without), tiny_classifier)
     with pytest.raises(NoGradientError, match="it rounds"):
         check_attack(spec(gradient), tiny_classifier)
+
+
+@pytest.mark.parametrize("name", ["retrains", "trains"])
+def test_a_function_may_not_change_the_classifier(name: str, pixels: Tensor, origin: Tensor) -> None:
+    classifier = tiny.classifier()
+    before, said = classifier.state_dict(), classifier(tiny.images(4).images)
+    with pytest.raises(ConfigError, match=f"{name} changed the classifier"):
+        attack_images(spec(f"own_attacks:{name}"), classifier, pixels, origin, seed=1, batch_size=4)
+    assert all(torch.equal(before[key], value) for key, value in classifier.state_dict().items())
+    assert torch.equal(classifier(tiny.images(4).images), said)  # in eval mode, whatever it was put into
+
+
+def test_a_function_that_ends_the_process_has_failed(
+    tiny_classifier: Classifier, pixels: Tensor, origin: Tensor
+) -> None:
+    with pytest.raises(ConfigError, match="SystemExit: 3"):
+        attack_images(spec("own_attacks:leaves"), tiny_classifier, pixels, origin, seed=1, batch_size=4)
+
+
+@pytest.mark.parametrize("name", ["RayS", "foolbox:LinfPGD", "art:SquareAttack"])
+def test_half_a_step_is_refused_before_anything_runs(name: str) -> None:
+    steps = {"RayS": "queries", "foolbox:LinfPGD": "steps", "art:SquareAttack": "max_iter"}[name]
+    pytest.importorskip({"foolbox": "foolbox", "art": "art"}.get(name.partition(":")[0], "torch"))
+    for wrong in (2.5, {"uniform": [1.25, 1.75]}):
+        with pytest.raises(ConfigError, match=f"parameter '{steps}': expected a whole number"):
+            check_attack(spec(name, eps="8/255", **{steps: wrong}))
+    check_attack(spec(name, eps="8/255", **{steps: 2.0}))

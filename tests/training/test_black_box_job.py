@@ -18,6 +18,7 @@ from detector.detector import Detector
 from detector.errors import ConfigError
 from training import pipeline
 from training.config import STAGES, TrainingConfig
+from training.detectors import open_detector
 from training.forecast import forecast
 from training.job import open_job
 from training.progress import SilentProgress
@@ -133,3 +134,13 @@ def test_a_gradient_attack_needs_gradients_somewhere(source: Path, tmp_path: Pat
 
 def test_the_manifest_is_json(made: tuple[TrainingConfig, Notes]) -> None:
     assert json.loads(load_bundle(made[0].out).manifest.model_dump_json())["provenance"]["witness"]["copies"] == 4
+
+
+def test_a_bundle_is_evaluated_on_other_images_with_its_own_witness(
+    made: tuple[TrainingConfig, Notes], source: Path, tmp_path: Path
+) -> None:
+    elsewhere = config(source, tmp_path, seed=4)  # other splits: another witness would come of them
+    job, detector = open_detector(open_job(elsewhere, SilentProgress()), made[0].out)
+    assert not job.distils and job.witness is detector.extractor.witness
+    assert job.witness is not None
+    assert job.witness.fingerprint == load_bundle(made[0].out).manifest.witness_fingerprint

@@ -263,3 +263,34 @@ def test_two_attacks_on_a_photograph_of_nobodys_go_to_one_split(source: Path) ->
     }
     assert len(homes["one"]) == 16 and len(homes["other"]) == 24 and len({*homes["other"].values()}) > 1
     assert all(homes["other"][index] == split for index, split in homes["one"].items())
+
+
+def test_of_two_originals_of_a_name_the_one_of_that_suffix_is_it(source: Path, tmp_path: Path) -> None:
+    crafted = sorted((source / "crafted").rglob("*.png"))[0]
+    original = source / "images" / crafted.relative_to(source / "crafted")
+    shutil.copytree(source / "images", source / "photographs")
+    other = source / "photographs" / crafted.relative_to(source / "crafted").with_suffix(".webp")
+    Image.fromarray(255 - np.asarray(Image.open(original))).save(other, lossless=True)
+    (source / "config.toml").write_text(
+        (source / "config.toml").read_text()
+        + ATTACK.format(folder=source / "crafted", originals=f'originals = "{source / "photographs"}"')
+    )
+    job = open_job(configure(source, tmp_path / "place"), SilentProgress())
+    names = {Path(each.name).suffix for each in job.collected["crafted"].originals.values()}
+    assert names == {".png"}
+    crafted.rename(crafted.with_suffix(".bmp"))
+    Image.open(crafted.with_suffix(".bmp")).save(crafted.with_suffix(".jpg"))
+    with pytest.raises(DataError, match=r"may have been made from .* and .*rename"):
+        open_job(configure(source, tmp_path / "place"), SilentProgress())
+
+
+def test_the_same_pixels_count_once(source: Path, tmp_path: Path) -> None:
+    first = sorted((source / "crafted").rglob("*.png"))[0]
+    for name in ("a-copy.png", "another.png"):
+        shutil.copy(first, first.with_name(name))
+    Image.open(first).save(first.with_name("third.webp"), lossless=True)
+    told = Told()
+    job = open_job(with_files(source, tmp_path / "place"), told)
+    names = [Path(item.name).name for images in job.collected["crafted"].splits.values() for item in images.items]
+    assert first.name in names and not {"a-copy.png", "another.png", "third.webp"} & set(names)
+    assert any("3 copies of others left out" in each for each in told.notes)

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from tiny_job import configure, write_source
 from torch import Tensor
 
+from detector.bundle import load_bundle
 from detector.errors import ConfigError
 from training.attacks.deliver import deliver
 from training.config import CLEAN
@@ -155,7 +156,8 @@ def test_a_job_makes_learns_and_measures_delivered_images(tmp_path: Path) -> Non
         ("pgd@jpeg", True, "jpeg"),
         ("pgd@jpeg75", False, "jpeg75"),
     ]
-    assert result.images["calibrate"] == 48, "clean images count once for each way they arrive"
+    assert result.images["calibrate"] == 24, "a photograph counts once, however many ways it arrives"
+    assert len(load_bundle(config.out).calibration_scores) == 24
     assert {"clean@jpeg", "clean@jpeg75"} <= set(result.false_positives["heatward"])
     assert {(row.seen, row.delivery) for row in result.macro} == {(True, ""), (True, "jpeg"), (False, "jpeg75")}
 

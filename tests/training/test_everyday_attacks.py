@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from detector.errors import ConfigError
+from training.attacks.deepfool import DeepFool
 from training.attacks.everyday import Colour, Everyday, Manual, Spatial
 from training.attacks.patch import Patch, square
 from training.attacks.rays import RayS
@@ -181,3 +182,24 @@ def test_rays_turn_signs_where_that_helps() -> None:
 def test_parameters_out_of_range_are_errors(make: object, told: str) -> None:
     with pytest.raises(ConfigError, match=told):
         make(Brightness())  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(
+    ("kind", "parameters", "told"),
+    [
+        (Manual, {"steps": 2.5}, "Manual steps: expected a whole number"),
+        (Spatial, {"steps": 0}, "Spatial steps: expected a whole number"),
+        (Spatial, {"shift": -3.0}, "Spatial shift: expected a share"),
+        (Spatial, {"degrees": float("inf")}, "Spatial degrees: expected a number"),
+        (Colour, {"saturation": float("nan")}, "Colour saturation: expected a number"),
+        (Patch, {"steps": 2.5}, "Patch steps: expected a whole number"),
+        (Patch, {"alpha": -1.0}, "Patch alpha: expected a number between 0 and 1"),
+        (RayS, {"queries": 0.5}, "RayS queries: expected a whole number"),
+        (DeepFool, {"steps": 1.5}, "DeepFool steps: expected a whole number"),
+    ],
+)
+def test_a_parameter_that_means_nothing_is_refused_before_an_image_is_seen(
+    kind: type[nn.Module], parameters: dict[str, float], told: str
+) -> None:
+    with pytest.raises(ConfigError, match=told):
+        kind(Edges(), **parameters)

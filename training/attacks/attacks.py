@@ -160,11 +160,11 @@ def _run(spec: AttackSpec, attack: Attacked, pixels: Tensor, origin: Tensor, cla
         if isinstance(error, ConfigError):
             raise ConfigError(f"attack {spec.label!r}: {error}") from error
         raise
-    except Exception as error:  # a library's or the user's code
+    except (Exception, SystemExit) as error:  # a library's or the user's code
         why = f"{type(error).__name__}: {error}"
         raise ConfigError(f"attack {spec.label!r}: {spec.name} failed with {spec.parameters}: {why}") from error
     finally:
-        classifier.module.eval().requires_grad_(False)  # whatever the attack did to it
+        classifier.module.requires_grad_(False).net.eval()  # whatever the attack did to it
     finite = adversarial.isfinite().flatten(1).all(1).view(-1, 1, 1, 1)
     rounded: Tensor = torch.where(finite, adversarial, images).clamp(0, 1).mul(255).round().to(torch.uint8).cpu()
     return rounded

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torchattacks.attack import Attack
 
 from detector.errors import ConfigError
+from training.attacks.numbers import finite, whole
 
 __all__ = ["DeepFool"]
 
@@ -55,8 +56,9 @@ class DeepFool(Attack):  # type: ignore[misc]  # torchattacks is not typed
         ):
             if not value >= low:
                 raise ConfigError(f"DeepFool {name}: expected a number >= {low}, got {value!r}")
-        self.steps, self.overshoot, self.candidates = steps, overshoot, candidates
-        self.reach, self.chunk = reach, chunk
+        self.steps, self.candidates = whole("DeepFool steps", steps), whole("DeepFool candidates", candidates)
+        self.overshoot, self.reach = finite("DeepFool overshoot", overshoot), reach
+        self.chunk = whole("DeepFool chunk", chunk)
         self.supported_mode = ["default"]
 
     def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:

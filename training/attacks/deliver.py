@@ -66,7 +66,7 @@ def _drawn(amount: ParameterTable | float, random: np.random.Generator) -> float
         return amount
     if amount.choice is not None:
         return _drawn(amount.choice[int(random.integers(len(amount.choice)))], random)
-    low, high = (_drawn(each, random) for each in amount.uniform or (0, 0))
+    low, high = sorted(_drawn(each, random) for each in amount.uniform or (0, 0))  # of tables, either may be lower
     if isinstance(low, int) and isinstance(high, int):
         return int(random.integers(low, high + 1))
     return float(random.uniform(low, high))

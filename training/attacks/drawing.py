@@ -37,6 +37,10 @@ def draw_parameters(spec: AttackSpec, seed: int) -> dict[str, Any]:
         eps = next((sizes[key] for key in EPSILONS if isinstance(sizes.get(key), (int, float))), None)
         try:
             drawn[name] = _value(spec.parameters[name], accepted.get(name, REQUIRED), eps, generator)
+            if name in method.whole and isinstance(drawn[name], float):
+                if not drawn[name].is_integer():
+                    raise ValueError(f"expected a whole number, got {drawn[name]!r}")
+                drawn[name] = int(drawn[name])
         except ValueError as error:
             raise ConfigError(f"attack {spec.label!r}: {method.title} parameter {name!r}: {error}") from error
     for name, default in accepted.items():

@@ -20,6 +20,7 @@ from torchattacks.attack import Attack
 from torchvision.transforms.v2 import functional as transforms
 
 from detector.errors import ConfigError
+from training.attacks.numbers import finite, whole
 from training.attacks.patch import square
 
 __all__ = ["Colour", "Manual", "Spatial"]
@@ -67,7 +68,7 @@ class Manual(Everyday):
         super().__init__("Manual", model)
         if kind not in _CHANGES:
             raise ConfigError(f"Manual kind: expected one of {', '.join(_CHANGES)}, got {kind!r}")
-        self.kind, self.steps = kind, _at_least_one("Manual steps", steps)
+        self.kind, self.steps = kind, whole("Manual steps", steps)
 
     def tries(self, images: Tensor) -> Iterator[Tensor]:
         change = _CHANGES[self.kind]()
@@ -89,9 +90,11 @@ class Spatial(Everyday):
         self, model: nn.Module, degrees: float = 30.0, shift: float = 0.1, steps: int = 6, directions: int = 8
     ) -> None:
         super().__init__("Spatial", model)
-        self.degrees, self.shift = degrees, shift
-        self.steps = _at_least_one("Spatial steps", steps)
-        self.directions = _at_least_one("Spatial directions", directions)
+        if not 0 <= shift <= 0.5:
+            raise ConfigError(f"Spatial shift: expected a share of the side from 0 to 0.5, got {shift!r}")
+        self.degrees, self.shift = finite("Spatial degrees", degrees), shift
+        self.steps = whole("Spatial steps", steps)
+        self.directions = whole("Spatial directions", directions)
 
     def tries(self, images: Tensor) -> Iterator[Tensor]:
         for step in range(1, self.steps + 1):
@@ -121,10 +124,10 @@ class Colour(Everyday):
         super().__init__("Colour", model)
         if not 0 <= hue <= 0.5:
             raise ConfigError(f"Colour hue: expected a number from 0 to 0.5, got {hue!r}")
-        if saturation < 1:
+        if not finite("Colour saturation", saturation) >= 1:
             raise ConfigError(f"Colour saturation: expected a number >= 1, got {saturation!r}")
         self.hue, self.saturation = hue, saturation
-        self.steps = _at_least_one("Colour steps", steps)
+        self.steps = whole("Colour steps", steps)
 
     def tries(self, images: Tensor) -> Iterator[Tensor]:
         for step in range(1, self.steps + 1):
@@ -134,12 +137,6 @@ class Colour(Everyday):
                 yield turned
                 for factor in (self.saturation**strength, self.saturation**-strength):
                     yield transforms.adjust_saturation(turned, factor)
-
-
-def _at_least_one(name: str, value: int) -> int:
-    if value < 1:
-        raise ConfigError(f"{name}: expected a number >= 1, got {value!r}")
-    return value
 
 
 def _blur() -> Change:

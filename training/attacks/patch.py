@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torchattacks.attack import Attack
 
 from detector.errors import ConfigError
+from training.attacks.numbers import whole
 
 __all__ = ["Patch", "square"]
 
@@ -31,9 +32,9 @@ class Patch(Attack):  # type: ignore[misc]  # torchattacks is not typed
         super().__init__("Patch", model)
         if not 0 < area < 1:
             raise ConfigError(f"Patch area: expected a share between 0 and 1, got {area!r}")
-        if steps < 1:
-            raise ConfigError(f"Patch steps: expected a number >= 1, got {steps!r}")
-        self.area, self.steps, self.alpha = area, steps, alpha
+        if not 0 < alpha <= 1:
+            raise ConfigError(f"Patch alpha: expected a number between 0 and 1, got {alpha!r}")
+        self.area, self.steps, self.alpha = area, whole("Patch steps", steps), alpha
         self.supported_mode = ["default"]
 
     def forward(self, images: Tensor, labels: Tensor) -> Tensor:

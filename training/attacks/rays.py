@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torchattacks.attack import Attack
 
 from detector.errors import ConfigError
+from training.attacks.numbers import whole
 
 __all__ = ["RayS"]
 
@@ -31,9 +32,7 @@ class RayS(Attack):  # type: ignore[misc]  # torchattacks is not typed
         super().__init__("RayS", model)
         if not 0 < eps <= 1:
             raise ConfigError(f"RayS eps: expected a number between 0 and 1, got {eps!r}")
-        if queries < 1:
-            raise ConfigError(f"RayS queries: expected a number >= 1, got {queries!r}")
-        self.eps, self.queries = eps, queries
+        self.eps, self.queries = eps, whole("RayS queries", queries)
         self.supported_mode = ["default"]
 
     @torch.no_grad()

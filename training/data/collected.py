@@ -117,11 +117,16 @@ def collect(
             by_original = dict(zip(at, before, strict=True))
         else:
             by_original = {}
-    readable = [
-        (item, by_original.get(item.position, signature))
-        for item, signature in zip(items, shown, strict=True)
-        if UNREADABLE not in (signature, by_original.get(item.position, signature))
-    ]
+    readable: list[tuple[Item, Signature]] = []
+    unreadable, seen = 0, set()
+    for item, signature in sorted(zip(items, shown, strict=True), key=lambda pair: pair[0].position not in by_original):
+        original = by_original.get(item.position, signature)
+        if UNREADABLE in (signature, original):
+            unreadable += 1
+        elif signature[0] not in seen:  # nothing counts twice
+            readable.append((item, original))
+        seen.add(signature[0])
+    copies = len(items) - unreadable - len(readable)
     if remember:
         known.store()
     named = [item.position in by_original for item, _ in readable]
@@ -135,7 +140,8 @@ def collect(
             elsewhere += 1
     said = [
         f"attack {spec.label!r}: {len(items)} images of {spec.folder}",
-        f"{len(items) - len(readable)} unreadable ones left out",
+        f"{unreadable} unreadable ones left out",
+        *([f"{copies} copies of others left out"] if copies else []),
         f"{elsewhere} left out whose photographs serve another purpose",
         f"{len(items) - len(originals)} without an original, whose class folder is taken for the prediction before",
     ]
@@ -161,8 +167,14 @@ def _originals(spec: AttackSpec, source: Source, beside: Source | None, items: S
     """Position of an attacked image → its original."""
     if beside is None:
         return {}
-    at = {_stem(beside, position): position for position in range(len(beside))}
-    found = {item.position: at[stem] for item in items if (stem := _stem(source, item.position)) in at}
+    at: dict[str, list[int]] = {}
+    for position in range(len(beside)):
+        at.setdefault(_stem(beside, position), []).append(position)
+    found = {
+        item.position: _original(spec, source, item, beside, at[stem])
+        for item in items
+        if (stem := _stem(source, item.position)) in at
+    }
     if not found:
         raise DataError(
             f"attack {spec.label!r}: no image of {spec.folder} has an original in {spec.originals}: expected the same "
@@ -181,10 +193,26 @@ def _originals(spec: AttackSpec, source: Source, beside: Source | None, items: S
     }
 
 
+def _original(spec: AttackSpec, source: Source, item: Item, beside: Source, named: Sequence[int]) -> int:
+    """The one of that name, or of several the one whose suffix is the same, too."""
+    same = [position for position in named if _path(beside, position) == _path(source, item.position)]
+    if len(named) > 1 and not same:
+        several = " and ".join(printable(_path(beside, position)) for position in named[:2])
+        raise DataError(
+            f"attack {spec.label!r}: {item.name} may have been made from {several} of {spec.originals}: expected one "
+            "original of its name, rename or remove the others"
+        )
+    return (same or list(named))[0]
+
+
+def _path(source: Source, position: int) -> str:
+    """A file's place in its folder."""
+    return source.fingerprint(position).rpartition(":")[0]
+
+
 def _stem(source: Source, position: int) -> str:
     """A file's place in its folder, without its suffix."""
-    path = source.fingerprint(position).rpartition(":")[0]
-    return str(Path(path).with_suffix(""))
+    return str(Path(_path(source, position)).with_suffix(""))
 
 
 def _homes(

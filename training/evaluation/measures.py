@@ -21,6 +21,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from detector.scoring.calibration import one_of_each
 from training.config import CLEAN
 from training.evaluation.metrics import Bootstrap, Estimate, auroc, flagged, lowest, mean_of, roc_curve, threshold_at
 from training.evaluation.result import (
@@ -85,8 +86,9 @@ class Thresholds:
         Raises:
             DataError: no image.
         """
-        every = calibrate.score if served is None else served
-        correct = calibrate.score[calibrate.correct]
+        every = one_of_each(calibrate.score, calibrate.source) if served is None else served
+        right = calibrate[calibrate.correct]
+        correct = one_of_each(right.score, right.source)
         return cls(_cuts(every), _cuts(correct) if len(correct) else dict.fromkeys(RATES, math.inf))
 
 

@@ -10,6 +10,7 @@ A job that is killed goes on by the same command. A later one with more images k
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
@@ -17,18 +18,19 @@ from typing import Any, Literal
 from rich.table import Table
 
 from detector.bundle import Bundle, load_bundle, read_manifest, save_bundle
-from detector.classifier import load_classifier
+from detector.classifier import Classifier, load_classifier
 from detector.detector import Detector
-from detector.errors import ConfigError, DataError
-from detector.evidence import Evidence, EvidenceExtractor
+from detector.errors import ConfigError, DataError, FingerprintMismatchError, NoGradientError
+from detector.evidence import Evidence, EvidenceExtractor, hidden_by
 from detector.lock import hold
 from detector.scoring.calibration import Calibration
 from detector.scoring.network import EvidenceShape
 from training.config import CLEAN, TrainingConfig
 from training.data import open_splits
+from training.deliveries import AT
 from training.detectors import networks_of
 from training.evaluation.metrics import Estimate
-from training.evaluation.result import HEATWARD, EvaluationResult, Number, Result
+from training.evaluation.result import HEATWARD, EvaluationResult, MeanResult, Number, Result
 from training.evaluation.tables import blank_table
 from training.job import Job, open_job
 from training.pipeline import run_stage
@@ -73,7 +75,7 @@ class Side(Result):
     """A detector on the new classifier."""
 
     attacks: tuple[Measured, ...]
-    """The last row is their mean."""
+    """The last rows are their means, one for each way in which they arrive."""
     false_positives: dict[float, Number]
     """Share of clean images flagged, by the rate that was asked for."""
 
@@ -111,7 +113,7 @@ def adapt(bundle: Bundle, config: TrainingConfig, options: Options, progress: Pr
     """
     out, parent = config.out, bundle.manifest
     with hold(config.work):
-        config = _fitting(config, parent.classifier.classes, parent.fingerprint, progress)
+        config = _fitting(config, bundle, progress)
         config = _sized(config, options, progress)
         config = config.model_copy(update={"out": config.work / ADAPTED})
         job = open_job(config, progress)
@@ -167,12 +169,14 @@ def table(found: Adaptation) -> Table:
     return drawn
 
 
-def _fitting(config: TrainingConfig, classes: tuple[str, ...], old: str, progress: Progress) -> TrainingConfig:
+def _fitting(config: TrainingConfig, bundle: Bundle, progress: Progress) -> TrainingConfig:
     """The configuration, if the new classifier suits it; with other depths where it lacks the old ones.
 
     Raises:
         ConfigError: It has other classes, or is the old one.
+        NoGradientError: The old detector looks inside its classifier, and the new one cannot be opened.
     """
+    classes, old = bundle.manifest.classifier.classes, bundle.manifest.fingerprint
     told = config.classifier.class_names() or classes
     if told != classes:
         raise ConfigError(
@@ -180,15 +184,32 @@ def _fitting(config: TrainingConfig, classes: tuple[str, ...], old: str, progres
             "detector is adapted to the same classes; train one with heatward train"
         )
     classifier = load_classifier(config.classifier.spec(classes), device=device_of(config))
-    if classifier.fingerprint == old:
+    if _is_old(classifier, bundle):
         raise ConfigError(
             f"the bundle guards this very classifier ({old[:12]}…): give the new release's --weights or --classifier"
         )
+    hidden = hidden_by(classifier)
+    if hidden and not EvidenceShape.model_validate(bundle.manifest.network["shape"]).black_box:
+        raise NoGradientError(
+            f"{hidden}, and the bundle's detector looks inside its classifier: heatward train makes one of what the "
+            "new classifier answers (docs/black-box.md)"
+        )
     absent = [layer for layer in config.evidence.layers if layer not in classifier.layers]
-    if not absent or not classifier.layers:  # without layers, the job says why
+    if not absent:
         return config
     progress.note(f"the new classifier has no layer {absent[0]}: depths are chosen anew, and the networks begin anew")
     return config.model_copy(update={"evidence": config.evidence.model_copy(update={"layers": ()})})
+
+
+def _is_old(classifier: Classifier, bundle: Bundle) -> bool:
+    """Whether a bundle guards it; a served model may be another one under its old name."""
+    if classifier.fingerprint != bundle.manifest.fingerprint:
+        return False
+    try:
+        classifier.ask_again(bundle.classifier_weights)
+    except FingerprintMismatchError:
+        return False
+    return True
 
 
 def _sized(config: TrainingConfig, options: Options, progress: Progress) -> TrainingConfig:
@@ -238,11 +259,16 @@ def _side(found: EvaluationResult) -> Side:
     for row in found.rows:
         own = row.detectors[HEATWARD]
         if row.label != "worst":
+            way = f"{AT}{row.delivery}" if isinstance(row, MeanResult) and row.delivery else ""
             numbers = {"auroc": own.auroc, "tpr": own.tpr, "recovered": own.recovered.top1}
-            rows.append(Measured(label=row.label, images=own.tpr[found.rates[0]].count, **numbers))
+            rows.append(Measured(label=row.label + way, images=own.tpr[found.rates[0]].count, **numbers))
     return Side(attacks=tuple(rows), false_positives=found.false_positives[HEATWARD][CLEAN])
 
 
 def _change(before: Estimate | None, after: Estimate, shown: str) -> str:
-    new = shown.format(after.value)
-    return new if before is None else f"{shown.format(before.value)} → {new}"
+    old, new = (None if each is None else _shown(each, shown) for each in (before, after))
+    return f"{old} → {new}" if old is not None else f"{new}"
+
+
+def _shown(found: Estimate, shown: str) -> str:
+    return "–" if math.isnan(found.value) else shown.format(found.value)

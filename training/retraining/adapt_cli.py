@@ -23,8 +23,10 @@ __all__ = ["adapt"]
 WORK = "work/adapt"
 SHOWN = 16
 """Characters of a digest: as many as a server's version has."""
-OURS = ("attacks", "evidence", "fit", "twins", "witness")
+OURS = ("attacks", "deliveries", "distillation", "evidence", "fit", "twins", "witness")
 """Tables that the bundle decides."""
+NOT_READ = (*OURS, "classifier", "corruptions")
+"""Tables of a file that do not count."""
 
 
 def adapt(argv: Sequence[str] | None = None) -> int:
@@ -43,7 +45,11 @@ def adapt(argv: Sequence[str] | None = None) -> int:
         "--measure-images", type=count, metavar="IMAGES", default=200, help="measure on so many, at most (%(default)d)"
     )
     parser.add_argument(
-        "--trusted", action="append", default=[], metavar="MODULE", help="a module that a python: classifier comes from"
+        "--trusted",
+        action="append",
+        default=[],
+        metavar="MODULE",
+        help="a module that a python: classifier or an attack comes from",
     )
     parser.add_argument("--json", action="store_true", help="print what was measured before and after as JSON")
     arguments = parser.parse_args(argv)
@@ -76,7 +82,7 @@ def _adapt(arguments: argparse.Namespace) -> int:
     bundle = load_bundle(arguments.bundle)
     recipe = recipe_in(bundle, work, arguments.trusted, new_source=arguments.classifier is not None)
     recipe["classifier"] = _merged(recipe["classifier"], given.pop("classifier", {}))
-    config = load_config(arguments.config, {**recipe, **given})
+    config = load_config(arguments.config, {**recipe, **given}, without=NOT_READ)
     fraction = None if arguments.fit_images else arguments.fraction or 0.1
     options = Options(fraction, arguments.fit_images, arguments.measure_images)
     with make_progress(as_json=True) as progress:

@@ -74,6 +74,7 @@ def open_contestant(job: Job, name: str, bundle: Bundle) -> Contestant:
             f"{job.classifier.fingerprint[:12]}…: images that attack one say nothing about the other. Begin another "
             "store for another classifier"
         )
+    job.classifier.ask_again(bundle.classifier_weights)
     witness = None
     if manifest.witness is not None:
         if job.witness is not None and job.witness.fingerprint == manifest.witness_fingerprint:

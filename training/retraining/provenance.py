@@ -71,7 +71,7 @@ def attacks_in(manifest: Manifest) -> dict[str, str]:
         made, label = [each.get("name"), each.get("parameters")], str(each.get("label"))
         found[digest(made)] = label
         for way in ways:
-            if label in (way.get("of") or [label]):
+            if way.get("of") is None or label in way["of"]:
                 found[digest([*made, way.get("steps")])] = f"{label}{AT}{way.get('label')}"
     return found
 

@@ -13,8 +13,10 @@ from safetensors.torch import save
 
 from detector.bundle import Bundle
 from detector.classifier import load_classifier
-from detector.errors import BundleError
+from detector.errors import BundleError, ConfigError
 from detector.files import write_file
+from detector.text import printable
+from training.attacks.methods import module_of
 
 __all__ = ["recipe_in"]
 
@@ -23,17 +25,18 @@ NEEDED = ("attacks", "fit", "twins")
 
 
 def recipe_in(bundle: Bundle, folder: Path, allow: Collection[str], *, new_source: bool = False) -> dict[str, Any]:
-    """Classifier (without its weights), witness, attacks to learn from, twins, evidence and fit.
+    """Classifier (without its weights), witness, attacks to learn from and their deliveries, twins, evidence and fit.
 
     Args:
         bundle: Whose.
         folder: Where the witness's weights go.
-        allow: Modules that a `python:` classifier or witness may come from.
+        allow: Modules that a `python:` classifier or witness, or an attack `module:function`, may come from.
         new_source: Whether the classifier's source is given elsewhere: its arguments are then not the bundle's.
 
     Raises:
         BundleError: It does not say what it was made with.
         ClassifierSpecError: Classifier or witness cannot be built, or comes from a module that is not allowed.
+        ConfigError: An attack comes from a module that is not allowed.
     """
     manifest = bundle.manifest
     known: Any = manifest.provenance
@@ -42,13 +45,20 @@ def recipe_in(bundle: Bundle, folder: Path, allow: Collection[str], *, new_sourc
             f"the bundle does not say what it was made with (no {', '.join(missing)} in its manifest): train one for "
             "the new classifier with heatward train"
         )
+    attacks = [each for each in known["attacks"] if each.get("train", True)]
+    for each in attacks:
+        _check_trusted(str(each.get("name")), allow)
     recipe: dict[str, Any] = {
         "classifier": manifest.classifier.model_dump(mode="json"),
-        "attacks": [each for each in known["attacks"] if each.get("train", True)],
+        "witness": None,
+        "attacks": attacks,
+        "deliveries": _deliveries(known.get("deliveries") or [], [each.get("label") for each in attacks]),
         "twins": {"sizes": known["twins"]},
         "evidence": dict(manifest.evidence),
         "fit": known["fit"],
     }
+    if isinstance(known.get("witness"), dict):  # the job made it of a black box
+        recipe["distillation"] = known["witness"]
     if new_source:
         recipe["classifier"] = {name: recipe["classifier"][name] for name in ("classes", "input_size", "preprocessing")}
     else:
@@ -60,3 +70,22 @@ def recipe_in(bundle: Bundle, folder: Path, allow: Collection[str], *, new_sourc
             write_file(folder / WITNESS, save(bundle.witness_weights))
             recipe["witness"]["weights"] = str(folder / WITNESS)
     return recipe
+
+
+def _deliveries(known: list[dict[str, Any]], attacks: list[Any]) -> list[dict[str, Any]]:
+    """The ways that are learnt from, of attacks that are."""
+    ways = [dict(way) for way in known if way.get("train", True)]
+    for way in ways:
+        if way.get("of") is not None:
+            way["of"] = [label for label in way["of"] if label in attacks]
+    return ways
+
+
+def _check_trusted(attack: str, allow: Collection[str]) -> None:
+    """Refuse a function of somebody's that a bundle names: to call it is to run its code."""
+    module = module_of(attack)
+    if module and not any(module == name or module.startswith(f"{name}.") for name in allow):
+        raise ConfigError(
+            f"the attack {printable(attack)!r} of the bundle runs code from {printable(module)!r}, "
+            f"and that is not trusted: if you know this code, allow it with --trusted {printable(module)}"
+        )

@@ -1,8 +1,8 @@
 """The calibrate stage: clean images of the calibrate split in, `calibrate/scores.safetensors` (attack scores) out.
 
 All clean images count, rightly and wrongly classified alike: a server cannot know which is which; and every way in
-which they arrive (`[[deliveries]]`), since it cannot know that either. The scores become conformal p-values
-(`detector.scoring.calibration`).
+which they arrive (`[[deliveries]]`), since it cannot know that either. However many ways there are, a photograph counts
+once. The scores become conformal p-values (`detector.scoring.calibration`).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from detector.evidence import Evidence
-from detector.scoring.calibration import Calibration
+from detector.scoring.calibration import Calibration, one_of_each
 from detector.scoring.network import score
 from training.config import Stage
 from training.detectors import SCORES
@@ -47,17 +47,18 @@ def _score(job: Job, made_from: str) -> None:
     networks = [network.to(job.classifier.device) for network in load_networks(job.work / "fit")]
     labels = job.config.labels("calibrate")
     shards = [path for label in labels for path in list_shards(job.work, "attribute", "calibrate", label)]
-    columns: dict[str, list[Tensor]] = {"scores": [], "index": [], "truth": [], "prediction": []}
+    said: list[Tensor] = []
+    shown: list[Tensor] = []
     with job.progress.task("calibrate", total=len(job.splits["calibrate"]) * len(labels)) as advance:
         for shard in shards:
             tensors = read_shard(shard)
             evidence = Evidence.from_tensors(tensors).float()
             if len(evidence):
                 scores, _ = score(networks, evidence.to(job.classifier.device))
-                columns["scores"].append(scores.double().cpu())
-                for name in ("index", "truth", "prediction"):
-                    columns[name].append(tensors[name])
+                said.append(scores.double().cpu())
+                shown.append(tensors["index"])
             advance(len(evidence))
-    result = {name: torch.cat(parts) if parts else torch.zeros(0) for name, parts in columns.items()}
-    Calibration.fit(result["scores"])  # raises if these scores cannot calibrate
-    write_shard(job.work / SCORES, result, made_from)
+    every = torch.cat(said) if said else torch.zeros(0, dtype=torch.float64)
+    kept = torch.from_numpy(one_of_each(every.numpy(), torch.cat(shown).numpy())) if said else every
+    Calibration.fit(kept)  # raises if these scores cannot calibrate
+    write_shard(job.work / SCORES, {"scores": kept}, made_from)

@@ -73,6 +73,7 @@ def run(job: Job) -> None:
         batch_size=config.batch_size,
         skip_unreadable=config.images.skip_unreadable,
     )
+    job.classifier.ask_again()  # a witness that learnt from two models is none
     write_shard(path, weights, job.witness_digest)
     if job.witness is not None:
         same = agreement(job.classifier, job.witness, job.splits["calibrate"])

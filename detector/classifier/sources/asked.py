@@ -2,13 +2,12 @@
 
     images (B, 3, H, W) ─▶ its layout and type, as many at once as it takes ─▶ `answer` ─▶ scores (B, K) ─▶ logits
 
-What ONNX and KServe have in common. Layout and type come from what the model says of itself or from the arguments.
-Probabilities become their logarithms, one score of two classes becomes two logits; both are said once in the log.
+What ONNX and KServe have in common. Layout and type come from what the model says of itself or from the arguments; what
+its scores are, `scores` finds out.
 """
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor, nn
 
+from detector.classifier.sources.scores import Scores
 from detector.errors import ClassifierSpecError
 from detector.spec import ClassifierSpec
 from detector.text import printable
@@ -37,10 +37,6 @@ __all__ = [
 
 Array = NDArray[Any]
 
-_log = logging.getLogger("heatward")
-
-COLOURS = 3
-TOLERANCE = 0.01  # of probabilities rounded on their way
 MOST_AT_ONCE = 256
 
 
@@ -69,12 +65,15 @@ class Input:
         layout: Colours first or last.
         dtype: numpy's name of its numbers; of whole numbers it takes 0 … 255.
         batch: Images at once, exactly; None for any number.
+        scale: What normalised images are multiplied by: 255 where the model takes whole numbers and images are not
+            brought to 0 … 255 already.
     """
 
     name: str
     layout: Literal["nchw", "nhwc"]
     dtype: str
     batch: int | None
+    scale: float = 1.0
 
 
 HIDES = "a model that can be asked and not opened shows none"
@@ -103,7 +102,7 @@ class AskedNet(nn.Module):
     ) -> None:
         super().__init__()
         self.source, self.takes, self.at_once, self.answer = source, takes, at_once, answer
-        self.classes, self.answers = classes, answers
+        self.classes, self.scores = classes, Scores(source, answers)
 
     def forward(self, images: Tensor) -> Tensor:
         if not len(images):
@@ -114,7 +113,7 @@ class AskedNet(nn.Module):
         if self.takes.batch:  # the last one is filled up
             parts[-1] = np.concatenate([parts[-1], np.repeat(parts[-1][-1:], size - len(parts[-1]), axis=0)])
         scores = [self._checked(each, len(part)) for each, part in zip(self.answer(parts), parts, strict=True)]
-        return self._logits(np.concatenate(scores)[: len(images)]).to(images.device)
+        return self.scores.logits(np.concatenate(scores)[: len(images)]).to(images.device)
 
     def _checked(self, scores: Array, count: int) -> NDArray[np.float32]:
         """(n, K) of one call, or (n, 1) where one score stands for two classes."""
@@ -135,33 +134,16 @@ class AskedNet(nn.Module):
             )
         return flat.astype(np.float32)
 
-    def _logits(self, scores: NDArray[np.float32]) -> Tensor:
-        if self.answers is None:
-            if scores.shape[1] == 1:
-                raise ClassifierSpecError(
-                    f"{self.source} answers one score for two classes, taken for the second one's: say what it is, "
-                    'arguments.answers = "probabilities" (of a sigmoid) or "logits".'
-                )
-            self.answers = "probabilities" if _look_like_probabilities(scores) else "logits"
-            if self.answers == "probabilities":
-                _log.info("%s answers probabilities: their logarithms are taken for logits", self.source)
-        values = torch.from_numpy(np.ascontiguousarray(scores))
-        tiny = torch.finfo(torch.float32).eps
-        if scores.shape[1] == 1:  # of the second class
-            if self.answers == "probabilities":
-                values = values.clamp(tiny, 1 - tiny).logit()
-            return torch.cat([-values / 2, values / 2], 1)
-        return values.clamp_min(tiny).log() if self.answers == "probabilities" else values
-
 
 def arguments_of(kind: type[Any], spec: ClassifierSpec) -> Any:
-    """The arguments of a spec, checked.
+    """The arguments of a spec, checked; where they do not say what the answers are, the spec's `output` does.
 
     Raises:
         ClassifierSpecError: One is unknown, or has a value out of range.
     """
+    told = {} if spec.output == "auto" else {"answers": spec.output}
     try:
-        return kind.model_validate(spec.arguments)
+        return kind.model_validate(told | spec.arguments)
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(map(str, first["loc"]))
@@ -205,14 +187,16 @@ def read_input(
         ClassifierSpecError: It takes no batch of images of this size, or the layout cannot be known.
     """
     said = f"{spec.source} takes {printable(name)!r} of {_shape(shape)}"
+    grey = spec.preprocessing.channel_order == "grey"
+    channels, kind = (1, "grey") if grey else (3, "colour")
     if len(shape) != 4:
         raise ClassifierSpecError(
-            f"{said}, expected four dimensions: images (batch, {COLOURS}, height, width) or (batch, height, width, "
-            f"{COLOURS}). Name another `input` in the arguments, or export the model with a batch dimension."
+            f"{said}, expected four dimensions: images (batch, {channels}, height, width) or (batch, height, width, "
+            f"{channels}). Name another `input` in the arguments, or export the model with a batch dimension."
         )
     if dtype not in ("float32", "float16", "uint8"):
         raise ClassifierSpecError(f"{said} and an unknown type, expected float32 (or float16, or uint8 of 0 … 255).")
-    last, first = (*spec.input_size, COLOURS), (COLOURS, *spec.input_size)
+    last, first = (*spec.input_size, channels), (channels, *spec.input_size)
     fits = {
         each: all(size in (None, wanted) for size, wanted in zip(shape[1:], sizes, strict=True))
         for each, sizes in (("nchw", first), ("nhwc", last))
@@ -220,26 +204,40 @@ def read_input(
     possible = [each for each, fit in fits.items() if fit and layout in (None, each)]
     if not possible:
         as_told = f" as {layout}" * (layout is not None)
+        height, width = spec.input_size
+        other = "leave it out" if grey else "give it"
         raise ClassifierSpecError(
-            f"{said}, which does not fit colour images of {spec.input_size[0]}×{spec.input_size[1]}{as_told}: check "
-            "input_size (height, width) and arguments.layout."
+            f"{said}, which does not fit {kind} images of {height}×{width}{as_told}: check input_size (height, width) "
+            f'and arguments.layout; channel_order = "grey" in [classifier.preprocessing] is for one channel, {other}?'
         )
     if len(possible) == 2:
         raise ClassifierSpecError(f'{said}: say arguments.layout = "nchw" or "nhwc".')
-    return Input(name, "nchw" if possible[0] == "nchw" else "nhwc", dtype, shape[0])
+    return Input(name, "nchw" if possible[0] == "nchw" else "nhwc", dtype, shape[0], _scale(dtype, spec, said))
+
+
+def _scale(dtype: str, spec: ClassifierSpec, said: str) -> float:
+    """What brings normalised images to the numbers that a model takes.
+
+    Raises:
+        ClassifierSpecError: It takes pixels as they are, and the spec would normalise them.
+    """
+    if dtype != "uint8":
+        return 1.0
+    mean, std = np.array(spec.preprocessing.mean), np.array(spec.preprocessing.std)
+    for scale in (255.0, 1.0):
+        if not mean.any() and np.allclose(std * 255, scale, rtol=1e-3):
+            return scale
+    raise ClassifierSpecError(
+        f"{said}, whole numbers, which are pixels of 0 … 255 as they are: leave mean and std out of "
+        "[classifier.preprocessing]."
+    )
 
 
 def _as_wanted(images: Array, takes: Input) -> Array:
     array = images if takes.layout == "nchw" else images.transpose(0, 2, 3, 1)
     if takes.dtype == "uint8":
-        array = np.rint(array * 255).clip(0, 255)
+        array = np.rint(array * takes.scale).clip(0, 255)
     return np.ascontiguousarray(array, dtype=takes.dtype)
-
-
-def _look_like_probabilities(scores: NDArray[np.float32]) -> bool:
-    if not np.isfinite(scores).all() or scores.min() < 0:
-        return False
-    return bool((abs(scores.sum(1) - 1) <= TOLERANCE).all())
 
 
 def _shape(shape: Sequence[int | None]) -> str:

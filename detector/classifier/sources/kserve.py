@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,15 +21,16 @@ from typing import Any
 import numpy as np
 import torch
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
+from detector.classifier.preprocessing import Normalized
 from detector.classifier.sources.asked import Array, AskedArguments, AskedNet, arguments_of, chosen, read_input
 from detector.classifier.sources.net import Net
 from detector.errors import ClassifierSpecError, ClassifierUnavailableError, FingerprintMismatchError
 from detector.spec import ClassifierSpec
 from detector.text import printable
 
-__all__ = ["STATE", "KServeArguments", "build"]
+__all__ = ["STATE", "KServeArguments", "KServeNet", "build"]
 
 STATE = "answers"
 """Name of the answers about made-up images in the state dict."""
@@ -82,13 +84,15 @@ class KServeNet(AskedNet):
         (found,) = (each for each in described.inputs if each.name == name)
         shape = [size if size > 0 else None for size in found.shape]
         takes = read_input(name, shape, TYPES.get(found.datatype), spec, options.layout)
-        an_image = 3 * spec.input_size[0] * spec.input_size[1] * np.dtype(takes.dtype).itemsize
+        channels = 1 if spec.preprocessing.channel_order == "grey" else 3
+        an_image = channels * spec.input_size[0] * spec.input_size[1] * np.dtype(takes.dtype).itemsize
         at_once = options.batch or max(1, BYTES_A_CALL // an_image)
 
         def answer(parts: Sequence[Array]) -> list[Array]:
             return remote.infer(parts, name, found.datatype, output)
 
         super().__init__(spec.source, takes, at_once, answer, len(spec.classes), options.answers)
+        self.made_up: Tensor | None = None
         self.remembered: Tensor | None = None
 
     def remember(self, images: Tensor, before: Tensor | None) -> None:
@@ -97,17 +101,32 @@ class KServeNet(AskedNet):
         Raises:
             FingerprintMismatchError: It answers otherwise.
         """
+        self.made_up = images
         now = self(images).log_softmax(1)
         if before is not None:
-            spread = float((before - before.mean(1, keepdim=True)).abs().amax())
-            moved = float((now - before).abs().amax()) if now.shape == before.shape else float("inf")
-            if not moved <= ALIKE * spread + 1e-3:
-                raise FingerprintMismatchError(
-                    f"{self.source} answers otherwise than when the bundle was made (log-probabilities of made-up "
-                    f"images moved by {moved:.3g}, their spread is {spread:.3g}): it is another model. Serve the one "
-                    "that the bundle was made with, or train a new bundle."
-                )
+            self._compare(now, before)
         self.remembered = now if before is None else before
+
+    def ask_again(self, before: Tensor | None = None) -> None:
+        """See that it is the model that it was, or the one that answered `before`.
+
+        Raises:
+            FingerprintMismatchError: It answers otherwise.
+            ClassifierUnavailableError: It does not answer.
+        """
+        before = self.remembered if before is None else before
+        if self.made_up is not None and before is not None:
+            self._compare(self(self.made_up).log_softmax(1), before)
+
+    def _compare(self, now: Tensor, before: Tensor) -> None:
+        spread = float((before - before.mean(1, keepdim=True)).abs().amax())
+        moved = float((now - before).abs().amax()) if now.shape == before.shape else float("inf")
+        if not moved <= ALIKE * spread + 1e-3:
+            raise FingerprintMismatchError(
+                f"{self.source} answers otherwise than it did (log-probabilities of made-up images moved by "
+                f"{moved:.3g}, their spread is {spread:.3g}): it is another model. Serve the one that was asked "
+                "before (a bundle belongs to it), or begin anew with this one: train, or adapt."
+            )
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         if self.remembered is not None:
@@ -218,12 +237,12 @@ class Remote:
                 break
             dtype = np.dtype(SCORES[each.datatype])
             if answer.raw_output_contents:
-                data = answer.raw_output_contents[place]
+                data = answer.raw_output_contents[place] if place < len(answer.raw_output_contents) else b""
                 values = np.frombuffer(data, dtype) if len(data) % dtype.itemsize == 0 else np.zeros(0, dtype)
             else:
                 contents = each.contents.fp64_contents if each.datatype == "FP64" else each.contents.fp32_contents
                 values = np.array(contents, dtype)
-            if values.size != np.prod(each.shape, dtype=int):
+            if min(each.shape, default=1) < 0 or values.size != math.prod(each.shape):
                 break
             return values.reshape(tuple(each.shape))
         told = ", ".join(f"{printable(each.name)} {each.datatype} {list(each.shape)}" for each in answer.outputs)
@@ -255,8 +274,8 @@ def _made_up(spec: ClassifierSpec) -> Tensor:
     generator = torch.Generator().manual_seed(0)
     small = torch.rand(MADE_UP, 3, 4, 4, generator=generator)
     images = torch.nn.functional.interpolate(small, size=spec.input_size, mode="bilinear", align_corners=False)
-    mean, std = (torch.tensor(each).view(1, 3, 1, 1) for each in (spec.preprocessing.mean, spec.preprocessing.std))
-    return (images - mean) / std
+    seen: Tensor = Normalized(nn.Identity(), spec.preprocessing).normalised(images)
+    return seen
 
 
 def _told(error: Any) -> str:

@@ -31,6 +31,7 @@ from detector.classifier.sources.asked import (
 from detector.classifier.sources.net import Net
 from detector.errors import ClassifierSpecError
 from detector.spec import ClassifierSpec
+from detector.text import printable
 
 __all__ = ["STATE", "build"]
 
@@ -50,6 +51,12 @@ class OnnxNet(AskedNet):
         options: AskedArguments = arguments_of(AskedArguments, spec)
         session = _session(spec, data, device)
         inputs, outputs = session.get_inputs(), session.get_outputs()
+        if len(inputs) > 1:
+            told = ", ".join(printable(each.name) for each in inputs)
+            raise ClassifierSpecError(
+                f"{spec.source} takes {len(inputs)} inputs ({told}), expected images alone: export it with the others "
+                "fixed, as constants."
+            )
         name = chosen(options.input, [each.name for each in inputs], "input", spec.source)
         output = chosen(options.output, [each.name for each in outputs], "output", spec.source, USUAL)
         (found,) = (each for each in inputs if each.name == name)
@@ -122,6 +129,7 @@ def _ran(session: Any, spec: ClassifierSpec, output: str, name: str, part: Array
         (scores,) = session.run([output], {name: part})
     except Exception as error:  # its errors have no common base
         raise ClassifierSpecError(
-            f"{spec.source} failed on {len(part)} images of {part.shape[1:]} ({first_line(error)})."
+            f"{spec.source} failed on {len(part)} images of {part.shape[1:]} ({first_line(error)}): does it take so "
+            "many at once (arguments.batch)?"
         ) from error
     return np.asarray(scores)

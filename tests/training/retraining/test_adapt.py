@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tiny
@@ -162,3 +164,55 @@ def test_a_bundle_that_does_not_know_its_recipe(
     asked = [str(tmp_path / "bare.heatward"), *words(source, trained, tmp_path)[1:], "--weights", str(weights)]
     assert adapt_cli.adapt(asked) == 1
     assert "does not say what it was made with (no attacks, fit, twins" in capsys.readouterr().err
+
+
+def changed(trained: Path, place: Path, **provenance: Any) -> Path:
+    """The bundle with another past."""
+    bundle = load_bundle(trained / "detector.heatward")
+    manifest = bundle.manifest.model_copy(update={"provenance": {**bundle.manifest.provenance, **provenance}})
+    save_bundle(place / "changed.heatward", replace(bundle, manifest=manifest))
+    return place / "changed.heatward"
+
+
+def test_deliveries_are_part_of_the_recipe(
+    source: Path, trained: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ways = [
+        {"label": "jpeg", "steps": [{"jpeg": 80}], "of": ["pgd"]},
+        {"label": "chat", "steps": [{"resize": 0.7}], "train": False},
+    ]
+    bundle = changed(trained, tmp_path, deliveries=ways)
+    asked = words(source, trained, tmp_path, "--weights", str(weights), "--fraction", "0.5", "--json")
+    assert adapt_cli.adapt([str(bundle), *asked[1:]]) == 0
+    told = json.loads(capsys.readouterr().out)
+    labels = [row["label"] for row in told["after"]["attacks"]]
+    assert (
+        labels
+        == ["fgsm", "pgd", "pgd@jpeg", "mean", "mean@jpeg"]
+        == [row["label"] for row in told["before"]["attacks"]]
+    )
+    made = load_bundle(tmp_path / "new.heatward").manifest.provenance["deliveries"]
+    assert [each["label"] for each in made] == ["jpeg"]  # type: ignore[index,union-attr,call-overload]
+
+
+def test_what_else_the_file_says_does_not_count(
+    source: Path, trained: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = (source / "config.toml").read_text().replace("[classifier]", "[classifier]\narguments = { width = 5 }")
+    text += '[[deliveries]]\nlabel = "jpeg"\nsteps = [{ jpeg = 80 }]\nof = ["fgsm"]\n'
+    (tmp_path / "config.toml").write_text(text)
+    asked = words(source, trained, tmp_path, "--weights", str(weights), "--fit-images", "12", "--json")
+    asked[asked.index("--config") + 1] = str(tmp_path / "config.toml")
+    assert adapt_cli.adapt(asked) == 0, capsys.readouterr().err
+    assert {row["label"] for row in json.loads(capsys.readouterr().out)["after"]["attacks"]} == {"fgsm", "pgd", "mean"}
+
+
+def test_an_attack_that_a_bundle_names_is_not_called_unless_trusted(
+    source: Path, trained: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    theirs = {"name": "python:antigravity:fly", "label": "fly", "family": "one-step", "parameters": {}}
+    bundle = changed(trained, tmp_path, attacks=[theirs])
+    asked = words(source, trained, tmp_path, "--weights", str(weights))
+    assert adapt_cli.adapt([str(bundle), *asked[1:]]) == 2
+    assert "runs code from 'antigravity', and that is not trusted" in capsys.readouterr().err
+    assert "antigravity" not in sys.modules

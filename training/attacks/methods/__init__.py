@@ -18,7 +18,7 @@ from training.attacks.methods.method import EPSILONS, REQUIRED, Method
 from training.attacks.methods.torchattacks import ATTACKS, NO_GRADIENT, TorchAttack
 from training.config import FILES
 
-__all__ = ["ATTACKS", "EPSILONS", "NO_GRADIENT", "REQUIRED", "Method", "find_method"]
+__all__ = ["ATTACKS", "EPSILONS", "NO_GRADIENT", "REQUIRED", "Method", "find_method", "module_of"]
 
 LIBRARIES: dict[str, Callable[[str], Method]] = {"foolbox": FoolboxAttack, "art": ArtAttack}
 
@@ -35,3 +35,9 @@ def find_method(name: str) -> Method:
     if kind in LIBRARIES:
         return LIBRARIES[kind](rest)
     return FunctionAttack(f"{kind}:{rest}", (*LIBRARIES, FILES))
+
+
+def module_of(name: str) -> str:
+    """The module whose code an attack of that name runs; empty where that is a library's or ours, or nobody's."""
+    kind, colon, _ = name.removeprefix("python:").partition(":")
+    return kind if colon and kind not in (*LIBRARIES, FILES) else ""

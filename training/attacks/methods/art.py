@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from detector.classifier import Classifier
 from detector.errors import ConfigError
-from training.attacks.methods.method import Attacked, arguments_of
+from training.attacks.methods.method import Attacked, arguments_of, whole_of
 from training.load import nearest
 
 __all__ = ["ArtAttack"]
@@ -54,6 +54,7 @@ class ArtAttack:
         self.estimator: Any = classification.PyTorchClassifier
         arguments = arguments_of(self.kind.__init__, skip=2)
         self.arguments: Mapping[str, Any] = {key: value for key, value in arguments.items() if key != "targeted"}
+        self.whole = whole_of(self.kind.__init__)
         wanted = (LossGradientsMixin, classification.ClassGradientsMixin)
         self.needs_gradient = any(issubclass(each, wanted) for each in _flat(self.kind._estimator_requirements))
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from detector.classifier import Classifier
 from detector.errors import ConfigError
-from training.attacks.methods.method import REQUIRED, Attacked, arguments_of
+from training.attacks.methods.method import REQUIRED, Attacked, arguments_of, whole_of
 from training.load import nearest
 
 __all__ = ["FoolboxAttack"]
@@ -64,6 +64,7 @@ class FoolboxAttack:
             **arguments_of(self.kind.__init__, skip=1),
             "eps": None if smallest else REQUIRED,
         }
+        self.whole = whole_of(self.kind.__init__)
         self.needs_gradient = self.kind.__module__.rpartition(".")[2] not in BY_DECISION
 
     def bound(self, parameters: Mapping[str, Any]) -> float | None:

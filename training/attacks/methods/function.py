@@ -13,12 +13,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from detector.classifier import Classifier
 from detector.errors import ConfigError
 from detector.text import nearest, printable
-from training.attacks.methods.method import Attacked, arguments_of
+from training.attacks.methods.method import Attacked, arguments_of, whole_of
 
 __all__ = ["FunctionAttack"]
 
@@ -55,6 +55,7 @@ class FunctionAttack:
                 "parameters"
             )
         self.arguments: Mapping[str, Any] = arguments_of(self.function, skip=min(len(GIVEN), len(first)))
+        self.whole = whole_of(self.function)
         self.takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters)
         self.code = _digest(inspect.getmodule(self.function))
 
@@ -65,10 +66,29 @@ class FunctionAttack:
         given = ({"seed": seed} if "seed" in self.arguments else {}) | dict(parameters)
 
         def attacked(images: Tensor, labels: Tensor) -> Tensor:
-            answer = self.function(classifier.module, images.clone(), labels.clone(), **given)
+            before = {name: value.clone() for name, value in classifier.module.state_dict().items()}
+            try:
+                answer = self.function(classifier.module, images.clone(), labels.clone(), **given)
+            finally:
+                changed = _put_back(classifier.module, before)
+            if changed:
+                raise ConfigError(
+                    f"{self.title} changed the classifier ({printable(changed)}), and an attack changes images alone: "
+                    "leave its weights as they are, and its layers in eval mode"
+                )
             return _checked(answer, images, self.title)
 
         return attacked
+
+
+def _put_back(module: nn.Module, before: Mapping[str, Tensor]) -> str:
+    """The name of a tensor that was changed, after all are what they were; empty where none was."""
+    changed = ""
+    for name, value in module.state_dict().items():
+        if bool(((value != before[name]) & ~(value.isnan() & before[name].isnan())).any()):
+            changed = changed or name
+            value.copy_(before[name])
+    return changed
 
 
 def _imported(name: str, kinds: tuple[str, ...]) -> Callable[..., Any]:

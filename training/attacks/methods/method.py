@@ -10,7 +10,7 @@ from torch import Tensor
 
 from detector.classifier import Classifier
 
-__all__ = ["EPSILONS", "REQUIRED", "Attacked", "Method", "arguments_of"]
+__all__ = ["EPSILONS", "REQUIRED", "Attacked", "Method", "arguments_of", "whole_of"]
 
 Attacked = Callable[[Tensor, Tensor], Tensor]
 """Images (B, 3, H, W) float32 in [0, 1] and the labels (B,) to get away from → images of the same shape."""
@@ -28,6 +28,8 @@ class Method(Protocol):
     """As messages name it."""
     arguments: Mapping[str, Any]
     """Names and defaults of its parameters."""
+    whole: frozenset[str]
+    """Names of parameters that are whole numbers."""
     takes_any: bool
     """Whether it takes parameters of other names, too."""
     needs_gradient: bool
@@ -39,6 +41,12 @@ class Method(Protocol):
 
     def build(self, classifier: Classifier, parameters: Mapping[str, Any], seed: int) -> Attacked:
         """The attack on a classifier. `seed` is for attacks that seed themselves; others draw from torch and numpy."""
+
+
+def whole_of(function: Callable[..., Any]) -> frozenset[str]:
+    """Names of a function's parameters that are said to be whole numbers."""
+    parameters = inspect.signature(function).parameters.values()
+    return frozenset(p.name for p in parameters if p.annotation in (int, "int"))
 
 
 def arguments_of(function: Callable[..., Any], skip: int) -> dict[str, Any]:

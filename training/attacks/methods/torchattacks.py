@@ -14,7 +14,7 @@ from detector.classifier import Classifier
 from detector.errors import ConfigError
 from training.attacks.deepfool import DeepFool
 from training.attacks.everyday import Colour, Manual, Spatial
-from training.attacks.methods.method import EPSILONS, Attacked, arguments_of
+from training.attacks.methods.method import EPSILONS, Attacked, arguments_of, whole_of
 from training.attacks.patch import Patch
 from training.attacks.rays import RayS
 from training.load import nearest
@@ -51,6 +51,7 @@ class TorchAttack:
         self.title = name
         self.kind = ATTACKS[name]
         self.arguments: Mapping[str, Any] = arguments_of(self.kind.__init__, skip=2)
+        self.whole = whole_of(self.kind.__init__)
         self.needs_gradient = name not in NO_GRADIENT
 
     def bound(self, parameters: Mapping[str, Any]) -> float | None:
