@@ -46,6 +46,22 @@ class Layout:
         """How many tokens there are; 0 where rows and columns have axes of their own."""
         return 0 if self.axes in ("NCHW", "NHWC") else self.before + self.side[0] * self.side[1] + self.after
 
+    @property
+    def channels(self) -> int:
+        """The axis of them."""
+        return 1 if self.axes == "NCHW" else -1
+
+    def images_first(self, output: Tensor) -> Tensor:
+        """`output` with the axis that counts images in front: a view."""
+        return output.transpose(0, 1) if self.axes == "LNC" else output
+
+    def on_grid(self, values: Tensor) -> Tensor:
+        """(B, h, w) of what has the images in front and a number in the place of channels: a view."""
+        height, width = self.side
+        if not self.tokens:
+            return values
+        return values[:, self.before : self.before + height * width].unflatten(1, (height, width))
+
     def to_maps(self, output: Tensor) -> Tensor:
         """(B, D, h, w): a view."""
         if self.axes == "NCHW":
@@ -53,7 +69,7 @@ class Layout:
         if self.axes == "NHWC":
             return output.permute(0, 3, 1, 2)
         height, width = self.side
-        tokens = self._tokens(output)[:, self.before : self.before + height * width]  # (B, h·w, D)
+        tokens = self.images_first(output)[:, self.before : self.before + height * width]  # (B, h·w, D)
         return tokens.transpose(1, 2).reshape(len(tokens), tokens.shape[2], height, width)
 
     def back(self, maps: Tensor, output: Tensor) -> Tensor:
@@ -64,24 +80,21 @@ class Layout:
             return maps.permute(0, 2, 3, 1)
         tokens = maps.flatten(2).transpose(1, 2)  # (B, h·w, D)
         if self.before or self.after:
-            old = self._tokens(output)
+            old = self.images_first(output)
             tokens = torch.cat([old[:, : self.before], tokens, old[:, old.shape[1] - self.after :]], 1)
         return tokens if self.axes == "NLC" else tokens.transpose(0, 1)
 
     def resized(self, output: Tensor, size: tuple[int, int], usual: tuple[int, int]) -> Layout | None:
         """The layout for images of `size` in place of `usual`; None where the tokens lie on no such grid."""
-        if not self.tokens or (size == usual and self._tokens(output).shape[1] == self.tokens):
+        if not self.tokens or (size == usual and self.images_first(output).shape[1] == self.tokens):
             return self
-        count = self._tokens(output).shape[1] - self.before - self.after
+        count = self.images_first(output).shape[1] - self.before - self.after
         height = self.side[0] * size[0] / usual[0]
         width = self.side[1] * size[1] / usual[1]
         for h in range(max(1, int(height)), int(height) + 2):
             if count % h == 0 and abs(count // h - width) < 1:
                 return replace(self, side=(h, count // h))
         return None
-
-    def _tokens(self, output: Tensor) -> Tensor:
-        return output if self.axes == "NLC" else output.transpose(0, 1)
 
 
 def candidates(shapes: Mapping[int, Sequence[int]], size: tuple[int, int]) -> list[Layout]:

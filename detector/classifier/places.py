@@ -7,11 +7,13 @@ tokens changes elsewhere. The places are the four corners: they tell rows from c
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from detector.classifier.layouts import Axes, Layout
 
 __all__ = ["IMAGES", "ROUNDS", "Reading", "mean", "placed", "read"]
 
@@ -72,11 +74,26 @@ class Reading:
         return elsewhere > CLEAR or (self.variety > CLEAR and self.contrast < self.variety)
 
 
-def read(maps: Tensor) -> Reading | None:
-    """The reading of maps (5, D, h, w) of the images that `placed` gives; None where nothing moves."""
-    maps = maps.detach().float()
-    change = torch.linalg.vector_norm(maps[1:] - maps[:1], dim=1)  # (4, h, w)
-    values = torch.linalg.vector_norm(maps[0], dim=0)
+def read(output: Tensor, layouts: Iterable[Layout]) -> dict[Layout, Reading | None]:
+    """Readings of an output for the images that `placed` gives, by layout; None where nothing moves."""
+    strengths: dict[Axes, tuple[Tensor, Tensor]] = {}
+    found = {}
+    for layout in layouts:
+        if layout.axes not in strengths:
+            strengths[layout.axes] = _strengths(layout.images_first(output.detach().float()), layout.channels)
+        change, values = (layout.on_grid(each) for each in strengths[layout.axes])
+        found[layout] = _reading(change, values)
+    return found
+
+
+def _strengths(output: Tensor, channels: int) -> tuple[Tensor, Tensor]:
+    """How far each position of the four copies is from the image's, and how large the image's values are there."""
+    change = torch.linalg.vector_norm(output[1:] - output[:1], dim=channels)
+    return change, torch.linalg.vector_norm(output[:1], dim=channels)
+
+
+def _reading(change: Tensor, values: Tensor) -> Reading | None:
+    """Of (4, h, w) and (1, h, w)."""
     if not change.isfinite().all() or change.amax() <= ASLEEP * values.amax():
         return None
     moved = (change + FLOOR * change.amax()).log()

@@ -83,7 +83,7 @@ class Survey:
             tensor = first_tensor(output)
             if tensor is not None:
                 layouts = candidates({**self._shapes[name], IMAGES: tuple(tensor.shape)}, self._size)
-                found[name] = {each: read(each.to_maps(tensor)) for each in layouts if min(each.side) > 1}
+                found[name] = read(tensor, (each for each in layouts if min(each.side) > 1))
 
         with hooked(self._net, list(self._owners), see):
             yield
