@@ -8,7 +8,7 @@ or (N, B, D), of which h·w lie row by row on a grid and others (class, register
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Literal, TypeAlias
 
@@ -22,7 +22,8 @@ Axes: TypeAlias = Literal["NCHW", "NHWC", "NLC", "LNC"]
 
 EXTRA = 8
 EXTRA_SHARE = 1 / 3
-"""Tokens beside the grid, at most: this many, or this share of the grid (learned prompts)."""
+"""Tokens beside the grid, at most: this many, or this share of the grid (learned prompts); as many again where the
+net's convolutions have such maps."""
 
 
 @dataclass(frozen=True)
@@ -34,12 +35,14 @@ class Layout:
         side: (h, w) of the maps, for images of the classifier's input size.
         before: Tokens in front of the grid.
         after: Tokens behind it.
+        rival: Nothing but the number of tokens suggests this grid: neither the images' shape nor a convolution.
     """
 
     axes: Axes
     side: tuple[int, int]
     before: int = 0
     after: int = 0
+    rival: bool = field(default=False, compare=False)
 
     @property
     def tokens(self) -> int:
@@ -97,23 +100,27 @@ class Layout:
         return None
 
 
-def candidates(shapes: Mapping[int, Sequence[int]], size: tuple[int, int]) -> list[Layout]:
+def candidates(
+    shapes: Mapping[int, Sequence[int]], size: tuple[int, int], sides: frozenset[tuple[int, int]] = frozenset()
+) -> list[Layout]:
     """Layouts that an output may have, the likelier first; maps of a single row or column only as NCHW.
 
     Args:
         shapes: Of the output, by the number of images. One axis must count them: window partitions, whose first axis
             counts windows, have no layout.
         size: (H, W) of the images.
+        sides: (h, w) of maps of the net's convolutions: patches need not be square.
     """
     shape = tuple(next(iter(shapes.values())))
     batch = [axis for axis in range(len(shape)) if all(_counts(axis, shape, *other) for other in shapes.items())]
     if len(shape) == 4 and batch == [0]:
         _, first, second, last = shape
         found = [Layout("NCHW", (second, last))]
-        return found + [Layout("NHWC", (first, second))] * (min(first, second) > 1 and _fits((first, second), size))
+        fits = _fits((first, second), size) or (first, second) in sides
+        return found + [Layout("NHWC", (first, second))] * (min(first, second) > 1 and fits)
     if len(shape) == 3 and batch in ([0], [1]):
         axes: Axes = "NLC" if batch == [0] else "LNC"
-        return list(_grids(axes, shape[1 - batch[0]], size))
+        return list(_grids(axes, shape[1 - batch[0]], size, sides))
     return []
 
 
@@ -125,20 +132,38 @@ def _counts(axis: int, shape: Sequence[int], images: int, other: Sequence[int]) 
 
 
 @lru_cache(maxsize=256)
-def _grids(axes: Axes, count: int, size: tuple[int, int]) -> tuple[Layout, ...]:
-    return tuple(_fill(axes, count, size))
+def _grids(axes: Axes, count: int, size: tuple[int, int], sides: frozenset[tuple[int, int]]) -> tuple[Layout, ...]:
+    """Those that `count` tokens may fill, and those of other shapes that the corners of an image do not tell apart."""
+    expected = []
+    for side in dict.fromkeys([*_shaped(count, size), *sorted(sides)]):
+        places = side[0] * side[1]
+        extra = count - places
+        if min(side) > 1 and 0 <= extra <= max(EXTRA, places if side in sides else places * EXTRA_SHARE):
+            expected += [
+                Layout(axes, side, before, extra - before) for before in dict.fromkeys((extra, 0, min(extra, 1)))
+            ]
+    rivals = [replace(each, side=side, rival=True) for each in expected for side in _rivals(each.side)]
+    return tuple(dict.fromkeys([*expected, *rivals]))
 
 
-def _fill(axes: Axes, count: int, size: tuple[int, int]) -> Iterator[Layout]:
-    """Grids of the images' shape that `count` tokens may fill, the largest first."""
+def _rivals(side: tuple[int, int]) -> Iterator[tuple[int, int]]:
+    """Grids in whose rows several of these lie one after another, or in whose several rows one of these lies."""
+    height, width = side
+    for times in range(2, max(side) // 2 + 1):
+        if height % times == 0 and height > times:
+            yield height // times, width * times
+        if width % times == 0 and width > times:
+            yield height * times, width // times
+
+
+def _shaped(count: int, size: tuple[int, int]) -> Iterator[tuple[int, int]]:
+    """Sides of the images' shape with at most `count` places, the largest first."""
     for height in range(count // 2, 1, -1):
         exact = height * size[1] / size[0]
         slack = int(max(1, size[1] / size[0])) + 1
         for width in range(int(exact) + slack, max(2, int(exact) - slack) - 1, -1):
-            extra = count - height * width
-            if 0 <= extra <= max(EXTRA, height * width * EXTRA_SHARE) and _fits((height, width), size):
-                for before in dict.fromkeys((extra, 0)):
-                    yield Layout(axes, (height, width), before, extra - before)
+            if height * width <= count and _fits((height, width), size):
+                yield height, width
 
 
 def _fits(side: tuple[int, int], size: tuple[int, int]) -> bool:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from detector.classifier.layouts import Axes, Layout
 
-__all__ = ["IMAGES", "ROUNDS", "Reading", "mean", "placed", "read"]
+__all__ = ["FITS", "FITS_ALONE", "IMAGES", "ROUNDS", "Reading", "decided", "mean", "placed", "read"]
 
 ROUNDS = 2
 """Images to be looked at, one after another."""
@@ -28,6 +28,10 @@ FLOOR = 1e-3
 """Of the largest change: what is smaller counts as none."""
 ASLEEP = 1e-5
 """Of the values themselves: changes that are smaller may be rounding."""
+FITS = 0.25
+"""`Reading.fit` of the right grid of tokens is 0.65 and more where the net has not mixed them, by chance 0.05 …"""
+FITS_ALONE = 0.65
+"""… and of tokens in another order on a grid that has the same corners 0.5."""
 CLEAR = 0.5
 """Of a change's logarithm: what is more is no chance."""
 
@@ -54,6 +58,10 @@ class Reading:
     """(4, 4), by change and corner of the maps."""
     variety: float
     """Standard deviation over changes and positions: how much it matters which corner of the image changed."""
+    fit: float
+    """How well all positions, and not the corners alone, moved as the changed parts of the image lie: 1 is exactly so.
+
+    A grid of half as many rows, each twice as long, has the same corners."""
 
     @property
     def contrast(self) -> float:
@@ -66,6 +74,13 @@ class Reading:
         """Whether each change moved its own corner the most, and each corner moved the most at its own change."""
         own = torch.arange(len(CORNERS))
         return bool((self.corners.argmax(1) == own).all() and (self.corners.argmax(0) == own).all())
+
+    @property
+    def margin(self) -> float:
+        """By how much each corner moved more than the others did, and than at other changes; below 0: not all did."""
+        own = self.corners.diagonal()
+        others = self.corners - torch.diag(torch.full((len(CORNERS),), torch.inf))
+        return float(torch.minimum(own - others.amax(0), own - others.amax(1)).amin())
 
     @property
     def contradicts(self) -> bool:
@@ -100,7 +115,9 @@ def _reading(change: Tensor, values: Tensor) -> Reading | None:
     moved = moved - moved.mean(0) - moved.mean((1, 2), keepdim=True) + moved.mean()
     side = (moved.shape[1], moved.shape[2])
     corners = torch.stack([moved[:, *_corner(side, corner)].mean((1, 2)) for corner in CORNERS], 1)
-    return Reading(corners.cpu(), float(moved.std(correction=0)))
+    parts = torch.stack([_covered(side, corner) for corner in CORNERS]).to(moved.device)  # (4, h, w)
+    fit = torch.nn.functional.cosine_similarity(moved.flatten(1), parts.flatten(1)).mean()
+    return Reading(corners.cpu(), float(moved.std(correction=0)), float(fit))
 
 
 def mean(readings: Sequence[Reading]) -> Reading | None:
@@ -108,7 +125,18 @@ def mean(readings: Sequence[Reading]) -> Reading | None:
     if not readings:
         return None
     corners = torch.stack([reading.corners for reading in readings]).mean(0)
-    return Reading(corners, sum(reading.variety for reading in readings) / len(readings))
+    variety, fit = (sum(each) / len(readings) for each in zip(*((r.variety, r.fit) for r in readings), strict=True))
+    return Reading(corners, variety, fit)
+
+
+def decided(readings: Sequence[Reading]) -> bool:
+    """Whether another round could hardly change what these layouts of one output tell.
+
+    One is clear, or each is far from it, or moves alike everywhere.
+    """
+    return any(each.margin > CLEAR for each in readings) or all(
+        each.margin < -2 * CLEAR or (each.variety < CLEAR / 2 and abs(each.margin) < CLEAR / 2) for each in readings
+    )
 
 
 def _corner(side: tuple[int, int], corner: tuple[int, int]) -> tuple[slice, slice]:
@@ -118,3 +146,9 @@ def _corner(side: tuple[int, int], corner: tuple[int, int]) -> tuple[slice, slic
         for length, last in zip(side, corner, strict=True)
     )
     return rows, columns
+
+
+def _covered(side: tuple[int, int], corner: tuple[int, int]) -> Tensor:
+    """(h, w): the share of each cell that a changed corner covers."""
+    rows, columns = ((length / SHARE - torch.arange(length)).clamp(0, 1) for length in side)
+    return torch.outer(rows.flip(0) if corner[0] else rows, columns.flip(0) if corner[1] else columns)
