@@ -104,8 +104,8 @@ def find_head(answer: Any, count: int, spec: ClassifierSpec) -> Head:
     found: dict[str | int, Tensor] = dict(_entries(answer))
     names: list[str | int] = [name for name in NAMED if name in found] or list(found)
     whole = [name for name in names if tuple(found[name].shape) == (count, classes)]
-    single = [name for name in names if classes == 2 and tuple(found[name].shape) in ((count,), (count, 1))]
-    if fitting := whole or single:
+    alone = [name for name in names if classes == 2 and tuple(found[name].shape) in ((count,), (count, 1))]
+    if fitting := whole or alone:
         return Head(_chosen(fitting, spec), single=not whole)
     held = ", ".join(f"{name}: {tuple(values.shape)}" for name, values in found.items())
     raise ClassifierSpecError(

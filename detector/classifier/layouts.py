@@ -63,7 +63,7 @@ class Layout:
         height, width = self.side
         if not self.tokens:
             return values
-        return values[:, self.before : self.before + height * width].unflatten(1, (height, width))
+        return values[:, self.before : self.before + height * width].reshape(len(values), height, width)
 
     def to_maps(self, output: Tensor) -> Tensor:
         """(B, D, h, w): a view."""

@@ -32,7 +32,9 @@ _DEPTH = 3  # {"ema": {"model": {"state_dict": …}}}
 
 _HARMLESS: list[Any] = [
     *(argparse.Namespace, pathlib.PosixPath),  # a script's arguments
-    *((np._core.multiarray.scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),  # a best accuracy
+    *(
+        (np.float64().__reduce__()[0], f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")
+    ),  # a best accuracy
     *(np.dtype, *(type(np.dtype(name)) for name in ("float64", "float32", "int64", "int32", "bool"))),
 ]
 """What may stand beside weights in a checkpoint: values that run nothing when they are made."""
