@@ -1,7 +1,7 @@
 """A net's own answer → `Head` → **logits (B, K)**: what a net may answer, and what is refused with a way out.
 
     logits (B, K)                                             as they are
-    a dictionary, tuple or ModelOutput                        its logits: by that name, else its first entry that fits
+    a dictionary, tuple or ModelOutput                        its logits: by that name, else the entry that fits
     one number z for two classes, (B, 1) or (B,)              (0, z): above 0 speaks for the second class
     probabilities (B, K), or one, of the second class         their logarithms
 
@@ -32,7 +32,11 @@ SQUASHED = {"SigmoidBackward0": "sigmoid", "HardsigmoidBackward0": "hard sigmoid
 PASSED_ON = {"ToCopyBackward0", "ViewBackward0", "UnsafeViewBackward0", "ReshapeAliasBackward0", "CloneBackward0"}
 PASSED_ON |= {"ClampBackward0", "ClampBackward1", "ClampMinBackward0", "ClampMaxBackward0"}
 PASSED_ON |= {"SqueezeBackward0", "SqueezeBackward1", "SelectBackward0", "UnsqueezeBackward0"}
+PASSED_ON |= {"TBackward0", "TransposeBackward0", "PermuteBackward0"}
 """What may stand behind a net's last operation without changing its answers."""
+LINEAR = {"AddmmBackward0", "MmBackward0", "LinearBackward0", "AddBackward0", "ConvolutionBackward0", "MeanBackward1"}
+"""Operations that end in numbers of any size, and not in shares."""
+JOINED = {"CatBackward0", "StackBackward0"}
 NAMED = ("logits", "out", "output")
 """Under which a dictionary may hold its logits."""
 
@@ -99,12 +103,10 @@ def find_head(answer: Any, count: int, spec: ClassifierSpec) -> Head:
         return Head(single=single)
     found: dict[str | int, Tensor] = dict(_entries(answer))
     names: list[str | int] = [name for name in NAMED if name in found] or list(found)
-    for name in names:
-        values = found[name]
-        if tuple(values.shape) == (count, classes):
-            return Head(name)
-        if classes == 2 and tuple(values.shape) in ((count,), (count, 1)):
-            return Head(name, single=True)
+    whole = [name for name in names if tuple(found[name].shape) == (count, classes)]
+    alone = [name for name in names if classes == 2 and tuple(found[name].shape) in ((count,), (count, 1))]
+    if fitting := whole or alone:
+        return Head(_chosen(fitting, spec), single=not whole)
     held = ", ".join(f"{name}: {tuple(values.shape)}" for name, values in found.items())
     raise ClassifierSpecError(
         f"{spec.source} answers a {type(answer).__name__} with {held or 'no tensor'} for {NUMBERS[count]}, expected "
@@ -113,12 +115,27 @@ def find_head(answer: Any, count: int, spec: ClassifierSpec) -> Head:
     )
 
 
+def _chosen(fitting: list[str | int], spec: ClassifierSpec) -> str | int:
+    """Of several entries that fit: a usual name, or the only one that is not auxiliary; of a tuple the first."""
+    main = [name for name in fitting if "aux" not in str(name).lower()] or fitting
+    if len(main) > 1 and isinstance(main[0], str) and main[0] not in NAMED:
+        raise ClassifierSpecError(
+            f"{spec.source} answers several entries that may be its logits ({', '.join(map(str, main))}): wrap the net "
+            "so that it returns one of them alone, or under the name 'logits'."
+        )
+    if len(main) > 1 and isinstance(main[0], int):
+        _log.warning("%s answers several that may be its logits: the first of them, %s, is taken", spec.source, main[0])
+    return main[0]
+
+
 def _entries(answer: Any) -> Iterator[tuple[str | int, Tensor]]:
     """Tensors in a dictionary, a tuple, or an object with `logits`."""
     if isinstance(answer, Mapping):
         pairs: Any = answer.items()
     elif isinstance(getattr(answer, "logits", None), Tensor):
         pairs = [("logits", answer.logits)]
+    elif isinstance(answer, tuple) and hasattr(answer, "_asdict"):  # named
+        pairs = answer._asdict().items()
     elif isinstance(answer, tuple | list):
         pairs = enumerate(answer)
     else:
@@ -144,7 +161,7 @@ def judged(head: Head, values: Tensor, spec: ClassifierSpec) -> Head:
         raise ClassifierSpecError(f"{spec.source} answers {_not_finite(numbers)}")
     if spec.output == "logits":
         return head
-    squashed = SQUASHED.get(_last_operation(values), "")
+    squashed = SQUASHED.get(_last_operation(values.grad_fn), "")
     shares = bool(numbers.min() >= 0 and numbers.max() <= 1)
     found = _probabilities(head, numbers, squashed, spec.output) if shares or _sums_to(numbers, 100) else ""
     if not found:
@@ -184,11 +201,20 @@ def _refuse_others(
             "one of the classes is right, leave the sigmoid out; if one of them matters, answer that number alone and "
             f'list two classes, "not {spec.classes[0]}" and "{spec.classes[0]}".'
         )
-    if head.single and shares and values.grad_fn is None:
-        raise ClassifierSpecError(
-            f"{spec.source} answers one number between 0 and 1 for two classes, and its graph does not show whether "
-            'that is a logit or a probability: write output = "logits" or output = "probabilities".'
-        )
+    if shares and _last_operation(values.grad_fn) not in LINEAR:
+        told = "between 0 and 1, and its graph does not show whether that is"
+        if head.single:
+            raise ClassifierSpecError(
+                f"{spec.source} answers one number for two classes, {told} a logit or a probability: write output = "
+                '"logits" or output = "probabilities".'
+            )
+        if numbers.max() > numbers.min():
+            _log.warning(
+                "%s answers numbers %s what a sigmoid made of each class: they are taken for logits, which is wrong "
+                'for a net with several labels an image (output = "logits" says that they are)',
+                spec.source,
+                told,
+            )
     if spec.output == "probabilities":
         low, high = numbers.min().item(), numbers.max().item()
         raise ClassifierSpecError(
@@ -220,8 +246,11 @@ def _not_finite(values: Tensor) -> str:
     )
 
 
-def _last_operation(logits: Tensor) -> str:
-    node = logits.grad_fn
+def _last_operation(node: Any) -> str:
+    """The name of what made a tensor of this `grad_fn`; of several put together, if they are of one kind."""
     while node is not None and node.name() in PASSED_ON and node.next_functions:
         node = node.next_functions[0][0]
+    if node is not None and node.name() in JOINED:
+        made = {_last_operation(each) for each, _ in node.next_functions}
+        return made.pop() if len(made) == 1 else ""
     return node.name() if node is not None else ""

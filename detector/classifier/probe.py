@@ -7,8 +7,9 @@ number of classes than its owner lists. How its answers become logits is found h
 
 from __future__ import annotations
 
-from contextlib import suppress
+from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -65,29 +66,21 @@ def probe(module: Normalized, shown: nn.Module, spec: ClassifierSpec, device: to
         two = _numbers(head, answer, 2, spec)
         with survey.batch(1):
             one = _numbers(head, _answer(module, images[:1], spec), 1, spec)
-        with survey.batch(3):
-            three = _numbers(head, _answer(module, images, spec), 3, spec)
-        for turn in range(ROUNDS if survey.sees_any else 0):
-            with survey.corners():
-                _answer(module, placed(spec.input_size, turn).to(device), spec)
+    answer, failed = _on_graph(module, images.requires_grad_(), survey)
+    if failed:
+        with torch.no_grad(), survey.batch(3):
+            answer = _answer(module, images.detach(), spec)
+    three = _numbers(head, answer, 3, spec)
     if not (_alike(one, two[:1]) and _alike(three[:2], two)):
         raise ClassifierSpecError(f"{spec.source} {_unlike(module, head, images[:2], two)}")
-    images.requires_grad_()
-    failed, answer = "", None
-    try:
-        with torch.enable_grad():
-            answer = module.answer(images)
-    except HeatwardError:
-        raise
-    except Exception as error:  # the user's code
-        failed = f"it fails where gradients are on: {type(error).__name__}: {error}"
-    head = judged(head, three if failed else head.values(answer), spec)
+    head = judged(head, three, spec)
     with torch.enable_grad():
         no_gradient = failed or _no_gradient(head(answer), images)
-    if not no_gradient and survey.is_unsure:
-        with suppress(Exception), torch.enable_grad(), survey.gradients():  # a net that fails here shows no layers
-            _no_gradient(head(module.answer(images)), images)
-    return Probe(survey.taps(), survey.left_out, no_gradient, head)
+    for turn in range(ROUNDS if survey.sees_any else 0):
+        if not survey.is_sure:
+            with torch.no_grad(), survey.corners():
+                _answer(module, placed(spec.input_size, turn).to(device), spec)
+    return Probe(survey.taps(differentiated=not no_gradient), survey.left_out, no_gradient, head)
 
 
 def _images(size: tuple[int, int]) -> Tensor:
@@ -96,6 +89,23 @@ def _images(size: tuple[int, int]) -> Tensor:
     noise = torch.rand(2, 3, *size, generator=generator)
     soft = interpolate(torch.rand(1, 3, 4, 4, generator=generator), size=size, mode="bilinear", align_corners=False)
     return torch.cat([noise[:1], soft, 0.4 + 0.2 * noise[1:]])
+
+
+def _on_graph(module: Normalized, images: Tensor, survey: Survey) -> tuple[Any, str]:
+    """What the net answers where gradients are on, or why it does not."""
+    failed = ""
+    for watch in (
+        partial(survey.gradients, len(images)),
+        nullcontext,
+    ):  # a net that fails with the first alone shows no layers
+        try:
+            with torch.enable_grad(), watch():
+                return module.answer(images), ""
+        except HeatwardError:
+            raise
+        except Exception as error:  # the user's code
+            failed = f"it fails where gradients are on: {type(error).__name__}: {error}"
+    return None, failed
 
 
 def _answer(module: Normalized, images: Tensor, spec: ClassifierSpec) -> Any:
@@ -109,7 +119,9 @@ def _answer(module: Normalized, images: Tensor, spec: ClassifierSpec) -> Any:
         asked = NUMBERS.get(count, f"{count} images")
         told = f"{spec.source} failed on {asked} of {spec.input_size} ({type(error).__name__}: {error}): "
         if count == 2:
-            told += _channels(module) or "check input_size, and that it takes batches of any size."
+            told += (
+                _channels(module) or _precision(module) or "check input_size, and that it takes batches of any size."
+            )
         elif count == 1:
             told += "two at once work, so keep the batch dimension: flatten(1), not squeeze(); no fixed sizes."
         else:
@@ -128,6 +140,14 @@ def _channels(module: Normalized) -> str:
     if wanted == 3:
         return 'its first convolution takes three channels: leave channel_order = "grey" out.'
     return f"its first convolution takes {wanted} channels, and images have three: wrap the net so that it adds others."
+
+
+def _precision(module: Normalized) -> str:
+    """How to mend it where the net's parameters are no float32; else empty."""
+    others = {each.dtype for each in module.net.parameters() if each.is_floating_point()} - {torch.float32}
+    if not others:
+        return ""
+    return f"its parameters are {', '.join(sorted(map(str, others)))}, and images are float32: end it in .float()."
 
 
 def _numbers(head: Head, answer: Any, count: int, spec: ClassifierSpec) -> Tensor:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from detector.classifier.layouts import Axes, Layout
-from detector.classifier.places import Reading
+from detector.classifier.places import FITS, FITS_ALONE, Reading
 
 __all__ = ["Sight", "kind", "settled"]
 
@@ -56,26 +56,28 @@ def _with_one_grid(sights: Mapping[str, Sight]) -> dict[str, list[Layout]]:
     best: dict[tuple[Axes, int], tuple[float, Layout]] = {}
     for sight in sights.values():
         for layout, reading in sight.readings.items():
-            if layout.tokens and reading is not None and reading.follows and not reading.contradicts:
+            if layout.tokens and reading is not None and _is_clear(reading):
                 clearest = best.setdefault((layout.axes, layout.tokens), (0.0, layout))
-                best[layout.axes, layout.tokens] = max(clearest, (reading.contrast, layout), key=lambda each: each[0])
-    grids = {layout for _, layout in best.values()}
+                best[layout.axes, layout.tokens] = max(clearest, (reading.fit, layout), key=lambda each: each[0])
+    grids = {layout for fit, layout in best.values() if fit > (FITS_ALONE if layout.rival else FITS)}
     return {
         name: [
             layout
             for layout, reading in sight.readings.items()
             if not (reading is not None and reading.contradicts)
-            and (layout in grids or ((layout.axes, layout.tokens) not in best and not layout.before + layout.after))
+            and (layout in grids or ((layout.axes, layout.tokens) not in best and layout.before + layout.after == 0))
         ]
         for name, sight in sights.items()
     }
 
 
+def _is_clear(reading: Reading) -> bool:
+    return reading.follows and not reading.contradicts
+
+
 def _followed(sight: Sight, open_to: list[Layout]) -> Layout | None:
     passing = {
-        layout: reading.contrast
-        for layout in open_to
-        if (reading := sight.readings[layout]) is not None and reading.follows
+        layout: reading.fit for layout in open_to if (reading := sight.readings[layout]) is not None and reading.follows
     }
     return max(passing, key=lambda layout: passing[layout], default=None)
 

@@ -2,7 +2,8 @@
 
 Wrappers leave prefixes: "module." (DistributedDataParallel, AveragedModel), "_orig_mod." (torch.compile), "model."
 (Lightning). The one under which every tensor of the net is found is taken off; what a checkpoint holds beside it (a
-loss, metrics) is named in the log and left. Nothing is ever loaded in part.
+loss, metrics) is named in the log and left. Where a part of a net was wrapped, such a name stands in the middle, and is
+taken out. Nothing is ever loaded in part.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from detector.text import nearest
 __all__ = ["load_into"]
 
 _SHOWN = 4
+_WRAPPERS = ("_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module", "module")
+"""Of torch.compile, activation checkpointing, FullyShardedDataParallel, DistributedDataParallel."""
 _COPIES = ("ema", "teacher", "averaged", "momentum")
 """In the prefix of a second set of weights that training kept beside the net's own."""
 
@@ -38,6 +41,7 @@ def load_into(net: nn.Module, state_dict: Mapping[str, Tensor], origin: str) -> 
         ClassifierSpecError: Names or shapes do not fit; counts and lists them.
     """
     expected = net.state_dict()
+    state_dict = _unwrapped(state_dict, expected)
     prefix = _prefix(state_dict, expected, origin)
     taken, left = _without(state_dict, prefix)
     misfit = _Misfit.of(taken, expected, _derived(net))
@@ -45,7 +49,25 @@ def load_into(net: nn.Module, state_dict: Mapping[str, Tensor], origin: str) -> 
         raise ClassifierSpecError(f"{origin} does not fit the net ({misfit.told()}): {misfit.mend()}")
     if left:
         _log.warning("%s: its tensors under %r are the net's; left are %s", origin, prefix, _listed(left))
-    net.load_state_dict({name: value for name, value in taken.items() if name in expected}, strict=False)
+    try:
+        net.load_state_dict({name: value for name, value in taken.items() if name in expected}, strict=False)
+    except RuntimeError as error:  # quantised, sparse, or without data
+        raise ClassifierSpecError(
+            f"{origin} cannot be copied into the net ({str(error).splitlines()[-1].strip()}): give plain tensors, "
+            "neither quantised nor sparse nor on the meta device."
+        ) from error
+
+
+def _unwrapped(state_dict: Mapping[str, Tensor], expected: Collection[str]) -> Mapping[str, Tensor]:
+    """Without what wrappers of parts of a net put into the middle of names, unless the net's own have it there."""
+    own = {part for name in expected for part in name.split(".")}
+
+    def clean(name: str) -> str:
+        first, *others = name.split(".")
+        return ".".join([first, *(part for part in others if part in own or part not in _WRAPPERS)])
+
+    cleaned = {clean(name): value for name, value in state_dict.items()}
+    return cleaned if len(cleaned) == len(state_dict) else state_dict
 
 
 def _prefix(state_dict: Mapping[str, Tensor], expected: Mapping[str, Tensor], origin: str) -> str:

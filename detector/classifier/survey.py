@@ -10,11 +10,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.modules import activation as activations
 
 from detector.classifier.layouts import Layout, candidates
-from detector.classifier.places import IMAGES, Reading, mean, read
+from detector.classifier.places import IMAGES, Reading, decided, mean, read
 from detector.classifier.settle import Sight, kind, settled
 from detector.classifier.taps import Tap, first_tensor, hooked, with_first
 
@@ -39,13 +40,18 @@ class Survey:
         """Of a net that takes images of `size` (H, W)."""
         self.left_out: dict[str, str] = {}
         self._net, self._size = net, size
-        self._modules = {name: module for name, module in net.named_modules() if name}
+        self._modules = {
+            name: module
+            for name, module in net.named_modules()
+            if name and not isinstance(module, torch.jit.ScriptModule)  # hides what is within
+        }
         self._shapes: dict[str, dict[int, tuple[int, ...]]] = {}
         self._owners: dict[str, str] = {}
         self._several: set[str] = set()
+        self._sides: set[tuple[int, int]] = set()
         self._wrapped: set[str] = set()
         self._readings: dict[str, dict[Layout, list[Reading]]] = {}
-        self._reached: dict[str, list[bool]] = {}
+        self._reached: dict[str, list[Tensor]] = {}
 
     @contextmanager
     def batch(self, images: int) -> Iterator[None]:
@@ -65,7 +71,8 @@ class Survey:
         with hooked(self._net, list(self._modules), see):
             yield
         last = {id(output): name for name, output in outputs.items()}
-        self._owners = {name: last[id(output)] for name, output in outputs.items()}
+        self._owners = self._owners or {name: last[id(output)] for name, output in outputs.items()}
+        self._sides |= {tuple(each.shape[2:]) for name, each in outputs.items() if self._is_convolution(name)}  # type: ignore[misc]
         for name, output in outputs.items():
             self._shapes.setdefault(name, {})[images] = tuple(output.shape)
 
@@ -82,8 +89,8 @@ class Survey:
         def see(name: str, output: Any) -> None:
             tensor = first_tensor(output)
             if tensor is not None:
-                layouts = candidates({**self._shapes[name], IMAGES: tuple(tensor.shape)}, self._size)
-                found[name] = {each: read(each.to_maps(tensor)) for each in layouts if min(each.side) > 1}
+                layouts = self._candidates({**self._shapes[name], IMAGES: tuple(tensor.shape)})
+                found[name] = read(tensor, (each for each in layouts if min(each.side) > 1))
 
         with hooked(self._net, list(self._owners), see):
             yield
@@ -93,38 +100,59 @@ class Survey:
                     [reading] if reading is not None else []
                 )
 
-    @property
-    def is_unsure(self) -> bool:
-        """Whether the net may pass by what it answers, so that `gradients` must tell: it has tokens or tuples."""
-        return any(layout.tokens or name in self._wrapped for name, layout in self._layouts().items())
-
     @contextmanager
-    def gradients(self) -> Iterator[None]:
-        """The net runs, and within the block somebody differentiates its logits."""
-        layouts = self._layouts()
-        self._reached = {name: [False] for name in layouts}
+    def gradients(self, images: int) -> Iterator[None]:
+        """The net runs on so many images; afterwards somebody differentiates its logits."""
+        self._reached = {}
 
         def see(name: str, output: Any) -> Any:
-            reached = self._reached[name] = [False]
-
-            def look(gradient: Tensor) -> None:
-                if self._reached[name] is reached:  # the last execution
-                    reached[0] = bool(layouts[name].to_maps(gradient).any())
-
+            reached: list[Tensor] = []
+            self._reached[name] = reached  # of the last execution
             tensor = first_tensor(output)
             if tensor is None or not tensor.requires_grad:
                 return output
-            passed_on = tensor.view_as(tensor)  # what the net reads of this module, not what it kept before
+            self._shapes[name][images] = tuple(tensor.shape)
+
+            def look(gradient: Tensor) -> None:
+                there = gradient != 0
+                reached[:] = [there.any(2, keepdim=True) if there.ndim == 3 else there.any().view(1, 1, 1, 1)]
+
+            passed_on = tensor.clone()  # what the net reads of this module, not what it kept before
             passed_on.register_hook(look)  # type: ignore[no-untyped-call]
             return with_first(output, passed_on)
 
-        with hooked(self._net, list(layouts), see):
+        with hooked(self._net, list(self._owners), see):
             yield
 
-    def taps(self) -> tuple[Tap, ...]:
-        """In the order of execution; those with a map larger than 1×1, unless there is none."""
+    def _is_reached(self, name: str, layout: Layout, passes_by: bool) -> bool:
+        """Whether logits depend on a module's maps.
+
+        `passes_by`: the net may read a class token alone, or another output of a tuple, so that the gradient is there
+        and zero. Elsewhere a zero may be chance, as behind a ReLU that is asleep, and only a map out of the graph is
+        out of use (an auxiliary head's).
+        """
+        gradients = self._reached.get(name, [])
+        return bool(gradients) and (not passes_by or bool(layout.to_maps(gradients[0]).any()))
+
+    @property
+    def is_sure(self) -> bool:
+        """Whether another round could hardly change the layouts."""
+        return bool(self._readings) and all(
+            decided([found for each in readings.values() if (found := mean(each)) is not None])
+            for readings in self._readings.values()
+        )
+
+    def taps(self, *, differentiated: bool) -> tuple[Tap, ...]:
+        """In the order of execution; those with a map larger than 1×1, unless there is none.
+
+        Args:
+            differentiated: Whether the logits of `gradients` were, with success.
+        """
         layouts = self._layouts()
-        unreached = {name for name, (reached,) in self._reached.items() if not reached}
+        passes_by = any(layout.tokens or name in self._wrapped for name, layout in layouts.items())
+        unreached = {
+            name for name, layout in layouts.items() if differentiated and not self._is_reached(name, layout, passes_by)
+        }
         found = {name: layout for name, layout in layouts.items() if name not in unreached}
         kept = {name: layout for name, layout in found.items() if min(layout.side) > 1} or found
         for name in self._owners.keys() - kept.keys():
@@ -140,15 +168,17 @@ class Survey:
     def _sights(self) -> dict[str, Sight]:
         sights = {}
         for name in self._owners:
-            module = self._modules[name]
             readings = self._readings.get(name, {})
             seen = {layout: mean(readings.get(layout, [])) for layout in self._open_to(name)}
-            sights[name] = Sight(self._shape(name), seen, not self._is_block(name) and "2d" in type(module).__name__)
+            sights[name] = Sight(self._shape(name), seen, self._is_convolution(name))
         return sights
 
     def _open_to(self, name: str) -> list[Layout]:
-        found = candidates(self._shapes[name], self._size)
+        found = self._candidates(self._shapes[name])
         return [layout for layout in found if layout.axes == "NCHW" or name not in self._several]
+
+    def _candidates(self, shapes: Mapping[int, tuple[int, ...]]) -> list[Layout]:
+        return candidates(shapes, self._size, frozenset(self._sides))
 
     def _shape(self, name: str) -> tuple[int, ...]:
         return next(iter(self._shapes[name].values()))
@@ -182,6 +212,9 @@ class Survey:
 
     def _is_block(self, name: str) -> bool:
         return next(self._modules[name].children(), None) is not None
+
+    def _is_convolution(self, name: str) -> bool:
+        return not self._is_block(name) and "2d" in type(self._modules[name]).__name__
 
     def _parent(self, name: str) -> nn.Module:
         return self._net.get_submodule(name.rpartition(".")[0])

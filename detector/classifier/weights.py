@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import argparse
 import logging
+import pathlib
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import safetensors.torch
 import torch
 from torch import Tensor
@@ -27,6 +29,15 @@ _AVERAGED = ("state_dict_ema", "model_ema", "ema_state_dict", "ema_model", "ema"
 STATE_DICT = b"X\x0a\x00\x00\x00state_dict"
 """A key of this name as torch.save writes it (opcode BINUNICODE, length, text)."""
 _DEPTH = 3  # {"ema": {"model": {"state_dict": …}}}
+
+_HARMLESS: list[Any] = [
+    *(argparse.Namespace, pathlib.PosixPath),  # a script's arguments
+    *(
+        (np.float64().__reduce__()[0], f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")
+    ),  # a best accuracy
+    *(np.dtype, *(type(np.dtype(name)) for name in ("float64", "float32", "int64", "int32", "bool"))),
+]
+"""What may stand beside weights in a checkpoint: values that run nothing when they are made."""
 
 _log = logging.getLogger("heatward")
 
@@ -52,7 +63,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
         if file.suffix == ".safetensors":
             content: Any = safetensors.torch.load_file(file)
         else:
-            with torch.serialization.safe_globals([argparse.Namespace]):  # of a script's arguments: names and values
+            with torch.serialization.safe_globals(_HARMLESS):
                 content = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # torch and safetensors raise many kinds on a damaged file
         raise ClassifierSpecError(
@@ -189,4 +200,6 @@ def _way_out(file: Path) -> str:
 
 def _first_line(error: Exception) -> str:
     line = (str(error).splitlines() or [type(error).__name__])[0]
-    return printable(line.partition("This file can still be loaded")[0].strip())  # by unpickling, torch goes on
+    for more in ("This file can still be loaded", "In PyTorch 2.6"):  # by unpickling, torch goes on
+        line = line.partition(more)[0]
+    return printable(line.strip())

@@ -55,6 +55,7 @@ def assert_same_classifier(one: Classifier, other: Classifier, atol: float = 1e-
 
 
 Named = namedtuple("Named", ["features", "logits"])
+NamedOtherwise = namedtuple("NamedOtherwise", ["aux", "scores"])
 
 
 class ModelOutput(OrderedDict[str, Tensor]):
@@ -74,6 +75,8 @@ FORMS: dict[str, tuple[Callable[[Tensor], Any], str]] = {
     "a dictionary": (lambda x: {"features": x.flip(1), "logits": x}, "entry logits"),
     "a dictionary by another name": (lambda x: {"loss": x.sum(), "classes": x}, "entry classes"),
     "as torchvision's segmentation": (lambda x: OrderedDict(aux=x.flip(1), out=x), "entry out"),
+    "auxiliary logits first": (lambda x: {"aux_logits": x.flip(1), "main": x}, "entry main"),
+    "a named tuple of other names": (lambda x: NamedOtherwise(x.flip(1), x), "entry scores"),
     "a model output": (lambda x: ModelOutput(logits=x), "entry logits"),
     "an object": (WithLogits, "entry logits"),
     "probabilities": (lambda x: x.softmax(1), "probabilities"),
@@ -134,6 +137,16 @@ def test_a_plain_number_between_0_and_1_is_asked_about() -> None:
     with pytest.raises(ClassifierSpecError, match='output = "logits" or output = "probabilities"'):
         loaded(lambda x: x.detach().sigmoid(), TWO, 1)
     assert loaded(lambda x: x.detach().sigmoid(), TWO, 1, "probabilities")(IMAGES).shape == (4, 2)
+    with pytest.raises(ClassifierSpecError, match='output = "logits" or output = "probabilities"'):
+        loaded(lambda x: 1 / (1 + (-x).exp()), TWO, 1)
+
+
+def test_shares_of_each_class_that_may_be_logits_are_told(caplog: pytest.LogCaptureFixture) -> None:
+    loaded(lambda x: 1 / (1 + (-x).exp()))
+    assert "several labels an image" in caplog.text
+    caplog.clear()
+    loaded(lambda x: 1 / (1 + (-x).exp()), output="logits")
+    assert not caplog.text
 
 
 def test_probabilities_without_a_graph_have_no_gradient() -> None:
@@ -166,6 +179,23 @@ def test_one_number_that_loses_the_batch_is_refused() -> None:
 def test_an_answer_of_other_classes_says_what_it_holds() -> None:
     with pytest.raises(ClassifierSpecError, match=r"logits: \(2, 3\).*expected logits \(2, 2\).*as many classes"):
         loaded(lambda x: {"logits": x}, TWO)
+
+
+def test_one_of_several_entries_is_not_guessed() -> None:
+    with pytest.raises(ClassifierSpecError, match=r"several entries .*\(coarse, fine\).*'logits'"):
+        loaded(lambda x: {"coarse": x, "fine": x.flip(1)})
+
+
+def test_of_two_classes_a_number_each_goes_before_one_number() -> None:
+    classifier = loaded(lambda x: {"uncertainty": x[:, 0] ** 2, "scores": x}, TWO, 2)
+    assert classifier.module.head.kind == "entry scores"
+
+
+def test_sigmoids_of_several_heads_are_several_labels() -> None:
+    with pytest.raises(ClassifierSpecError, match="multi-label"):
+        loaded(lambda x: torch.stack([each.sigmoid() for each in x.unbind(1)], 1))
+    with pytest.raises(ClassifierSpecError, match="multi-label"):
+        loaded(lambda x: torch.cat([each.sigmoid() for each in x.split(1, 1)], 1))
 
 
 # --- channels

@@ -101,6 +101,46 @@ class Tokens(nn.Module):
         return logits
 
 
+class Patches(nn.Module):
+    """Tokens of patches (height, width) of any shape, by a convolution or by a linear layer."""
+
+    def __init__(self, patch: tuple[int, int], convolution: bool) -> None:
+        super().__init__()
+        self.patch = patch
+        self.convolution = nn.Conv2d(3, WIDTH, patch, patch) if convolution else None
+        self.embed = nn.Linear(3 * patch[0] * patch[1], WIDTH)
+        self.cls = nn.Parameter(torch.randn(1, 1, WIDTH))
+        self.blocks = nn.ModuleList(Attention(False) for _ in range(3))
+        self.head = nn.Linear(WIDTH, len(architectures.CLASSES))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.convolution is not None:
+            x = self.convolution(x).flatten(2).transpose(1, 2)
+        else:
+            x = self.embed(nn.functional.unfold(x, self.patch, stride=self.patch).transpose(1, 2))
+        x = torch.cat([self.cls.expand(len(x), -1, -1), x], 1)
+        for block in self.blocks:
+            x, _ = block(x)
+        logits: Tensor = self.head(x.mean(1))
+        return logits
+
+
+@pytest.mark.parametrize("convolution", [True, False])
+@pytest.mark.parametrize(
+    ("size", "patch", "side"),
+    [((32, 64), (4, 16), (8, 4)), ((32, 32), (2, 8), (16, 4)), ((32, 32), (8, 2), (4, 16))],
+)
+def test_patches_need_not_be_square(
+    size: tuple[int, int], patch: tuple[int, int], side: tuple[int, int], convolution: bool
+) -> None:
+    """The corners of 8 by 4 tokens are those of 4 by 8, and an image of 32 by 64 suggests the wrong ones."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        classifier = architectures.load(Patches(patch, convolution), size)
+    found = {tap.name: tap.layout for tap in classifier.taps}
+    assert [found.get(f"blocks.{index}") for index in range(3)] == [Layout("NLC", side, before=1)] * 3
+
+
 def tokens(**arguments: Any) -> Any:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -124,6 +164,23 @@ def test_tokens_in_another_order_than_the_image_are_no_layers(order: str) -> Non
     assert classifier.layers == ("embed",)
     with pytest.raises(LayerNotFoundError, match="does not change where the image does"):
         classifier.activations(torch.rand(1, 3, SIDE, SIDE), ["blocks.1"])
+
+
+@pytest.mark.parametrize(
+    ("size", "before", "after"),
+    [((16, 16), 1, 4), ((16, 16), 1, 8), ((16, 16), 9, 0), ((32, 16), 0, 0), ((32, 16), 4, 0)],
+)
+def test_tokens_beside_the_grid_are_not_taken_for_places(size: tuple[int, int], before: int, after: int) -> None:
+    """16 places, a class token and 8 others make 25, which look like 5 by 5."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        net = Tokens(mean=True)
+        net.cls = nn.Parameter(torch.randn(1, before, WIDTH))
+        last = nn.Parameter(torch.randn(1, after, WIDTH))
+        net.blocks[0].register_forward_pre_hook(lambda _, x: torch.cat([x[0], last.expand(len(x[0]), -1, -1)], 1))
+        classifier = architectures.load(net, size)
+    expected = Layout("NLC", (size[0] // PATCH, size[1] // PATCH), before, after)
+    assert [tap.layout for tap in classifier.taps if tap.name == "blocks.1"] == [expected]
 
 
 def test_maps_on_which_no_logit_depends_are_left_out() -> None:

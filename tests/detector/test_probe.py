@@ -12,12 +12,13 @@ import tiny
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from detector.classifier import Classifier, ClassifierSpec, load_classifier
 from detector.classifier.sources import Net
-from detector.errors import ClassifierSpecError, NoGradientError
+from detector.errors import ClassifierSpecError, LayerNotFoundError, NoGradientError
 from detector.evidence import EvidenceExtractor, EvidenceSettings
-from detector.heatmaps import gradient
+from detector.heatmaps import cam, gradient
 
 THREE = ("a", "b", "c")
 
@@ -150,6 +151,45 @@ def test_a_net_without_maps_is_not_told_to_be_what_it_is() -> None:
     with pytest.raises(NoGradientError, match=r"answers maps \(B, D, h, w\)") as raised:
         EvidenceExtractor(classifier, EvidenceSettings())
     assert "timm:" not in str(raised.value)
+
+
+class WithAuxiliary(nn.Module):
+    """A net that answers what its auxiliary head says, too, and asks that head last."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.trunk = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(inplace=True), nn.MaxPool2d(2))
+        self.deep, self.head = nn.Conv2d(8, 8, 3, padding=1), nn.Linear(8, 3)
+        self.aux = nn.Sequential(nn.Conv2d(8, 4, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 64, 3))
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        x = self.trunk(x)
+        return {"logits": self.head(self.deep(x).mean((2, 3))), "aux": self.aux(x)}
+
+
+def test_an_auxiliary_head_has_no_layers() -> None:
+    classifier = loaded(WithAuxiliary())
+    assert classifier.deepest == "deep" and not any(name.startswith("aux") for name in classifier.layers)
+    assert {"trunk.0", "trunk.1", "trunk.2"} < set(classifier.layers)
+    assert cam(classifier, torch.rand(2, 3, 16, 16)).maps.shape == (2, 1, 8, 8)
+    with pytest.raises(LayerNotFoundError, match=r"'aux\.0' .*no logit depends"):
+        classifier.activations(torch.rand(1, 3, 16, 16), ["aux.0"])
+
+
+class Recomputed(WithAuxiliary):
+    def forward(self, x: Tensor) -> Any:
+        answer: Any = checkpoint(self.trunk, x, use_reentrant=False)
+        return self.head(self.deep(answer).mean((2, 3)))
+
+
+def test_layers_that_are_computed_again_for_the_gradient_are_layers() -> None:
+    assert {"trunk.0", "trunk.1", "trunk.2", "deep"} <= set(loaded(Recomputed()).layers)
+
+
+def test_parameters_of_another_precision_say_what_to_write() -> None:
+    with pytest.raises(ClassifierSpecError, match=r"parameters are torch\.float64.*\.float\(\)"):
+        loaded(WithAuxiliary().double())
 
 
 def test_a_traced_program_of_fixed_batch_is_refused(tmp_path: Path) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import copy
+import re
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import safetensors.torch
 import tiny
@@ -34,6 +36,11 @@ def shifted(weights: Weights) -> Weights:
 
 def prefixed(weights: Weights, prefix: str) -> Weights:
     return {prefix + name: value for name, value in weights.items()}
+
+
+def within(weights: Weights, wrapper: str) -> Weights:
+    """As if the net's blocks alone were wrapped."""
+    return {re.sub(r"^(block\d\.)", rf"\1{wrapper}", name): value for name, value in weights.items()}
 
 
 def loaded(path: Path | str) -> Weights:
@@ -71,6 +78,14 @@ CHECKPOINTS: dict[str, Callable[[Weights], Any]] = {
     "Lightning with a teacher": lambda w: {"state_dict": prefixed(w, "student.") | prefixed(shifted(w), "teacher.")},
     "AveragedModel": lambda w: prefixed(w, "module.") | {"n_averaged": torch.tensor(5)},
     "DistributedDataParallel around torch.compile": lambda w: prefixed(w, "module._orig_mod."),
+    "torch.compile around a block": lambda w: within(w, "_orig_mod."),
+    "DistributedDataParallel around a block, in Lightning": lambda w: prefixed(within(w, "module."), "model."),
+    "recomputed blocks": lambda w: within(w, "_checkpoint_wrapped_module."),
+    "a best accuracy of numpy's, and a path": lambda w: {
+        "state_dict": w,
+        "best": np.float64(0.9),
+        "args": argparse.Namespace(out=Path("runs"), seed=np.int64(3)),
+    },
     "an average alone": lambda w: {"model_ema": prefixed(w, "module."), "epoch": 3},
     "deep": lambda w: {"ema_state_dict": {"model": {"state_dict": w}}},
     "a prefix of nobody's": lambda w: prefixed(w, "encoder.q."),
@@ -179,6 +194,12 @@ def test_auxiliary_classifiers_that_a_file_lacks() -> None:
     lean = builder(weights=None, init_weights=False, num_classes=3, aux_logits=False).state_dict()
     with pytest.raises(ClassifierSpecError, match="aux_logits = false"):
         load_into(builder(weights=None, init_weights=False, num_classes=3), lean, "weights")
+
+
+@pytest.mark.parametrize("strange", [lambda w: w.to_sparse(), lambda w: w.to("meta")])
+def test_tensors_that_cannot_be_copied_are_refused(strange: Callable[[Tensor], Tensor], weights: Weights) -> None:
+    with pytest.raises(ClassifierSpecError, match=r"cannot be copied into the net .*plain tensors"):
+        load_into(tiny.net(), weights | {"head.weight": strange(weights["head.weight"])}, "weights")
 
 
 UNREADABLE: dict[str, tuple[Any, str]] = {

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from detector.errors import ClassifierSpecError
 from detector.spec import ClassifierSpec
@@ -41,4 +42,37 @@ def called(factory: Callable[..., Any], spec: ClassifierSpec, arguments: dict[st
         ) from error
     if not isinstance(module, nn.Module):
         raise ClassifierSpecError(f"{spec.source} returned a {type(module).__name__}, expected a torch.nn.Module.")
+    return _storable(_uncompiled(module), spec)
+
+
+def _uncompiled(module: nn.Module) -> nn.Module:
+    """Without torch.compile: compiled code keeps the hooks it saw first, and sees no later ones."""
+    for name, child in module.named_children():
+        plain = _uncompiled(child)
+        if plain is not child:
+            setattr(module, name, plain)
+    if module._compiled_call_impl is not None:
+        module._compiled_call_impl = None
+    return _uncompiled(module.get_submodule("_orig_mod")) if _is_compiled(module) else module
+
+
+def _is_compiled(module: nn.Module) -> bool:
+    return type(module).__name__ == "OptimizedModule" and hasattr(module, "_orig_mod")
+
+
+def _storable(module: nn.Module, spec: ClassifierSpec) -> nn.Module:
+    """The net, if all that it keeps are tensors, and all are there."""
+    tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    lazy = [name for name, value in tensors.items() if is_lazy(value)]
+    if lazy:
+        raise ClassifierSpecError(
+            f"{spec.source} has lazy layers ({lazy[0]}), whose shapes are not known yet: run the net on an image once "
+            "before the factory returns it."
+        )
+    strange = [name for name, value in module.state_dict().items() if not isinstance(value, Tensor)]
+    if strange:
+        raise ClassifierSpecError(
+            f"{spec.source} keeps {strange[0]!r} in its state dict, which is no tensor and cannot be stored: leave "
+            "get_extra_state out."
+        )
     return module
