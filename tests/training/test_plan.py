@@ -11,6 +11,7 @@ import pytest
 from tiny_job import write_source
 
 from training import cli
+from training.config import STAGES
 
 GROWS = "splits = { fit = 0.4, calibrate = 0.35, test = 0.25 }\ngrows = true"
 
@@ -58,7 +59,7 @@ def test_a_plan_is_what_the_next_run_does(place: Path, capsys: pytest.CaptureFix
     assert cli.train(["--json", *words(place)]) == 0
     said = capsys.readouterr()
     told = json.loads(said.out)
-    assert told["bundle"] == str(place / "detector.heatward") and len(told["stages"]) == 6
+    assert told["bundle"] == str(place / "detector.heatward") and told["stages"] == list(STAGES)
     assert Path(told["report"]).exists() and told["measured"]["attacks"][0]["label"] == "fgsm"
     lines = [json.loads(line) for line in said.err.splitlines()]  # no terminal here
     assert any(line.get("task") == "attack fit/fgsm" and line["ended"] for line in lines)
