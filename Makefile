@@ -22,8 +22,8 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)  ## Start a server, attack sample photographs, ask it about them
 	$(BIN)/heatward demo
 
-test: $(STAMP)  ## Run the tests
-	OMP_NUM_THREADS=1 $(BIN)/pytest
+test: $(STAMP)  ## Run the tests, in two processes
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadfile
 
 coverage: $(STAMP)  ## Run the tests, a third slower, and print how much of the product they reach
 	OMP_NUM_THREADS=1 $(BIN)/coverage run -m pytest

@@ -120,7 +120,7 @@ def test_another_size_is_fine_where_the_net_takes_it(net: Classifier) -> None:
         net.changed(torch.rand(1, 3, 1, 24), "block1", lambda answer: answer.view(1, 8, 16, 16))
 
 
-@pytest.mark.parametrize("what", SHAPES.keys() - {"another device"})
+@pytest.mark.parametrize("what", [each for each in SHAPES if each != "another device"])
 @pytest.mark.parametrize("door", ["rise", "occlusion"])
 def test_black_boxes_have_the_same_door(door: str, what: str) -> None:
     box = BlackBox(lambda images: torch.full((len(images), 2), 0.5), ("a", "b"), (16, 16))
