@@ -367,7 +367,7 @@ async def test_a_late_verdict_does_not_make_the_answer_late(guarding):
         served.detector.gate.clear()
         found = parameters(await call(served, labelled(CLEAN), timeout=1))
         assert found["verdict"] == "unknown" and "deadline" in found["reason"]
-        assert behind.time_left_s is not None and 0 < behind.time_left_s <= 1
+        assert behind.time_left_s is not None and 0 < behind.time_left_s <= 1.1  # gRPC rounds deadlines up on the wire
 
 
 async def test_the_answer_waits_no_longer_than_it_may(guarding):
