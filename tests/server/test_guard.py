@@ -365,9 +365,10 @@ async def test_failing_open_still_tells_of_the_attack(guarding):
 async def test_a_late_verdict_does_not_make_the_answer_late(guarding):
     async with guarding() as (served, behind):
         served.detector.gate.clear()
-        found = parameters(await call(served, labelled(CLEAN), timeout=1))
+        # below a second gRPC sends whole milliseconds, above it rounds up to ten
+        found = parameters(await call(served, labelled(CLEAN), timeout=0.98))
         assert found["verdict"] == "unknown" and "deadline" in found["reason"]
-        assert behind.time_left_s is not None and 0 < behind.time_left_s <= 1.1  # gRPC rounds deadlines up on the wire
+        assert behind.time_left_s is not None and 0 < behind.time_left_s <= 1
 
 
 async def test_the_answer_waits_no_longer_than_it_may(guarding):
