@@ -24,7 +24,7 @@ from torchvision.transforms.v2 import functional as transforms
 
 from training.settings import Corruption
 
-__all__ = ["STRENGTHS", "corrupt"]
+__all__ = ["STRENGTHS", "corrupt", "moved"]
 
 STRENGTHS: dict[Corruption, tuple[float, ...]] = {
     "gaussian-noise": (0.02, 0.04, 0.06, 0.08, 0.10),
@@ -81,13 +81,24 @@ def _contrast(images: Tensor, factor: float, generator: torch.Generator) -> Tens
 
 
 def _rotation(images: Tensor, degrees: float, generator: torch.Generator) -> Tensor:
-    height, width = images.shape[-2:]
     sign = torch.randint(0, 2, (len(images),), generator=generator).mul(2).sub(1)
-    angle = sign * math.radians(degrees)
-    cosine, sine, zero = angle.cos(), angle.sin(), torch.zeros(len(images))
+    return moved(images, sign * math.radians(degrees))
+
+
+def moved(images: Tensor, angle: Tensor, right: float = 0.0, down: float = 0.0) -> Tensor:
+    """Images rotated about their middle and shifted, edges mirrored.
+
+    Args:
+        images: (n, 3, H, W).
+        angle: (n,) radians.
+        right: Shift, as a share of the width.
+        down: Shift, as a share of the height.
+    """
+    height, width = images.shape[-2:]
+    cosine, sine = angle.cos(), angle.sin()
     # the grid is in units of half a side: sides of unequal length must not shear the image
-    top = torch.stack([cosine, -sine * height / width, zero], dim=1)
-    bottom = torch.stack([sine * width / height, cosine, zero], dim=1)
+    top = torch.stack([cosine, -sine * height / width, torch.full_like(cosine, -2 * right)], dim=1)
+    bottom = torch.stack([sine * width / height, cosine, torch.full_like(cosine, -2 * down)], dim=1)
     grid = functional.affine_grid(torch.stack([top, bottom], dim=1), list(images.shape), align_corners=False)
     return functional.grid_sample(images, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
 

@@ -15,11 +15,11 @@ from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from torchattacks.attack import Attack
 from torchvision.transforms.v2 import functional as transforms
 
 from detector.errors import ConfigError
+from training.attacks.corruptions import moved
 from training.attacks.numbers import finite, whole
 from training.attacks.patch import square
 
@@ -102,12 +102,9 @@ class Spatial(Everyday):
                 turn = 2 * math.pi * direction / self.directions
                 strength = step / self.steps
                 sign = 1 if direction % 2 else -1
-                yield _moved(
-                    images,
-                    sign * strength * self.degrees,
-                    strength * self.shift * math.cos(turn),
-                    strength * self.shift * math.sin(turn),
-                )
+                angle = torch.full((len(images),), math.radians(sign * strength * self.degrees), device=images.device)
+                shift = strength * self.shift
+                yield moved(images, angle, shift * math.cos(turn), shift * math.sin(turn))
 
 
 class Colour(Everyday):
@@ -190,14 +187,3 @@ _CHANGES: dict[str, Callable[[], Change]] = {
     "noise": _noise,
     "cover": _cover,
 }
-
-
-def _moved(images: Tensor, degrees: float, right: float, down: float) -> Tensor:
-    """Rotated about the middle and shifted by shares of the side."""
-    height, width = images.shape[-2:]
-    cosine, sine = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
-    # the grid is in units of half a side: sides of unequal length must not shear the image
-    matrix = [[cosine, -sine * height / width, -2 * right], [sine * width / height, cosine, -2 * down]]
-    theta = torch.tensor(matrix, device=images.device).expand(len(images), 2, 3)
-    grid = functional.affine_grid(theta, list(images.shape), align_corners=False)
-    return functional.grid_sample(images, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
