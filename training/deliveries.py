@@ -101,7 +101,7 @@ def _numbers(amount: ParameterTable | Any) -> list[float]:
         return [float(amount)]
     if amount.of_eps is not None:
         raise ValueError("a share of epsilon, and a delivery has none")
-    numbers = [number for each in amount.choice or amount.uniform or () for number in _numbers(each)]
-    if amount.uniform is not None and numbers[0] > numbers[-1]:
-        raise ValueError(f"uniform = [low, high] with low {numbers[0]:g} above high {numbers[-1]:g}")
-    return numbers
+    ends = [_numbers(each) for each in amount.choice or amount.uniform or ()]
+    if amount.uniform is not None and (low := max(ends[0])) > (high := min(ends[-1])):
+        raise ValueError(f"uniform = [low, high] with low {low:g} above high {high:g}: write the smaller one first")
+    return [number for end in ends for number in end]

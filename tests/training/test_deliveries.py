@@ -84,6 +84,7 @@ def test_no_image_is_none() -> None:
         ({"jpeg": 101}, "got 101"),
         ({"jpeg": {"uniform": [0, 90]}}, "got 0"),
         ({"jpeg": {"uniform": [90, 60]}}, "low 90 above high 60"),
+        ({"jpeg": {"uniform": [{"choice": [50, 80]}, 70]}}, "low 80 above high 70: write the smaller one first"),
         ({"jpeg": {"of_eps": 0.5}}, "share of epsilon"),
         ({"jpeg": "good"}, "expected a number"),
         ({"jpeg": {"unifrom": [1, 2]}}, "uniform"),

@@ -11,13 +11,12 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
 from detector.errors import DataError
+from training.attacks.drawing import draw_number
 from training.deliveries import Step, StepKind
-from training.parameters import ParameterTable
 from training.shards import derived_seed
 
 __all__ = ["deliver"]
@@ -39,16 +38,18 @@ def deliver(pixels: Tensor, steps: Sequence[Step], seed: int) -> Tensor:
     Raises:
         DataError: An image cannot be encoded or read again.
     """
-    arrived = [_one(image, steps, np.random.default_rng(derived_seed(seed, row))) for row, image in enumerate(pixels)]
+    arrived = [
+        _one(image, steps, torch.Generator().manual_seed(derived_seed(seed, row))) for row, image in enumerate(pixels)
+    ]
     return torch.stack(arrived) if arrived else pixels.clone()
 
 
-def _one(image: Tensor, steps: Sequence[Step], random: np.random.Generator) -> Tensor:
+def _one(image: Tensor, steps: Sequence[Step], random: torch.Generator) -> Tensor:
     picture = Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())
     for step in steps:
         size = picture.size
         try:
-            picture = _APPLY[step.kind](picture, _drawn(step.amount, random), step, random)
+            picture = _APPLY[step.kind](picture, draw_number(step.amount, random), step, random)
         except (OSError, ValueError) as error:
             raise DataError(
                 f"delivery step {step.kind}: an image of {size[0]}×{size[1]} cannot be sent so ({error})"
@@ -61,23 +62,12 @@ def _one(image: Tensor, steps: Sequence[Step], random: np.random.Generator) -> T
     return torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1).contiguous()
 
 
-def _drawn(amount: ParameterTable | float, random: np.random.Generator) -> float:
-    if not isinstance(amount, ParameterTable):
-        return amount
-    if amount.choice is not None:
-        return _drawn(amount.choice[int(random.integers(len(amount.choice)))], random)
-    low, high = sorted(_drawn(each, random) for each in amount.uniform or (0, 0))  # of tables, either may be lower
-    if isinstance(low, int) and isinstance(high, int):
-        return int(random.integers(low, high + 1))
-    return float(random.uniform(low, high))
-
-
-def _jpeg(picture: Image.Image, quality: float, step: Step, random: np.random.Generator) -> Image.Image:
-    chosen = step.subsampling[int(random.integers(len(step.subsampling)))]
+def _jpeg(picture: Image.Image, quality: float, step: Step, random: torch.Generator) -> Image.Image:
+    chosen = step.subsampling[_below(len(step.subsampling), random)]
     return _coded(picture, "JPEG", quality=round(quality), subsampling=SUBSAMPLINGS[chosen])
 
 
-def _webp(picture: Image.Image, quality: float, step: Step, random: np.random.Generator) -> Image.Image:
+def _webp(picture: Image.Image, quality: float, step: Step, random: torch.Generator) -> Image.Image:
     return _coded(picture, "WEBP", quality=round(quality))
 
 
@@ -88,26 +78,30 @@ def _coded(picture: Image.Image, format: str, **settings: int) -> Image.Image:
         return read.convert("RGB")
 
 
-def _resize(picture: Image.Image, scale: float, step: Step, random: np.random.Generator) -> Image.Image:
+def _resize(picture: Image.Image, scale: float, step: Step, random: torch.Generator) -> Image.Image:
     size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
     return picture.resize(size, Image.Resampling.BICUBIC).resize(picture.size, Image.Resampling.BICUBIC)
 
 
-def _crop(picture: Image.Image, share: float, step: Step, random: np.random.Generator) -> Image.Image:
+def _crop(picture: Image.Image, share: float, step: Step, random: torch.Generator) -> Image.Image:
     width, height = max(1, round(picture.width * share)), max(1, round(picture.height * share))
-    left = int(random.integers(picture.width - width + 1))
-    top = int(random.integers(picture.height - height + 1))
+    left = _below(picture.width - width + 1, random)
+    top = _below(picture.height - height + 1, random)
     part = (left, top, left + width, top + height)
     return picture.resize(picture.size, Image.Resampling.BICUBIC, box=part)
 
 
-def _noise(picture: Image.Image, sigma: float, step: Step, random: np.random.Generator) -> Image.Image:
-    values: NDArray[np.float64] = np.asarray(picture, dtype=np.float64)
-    noisy = values + random.normal(0, sigma * 255, values.shape)
-    return Image.fromarray(noisy.round().clip(0, 255).astype(np.uint8))
+def _noise(picture: Image.Image, sigma: float, step: Step, random: torch.Generator) -> Image.Image:
+    values = torch.from_numpy(np.array(picture)).double()
+    noisy = values + sigma * 255 * torch.randn(values.shape, generator=random, dtype=torch.float64)
+    return Image.fromarray(noisy.round().clamp(0, 255).to(torch.uint8).numpy())
 
 
-_APPLY: dict[StepKind, Callable[[Image.Image, float, Step, np.random.Generator], Image.Image]] = {
+def _below(count: int, random: torch.Generator) -> int:
+    return int(torch.randint(count, (), generator=random))
+
+
+_APPLY: dict[StepKind, Callable[[Image.Image, float, Step, torch.Generator], Image.Image]] = {
     "jpeg": _jpeg,
     "webp": _webp,
     "resize": _resize,

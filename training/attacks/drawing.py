@@ -12,7 +12,7 @@ from training.config import AttackSpec
 from training.load import nearest
 from training.parameters import ParameterTable, read_parameter
 
-__all__ = ["draw_parameters"]
+__all__ = ["draw_number", "draw_parameters"]
 
 OURS = ("seed",)
 """Arguments that the job gives where nobody else does."""
@@ -46,6 +46,12 @@ def draw_parameters(spec: AttackSpec, seed: int) -> dict[str, Any]:
     for name, default in accepted.items():
         if default is REQUIRED and name not in (*drawn, *OURS):
             raise ConfigError(f"attack {spec.label!r}: {method.title} needs the parameter {name!r}")
+    return drawn
+
+
+def draw_number(amount: ParameterTable | float, generator: torch.Generator) -> float:
+    """A number that is no attack's: as it is, or drawn from its table."""
+    drawn: float = _number(amount, 0.0, None, generator)
     return drawn
 
 
