@@ -10,10 +10,11 @@ import codecs
 import difflib
 from collections.abc import Iterable
 
-__all__ = ["LONGEST", "nearest", "plain", "printable"]
+__all__ = ["LONGEST", "first_line", "nearest", "plain", "printable"]
 
 LONGEST = 128
 """Characters of a foreign word that a message repeats."""
+LONGEST_ERROR = 300
 LONGEST_COMPARED = 64
 """Longer than any name of ours: a longer word is no misspelling of one."""
 BYTES = range(0xDC80, 0xDD00)
@@ -30,6 +31,11 @@ def printable(text: str, longest: int | None = LONGEST) -> str:
     cut = longest is not None and len(text) > longest
     kept = text[:longest] if cut else text
     return "".join(c if c.isprintable() else _escaped(c) for c in kept) + "…" * cut
+
+
+def first_line(error: Exception) -> str:
+    """The first line of what an error of a library says, or its kind where it says nothing."""
+    return printable((str(error).splitlines() or [type(error).__name__])[0], LONGEST_ERROR)
 
 
 def plain(content: bytes) -> bytes:

@@ -23,6 +23,7 @@ from detector.classifier.survey import Survey
 from detector.classifier.taps import Tap
 from detector.errors import ClassifierSpecError, HeatwardError
 from detector.spec import ClassifierSpec
+from detector.text import first_line
 
 __all__ = ["Probe", "probe"]
 
@@ -211,7 +212,7 @@ def _no_gradient(logits: Tensor, images: Tensor) -> str:
         try:
             (gradient,) = torch.autograd.grad((logits.float() * weights).sum(), images, allow_unused=True)
         except RuntimeError as error:
-            return f"its backward pass fails: {str(error).splitlines()[0]}"
+            return f"its backward pass fails: {first_line(error)}"
     if gradient is None:
         return "something in it leaves the graph: torch.no_grad(), detach(), numpy, argmax or quantised layers"
     if not gradient.isfinite().all():

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from detector.errors import ClassifierSpecError
-from detector.text import nearest, printable
+from detector.text import first_line, nearest
 
 __all__ = ["halve_where_lossless", "is_weights_file", "published", "read_weights", "torchvision_weights"]
 
@@ -67,7 +67,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
                 content = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # torch and safetensors raise many kinds on a damaged file
         raise ClassifierSpecError(
-            f"The weights file {file} cannot be read ({_first_line(error)}): {_way_out(file)}"
+            f"The weights file {file} cannot be read ({_said(error)}): {_way_out(file)}"
         ) from error
     return dict(_chosen(content, file, entry))
 
@@ -108,7 +108,7 @@ def torchvision_weights(architecture: str, name: str) -> dict[str, Tensor]:
         state_dict: dict[str, Tensor] = member.get_state_dict(progress=True, check_hash=True)
     except (OSError, RuntimeError) as error:  # no network, or the hash differs
         raise ClassifierSpecError(
-            f"The weights {architecture} {name} could not be fetched ({_first_line(error)}): "
+            f"The weights {architecture} {name} could not be fetched ({_said(error)}): "
             f"download {member.url} elsewhere and give the file as `weights`."
         ) from error
     return state_dict
@@ -198,8 +198,8 @@ def _way_out(file: Path) -> str:
     )
 
 
-def _first_line(error: Exception) -> str:
-    line = (str(error).splitlines() or [type(error).__name__])[0]
+def _said(error: Exception) -> str:
+    line = first_line(error)
     for more in ("This file can still be loaded", "In PyTorch 2.6"):  # by unpickling, torch goes on
         line = line.partition(more)[0]
-    return printable(line.strip())
+    return line.strip()

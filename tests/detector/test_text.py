@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from detector.text import LONGEST, nearest, plain, printable
+from detector.text import LONGEST, first_line, nearest, plain, printable
 
 
 @pytest.mark.parametrize(
@@ -22,6 +22,11 @@ from detector.text import LONGEST, nearest, plain, printable
 def test_what_steers_a_terminal_is_shown_and_not_sent(text: str, shown: str) -> None:
     assert printable(text) == shown
     printable(text).encode()  # always text
+
+
+def test_of_an_error_the_first_line_is_told_or_its_kind() -> None:
+    assert first_line(ValueError("no \x1b such\nTraceback: …")) == "no \\x1b such"
+    assert first_line(KeyError()) == "KeyError"
 
 
 def test_a_long_word_is_cut() -> None:

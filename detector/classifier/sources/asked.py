@@ -31,7 +31,6 @@ __all__ = [
     "Input",
     "arguments_of",
     "chosen",
-    "first_line",
     "read_input",
 ]
 
@@ -242,8 +241,3 @@ def _as_wanted(images: Array, takes: Input) -> Array:
 
 def _shape(shape: Sequence[int | None]) -> str:
     return f"({', '.join('any' if size is None else str(size) for size in shape)})"
-
-
-def first_line(error: Exception) -> str:
-    """Of what it says."""
-    return printable((str(error).splitlines() or [type(error).__name__])[0], 300)

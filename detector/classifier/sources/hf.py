@@ -23,7 +23,7 @@ from detector.classifier.sources.processor import images_of
 from detector.classifier.weights import read_weights
 from detector.errors import ClassifierSpecError
 from detector.spec import ClassifierSource, ClassifierSpec
-from detector.text import nearest
+from detector.text import first_line, nearest
 
 __all__ = ["build", "converted_weights", "known"]
 
@@ -157,7 +157,7 @@ def _converted(kind: Any, config: Any, given: dict[str, Tensor], source: str) ->
             dtype=torch.float32,
         )
     except Exception as error:  # a library's code
-        return {}, f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+        return {}, f"{type(error).__name__}: {first_line(error)}"
     finally:
         logging_.set_verbosity(verbosity)
         if showing:

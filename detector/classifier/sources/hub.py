@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from detector.errors import ClassifierSpecError
-from detector.text import printable
+from detector.text import first_line, printable
 
 __all__ = ["folder_of", "read_json", "weights_in"]
 
@@ -54,7 +54,6 @@ def folder_of(name: str, source: str, *, hub: bool) -> Path:
         folder = download(WANTED)
         return folder if weights_in(folder, SAFE) else download((*WANTED, *PICKLED))
     except Exception as error:  # the hub's client raises many kinds, and the network more
-        said = (str(error).splitlines() or [""])[0]
         way_out = (
             "check the name and the network, or download it elsewhere and give its folder"
             if hub
@@ -63,7 +62,7 @@ def folder_of(name: str, source: str, *, hub: bool) -> Path:
         where = "the Hugging Face hub" if hub else "the local cache of the Hugging Face hub"
         raise ClassifierSpecError(
             f"{source}: there is no folder {printable(name)}, and {where} does not have it "
-            f"({type(error).__name__}: {printable(said)}): {way_out}."
+            f"({type(error).__name__}: {first_line(error)}): {way_out}."
         ) from error
 
 

@@ -25,13 +25,12 @@ from detector.classifier.sources.asked import (
     AskedNet,
     arguments_of,
     chosen,
-    first_line,
     read_input,
 )
 from detector.classifier.sources.net import Net
 from detector.errors import ClassifierSpecError
 from detector.spec import ClassifierSpec
-from detector.text import printable
+from detector.text import first_line, printable
 
 __all__ = ["STATE", "build"]
 

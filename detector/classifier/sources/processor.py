@@ -22,6 +22,7 @@ from detector.classifier.preprocessing import fit_to
 from detector.classifier.sources.known import Known
 from detector.errors import ClassifierSpecError
 from detector.settings import Preprocessing
+from detector.text import first_line
 
 __all__ = ["images_of"]
 
@@ -77,10 +78,9 @@ def _open(folder: Path, source: str) -> Any:
     try:
         return opener.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # a library's code
-        said = (str(error).splitlines() or [""])[0]
         raise ClassifierSpecError(
-            f"{source}: the image processor in {folder} cannot be opened ({type(error).__name__}: {said}): give "
-            "input_size and [classifier.preprocessing]."
+            f"{source}: the image processor in {folder} cannot be opened ({type(error).__name__}: "
+            f"{first_line(error)}): give input_size and [classifier.preprocessing]."
         ) from error
 
 
