@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from detector.classifier.preprocessing import fit_to
+from detector.classifier.preprocessing import Normalized, fit_to, to_images
 from detector.classifier.sources.known import Known
 from detector.errors import ClassifierSpecError
 from detector.settings import Preprocessing
@@ -55,14 +55,11 @@ def images_of(folder: Path, found: Known, source: str) -> Known:
     if answer.shape != upright.shape:
         return replace(found, why_unknown="its image processor makes images of many sizes, and a bundle has one")
     size = (answer.shape[1], answer.shape[2])
-    shown = (answer * torch.tensor(std[: len(answer)]).view(-1, 1, 1)) + torch.tensor(mean[: len(answer)]).view(
-        -1, 1, 1
-    )
     errors = {}
     for reading in _readings(processor, size):
         preprocessing = Preprocessing(**reading, mean=mean, std=std, channel_order=order)
         if preprocessing.misfit(size) is None:
-            errors[preprocessing] = _difference(shown, pattern, size, preprocessing)
+            errors[preprocessing] = _difference(answer, pattern, size, preprocessing)
     best = min(errors, key=lambda each: errors[each], default=None)
     if best is None or errors[best] > ALIKE:
         return replace(
@@ -142,10 +139,8 @@ def _pattern(height: int, width: int) -> NDArray[np.uint8]:
     return (127.5 + 100 * np.stack(waves, 2)).astype(np.uint8)
 
 
-def _difference(shown: Tensor, pattern: NDArray[np.uint8], size: tuple[int, int], ours: Preprocessing) -> float:
-    pixels = torch.tensor(fit_to(pattern, size, ours)).permute(2, 0, 1) / 255
-    if ours.channel_order == "BGR":
-        pixels = pixels.flip(0)
-    elif ours.channel_order == "grey":
-        pixels = (pixels * torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)).sum(0, keepdim=True)
-    return (shown - pixels).abs().mean().item()
+def _difference(answer: Tensor, pattern: NDArray[np.uint8], size: tuple[int, int], ours: Preprocessing) -> float:
+    """Mean, of pixels in [0, 1], between what the processor answers and what we would."""
+    within = Normalized(torch.nn.Identity(), ours)
+    seen = within.normalised(to_images(torch.tensor(fit_to(pattern, size, ours))[None]))
+    return ((answer - seen) * within.std).abs().mean().item()
