@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -47,6 +48,18 @@ def test_as_many_at_once_as_it_takes(served: ModelServer, tiny_classifier: Class
     assert sorted(served.calls) == [2, 5, 5]
     with pytest.raises(ClassifierSpecError, match=r"at most 5 images.*batch"):
         asked(served)(IMAGES)
+
+
+def test_a_fixed_batch_is_filled_up_and_told(
+    served: ModelServer, tiny_classifier: Classifier, caplog: pytest.LogCaptureFixture
+) -> None:
+    served.shape[0] = 5
+    with caplog.at_level(logging.INFO, "heatward"):
+        classifier = asked(served)
+    assert "takes batches of 5" in caplog.text
+    served.calls.clear()
+    torch.testing.assert_close(classifier(IMAGES), tiny_classifier(IMAGES), rtol=1e-4, atol=1e-4)
+    assert served.calls == [5, 5, 5]
 
 
 def test_what_failed_is_asked_again_and_only_that(served: ModelServer, tiny_classifier: Classifier) -> None:

@@ -8,6 +8,7 @@ its scores are, `scores` finds out.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -25,6 +26,8 @@ from detector.text import printable
 
 __all__ = [
     "HIDES",
+    "MOST_AT_ONCE",
+    "USUAL",
     "Array",
     "AskedArguments",
     "AskedNet",
@@ -37,6 +40,10 @@ __all__ = [
 Array = NDArray[Any]
 
 MOST_AT_ONCE = 256
+USUAL = ("logits", "probabilities", "probs", "output")
+"""Of several outputs, the one that is taken."""
+
+_log = logging.getLogger("heatward")
 
 
 class AskedArguments(BaseModel):
@@ -47,7 +54,7 @@ class AskedArguments(BaseModel):
     input: str | None = None
     """Name of the input. Default: the only one."""
     output: str | None = None
-    """Name of the output with a score for each class. Default: the only one, or `logits`, `probabilities`, `output`."""
+    """Name of the output with a score for each class. Default: the only one, or the first of `USUAL`."""
     layout: Literal["nchw", "nhwc"] | None = None
     answers: Literal["logits", "probabilities"] | None = None
     """What the scores are. Default: probabilities where they look like them."""
@@ -102,6 +109,8 @@ class AskedNet(nn.Module):
         super().__init__()
         self.source, self.takes, self.at_once, self.answer = source, takes, at_once, answer
         self.classes, self.scores = classes, Scores(source, answers)
+        if takes.batch:
+            _log.info("%s takes batches of %d: others are cut or filled up", source, takes.batch)
 
     def forward(self, images: Tensor) -> Tensor:
         if not len(images):

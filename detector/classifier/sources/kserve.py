@@ -24,7 +24,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from detector.classifier.preprocessing import Normalized
-from detector.classifier.sources.asked import Array, AskedArguments, AskedNet, arguments_of, chosen, read_input
+from detector.classifier.sources.asked import USUAL, Array, AskedArguments, AskedNet, arguments_of, chosen, read_input
 from detector.classifier.sources.net import Net
 from detector.errors import ClassifierSpecError, ClassifierUnavailableError, FingerprintMismatchError
 from detector.spec import ClassifierSpec
@@ -37,7 +37,6 @@ STATE = "answers"
 METHOD = "/inference.GRPCInferenceService/"
 TYPES = {"FP32": "float32", "FP16": "float16", "UINT8": "uint8"}
 SCORES = {"FP32": "<f4", "FP16": "<f2", "FP64": "<f8"}
-USUAL = ("logits", "probabilities", "probs", "output")
 BYTES_A_CALL = 3_500_000  # gRPC servers take messages of 4 MB unless they are told otherwise
 IN_FLIGHT = 4
 AWAY = ("UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "ABORTED", "CANCELLED")

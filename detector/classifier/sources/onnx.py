@@ -20,6 +20,7 @@ from torch import Tensor
 
 from detector.classifier.sources.asked import (
     MOST_AT_ONCE,
+    USUAL,
     Array,
     AskedArguments,
     AskedNet,
@@ -37,7 +38,6 @@ __all__ = ["STATE", "build"]
 STATE = "onnx"
 """Name of the file's bytes in the state dict."""
 TYPES = {"tensor(float)": "float32", "tensor(float16)": "float16", "tensor(uint8)": "uint8"}
-USUAL = ("logits", "probabilities", "probs", "output")
 QUIET = 3  # errors alone: what onnxruntime optimises is nobody's business
 
 _log = logging.getLogger("heatward")
@@ -61,8 +61,6 @@ class OnnxNet(AskedNet):
         (found,) = (each for each in inputs if each.name == name)
         shape = [size if isinstance(size, int) and size > 0 else None for size in found.shape]
         takes = read_input(name, shape, TYPES.get(found.type), spec, options.layout)
-        if takes.batch:
-            _log.info("%s takes batches of %d: others are cut or filled up", spec.source, takes.batch)
 
         def answer(parts: Sequence[Array]) -> list[Array]:
             return [_ran(session, spec, output, name, part) for part in parts]
