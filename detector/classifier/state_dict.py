@@ -138,7 +138,6 @@ class _Misfit:
     missing: list[str]
     unexpected: list[str]
     reshaped: dict[str, tuple[tuple[int, ...], tuple[int, ...]]]
-    given: list[str]
 
     @classmethod
     def of(cls, taken: Mapping[str, Tensor], expected: Mapping[str, Tensor], derived: Mapping[str, Tensor]) -> _Misfit:
@@ -157,7 +156,6 @@ class _Misfit:
                 if name not in expected and not (name in derived and torch.equal(value, derived[name].to(value)))
             ],
             reshaped=reshaped,
-            given=list(taken),
         )
 
     def __bool__(self) -> bool:
