@@ -33,12 +33,14 @@ class BlackBox:
         no_gradient: Why.
         layers: ().
         no_layers: Why.
+        deepest: None: no layer to look at.
     """
 
     differentiable = False
     no_gradient = "it is a black box"
     layers: tuple[str, ...] = ()
     no_layers = "a black box hides its own"
+    deepest: str | None = None
 
     def __init__(
         self,

@@ -123,14 +123,13 @@ def default_layer(classifier: Classifier | BlackBox, layer: str | None) -> str:
     """
     if layer is not None:
         return layer
-    deepest = None if isinstance(classifier, BlackBox) else classifier.deepest
-    if deepest is None:
+    if classifier.deepest is None:
         by_gradient = "'gradient', 'integrated_gradients', " if classifier.differentiable else ""
         raise LayerNotFoundError(
             f"classifier {_name(classifier)!r} shows no layers ({classifier.no_layers}); use a method that needs none: "
             f"{by_gradient}'occlusion', 'rise'"
         )
-    return deepest
+    return classifier.deepest
 
 
 def _name(classifier: Classifier | BlackBox) -> str:
