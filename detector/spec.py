@@ -66,11 +66,14 @@ class _Described(BaseModel):
 
     @model_validator(mode="after")
     def _nothing_reserved(self) -> Self:
-        reserved = sorted(_RESERVED.intersection(self.arguments))
-        if self.kind == "hf":
-            reserved += sorted(_FETCHING.intersection(_names(self.arguments)))
-        if reserved:
+        if reserved := sorted(_RESERVED.intersection(self.arguments)):
             raise ValueError(f"arguments {reserved} are not allowed: weights are given as `weights`")
+        fetching = sorted(_FETCHING.intersection(_names(self.arguments))) if self.kind == "hf" else []
+        if fetching:
+            raise ValueError(
+                f"arguments {fetching} are not allowed, for they would fetch weights or code: take them out of the "
+                'model\'s config.json, or write a function that builds it, "python:MODULE:FACTORY"'
+            )
         return self
 
     @model_serializer(mode="wrap")

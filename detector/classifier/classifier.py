@@ -222,7 +222,7 @@ class Classifier:
         if self._hides:
             return self._hides
         if not self.embeddable:
-            return "TorchScript and exported programs hide theirs: give the net as torchvision:, timm: or python:"
+            return "TorchScript and exported programs hide theirs: give the net as torchvision:, timm:, hf: or python:"
         reasons = Counter(self._left_out.values()).most_common(1)
         told = "no module of it answers maps (B, D, h, w) of the image in any layout that heatward reads"
         return told + "".join(f"; of most, {reason}" for reason, _ in reasons)

@@ -91,7 +91,9 @@ class EvidenceExtractor:
         hidden = hidden_by(classifier)
         self.black_box = bool(hidden) if black_box is None else black_box
         if hidden and black_box is False:
-            raise NoGradientError(f"{hidden}, which channel attribution needs")
+            raise NoGradientError(
+                f"{hidden}, which channel attribution needs: train the bundle again with this classifier"
+            )
         if self.black_box and witness is None:
             raise NoGradientError(
                 f"{hidden or 'a black box shows neither gradients nor layers'}, so its evidence needs a witness: give "

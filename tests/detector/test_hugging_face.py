@@ -244,7 +244,7 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
     "timm's": (lambda f: rewritten(f, model_type=None, architecture="resnet18"), 'write source = "timm:local-dir:'),
     "code for its attention": (
         lambda f: rewritten(f, attn_implementation="someone/kernel"),
-        r"attn_implementation.*not allowed",
+        r"attn_implementation.*not allowed.*take them out of the model's config\.json",
     ),
     "a setting that does not fit": (
         lambda f: rewritten(f, hidden_act="mine"),

@@ -183,7 +183,7 @@ def _names(config: dict[str, Any], source: str) -> list[str]:
         return [str(names[number]) for number in sorted(names, key=int)]
     except ValueError as error:
         raise ClassifierSpecError(
-            f"{source}: id2label in its config.json has keys that are no numbers ({error})."
+            f"{source}: id2label in its config.json has keys that are no numbers ({error}): name the classes 0, 1, …"
         ) from error
 
 

@@ -33,7 +33,9 @@ def known(described: ClassifierSource) -> Known:
     try:
         configuration = timm.models.get_pretrained_cfg(name)
     except RuntimeError as error:
-        raise ClassifierSpecError(f"{described.source}: {error}") from error
+        raise ClassifierSpecError(
+            f"{described.source}: {error} timm.list_pretrained('{name.partition('.')[0]}*') names those that there are."
+        ) from error
     found = Known(described.source, described.weights, described.arguments)
     return _with_images(found, configuration.to_dict() if configuration else {}, f"timm's configuration of {name}")
 
