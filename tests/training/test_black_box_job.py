@@ -10,6 +10,7 @@ import hidden
 import pytest
 import tiny
 import torch
+from notes import Notes
 from safetensors.torch import save_file
 from tiny_job import configure, write_source
 
@@ -36,14 +37,6 @@ PGD = {
     "family": "iterative",
     "parameters": {"eps": "80/255", "alpha": {"of_eps": 0.25}, "steps": 5},
 }
-
-
-class Notes(SilentProgress):
-    def __init__(self) -> None:
-        self.said: list[str] = []
-
-    def note(self, text: str) -> None:
-        self.said.append(text)
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +67,7 @@ def made(source: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Traini
 
 
 def test_the_witness_learns_what_the_classifier_says(made: tuple[TrainingConfig, Notes]) -> None:
-    (said,) = (each for each in made[1].said if "says the same" in each)
+    (said,) = (each for each in made[1].notes if "says the same" in each)
     assert float(said.split("about ")[1].split("%")[0]) > 60  # by chance a quarter
 
 
