@@ -218,7 +218,7 @@ def test_words_are_checked() -> None:
     assert source_name(spec()) != source_name(spec(), originals=True)
     for bad, expected in (
         ({"orignals": "b"}, "did you mean 'originals'"),
-        ({"originals": 3}, "expected a folder"),
+        ({"originals": 3}, 'expected a folder, such as parameters = { originals = "photographs" }, got 3'),
         ({"name": "files:"}, "expected files:FOLDER"),
     ):
         with pytest.raises(ValueError, match=expected):
