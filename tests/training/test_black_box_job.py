@@ -125,6 +125,12 @@ def test_a_gradient_attack_needs_gradients_somewhere(source: Path, tmp_path: Pat
     assert open_job(config(source, tmp_path, witness=opaque, attacks=[SQUARE]), SilentProgress()).witness is not None
 
 
+def test_an_attack_on_a_given_witness_is_built_before_hours_are_spent(source: Path, tmp_path: Path) -> None:
+    wrong = {"name": "DeepFool", "label": "deep", "family": "minimum-norm", "parameters": {"steps": 0}}
+    with pytest.raises(ConfigError, match="attack 'deep': DeepFool steps: expected"):
+        open_job(config(source, tmp_path, witness={}, attacks=[wrong]), SilentProgress())
+
+
 def test_the_manifest_is_json(made: tuple[TrainingConfig, Notes]) -> None:
     assert json.loads(load_bundle(made[0].out).manifest.model_dump_json())["provenance"]["witness"]["copies"] == 4
 
