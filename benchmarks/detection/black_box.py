@@ -28,7 +28,7 @@ from training.config import CLEAN, TrainingConfig
 from training.evaluation.measures import Thresholds
 from training.evaluation.metrics import auroc, flagged
 from training.evaluation.scores import Scored, by_network, from_evidence
-from training.evaluation.tables import render
+from training.evaluation.tables import blank_table, render
 from training.fitting.networks import fit_networks, load_networks
 from training.load import load_config
 from training.progress import make_progress
@@ -95,9 +95,8 @@ def means(rows: dict[str, Any], families: bool) -> dict[str, float]:
 
 
 def table(found: dict[str, Any], title: str) -> Table:
-    shown = Table(title=title, title_justify="left")
-    for column in ("attack", "images", "AUROC", "flagged at 1 %", "flagged at 5 %", "label recovered"):
-        shown.add_column(column, justify="left" if column == "attack" else "right")
+    numbers = ("images", "AUROC", "flagged at 1 %", "flagged at 5 %", "label recovered")
+    shown = blank_table(title, "attack", numbers=numbers)
 
     def add(name: str, images: str, row: dict[str, Any]) -> None:
         shares = [f"{row[each]:.1%}" for each in ("tpr 0.01", "tpr 0.05", "recovered")]
