@@ -25,7 +25,7 @@ demo: $(STAMP)  ## Start a server, attack sample photographs, ask it about them
 test: $(STAMP)  ## Run the tests, in two processes
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadfile
 
-coverage: $(STAMP)  ## Run the tests, a third slower, and print how much of the product they reach
+coverage: $(STAMP)  ## Run the tests in one process, a third slower, and print how much of the product they reach
 	OMP_NUM_THREADS=1 $(BIN)/coverage run -m pytest
 	$(BIN)/coverage report | sed -n '1,7p;$$p'
 

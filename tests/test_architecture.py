@@ -1,4 +1,4 @@
-"""Imports only go down (DESIGN.md), and no file does what the house forbids. Read from the source with `ast`."""
+"""Imports only go down (docs/architecture.md), no file does what the house forbids. Read from the source with `ast`."""
 
 from __future__ import annotations
 

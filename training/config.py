@@ -164,7 +164,10 @@ class AttackSpec(Settings):
                 f"{nearest(unknown[0], [ORIGINALS], cutoff=0.0)}"
             )
         if not isinstance(self.parameters.get(ORIGINALS, ""), str):
-            raise ValueError(f"attack {self.label!r}: {ORIGINALS}: expected a folder")
+            raise ValueError(
+                f"attack {self.label!r}: {ORIGINALS}: expected a folder, such as parameters = {{ {ORIGINALS} = "
+                f'"photographs" }}, got {self.parameters[ORIGINALS]!r}'
+            )
         return self
 
     @property

@@ -55,7 +55,7 @@ class Step(Settings):
         if len(given) != 1:
             raise ValueError(f"expected one of {', '.join(BOUNDS)} in a step, got {', '.join(sorted(given)) or 'none'}")
         if "subsampling" in self.model_fields_set and given != {"jpeg"}:
-            raise ValueError("subsampling belongs to jpeg")
+            raise ValueError(f"subsampling belongs to jpeg, got it with {self.kind}: leave it out")
         low, high = BOUNDS[self.kind]
         for number in _numbers(self.amount):
             if not low <= number <= high:
@@ -100,7 +100,9 @@ def _numbers(amount: ParameterTable | Any) -> list[float]:
     if not isinstance(amount, ParameterTable):
         return [float(amount)]
     if amount.of_eps is not None:
-        raise ValueError("a share of epsilon, and a delivery has none")
+        raise ValueError(
+            "of_eps is a share of epsilon, and a delivery has none: write a number or { uniform = [low, high] }"
+        )
     ends = [_numbers(each) for each in amount.choice or amount.uniform or ()]
     if amount.uniform is not None and (low := max(ends[0])) > (high := min(ends[-1])):
         raise ValueError(f"uniform = [low, high] with low {low:g} above high {high:g}: write the smaller one first")

@@ -19,7 +19,7 @@ from training.fitting.networks import load_networks
 from training.job import Job
 from training.shards import read_shard
 
-__all__ = ["SCORES", "load_detector", "load_scores", "networks_of", "open_detector"]
+__all__ = ["SCORES", "detector_around", "load_detector", "load_scores", "open_detector"]
 
 SCORES = Path("calibrate/scores.safetensors")
 
@@ -74,20 +74,22 @@ def open_detector(job: Job, path: Path) -> tuple[Job, Detector]:
         raise ConfigError(
             f"{place} was made with another [witness] than the configuration's: use the one it was trained with"
         )
-    return job, Detector(
-        job.classifier,
-        EvidenceExtractor(job.classifier, job.config.evidence, job.witness),
-        [network.to(job.classifier.device) for network in networks_of(bundle)],
-        Calibration.fit(bundle.calibration_scores),
-        bundle.manifest,
-    )
+    return job, detector_around(bundle, EvidenceExtractor(job.classifier, job.config.evidence, job.witness))
 
 
-def networks_of(bundle: Bundle) -> list[HeatmapNetwork]:
-    """The heatmap networks of a bundle."""
-    return HeatmapNetwork.ensemble(
+def detector_around(bundle: Bundle, extractor: EvidenceExtractor) -> Detector:
+    """The networks and thresholds of a bundle on the evidence of a classifier that is at hand."""
+    networks = HeatmapNetwork.ensemble(
         EvidenceShape.model_validate(bundle.manifest.network["shape"]),
         len(bundle.manifest.families),
         NetworkSettings.model_validate(bundle.manifest.network["settings"]),
         bundle.network_weights,
+    )
+    classifier = extractor.classifier
+    return Detector(
+        classifier,
+        extractor,
+        [network.to(classifier.device) for network in networks],
+        Calibration.fit(bundle.calibration_scores),
+        bundle.manifest,
     )

@@ -219,7 +219,9 @@ class Job:
     @property
     def _witnessed(self) -> str:
         """The witness's fingerprint, or what stands for it until it is made; empty where there is none."""
-        return self.witness.fingerprint if self.witness is not None else "not made yet" * self.distils
+        if self.witness is not None:
+            return self.witness.fingerprint
+        return "not made yet" if self.distils else ""
 
     def settings(self, stage: str, label: str) -> dict[str, Any]:
         """The settings behind a label, for people to read."""
@@ -284,8 +286,7 @@ def open_job(config: TrainingConfig, progress: Progress, *, look_only: bool = Fa
     job = Job(config, classifier, splits, progress, witness, collected)
     for attack in config.attacks:
         check_transfer(attack, classifier, witness, made_later=job.distils)
-        if not transfers(attack, classifier):
-            check_attack(attack, classifier)
+        check_attack(attack, witness if transfers(attack, classifier) else classifier)
     if job.distils:
         progress.note(
             f"{hidden_by(classifier)}: black-box evidence, with a witness that this job trains on the answers"

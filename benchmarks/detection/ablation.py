@@ -1,6 +1,6 @@
 """What each part of the evidence is worth: one network fitted without it, and what its heatmaps cost.
 
-    heatward train attribute --config examples/cifar10/config.toml       # once: makes the shards
+    heatward train --config examples/cifar10/config.toml                 # once: makes the shards
     python -m benchmarks.detection.ablation --config examples/cifar10/config.toml --threads 2 --json work/ablation.json
 
 A part is removed by zeros, in fitting, calibrating and testing alike. Every row has the same seed, epochs and images.
@@ -12,7 +12,6 @@ images per second of the whole extraction, timed beside the classifier's own for
 from __future__ import annotations
 
 import argparse
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -24,19 +23,18 @@ from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.clock import seconds
+from benchmarks.detection.fitted import fitted
 from detector.evidence import Evidence, EvidenceExtractor
 from detector.settings import ScoreSettings
 from training.config import CLEAN, TrainingConfig
 from training.evaluation.measures import Thresholds
 from training.evaluation.metrics import auroc
-from training.evaluation.scores import Scored, by_network, from_evidence
 from training.evaluation.tables import render
-from training.fitting.networks import fit_networks, load_networks
 from training.job import Job, open_job
 from training.load import load_config
 from training.progress import make_progress
 from training.resume import ShardResults
-from training.shards import list_shards, write_json
+from training.shards import write_json
 
 RATE = 0.05
 BATCH, PASSES = 32, 3
@@ -63,21 +61,10 @@ def without(evidence: Evidence, part: str) -> Evidence:
 
 def measured(job: Job, config: TrainingConfig, part: str) -> dict[str, Any]:
     """Fit without a part; AUROC, TPR and recovery of every test attack."""
-
-    def see(evidence: Evidence) -> Evidence:
-        return without(evidence, part)
-
     if part == "novelty":
         fit_without = config.fit.model_copy(update={"score": ScoreSettings(novelty_weight=0.0)})
         config = config.model_copy(update={"fit": fit_without})
-    with tempfile.TemporaryDirectory() as folder:
-        fit_networks(config, job.work, job.progress, Path(folder), see)
-        answer = by_network(load_networks(Path(folder)), job.classifier.device)
-
-    def scored(split: str, label: str) -> Scored:
-        answers = {"": lambda evidence: answer(see(evidence.float()))}
-        return from_evidence(list_shards(job.work, "attribute", split, label), answers)[""]
-
+    scored = fitted(config, lambda evidence: without(evidence, part), job.progress, job.classifier.device)
     cut = Thresholds.of(scored("calibrate", CLEAN)).served[RATE]
     clean = scored("test", CLEAN)
     clean = clean[clean.correct]

@@ -1,6 +1,6 @@
 """What a detector is worth that never looks inside the classifier: black-box evidence, on shards that are there.
 
-    heatward train attribute --config examples/cifar10/config.toml       # once: makes the shards
+    heatward train --config examples/cifar10/config.toml                 # once: makes the shards
     python -m benchmarks.detection.black_box --config examples/cifar10/config.toml --json work/black_box.json
 
 The groups that need gradients or layers are left out of the evidence, in fitting, calibrating and testing alike; all
@@ -12,7 +12,6 @@ negatives rightly classified clean images; thresholds come from all clean calibr
 from __future__ import annotations
 
 import argparse
-import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,17 +21,16 @@ import numpy as np
 import torch
 from rich.table import Table
 
+from benchmarks.detection.fitted import fitted
 from detector.evidence import Evidence
 from detector.evidence.groups import INSIDE
 from training.config import CLEAN, TrainingConfig
 from training.evaluation.measures import Thresholds
 from training.evaluation.metrics import auroc, flagged
-from training.evaluation.scores import Scored, by_network, from_evidence
-from training.evaluation.tables import render
-from training.fitting.networks import fit_networks, load_networks
+from training.evaluation.tables import blank_table, render
 from training.load import load_config
 from training.progress import make_progress
-from training.shards import list_shards, write_json
+from training.shards import write_json
 
 RATES = (0.01, 0.05)
 
@@ -50,18 +48,8 @@ def learning(config: TrainingConfig, labels: Sequence[str]) -> TrainingConfig:
 
 def measured(config: TrainingConfig, whole: bool, device: torch.device) -> dict[str, Any]:
     """Fit and measure; AUROC, TPR and recovery of every test attack, false-positive rates of what is harmless."""
-
-    def see(evidence: Evidence) -> Evidence:
-        return evidence if whole else outside(evidence)
-
-    with tempfile.TemporaryDirectory() as folder, make_progress() as progress:
-        fit_networks(config, config.work, progress, Path(folder), see)
-        answer = by_network(load_networks(Path(folder)), device)
-
-    def scored(split: str, label: str) -> Scored:
-        answers = {"": lambda evidence: answer(see(evidence.float()))}
-        return from_evidence(list_shards(config.work, "attribute", split, label), answers)[""]
-
+    with make_progress() as progress:
+        scored = fitted(config, (lambda evidence: evidence) if whole else outside, progress, device)
     cuts = Thresholds.of(scored("calibrate", CLEAN)).served
     clean = scored("test", CLEAN)
     right = clean[clean.correct]
@@ -95,9 +83,8 @@ def means(rows: dict[str, Any], families: bool) -> dict[str, float]:
 
 
 def table(found: dict[str, Any], title: str) -> Table:
-    shown = Table(title=title, title_justify="left")
-    for column in ("attack", "images", "AUROC", "flagged at 1 %", "flagged at 5 %", "label recovered"):
-        shown.add_column(column, justify="left" if column == "attack" else "right")
+    numbers = ("images", "AUROC", "flagged at 1 %", "flagged at 5 %", "label recovered")
+    shown = blank_table(title, "attack", numbers=numbers)
 
     def add(name: str, images: str, row: dict[str, Any]) -> None:
         shares = [f"{row[each]:.1%}" for each in ("tpr 0.01", "tpr 0.05", "recovered")]

@@ -16,9 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from detector.bundle import Bundle, load_bundle
+from training.deliveries import AT
 from training.load import load_config
 from training.progress import LogProgress
-from training.retraining.adapt import Options, Side, adapt
+from training.retraining.adapt import Options, adapt
+from training.retraining.adaptation import Side
 from training.retraining.recipe import recipe_in
 
 SLOW = ("Square", "Pixle")
@@ -35,9 +37,10 @@ def limited(bundle: Bundle, limit: int | None) -> Bundle:
 
 
 def row(name: str, side: Side, seconds: float | None) -> str:
-    """One line of the table: means over the attacks."""
-    mean = side.attacks[-1]
-    worst = min(side.attacks[:-1], key=lambda each: each.auroc.value)
+    """One line of the table: means over the attacks as they are made, not as they are delivered."""
+    (mean,) = (each for each in side.attacks if each.label == "mean")
+    made = [each for each in side.attacks if each is not mean and AT not in each.label]
+    worst = min(made, key=lambda each: each.auroc.value)
     cells = [
         name,
         f"{mean.auroc.value:.3f} [{mean.auroc.low:.3f}, {mean.auroc.high:.3f}]",

@@ -12,6 +12,7 @@ import argparse
 import json
 import os
 import subprocess
+import tempfile
 from typing import Any
 
 from prefect import flow, get_run_logger, task
@@ -40,13 +41,14 @@ def retrain(words: list[str]) -> dict[str, Any]:
     """Run the job; returns what it says of champion and comparison."""
     log = get_run_logger()
     command = [os.environ.get("HEATWARD", "heatward"), "retrain", *words, "--json"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as job:
-        for line in job.stderr or ():  # lines of JSON, one after another
-            log.info(line.rstrip())
-        told = job.stdout.read() if job.stdout else ""
-    if job.returncode not in (PROMOTED, STAYS):
-        raise JobError(job.returncode)
-    found: dict[str, Any] = json.loads(told)
+    with tempfile.TemporaryFile("w+", encoding="utf-8") as told:  # a pipe may fill up while the log is read
+        with subprocess.Popen(command, stdout=told, stderr=subprocess.PIPE, text=True) as job:
+            for line in job.stderr or ():  # lines of JSON, one after another
+                log.info(line.rstrip())
+        if job.returncode not in (PROMOTED, STAYS):
+            raise JobError(job.returncode)
+        told.seek(0)
+        found: dict[str, Any] = json.load(told)
     return found
 
 

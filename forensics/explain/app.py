@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from heatward.cli.exit_codes import ExitCode
-from heatward.cli.options import Parser, count
+from heatward.cli.options import Parser, count, words
 
 from detector.cpus import available_cpus
 from detector.errors import ConfigError, HeatwardError, ImageError
@@ -159,13 +159,9 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--trusted",
-        type=_words,
+        type=words,
         default=(),
         metavar="A,B",
-        help="Python modules that a bundle's classifier may be built from",
+        help="Python modules that a bundle's classifier may be built from, and HOST:PORT it may be asked at",
     )
     return parser.parse_args(argv)
-
-
-def _words(text: str) -> tuple[str, ...]:
-    return tuple(word.strip() for word in text.split(",") if word.strip())

@@ -4,6 +4,8 @@ that says what is near.
 
 from __future__ import annotations
 
+from heatward.cli.options import words
+
 from detector import text
 from detector.errors import ConfigError
 from forensics.explain.captions import CAPTIONS
@@ -20,7 +22,7 @@ def choose_methods(names: str | None) -> tuple[str, ...]:
     """
     if names is None:
         return tuple(CAPTIONS)
-    given = [word.strip() for word in names.split(",") if word.strip()]
+    given = words(names)
     if not given:
         raise ConfigError(f"--methods: expected names with commas between, from {', '.join(CAPTIONS)}; got {names!r}")
     known = {_letters(said): name for name, caption in CAPTIONS.items() for said in (caption.title, name)}

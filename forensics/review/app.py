@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from heatward.cli.exit_codes import ExitCode
-from heatward.cli.options import Parser
+from heatward.cli.options import Parser, words
 
 from detector.errors import ConfigError, HeatwardError
 from detector.text import printable
@@ -123,10 +123,10 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--trusted",
-        type=lambda text: tuple(word.strip() for word in text.split(",") if word.strip()),
+        type=words,
         default=(),
         metavar="A,B",
-        help="Python modules that a bundle's classifier may be built from",
+        help="Python modules that a bundle's classifier may be built from, and HOST:PORT it may be asked at",
     )
     return parser.parse_args(argv)
 

@@ -5,7 +5,7 @@
 
 Each must guard the classifier that the current one guards, unless the settings allow another. A bundle that was refused
 is tried again only once its files have changed, or the store that failed answers; a watched one, once they have come to
-rest.
+rest. Where nothing has changed, a classifier that another server computes is asked whether it is still the same.
 """
 
 from __future__ import annotations
@@ -56,7 +56,8 @@ class Reloader:
         load: Makes a detector from a bundle; called on a thread of its own.
         devices: Where engines compute, in their order.
         registry: Where it is put.
-        on_reload: Told "detector" and whether a changed bundle could be used.
+        on_reload: Told "detector" and whether a changed bundle could be used; False, too, where the served model that
+            an unchanged one asks does not answer as it did.
         on_current: Told of the model that answers by default from now on.
     """
 
@@ -142,7 +143,7 @@ class Reloader:
             except HeatwardError as failure:
                 error = str(failure)
                 told = {"role": role.value, "version": version, "error": error}
-                log.error("the bundle's classifier is not served any more: verdicts are not to be trusted", extra=told)
+                log.error("the bundle's classifier does not answer as it did", extra=told)
                 self._on_reload("detector", False)
         return Outcome(role, version, changed=False, error=error)
 

@@ -192,6 +192,11 @@ def test_attacks_that_need_gradients(tiny_classifier: Classifier, monkeypatch: p
         check_attack(spec("PGD"), tiny_classifier)
 
 
+def test_what_an_attack_of_ours_refuses_names_the_attack_once(tiny_classifier: Classifier) -> None:
+    with pytest.raises(ConfigError, match=r"^attack 'a': Manual kind: expected one of blur, contrast"):
+        check_attack(spec("Manual", kind="blurr"), tiny_classifier)
+
+
 class Rogue(Attack):
     """Answers `change(images)`."""
 

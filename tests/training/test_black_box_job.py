@@ -10,6 +10,7 @@ import hidden
 import pytest
 import tiny
 import torch
+from notes import Notes
 from safetensors.torch import save_file
 from tiny_job import configure, write_source
 
@@ -36,14 +37,6 @@ PGD = {
     "family": "iterative",
     "parameters": {"eps": "80/255", "alpha": {"of_eps": 0.25}, "steps": 5},
 }
-
-
-class Notes(SilentProgress):
-    def __init__(self) -> None:
-        self.said: list[str] = []
-
-    def note(self, text: str) -> None:
-        self.said.append(text)
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +67,7 @@ def made(source: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Traini
 
 
 def test_the_witness_learns_what_the_classifier_says(made: tuple[TrainingConfig, Notes]) -> None:
-    (said,) = (each for each in made[1].said if "says the same" in each)
+    (said,) = (each for each in made[1].notes if "says the same" in each)
     assert float(said.split("about ")[1].split("%")[0]) > 60  # by chance a quarter
 
 
@@ -130,6 +123,12 @@ def test_a_gradient_attack_needs_gradients_somewhere(source: Path, tmp_path: Pat
     with pytest.raises(ConfigError, match=r"attack 'pgd': PGD needs gradients.*nor the witness"):
         open_job(config(source, tmp_path, witness=opaque), SilentProgress())
     assert open_job(config(source, tmp_path, witness=opaque, attacks=[SQUARE]), SilentProgress()).witness is not None
+
+
+def test_an_attack_on_a_given_witness_is_built_before_hours_are_spent(source: Path, tmp_path: Path) -> None:
+    wrong = {"name": "DeepFool", "label": "deep", "family": "minimum-norm", "parameters": {"steps": 0}}
+    with pytest.raises(ConfigError, match="attack 'deep': DeepFool steps: expected"):
+        open_job(config(source, tmp_path, witness={}, attacks=[wrong]), SilentProgress())
 
 
 def test_the_manifest_is_json(made: tuple[TrainingConfig, Notes]) -> None:

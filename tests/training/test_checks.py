@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import tiny
 import torch
+from notes import Notes
 from safetensors.torch import save_file
-from test_copies import Recorder
 from tiny_job import configure, write_source
 
 from detector.errors import CalibrationError, ConfigError, DataError
@@ -33,9 +33,9 @@ def shards(place: Path) -> set[str]:
 
 
 def train(config: TrainingConfig) -> list[str]:
-    recorder = Recorder()
-    pipeline.run(config, recorder)
-    return recorder.notes
+    notes = Notes()
+    pipeline.run(config, notes)
+    return notes.notes
 
 
 WRONG_ORDER = ["vertical", "horizontal", "checker", "diagonal"]
@@ -67,17 +67,17 @@ def test_a_bundle_of_a_failed_check_is_not_written(source: Path, tmp_path: Path)
 
 
 def test_the_accuracy_of_a_good_classifier_is_said(source: Path, tmp_path: Path) -> None:
-    recorder = Recorder()
-    attack.run(open_job(configure(source, tmp_path), recorder))
-    (said,) = [note for note in recorder.notes if note.startswith("classifier:")]
+    notes = Notes()
+    attack.run(open_job(configure(source, tmp_path), notes))
+    (said,) = [note for note in notes.notes if note.startswith("classifier:")]
     right = int(said.split("right on ")[1].split()[0])
     assert right >= 60 and "of 100 images" in said and "by chance it would be on 25" in said
 
 
 def test_images_without_labels_have_no_accuracy(source: Path, tmp_path: Path) -> None:
-    recorder = Recorder()
-    attack.run(open_job(configure(source, tmp_path, images={"labelled": False}), recorder))
-    assert any("no labels" in note for note in recorder.notes)
+    notes = Notes()
+    attack.run(open_job(configure(source, tmp_path, images={"labelled": False}), notes))
+    assert any("no labels" in note for note in notes.notes)
 
 
 def test_a_net_that_nothing_fools_ends_after_the_attacks(source: Path, tmp_path: Path) -> None:
@@ -94,9 +94,9 @@ def test_a_net_that_nothing_fools_ends_after_the_attacks(source: Path, tmp_path:
 def test_a_family_that_never_works_is_said(source: Path, tmp_path: Path) -> None:
     weak = {"name": "PGD", "label": "weak", "family": "weak", "parameters": {"eps": "0.01/255", "steps": 1}}
     strong = {"name": "FGSM", "label": "fgsm", "family": "one-step", "parameters": {"eps": "32/255"}}
-    recorder = Recorder()
-    attack.run(open_job(configure(source, tmp_path, attacks=[weak, strong]), recorder))
-    assert any("family weak" in note and "weak 0 of 40" in note for note in recorder.notes)
+    notes = Notes()
+    attack.run(open_job(configure(source, tmp_path, attacks=[weak, strong]), notes))
+    assert any("family weak" in note and "weak 0 of 40" in note for note in notes.notes)
 
 
 def no_image(paths: list[Path]) -> None:
@@ -134,9 +134,9 @@ def test_unreadable_images_end_the_job_before_it_begins(source: Path, tmp_path: 
 
 
 def test_what_few_images_can_promise_is_said_at_once(source: Path, tmp_path: Path) -> None:
-    recorder = Recorder()
-    checks.check_images(open_job(configure(source, tmp_path), recorder))
-    said = " / ".join(recorder.notes)
+    notes = Notes()
+    checks.check_images(open_job(configure(source, tmp_path), notes))
+    said = " / ".join(notes.notes)
     assert "with 24 different images that can be read nothing can be flagged at less than 4.0%" in said
     assert "flagging at 1 % needs 99" in said
     assert "images.splits.test: 20 different images" in said and "images.splits.fit" not in said
@@ -145,10 +145,10 @@ def test_what_few_images_can_promise_is_said_at_once(source: Path, tmp_path: Pat
 def test_classes_without_images_are_said(source: Path, tmp_path: Path) -> None:
     shutil.copytree(source / "images", tmp_path / "images")
     shutil.rmtree(tmp_path / "images" / "checker")
-    recorder = Recorder()
+    notes = Notes()
     images = {"source": str(tmp_path / "images")}
-    checks.check_images(open_job(configure(source, tmp_path, images=images), recorder))
-    assert any("1 of 4 classes have no image: checker" in note for note in recorder.notes)
+    checks.check_images(open_job(configure(source, tmp_path, images=images), notes))
+    assert any("1 of 4 classes have no image: checker" in note for note in notes.notes)
 
 
 def test_evaluate_says_what_it_cannot_do_before_the_first_attack(

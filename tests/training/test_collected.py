@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from notes import Notes
 from PIL import Image
 from pydantic import TypeAdapter
 from tiny_job import configure, write_source
@@ -33,16 +34,6 @@ label = "crafted"
 family = "crafted"
 parameters = {{ {originals} }}
 """
-
-
-class Told(SilentProgress):
-    """Keeps what is noted."""
-
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-
-    def note(self, text: str) -> None:
-        self.notes.append(text)
 
 
 @pytest.fixture(scope="module")
@@ -155,9 +146,9 @@ def test_what_is_left_out_is_counted(source: Path) -> None:
     image = np.full((16, 16, 3), 200, np.uint8)
     image[4:9] = 20
     Image.fromarray(image).save(source / "crafted" / "checker" / "nobody's.jpg")
-    told = Told()
-    open_job(with_files(source, source), told)
-    (said,) = [note for note in told.notes if note.startswith("attack 'crafted': ") and "unreadable" in note]
+    notes = Notes()
+    open_job(with_files(source, source), notes)
+    (said,) = [note for note in notes.notes if note.startswith("attack 'crafted': ") and "unreadable" in note]
     assert "1 unreadable ones left out, 1 left out whose photographs serve another purpose" in said
     assert "2 without an original" in said
 
@@ -166,9 +157,9 @@ def test_another_kind_of_file_is_said(source: Path) -> None:
     for path in (source / "crafted").rglob("*.png"):
         Image.open(path).save(path.with_suffix(".jpg"))
         path.unlink()
-    told = Told()
-    open_job(with_files(source, source), told)
-    assert any("are compressed with loss, the photographs lossless" in note for note in told.notes)
+    notes = Notes()
+    open_job(with_files(source, source), notes)
+    assert any("are compressed with loss, the photographs lossless" in note for note in notes.notes)
 
 
 def test_unseen_files_are_for_the_test_split_alone(source: Path) -> None:
@@ -227,7 +218,7 @@ def test_words_are_checked() -> None:
     assert source_name(spec()) != source_name(spec(), originals=True)
     for bad, expected in (
         ({"orignals": "b"}, "did you mean 'originals'"),
-        ({"originals": 3}, "expected a folder"),
+        ({"originals": 3}, 'expected a folder, such as parameters = { originals = "photographs" }, got 3'),
         ({"name": "files:"}, "expected files:FOLDER"),
     ):
         with pytest.raises(ValueError, match=expected):
@@ -289,8 +280,8 @@ def test_the_same_pixels_count_once(source: Path, tmp_path: Path) -> None:
     for name in ("a-copy.png", "another.png"):
         shutil.copy(first, first.with_name(name))
     Image.open(first).save(first.with_name("third.webp"), lossless=True)
-    told = Told()
-    job = open_job(with_files(source, tmp_path / "place"), told)
+    notes = Notes()
+    job = open_job(with_files(source, tmp_path / "place"), notes)
     names = [Path(item.name).name for images in job.collected["crafted"].splits.values() for item in images.items]
     assert first.name in names and not {"a-copy.png", "another.png", "third.webp"} & set(names)
-    assert any("3 copies of others left out" in each for each in told.notes)
+    assert any("3 copies of others left out" in each for each in notes.notes)

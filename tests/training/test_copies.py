@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from notes import Notes
 from PIL import Image, ImageDraw
 
 from detector.errors import DataError
@@ -21,14 +22,6 @@ from training.data import SplitImages, open_splits
 from training.data.copies import Memory, Signature, divide, groups_of, sign
 from training.data.sources import FolderSource, Source
 from training.progress import PlainProgress, SilentProgress
-
-
-class Recorder(SilentProgress):
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-
-    def note(self, text: str) -> None:
-        self.notes.append(text)
 
 
 def photograph(path: Path, seed: int, side: int = 64, **settings: Any) -> Path:
@@ -47,9 +40,9 @@ def folder(tmp_path: Path) -> Path:
 
 
 def opened(folder: Path, **settings: object) -> tuple[dict[Split, SplitImages], list[str]]:
-    recorder = Recorder()
+    notes = Notes()
     config = ImagesConfig.model_validate({"source": str(folder), "splits": {"tune": 4}, **settings})
-    return open_splits(config, None, 0, recorder)[0], recorder.notes
+    return open_splits(config, None, 0, notes)[0], notes.notes
 
 
 def homes(splits: dict[Split, SplitImages]) -> dict[str, set[str]]:

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from notes import Notes
 from numpy.typing import NDArray
 from PIL import Image
-from test_copies import Recorder
 from torch import Tensor
 
 from detector.errors import ConfigError, DataError
@@ -87,9 +87,9 @@ def test_names_that_the_classifier_knows_are_taken_where_the_folders_are_among_t
     truths = {truth for split in splits.values() for truth in [item.truth for item in split.items]}
     assert {known[truth] for truth in truths} == {*CLASSES}
     assert open_splits(config(folder), CLASSES, seed=0, known=known)[1] == CLASSES
-    recorder = Recorder()
-    assert open_splits(config(folder), None, 0, recorder, known=("n01440764", "ant"))[1] == ("cat", "dog")
-    assert any("no class that the classifier knows, such as 'n01440764'" in note for note in recorder.notes)
+    notes = Notes()
+    assert open_splits(config(folder), None, 0, notes, known=("n01440764", "ant"))[1] == ("cat", "dog")
+    assert any("no class that the classifier knows, such as 'n01440764'" in note for note in notes.notes)
     assert open_splits(config(folder, labelled=False), None, seed=0, known=known)[1] == known
 
 

@@ -13,10 +13,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from notes import Notes
 from numpy.typing import NDArray
 from PIL import Image
 from pydantic import ValidationError
-from test_copies import Recorder, photograph
+from test_copies import photograph
 from tiny_job import configure, write_source
 from torch import Tensor
 
@@ -51,7 +52,7 @@ def opened(folder: Path, ledger: Path, **settings: object) -> dict[Split, SplitI
     """As a job opens its images, with shards of 8."""
     config = ImagesConfig.model_validate({"source": str(folder), **GROWS, **settings})
     known = Ledger.read(ledger)
-    splits, _ = open_splits(config, None, 0, Recorder(), ledger=known, shard_size=8)
+    splits, _ = open_splits(config, None, 0, Notes(), ledger=known, shard_size=8)
     known.store()
     return splits
 
@@ -164,18 +165,18 @@ def test_more_sources_fill_their_splits_and_leak_nothing(images: Path, tmp_path:
         photograph(tmp_path / "more" / ("cat", "dog")[number % 2] / f"{number + 100}.png", number + 100)
     shutil.copy(images / "cat" / "10.png", tmp_path / "traffic" / "cat")
     settings = {"calibrate_source": str(tmp_path / "traffic"), "fit_sources": [str(tmp_path / "more")]}
-    recorder = Recorder()
+    notes = Notes()
     config = ImagesConfig.model_validate({"source": str(images), "grows": grows, **settings})
-    splits, _ = open_splits(config, None, 0, recorder)
+    splits, _ = open_splits(config, None, 0, notes)
     tested = next(Path(item.name) for item in splits["test"].items)
     shutil.copy(tested, tmp_path / "more" / tested.parent.name / "leaks.png")
-    splits, _ = open_splits(config, None, 0, recorder)
+    splits, _ = open_splits(config, None, 0, notes)
     assert {Path(item.name).parents[1].name for item in splits["calibrate"].items} == {"traffic"}
     assert len(splits["calibrate"]) == 31
     found = homes(splits)
     assert "leaks" not in found and [found[str(number)] for number in range(200, 230)] == ["fit"] * 30
     assert found["10"] == "calibrate" and sum(len(split) for split in splits.values()) == 59 + 31 + 30
-    assert any("leaks.png: left out" in note for note in recorder.notes)
+    assert any("leaks.png: left out" in note for note in notes.notes)
     assert splits["fit"].read(0, len(splits["fit"]), prepare).skipped == ()
 
 

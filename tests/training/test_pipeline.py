@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import tiny
 import torch
+from notes import Notes
 from tiny_job import configure, write_source
 
 from detector.bundle import load_bundle
@@ -41,14 +42,6 @@ DEATHS = (
     "evaluate/settings.json",
     "detector.heatward",
 )
-
-
-class Recorder(SilentProgress):
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-
-    def note(self, text: str) -> None:
-        self.notes.append(text)
 
 
 @pytest.fixture(scope="module")
@@ -148,7 +141,7 @@ def test_shards_hold_every_attempt_and_evidence_of_successes(uninterrupted: Path
 def test_changed_settings_redo_what_they_touch_and_no_more(source: Path, tmp_path: Path) -> None:
     def run(**overrides: object) -> tuple[set[str], list[str]]:
         before = snapshot(tmp_path / "work") if (tmp_path / "work").exists() else {}
-        notes = Recorder()
+        notes = Notes()
         job = open_job(configure(source, tmp_path, **overrides), notes)
         attack.run(job)
         attribute.run(job)
@@ -241,7 +234,7 @@ def test_unreadable_images_may_be_left_out(source: Path, tmp_path: Path) -> None
     job = open_job(configure(source, tmp_path, images=settings), SilentProgress())
     with pytest.raises(DataError, match=r"003\.png cannot be read"):
         attack.run(job)
-    notes = Recorder()
+    notes = Notes()
     attack.run(open_job(configure(source, tmp_path, images=settings | {"skip_unreadable": True}), notes))
     assert any("left out 1 unreadable" in note and "003.png" in note for note in notes.notes)
     rows = sum(len(read_shard(path)["index"]) for path in (tmp_path / "work/attack").glob("*/clean/0*.safetensors"))
@@ -283,7 +276,7 @@ def test_corruptions_are_made_for_the_test_split_beside_what_is_there(
 def test_measured_results_are_those_of_this_detector(source: Path, uninterrupted: Path) -> None:
     """A bundle never carries results of other networks."""
     config = configure(source, uninterrupted, fit={"epochs": 3}, out=str(uninterrupted / "other.heatward"))
-    notes = Recorder()
+    notes = Notes()
     job = open_job(config, notes)
     pipeline.run_stage(job, "fit")
     pipeline.run_stage(job, "bundle")

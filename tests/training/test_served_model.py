@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import tiny
 from fake_model_server import ModelServer, model_server
+from notes import Notes
 from tiny_job import configure, write_source
 
 from detector.bundle import load_bundle
@@ -26,14 +27,6 @@ SQUARE = {
     "family": "score-based",
     "parameters": {"eps": "64/255", "n_queries": 20},
 }
-
-
-class Notes(SilentProgress):
-    def __init__(self) -> None:
-        self.said: list[str] = []
-
-    def note(self, text: str) -> None:
-        self.said.append(text)
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +61,7 @@ def test_another_model_makes_everything_again(source: Path, tmp_path: Path, serv
     served.net = other_model()
     notes = Notes()
     job = open_job(settings, notes, look_only=True)
-    assert any("answers otherwise than in the last run" in each for each in notes.said)
+    assert any("answers otherwise than in the last run" in each for each in notes.notes)
     assert not any(plan.finished for _, _, plans in job.plans("attack") for plan in plans)
     assert job.classifier.fingerprint == bundle.manifest.fingerprint  # of the name, which is all that it knows
     with pytest.raises(FingerprintMismatchError, match="it is another model"):

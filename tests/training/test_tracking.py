@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from notes import Notes
 from tiny_job import configure, write_source
 from tiny_store import NEVER, make_store, words
 
@@ -17,14 +18,6 @@ from training import pipeline, tracking
 from training.progress import SilentProgress
 from training.retraining import cli
 from training.tracking import ALIAS, DIGEST, Run, point_alias, send
-
-
-class Notes(SilentProgress):
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-
-    def note(self, text: str) -> None:
-        self.notes.append(text)
 
 
 @pytest.fixture

@@ -75,6 +75,8 @@ def make_attack(spec: AttackSpec, classifier: Classifier, seed: int) -> tuple[At
     method, parameters = _method(spec), draw_parameters(spec, seed)
     try:
         return method.build(classifier, parameters, seed), method.bound(parameters)
+    except ConfigError as error:
+        raise _of(spec, error) from error
     except HeatwardError:
         raise
     except Exception as error:  # a library's code
@@ -147,7 +149,11 @@ def _method(spec: AttackSpec) -> Method:
     try:
         return find_method(spec.name)
     except ConfigError as error:
-        raise ConfigError(f"attack {spec.label!r}: {error}") from error
+        raise _of(spec, error) from error
+
+
+def _of(spec: AttackSpec, error: ConfigError) -> ConfigError:
+    return ConfigError(f"attack {spec.label!r}: {error}")
 
 
 def _run(spec: AttackSpec, attack: Attacked, pixels: Tensor, origin: Tensor, classifier: Classifier) -> Tensor:
@@ -156,9 +162,9 @@ def _run(spec: AttackSpec, attack: Attacked, pixels: Tensor, origin: Tensor, cla
     try:
         with torch.enable_grad():
             adversarial = attack(images, origin.to(classifier.device)).detach()
-    except (HeatwardError, torch.OutOfMemoryError, MemoryError) as error:
-        if isinstance(error, ConfigError):
-            raise ConfigError(f"attack {spec.label!r}: {error}") from error
+    except ConfigError as error:
+        raise _of(spec, error) from error
+    except (HeatwardError, torch.OutOfMemoryError, MemoryError):
         raise
     except (Exception, SystemExit) as error:  # a library's or the user's code
         why = f"{type(error).__name__}: {error}"

@@ -30,7 +30,8 @@ from training.shards import derived_seed, digest, seed_everything, write_json
 __all__ = ["fit_networks", "load_networks", "results"]
 
 NETWORK = "network.safetensors"
-FILES = (NETWORK, "network.json")
+DESCRIPTION = "network.json"
+FILES = (NETWORK, DESCRIPTION)
 IGNORE = -100
 UNHARMED_SHARDS = 16  # a label, for what is usual
 
@@ -146,8 +147,8 @@ def load_networks(folder: Path) -> list[HeatmapNetwork]:
         DataError: There are none, or they are damaged.
     """
     try:
-        described = json.loads((folder / "network.json").read_text())
-        weights = load_file(str(folder / "network.safetensors"))
+        described = json.loads((folder / DESCRIPTION).read_text())
+        weights = load_file(str(folder / NETWORK))
         settings = NetworkSettings.model_validate(described["settings"])
         shape = EvidenceShape.model_validate(described["shape"])
     except OSError as error:

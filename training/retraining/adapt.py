@@ -10,37 +10,29 @@ A job that is killed goes on by the same command. A later one with more images k
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
-
-from rich.table import Table
+from typing import Any
 
 from detector.bundle import Bundle, load_bundle, read_manifest, save_bundle
 from detector.classifier import Classifier, load_classifier
-from detector.detector import Detector
 from detector.errors import ConfigError, DataError, FingerprintMismatchError, NoGradientError
 from detector.evidence import Evidence, EvidenceExtractor, hidden_by
 from detector.lock import hold
-from detector.scoring.calibration import Calibration
 from detector.scoring.network import EvidenceShape
 from training.config import CLEAN, TrainingConfig
 from training.data import open_splits
-from training.deliveries import AT
-from training.detectors import networks_of
-from training.evaluation.metrics import Estimate
-from training.evaluation.result import HEATWARD, EvaluationResult, MeanResult, Number, Result
-from training.evaluation.tables import blank_table
+from training.detectors import detector_around
+from training.evaluation.result import EvaluationResult
 from training.job import Job, open_job
 from training.pipeline import run_stage
 from training.progress import Progress, SilentProgress
+from training.retraining.adaptation import Adaptation, side_of
 from training.retraining.provenance import code_digest, recipe_of
 from training.runners.worker import device_of
 from training.shards import list_shards, read_shard
 from training.stages.evaluate import evaluate_detector
 
-__all__ = ["Adaptation", "Measured", "Options", "adapt", "table"]
+__all__ = ["Options", "adapt"]
 
 ADAPTED = "adapted.heatward"
 
@@ -57,44 +49,6 @@ class Options:
     """Images to measure on, at most."""
     warm: bool = True
     """Whether the networks begin with the old ones; False is for measuring what that is worth."""
-
-
-class Measured(Result):
-    """What one detector makes of one attack, or the mean of all."""
-
-    label: str
-    images: int
-    auroc: Number
-    tpr: dict[float, Number]
-    """Share flagged, by false-positive rate."""
-    recovered: Number
-    """Labels found back."""
-
-
-class Side(Result):
-    """A detector on the new classifier."""
-
-    attacks: tuple[Measured, ...]
-    """The last rows are their means, one for each way in which they arrive."""
-    false_positives: dict[float, Number]
-    """Share of clean images flagged, by the rate that was asked for."""
-
-
-class Adaptation(Result):
-    """What came of it."""
-
-    format: Literal["heatward-adaptation"] = "heatward-adaptation"
-    schema_version: int = 1
-    bundle: str
-    digest: str
-    parent: str
-    """Digest of the old bundle."""
-    classifier: str
-    """Fingerprint of the new classifier."""
-    images: dict[str, int]
-    before: Side | None
-    """The old detector as it was; None where the new classifier's evidence has other shapes."""
-    after: Side
 
 
 def adapt(bundle: Bundle, config: TrainingConfig, options: Options, progress: Progress) -> Adaptation:
@@ -121,14 +75,15 @@ def adapt(bundle: Bundle, config: TrainingConfig, options: Options, progress: Pr
         run_stage(job, "attribute")
         before = None
         if _shape(job) == EvidenceShape.model_validate(parent.network["shape"]):
-            evaluate_detector(job, _old(job, bundle))
-            before = _side(EvaluationResult.read(job.work / "evaluate"))
+            extractor = EvidenceExtractor(job.classifier, job.config.evidence, job.witness)
+            evaluate_detector(job, detector_around(bundle, extractor))
+            before = side_of(EvaluationResult.read(job.work / "evaluate"))
         else:
             progress.note("the new classifier's evidence has other shapes: the old detector cannot be asked")
         job = replace(job, start=bundle if options.warm else None)
         for stage in ("fit", "calibrate", "evaluate", "bundle"):
             run_stage(job, stage)
-        after = _side(EvaluationResult.read(job.work / "evaluate"))
+        after = side_of(EvaluationResult.read(job.work / "evaluate"))
         made = load_bundle(config.out)
         said = {
             "parent": parent.digest,
@@ -147,26 +102,6 @@ def adapt(bundle: Bundle, config: TrainingConfig, options: Options, progress: Pr
         before=before,
         after=after,
     )
-
-
-def table(found: Adaptation) -> Table:
-    """One row an attack: the old detector and the adapted one."""
-    rates = tuple(found.after.false_positives)
-    title = "On the new classifier: the old detector as it was → the adapted one"
-    drawn = blank_table(
-        title, "attack", numbers=("n", "AUROC", *(f"flagged at {rate:g}" for rate in rates), "recovered")
-    )
-    old: Mapping[str, Measured] = {row.label: row for row in found.before.attacks} if found.before else {}
-    for row in found.after.attacks:
-        one = old.get(row.label)
-        cells = [_change(one.auroc if one else None, row.auroc, "{:.3f}")]
-        cells += [_change(one.tpr[rate] if one else None, row.tpr[rate], "{:.1%}") for rate in rates]
-        cells.append(_change(one.recovered if one else None, row.recovered, "{:.1%}"))
-        drawn.add_row(row.label, str(row.images), *cells)
-    alarms = found.before.false_positives if found.before else {}
-    cells = [_change(alarms.get(rate), each, "{:.1%}") for rate, each in found.after.false_positives.items()]
-    drawn.add_row("clean images", str(found.after.false_positives[rates[0]].count), "", *cells, "")
-    return drawn
 
 
 def _fitting(config: TrainingConfig, bundle: Bundle, progress: Progress) -> TrainingConfig:
@@ -234,41 +169,11 @@ def _sized(config: TrainingConfig, options: Options, progress: Progress) -> Trai
         changed = {"fit": shares["fit"] * wanted / there, "tune": 0.0}
         if not images.test_source:
             changed["test"] = shares["test"] * test / len(splits["test"])
-    update = {"splits": images.splits.model_copy(update=changed), "fit_sources": images.fit_sources * (wanted == there)}
+    sources = images.fit_sources if wanted == there else ()
+    update = {"splits": images.splits.model_copy(update=changed), "fit_sources": sources}
     return config.model_copy(update={"images": images.model_copy(update=update)})
 
 
 def _shape(job: Job) -> EvidenceShape:
     """Of the evidence that the job made."""
     return EvidenceShape.of(Evidence.from_tensors(read_shard(list_shards(job.work, "attribute", "fit", CLEAN)[0])))
-
-
-def _old(job: Job, bundle: Bundle) -> Detector:
-    """The old networks and thresholds around the new classifier."""
-    return Detector(
-        job.classifier,
-        EvidenceExtractor(job.classifier, job.config.evidence, job.witness),
-        [network.to(job.classifier.device) for network in networks_of(bundle)],
-        Calibration.fit(bundle.calibration_scores),
-        bundle.manifest,
-    )
-
-
-def _side(found: EvaluationResult) -> Side:
-    rows = []
-    for row in found.rows:
-        own = row.detectors[HEATWARD]
-        if row.label != "worst":
-            way = f"{AT}{row.delivery}" if isinstance(row, MeanResult) and row.delivery else ""
-            numbers = {"auroc": own.auroc, "tpr": own.tpr, "recovered": own.recovered.top1}
-            rows.append(Measured(label=row.label + way, images=own.tpr[found.rates[0]].count, **numbers))
-    return Side(attacks=tuple(rows), false_positives=found.false_positives[HEATWARD][CLEAN])
-
-
-def _change(before: Estimate | None, after: Estimate, shown: str) -> str:
-    old, new = (None if each is None else _shown(each, shown) for each in (before, after))
-    return f"{old} → {new}" if old is not None else f"{new}"
-
-
-def _shown(found: Estimate, shown: str) -> str:
-    return "–" if math.isnan(found.value) else shown.format(found.value)

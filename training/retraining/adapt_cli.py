@@ -14,15 +14,14 @@ from heatward.cli.options import count, rate
 from detector import remote
 from detector.errors import ConfigError
 from detector.malloc import keep_freed_memory
-from training.cli import job_overrides, job_parser, print_tables
+from training.cli import check_out, job_overrides, job_parser, print_tables
 from training.command import exit_code
 from training.load import load_config
+from training.retraining.cli import SHOWN
 
 __all__ = ["adapt"]
 
 WORK = "work/adapt"
-SHOWN = 16
-"""Characters of a digest: as many as a server's version has."""
 OURS = ("attacks", "deliveries", "distillation", "evidence", "fit", "twins", "witness")
 """Tables that the bundle decides."""
 NOT_READ = (*OURS, "classifier", "corruptions")
@@ -70,12 +69,14 @@ def _adapt(arguments: argparse.Namespace) -> int:
         raise ConfigError(
             f"--set {wrong[0]}…: the bundle decides that; heatward train makes a detector with other settings"
         )
+    check_out(Path(arguments.out))
     keep_freed_memory()
     # torch and torchattacks: only once the command line is right
     from detector.bundle import load_bundle
     from training.progress import make_progress
-    from training.retraining.adapt import Options, table
+    from training.retraining.adapt import Options
     from training.retraining.adapt import adapt as run
+    from training.retraining.adaptation import table
     from training.retraining.recipe import recipe_in
 
     work = Path(given.setdefault("work", WORK))

@@ -25,8 +25,7 @@ from detector.classifier import load_classifier
 from detector.detector import Detector
 from detector.errors import FingerprintMismatchError
 from detector.evidence import EvidenceExtractor, EvidenceSettings
-from detector.scoring.calibration import Calibration
-from training.detectors import networks_of
+from training.detectors import detector_around
 from training.job import Job
 from training.shards import digest, digest_of, read_shard, write_shard
 
@@ -86,13 +85,7 @@ def open_contestant(job: Job, name: str, bundle: Bundle) -> Contestant:
                 manifest.witness, device=job.classifier.device, state_dict=bundle.witness_weights, allow=trusted
             )
     evidence = EvidenceSettings.model_validate(manifest.evidence)
-    detector = Detector(
-        job.classifier,
-        EvidenceExtractor(job.classifier, evidence, witness),
-        [network.to(job.classifier.device) for network in networks_of(bundle)],
-        Calibration.fit(bundle.calibration_scores),
-        manifest,
-    )
+    detector = detector_around(bundle, EvidenceExtractor(job.classifier, evidence, witness))
     return Contestant(name, manifest, detector)
 
 

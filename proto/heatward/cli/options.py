@@ -15,7 +15,7 @@ from heatward.cli.output import complain, write
 from heatward.cli.text import nearest, printable
 from heatward.client.target import DEFAULT_ADDRESS, DEFAULT_TIMEOUT_S, target
 
-__all__ = ["TOKEN_VARIABLE", "Parser", "add_connection_options", "count", "rate", "seconds"]
+__all__ = ["TOKEN_VARIABLE", "Parser", "add_connection_options", "count", "rate", "seconds", "words"]
 
 TOKEN_VARIABLE = "HEATWARD_TOKEN"
 LARGEST_COUNT = 2**31 - 1
@@ -86,6 +86,11 @@ def count(text: str) -> int:
     if not 1 <= number <= LARGEST_COUNT:
         raise _wrong(text, "a whole number, at least 1")
     return number
+
+
+def words(text: str) -> tuple[str, ...]:
+    """`a, b` → ("a", "b")."""
+    return tuple(word for each in text.split(",") if (word := each.strip()))
 
 
 def _number(text: str, expected: str, above: float, below: float) -> float:

@@ -41,8 +41,14 @@ def words(source: Path, trained: Path, place: Path, *more: str) -> list[str]:
 
 
 def test_a_bundle_for_the_new_weights(
-    source: Path, trained: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    source: Path,
+    trained: Path,
+    weights: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.chdir(tmp_path)
     asked = words(source, trained, tmp_path, "--weights", str(weights), "--fraction", "0.5", "--json")
     assert adapt_cli.adapt(asked) == 0
     told = json.loads(capsys.readouterr().out)
@@ -119,6 +125,7 @@ def test_another_architecture_begins_anew(
         (("--weights", "{weights}", "--fit-images", "1000"), 1, "1000 images to fit on are wanted, 40 are there"),
         (("--weights", "{weights}", "--set", "fit.epochs=3"), 2, "the bundle decides that"),
         (("--weights", "{weights}", "--out", "{trained}/detector.heatward"), 2, "is the old bundle"),
+        (("--weights", "{weights}", "--out", "{folder}/labels.txt/new.heatward"), 2, "cannot be written"),
         (("--classifier", "torchscript:{folder}/program.pt"), 1, "shows no inner layers"),
     ],
 )

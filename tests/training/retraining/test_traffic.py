@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import tiny
+from notes import Notes
 from tiny_store import NEVER, make_store, words
 
 pytest.importorskip("pyarrow", reason="the extra `record` is not installed")
@@ -23,14 +24,6 @@ from detector.records.schema import Record, Truth
 from training.progress import SilentProgress
 from training.retraining import cli
 from training.retraining.traffic import Traffic, held_out, lessons, read_traffic, write_lessons
-
-
-class Notes(SilentProgress):
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-
-    def note(self, text: str) -> None:
-        self.notes.append(text)
 
 
 def names(some: Iterable[object]) -> list[str]:

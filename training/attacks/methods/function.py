@@ -1,6 +1,7 @@
 """`module:function`: the user's own attack, `function(classifier, images, labels, **parameters) -> images`.
 
-The classifier answers logits (B, K) for images (B, 3, H, W) in [0, 1]; so does what the function gets and gives back.
+The classifier answers logits (B, K) for images (B, 3, H, W) in [0, 1]. The function gets such images and the labels to
+get away from, and gives back as many images, which are checked.
 """
 
 from __future__ import annotations
