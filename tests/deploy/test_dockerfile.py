@@ -108,10 +108,13 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dockerfile.Mac
     root = tmp_path_factory.mktemp("image")
     made = dockerfile.Machine(root, ("/opt/heatward", "/opt/sbom", "/src", "/app"))
     made.environment["PATH"] = f"{Path(sys.executable).parent}:{made.environment['PATH']}"
-    for name in ("packages", "packages-serve", "common", "serve"):
-        made.play(STAGES[name])
-    yield made
-    shutil.rmtree(root)
+    made.environment["TMPDIR"] = str(root)
+    try:
+        for name in ("packages", "packages-serve", "common", "serve"):
+            made.play(STAGES[name])
+        yield made
+    finally:
+        shutil.rmtree(root)
 
 
 @pytest.mark.slow

@@ -78,14 +78,14 @@ class Machine:
                     key, _, value = pair.partition("=")
                     self.environment[key] = self.inside(value).replace("$PATH", self.environment["PATH"])
             elif instruction == "RUN" and "useradd" not in text:
-                subprocess.run(
+                done = subprocess.run(
                     ["sh", "-ec", self.inside(text)],
                     cwd=self._directory,
                     env=self.environment,
-                    check=True,
                     capture_output=True,
                     text=True,
                 )
+                assert done.returncode == 0, f"RUN {text}\n{done.stdout[-2000:]}{done.stderr[-2000:]}"
 
     def _copy(self, *words: str) -> None:
         *sources, target = words
