@@ -3,13 +3,17 @@
     images (B, 3, H, W) ─▶ evidence ─▶ heatmap networks ─▶ attack score ─▶ conformal p-value ─▶ Verdict
                                              └─▶ origin probabilities ─▶ recovered and corrected label
 
+With a cascade a glance clears some images, and only the other rows of the batch go on to the views
+(`detector.scoring.cascade`).
 A detector belongs to one thread at a time: evidence observes the classifier through hooks that live for one call.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,12 +26,13 @@ from torch import Tensor
 from detector.bundle import Bundle, Manifest, load_bundle
 from detector.classifier import Classifier, ClassifierSpec, load_classifier
 from detector.errors import BundleDamagedError, BundleVersionError, FingerprintMismatchError
-from detector.evidence import EvidenceExtractor, EvidenceSettings
+from detector.evidence import Evidence, EvidenceExtractor, EvidenceSettings
 from detector.images.batch import check_images
 from detector.scoring.calibration import Calibration
+from detector.scoring.cascade import Cascade, CascadeSettings
 from detector.scoring.network import EvidenceShape, HeatmapNetwork, NetworkSettings, score
 
-__all__ = ["Detector", "Verdict"]
+__all__ = ["Detector", "Verdict", "cascade_of"]
 
 TOP = 5
 
@@ -43,7 +48,8 @@ class Verdict:
     top: tuple[tuple[int, float], ...]
     """The classifier's most probable classes with their probabilities, best first."""
     attack_score: float
-    """−log P(clean) of the heatmap classifier and a share of the novelty, 0 and up; higher is more attack-like."""
+    """−log P(clean) of the heatmap classifier and a share of the novelty, 0 and up; higher is more attack-like. Below 0
+    where a glance cleared the image: by how far."""
     p_value: float
     """Share of clean calibration images that look at least as attacked, in (0, 1]."""
     recovered: tuple[tuple[int, float], ...]
@@ -56,7 +62,10 @@ class Verdict:
     is the witness's (`Detector.extractor.map_from`): what the witness sees of that class, not what the classifier
     looked at."""
     evidence: Mapping[str, NDArray[Any]] | None = None
-    """What the heatmap network read, by name (`detector.evidence.Evidence`); None unless it was asked for."""
+    """What the heatmap network read, by name (`detector.evidence.Evidence`); None unless it was asked for. Of a cleared
+    image it lacks the groups of views."""
+    cleared: bool = False
+    """Whether a glance let the image go, without views: `recovered` and `corrected` are then the glance networks'."""
 
 
 class Detector:
@@ -68,7 +77,10 @@ class Detector:
         networks: The ensemble, in eval mode.
         calibration: Attack scores of clean images.
         manifest: Of the bundle all this came from, if any.
+        cascade: The first look; None: every image is looked at in full.
     """
+
+    cascade: Cascade | None = None
 
     def __init__(
         self,
@@ -77,12 +89,14 @@ class Detector:
         networks: Sequence[HeatmapNetwork],
         calibration: Calibration,
         manifest: Manifest | None = None,
+        cascade: Cascade | None = None,
     ) -> None:
         self.classifier = classifier
         self.extractor = extractor
         self.networks = tuple(networks)
         self.calibration = calibration
         self.manifest = manifest
+        self.cascade = cascade
 
     @classmethod
     def from_bundle(
@@ -147,6 +161,7 @@ class Detector:
             [network.to(device) for network in networks],
             Calibration.fit(bundle.calibration_scores),
             manifest,
+            None if (cascade := cascade_of(bundle)) is None else cascade.to(device),
         )
 
     def detect(self, images: Tensor, *, keep_evidence: bool = False) -> list[Verdict]:
@@ -159,20 +174,16 @@ class Detector:
             NonFiniteLogitsError: The classifier answered NaN or infinity.
         """
         check_images(images, size=self.classifier.input_size)
-        evidence, maps = self.extractor.with_heatmap(images.to(self.classifier.device))
-        scores, origin = (each.cpu() for each in score(self.networks, evidence))  # whole: each copy waits for the GPU
-        probabilities, labels = evidence.logits.cpu().softmax(1).topk(min(TOP, self.classifier.num_classes))
-        candidates = evidence.candidates.cpu()
+        seen = self._judge(images.to(self.classifier.device))
+        scores, origin = seen.scores.cpu(), seen.origin.cpu()  # whole: each copy waits for the GPU
+        probabilities, labels = seen.logits.cpu().softmax(1).topk(min(TOP, self.classifier.num_classes))
+        candidates = seen.candidates.cpu()
         top, recovered, corrected = _pairs(labels, probabilities), _recovered(candidates, origin), origin.max(1)
         corrected_labels = candidates.gather(1, corrected.indices[:, None])[:, 0].tolist()
         corrected_probabilities = corrected.values.tolist()
         attack_scores, p_values = scores.tolist(), self.calibration.p_value(scores).tolist()
-        heatmaps = maps.cpu().numpy()
-        kept = (
-            {name: each.cpu().contiguous().numpy() for name, each in evidence.tensors().items()}
-            if keep_evidence
-            else None
-        )
+        heatmaps = seen.heatmaps.cpu().numpy()
+        kept = seen.kept() if keep_evidence else [None] * len(images)
         return [
             Verdict(
                 label=top[i][0][0],
@@ -183,15 +194,72 @@ class Detector:
                 recovered=recovered[i],
                 corrected=(corrected_labels[i], corrected_probabilities[i]),
                 heatmap=heatmaps[i].astype(np.float32),
-                evidence=None if kept is None else {name: each[i] for name, each in kept.items()},
+                evidence=kept[i],
+                cleared=attack_scores[i] < 0 and self.cascade is not None,
             )
             for i in range(len(images))
         ]
 
+    def _judge(self, images: Tensor) -> _Seen:
+        if self.cascade is None:
+            evidence, heatmaps = self.extractor.with_heatmap(images)
+            return _Seen(*score(self.networks, evidence), heatmaps, evidence)
+        glance = self.extractor.glance(images)
+        looks: list[Evidence] = []
+
+        def look(rows: Tensor) -> Evidence:
+            looks.append(self.extractor.look(glance[rows]))
+            return looks[0]
+
+        scores, origin, rows = self.cascade.judge(glance.evidence, self.networks, look)
+        return _Seen(scores, origin, glance.heatmaps, glance.evidence, rows.tolist(), looks[0] if looks else None)
+
+    def in_full(self) -> Detector:
+        """The same detector, whose glance clears nothing: what a batch costs at most."""
+        if self.cascade is None:
+            return self
+        other = copy(self)
+        other.cascade = replace(self.cascade, threshold=-math.inf)
+        return other
+
     def warm_up(self, sizes: Iterable[int]) -> None:
-        """Judge grey images in batches of each size, so that no caller pays for first-use costs."""
+        """Judge grey images in full, in batches of each size, so that no caller pays for first-use costs."""
+        whole = self.in_full()
         for size in sizes:
-            self.detect(torch.full((size, 3, *self.classifier.input_size), 0.5))
+            whole.detect(torch.full((size, 3, *self.classifier.input_size), 0.5))
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What was seen of B images, and by which look."""
+
+    scores: Tensor  # (B,)
+    origin: Tensor  # (B, C)
+    heatmaps: Tensor  # (B, h, w)
+    evidence: Evidence
+    rows: Sequence[int] = ()  # that went on
+    full: Evidence | None = None  # about these
+
+    @property
+    def logits(self) -> Tensor:
+        return self.evidence.logits
+
+    @property
+    def candidates(self) -> Tensor:
+        return self.evidence.candidates
+
+    def kept(self) -> list[Mapping[str, NDArray[Any]] | None]:
+        """The evidence of each image, as far as it was looked at."""
+        kept = _rows(self.evidence)
+        if self.full is not None:
+            for row, evidence in zip(self.rows, _rows(self.full), strict=True):
+                kept[row] = evidence
+        return list(kept)
+
+
+def _rows(evidence: Evidence) -> list[Mapping[str, NDArray[Any]]]:
+    arrays = {name: each.cpu().contiguous().numpy() for name, each in evidence.tensors().items()}
+    return [{name: each[i] for name, each in arrays.items()} for i in range(len(evidence))]
 
 
 def _recovered(candidates: Tensor, origin: Tensor) -> list[tuple[tuple[int, float], ...]]:
@@ -233,6 +301,21 @@ def _read(kind: type[Settings], stored: JsonValue, place: str) -> Settings:
         raise BundleDamagedError(
             f"the bundle's manifest has a bad {key} ({first['msg']}): train the bundle again"
         ) from error
+
+
+def cascade_of(bundle: Bundle) -> Cascade | None:
+    """The first look that a bundle holds, on the CPU; None where it has none.
+
+    Raises:
+        BundleDamagedError: The manifest describes it badly, or the weights do not fit.
+        BundleVersionError: It does not say how its scores are made.
+    """
+    stored = bundle.manifest.cascade
+    if stored is None or bundle.glance_weights is None:
+        return None
+    _whole(NetworkSettings, stored.get("settings"), "cascade.settings")
+    settings = _read(CascadeSettings, stored, "cascade")
+    return Cascade.of(settings, len(bundle.manifest.families), bundle.glance_weights)
 
 
 def _match(role: str, loaded: Classifier, fingerprint: str) -> None:

@@ -6,7 +6,11 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-__all__ = ["EvidenceSettings", "NetworkSettings", "Preprocessing", "ScoreSettings", "ViewSettings"]
+__all__ = ["MOST_CLEARED", "EvidenceSettings", "NetworkSettings", "Preprocessing", "ScoreSettings", "ViewSettings"]
+
+MOST_CLEARED = 0.85
+"""Share of clean images that the glance of a cascade may clear: the largest operating point, 10 %, must lie among those
+that go on, and a share is known to a few points only."""
 
 
 class Preprocessing(BaseModel):

@@ -31,6 +31,7 @@ LIMITS = {
     "classifier.safetensors": 8 * 2**30,
     "witness.safetensors": 8 * 2**30,
     "network.safetensors": 2**30,
+    "glance.safetensors": 2**30,
     "calibration.safetensors": 2**28,
 }
 """Every file a bundle may have and its largest size in bytes."""

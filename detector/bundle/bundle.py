@@ -4,6 +4,7 @@
     classifier.safetensors    the classifier's weights, where they can be embedded
     witness.safetensors       the witness's, where there is one
     network.safetensors       the heatmap network's weights
+    glance.safetensors        those of the glance networks, where there is a cascade
     calibration.safetensors   attack scores of clean images
 
 Nothing is unpickled and nothing is extracted; a bundle from elsewhere is read within limits. The same content gives the
@@ -39,7 +40,7 @@ EMBEDDED = Path(__file__).parents[1] / "embedded" / "cifar10.heatward"
 FORMAT: Final = "heatward-bundle"
 SCHEMA_VERSION = 4
 CLASSIFIER, WITNESS = "classifier.safetensors", "witness.safetensors"
-NETWORK, CALIBRATION = "network.safetensors", "calibration.safetensors"
+NETWORK, GLANCE, CALIBRATION = "network.safetensors", "glance.safetensors", "calibration.safetensors"
 
 
 class Manifest(BaseModel):
@@ -57,6 +58,7 @@ class Manifest(BaseModel):
         evidence: Settings of the evidence.
         constants: What decides the evidence and is no setting; another heatward must compute with the same.
         network: Settings of the heatmap network and of the attack score.
+        cascade: Threshold and settings of the first look; None where every image is looked at in full.
         families: Attack families of the network's head.
         operating_points: Threshold by false-positive rate.
         measured: Results on the test split.
@@ -76,6 +78,7 @@ class Manifest(BaseModel):
     evidence: dict[str, JsonValue] = {}
     constants: dict[str, JsonValue] = CONSTANTS
     network: dict[str, JsonValue] = {}
+    cascade: dict[str, JsonValue] | None = None
     families: tuple[str, ...] = ()
     operating_points: dict[str, float] = {}
     measured: dict[str, JsonValue] = {}
@@ -98,6 +101,7 @@ class Bundle:
         network_weights: The heatmap network's state dict.
         calibration_scores: (n,) attack scores of clean images.
         witness_weights: The witness's state dict; None where there is no witness, or its file must be at hand.
+        glance_weights: The glance networks'; None where there is no cascade.
     """
 
     manifest: Manifest
@@ -105,6 +109,7 @@ class Bundle:
     network_weights: dict[str, Tensor]
     calibration_scores: Tensor
     witness_weights: dict[str, Tensor] | None = None
+    glance_weights: dict[str, Tensor] | None = None
 
 
 def save_bundle(path: str | Path, bundle: Bundle, *, half: bool = False) -> None:
@@ -123,6 +128,8 @@ def save_bundle(path: str | Path, bundle: Bundle, *, half: bool = False) -> None
         NETWORK: _packed(bundle.network_weights, half),
         CALIBRATION: _packed({"scores": bundle.calibration_scores}, half=False),
     }
+    if bundle.glance_weights is not None:
+        contents[GLANCE] = _packed(bundle.glance_weights, half)
     manifest = bundle.manifest
     changed: dict[str, Any] = {"classifier": manifest.classifier, "witness": manifest.witness}
     for role, file, weights in (
@@ -135,7 +142,8 @@ def save_bundle(path: str | Path, bundle: Bundle, *, half: bool = False) -> None
                 changed[role] = changed[role].model_copy(update={"weights": None})
     files = {name: hashlib.sha256(data).hexdigest() for name, data in contents.items()}
     manifest = manifest.model_copy(update={**changed, "files": files})
-    described = manifest.model_dump(mode="json")
+    # a release that knows of no cascade still reads a bundle that has none
+    described = manifest.model_dump(mode="json", exclude={"cascade"} if manifest.cascade is None else None)
     described["files"][MANIFEST] = _manifest_digest(described)
     contents[MANIFEST] = (json.dumps(described, indent=2, sort_keys=True) + "\n").encode()
     write_files(Path(path), contents)
@@ -161,7 +169,8 @@ def _loaded(path: Path) -> Bundle:
     manifest = _manifest(described, path)
     if foreign := [*others, *sorted(manifest.files.keys() - LIMITS.keys())]:
         raise BundleForeignError(f"{path} holds {foreign[0]!r}, which is no file of a bundle: train the bundle again.")
-    for name in sorted(manifest.files.keys() - {MANIFEST} | {NETWORK, CALIBRATION}):
+    needed = {NETWORK, CALIBRATION} | ({GLANCE} if manifest.cascade is not None else set())
+    for name in sorted(manifest.files.keys() - {MANIFEST} | needed):
         if name not in contents:
             raise BundleDamagedError(f"{path} lacks its file {name}: copy or train the bundle again.")
         if hashlib.sha256(contents[name]).hexdigest() != manifest.files.get(name):
@@ -180,6 +189,7 @@ def _loaded(path: Path) -> Bundle:
         _unpacked(contents[NETWORK], NETWORK, path),
         scores,
         _unpacked(contents[WITNESS], WITNESS, path) if WITNESS in contents else None,
+        _unpacked(contents[GLANCE], GLANCE, path) if GLANCE in contents else None,
     )
 
 

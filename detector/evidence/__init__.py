@@ -1,6 +1,7 @@
 """What the heatmap network reads: images in, `Evidence` out."""
 
 from detector.evidence.extractor import ALL_CLASSES_UP_TO, CONSTANTS, EvidenceExtractor, EvidenceSettings, hidden_by
+from detector.evidence.glance import Glance
 from detector.evidence.groups import (
     PER_CANDIDATE,
     PER_IMAGE,
@@ -17,5 +18,6 @@ __all__ = [
     "EvidenceExtractor",
     "EvidenceSettings",
     "EvidenceShape",
+    "Glance",
     "hidden_by",
 ]

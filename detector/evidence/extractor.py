@@ -1,14 +1,19 @@
 """What the heatmap classifier reads: heatmaps over channels, and their stability under small views.
 
+    at a glance
     images (B, 3, H, W) ─▶ one forward ─▶ logits, activations at several depths
                              ├─ backward of the margin top1 − top2 ─▶ channel attribution (every depth)
                              └─ backward of the predicted class from one deep layer ─▶ the heatmap people are shown
-    views of the images  ─▶ forward only ─▶ logits per class, attribution under the view against the original's
     the witness, a second classifier ─▶ forward only ─▶ its logits for the same classes, against the classifier's
 
-A classifier that shows no gradients or no layers is a black box: it is asked for logits alone, of the image and its
-views in one batch, and the witness must be there (docs/black-box.md). The heatmap people are shown is then the
-witness's for the class that the classifier predicts.
+    in full
+    views of the images  ─▶ forward only ─▶ logits per class, attribution under the view against the original's
+
+A cascade takes the second step for some rows of a batch only (`glance`, then `look`); nothing is computed twice.
+
+A classifier that shows no gradients or no layers is a black box: it is asked for logits alone, and the witness must be
+there (docs/black-box.md). Where every image is looked at in full, image and views are asked about in one batch. The
+heatmap people are shown is then the witness's for the class that the classifier predicts.
 
 Every magnitude is kept: a heatmap scaled to [0, 1] loses the strongest signal. Nothing depends on the other images of
 the batch. Sources: Fong & Vedaldi 2018 (Net2Vec) and Fong et al. 2019 section 5 (channel attribution); Selvaraju et al.
@@ -19,6 +24,7 @@ view of the same image).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 import torch
 from pydantic import JsonValue
@@ -27,6 +33,8 @@ from torch.nn import functional
 
 from detector.classifier import Classifier
 from detector.errors import ConfigError, LayerNotFoundError, NoGradientError
+from detector.evidence.answers import answers, answers_under_views
+from detector.evidence.glance import Glance
 from detector.evidence.groups import PER_CANDIDATE, PER_IMAGE, Evidence
 from detector.evidence.views import CONSTANTS as VIEW_CONSTANTS
 from detector.evidence.views import make_views
@@ -134,41 +142,109 @@ class EvidenceExtractor:
         It is activation × gradient of the predicted class at `map_layer` of `map_from`, summed over channels; block
         occlusion of a witness that is a black box itself.
         """
-        check_images(images, device=self.classifier.device, size=self.classifier.input_size)
-        check_range(images)
-        extract = self._extract_outside if self.black_box else self._extract
-        evidence, heatmaps = zip(*map(extract, torch.split(images, self.settings.forward_batch)), strict=True)
+        self._check(images)
+        evidence, heatmaps = [], []
+        for chunk in torch.split(images, self.settings.forward_batch):
+            if self.black_box:
+                logits, view_logits = self._ask_about(chunk, with_views=True)
+                first = self._first(chunk, logits)
+                evidence.append(self._with_views(first, view_logits))
+            else:
+                first = self._glance(chunk)
+                evidence.append(self._look(first))
+            heatmaps.append(first.heatmaps)
         return Evidence.cat(evidence), torch.cat(heatmaps)
 
-    def _extract(self, images: Tensor) -> tuple[Evidence, Tensor]:
+    @property
+    def glances(self) -> bool:
+        """Whether there is evidence without views: not where views propose the candidates."""
+        return self.witness is not None or self.candidates == self.classifier.num_classes
+
+    def glance(self, images: Tensor) -> Glance:
+        """What costs no view: the first step of a cascade; images and errors as of a call.
+
+        Raises:
+            ConfigError: Views propose the candidates, so nothing is known without them.
+        """
+        self.check_glance()
+        self._check(images)
+        return Glance.cat([self._glance(chunk) for chunk in torch.split(images, self.settings.forward_batch)])
+
+    def check_glance(self) -> None:
+        """See that there is evidence without views.
+
+        Raises:
+            ConfigError: There is none.
+        """
+        if not self.glances:
+            raise ConfigError(
+                f"a cascade needs a [witness] where there are more than {ALL_CLASSES_UP_TO} classes, here "
+                f"{self.classifier.num_classes}: without one it takes the views to know which classes to look at"
+            )
+
+    def look(self, glance: Glance) -> Evidence:
+        """All evidence about the images of a glance, of which nothing is computed again: the second step."""
+        return Evidence.cat([self._look(chunk) for chunk in glance.split(self.settings.forward_batch)])
+
+    def _check(self, images: Tensor) -> None:
+        check_images(images, device=self.classifier.device, size=self.classifier.input_size)
+        check_range(images)
+
+    def _glance(self, images: Tensor) -> Glance:
+        if self.black_box:
+            return self._first(images, self._ask_about(images, with_views=False)[0])
         with torch.enable_grad():
             logits, activations = self.classifier.activations(images, self.layers)
             depths = attribute_margin(logits, activations, retain_graph=True)
             heatmaps, _ = attribute_classes(logits, activations[self.map_layer])
-        logits = logits.detach()
-        view_logits, stability = self._under_views(images, depths)
-        channels = [c for d in depths.values() for c in (d.attribution, d.gradient_norm, d.activation)]
-        inside = {"margin.channels": torch.cat(channels, dim=1), "views.stability": stability}
-        return self._evidence(images, logits, view_logits, inside), heatmaps[:, 0]
+        return self._first(images, logits.detach(), depths, heatmaps[:, 0])
 
-    def _extract_outside(self, images: Tensor) -> tuple[Evidence, Tensor]:
-        """As `_extract`, from answers alone: images and views are asked about together."""
-        with torch.no_grad():
-            looks = torch.cat([images, *(view(images) for view in self.views.values())])  # ((1 + V)·B, 3, H, W)
-            answers = [self.classifier(chunk) for chunk in torch.split(looks, self.settings.forward_batch)]
-            stacked = torch.cat(answers).view(1 + len(self.views), len(images), self.classifier.num_classes)
-        logits, view_logits = stacked[0], stacked[1:].transpose(0, 1)
-        return self._evidence(images, logits, view_logits, {}), self._map_of_witness(images, logits.argmax(1))
-
-    def _evidence(self, images: Tensor, logits: Tensor, view_logits: Tensor, inside: Mapping[str, Tensor]) -> Evidence:
-        """What was seen inside, the answers under the views, and what the witness says."""
+    def _first(
+        self,
+        images: Tensor,
+        logits: Tensor,
+        depths: Mapping[str, LayerAttribution] = MappingProxyType({}),
+        heatmaps: Tensor | None = None,
+    ) -> Glance:
+        """What is seen without views: in the answer, inside, and by the witness."""
         said = self._ask_witness(self.witness, images) if self.witness is not None else None
-        votes = view_logits if said is None else said
-        candidates = self._candidates(logits, votes.softmax(-1).mean(1))
-        groups = {**inside, **_answers(logits, view_logits, candidates)}
+        candidates = self._candidates(logits, (logits[:, None] if said is None else said).softmax(-1).mean(1))
+        groups = answers(logits, candidates)
+        if depths:
+            channels = [c for d in depths.values() for c in (d.attribution, d.gradient_norm, d.activation)]
+            groups |= {"margin.channels": torch.cat(channels, dim=1)}
         if said is not None:
             groups |= testify(logits, said, candidates)
-        return Evidence.from_tensors({"logits": logits, "candidates": candidates, **groups})
+        evidence = Evidence.from_tensors({"logits": logits, "candidates": candidates, **groups})
+        if heatmaps is None:
+            heatmaps = self._map_of_witness(images, logits.argmax(1))
+        return Glance(images, evidence, depths, heatmaps)
+
+    def _look(self, glance: Glance) -> Evidence:
+        if self.black_box:
+            return self._with_views(glance, self._ask_about(glance.images, of_images=False)[1])
+        view_logits, stability = self._under_views(glance.images, glance.depths)
+        return self._with_views(glance, view_logits, {"views.stability": stability})
+
+    def _with_views(
+        self, glance: Glance, view_logits: Tensor, inside: Mapping[str, Tensor] = MappingProxyType({})
+    ) -> Evidence:
+        """The evidence of a glance, and what views (B, V, K) show beside it."""
+        seen = glance.evidence.tensors()
+        logits, candidates = seen["logits"], seen["candidates"]
+        if not self.glances:  # the views propose the candidates
+            candidates = self._candidates(logits, view_logits.softmax(-1).mean(1))
+            seen |= {"candidates": candidates, **answers(logits, candidates)}
+        return Evidence.from_tensors({**seen, **inside, **answers_under_views(logits, view_logits, candidates)})
+
+    @torch.no_grad()
+    def _ask_about(self, images: Tensor, *, of_images: bool = True, with_views: bool = True) -> tuple[Tensor, Tensor]:
+        """Logits of a black box about images (B, K) and about their views (B, V, K), what is wanted of it together."""
+        looks = [images] if of_images else []
+        looks += [view(images) for view in self.views.values()] if with_views else []
+        said = [self.classifier(chunk) for chunk in torch.split(torch.cat(looks), self.settings.forward_batch)]
+        stacked = torch.cat(said).view(len(looks), len(images), self.classifier.num_classes)
+        return stacked[0], stacked[int(of_images) :].transpose(0, 1)
 
     def _map_of_witness(self, images: Tensor, labels: Tensor) -> Tensor:
         """(B, h, w): what speaks for these labels, to the witness."""
@@ -237,18 +313,3 @@ def _map_layer(classifier: Classifier, layers: Sequence[str]) -> str:
         _, activations = classifier.activations(probe, layers)
     fine = [name for name in layers if min(activations[name].shape[-2:]) >= MAP_SIDE]
     return fine[-1] if fine else layers[0]
-
-
-def _answers(logits: Tensor, view_logits: Tensor, candidates: Tensor) -> dict[str, Tensor]:
-    """Centred logits and log-probabilities of the candidates, and their change under every view."""
-    count = view_logits.shape[1]
-    stacked = torch.cat([logits[:, None], view_logits], dim=1)  # (B, 1 + V, K)
-    index = candidates[:, None].expand(-1, count + 1, -1)
-    groups: dict[str, Tensor] = {}
-    for name, values in (
-        ("logit", stacked - stacked.mean(-1, keepdim=True)),
-        ("log_probability", stacked.log_softmax(-1)),
-    ):
-        own, seen = torch.split(values.gather(2, index).transpose(1, 2), [1, count], dim=2)  # (B, C, 1), (B, C, V)
-        groups |= {f"classes.{name}": own, f"views.{name}": seen - own}
-    return groups

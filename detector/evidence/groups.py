@@ -32,7 +32,7 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
-__all__ = ["INSIDE", "PER_CANDIDATE", "PER_IMAGE", "Evidence", "EvidenceShape"]
+__all__ = ["INSIDE", "PER_CANDIDATE", "PER_IMAGE", "VIEWS", "Evidence", "EvidenceShape"]
 
 PER_IMAGE = ("margin.channels", "witness.answer", "witness.divergence", "views.stability")
 PER_CANDIDATE = (
@@ -44,6 +44,8 @@ PER_CANDIDATE = (
     "witness.logit",
     "witness.log_ratio",
 )
+VIEWS = "views."
+"""How the names of groups begin that take views, a forward pass each: a glance has all the others."""
 INSIDE = ("margin.channels", "views.stability")
 """What is seen inside the classifier, by its gradients and layers."""
 
@@ -63,6 +65,11 @@ class Evidence:
     def columns(self, names: Iterable[str]) -> Tensor:
         """(B, n) or (B, C, n): the numbers of some groups side by side, in this order; absent ones are left out."""
         return torch.cat([self.groups[name].flatten(_first(name)) for name in names if name in self.groups], -1)
+
+    def without_views(self) -> Evidence:
+        """What is known at a glance."""
+        groups = {name: group for name, group in self.groups.items() if not name.startswith(VIEWS)}
+        return Evidence(self.logits, self.candidates, groups)
 
     def tensors(self) -> dict[str, Tensor]:
         return {"logits": self.logits, "candidates": self.candidates, **self.groups}
@@ -108,6 +115,11 @@ class EvidenceShape(BaseModel):
     def black_box(self) -> bool:
         """Whether nothing was seen inside the classifier."""
         return not any(name in self.groups for name in INSIDE)
+
+    def without_views(self) -> EvidenceShape:
+        """Of what is known at a glance."""
+        groups = {name: sizes for name, sizes in self.groups.items() if not name.startswith(VIEWS)}
+        return self.model_copy(update={"groups": groups})
 
     @classmethod
     def of(cls, evidence: Evidence) -> EvidenceShape:

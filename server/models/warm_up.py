@@ -67,9 +67,11 @@ def warm_up(detector: Detector, max_batch: int, goal_s: float) -> LatencyModel:
     """Judges grey images in batches of 1, 2, 4, …, `max_batch`, the first use untimed.
 
     It ends with a batch that takes longer than `goal_s`, or more memory than there is. Of each size the fastest batch
-    counts, out of several rounds: whatever slows the machine for a moment meets all sizes alike. Runs on any thread.
+    counts, out of several rounds: whatever slows the machine for a moment meets all sizes alike. A cascade clears none
+    of them: that is the most a batch costs, and the latency model learns what others do. Runs on any thread.
     """
     profile: dict[int, float] = {}
+    detector = detector.in_full()
     detector.warm_up([1])
     for size in sorted({*(1 << power for power in range(max_batch.bit_length())), max_batch}):
         seconds = _seconds(detector, size)

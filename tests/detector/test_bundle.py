@@ -63,6 +63,26 @@ def assert_same(loaded: Bundle, original: Bundle) -> None:
         assert all(torch.equal(one[name], other[name]) and one[name].dtype == other[name].dtype for name in one)
 
 
+def test_a_cascade_comes_back_and_without_one_nothing_is_said_of_it(tmp_path: Path) -> None:
+    described = {"threshold": 0.25, "clears": 0.7}
+    whole = make(
+        glance_weights={"0.a": torch.ones(2)}, manifest=make().manifest.model_copy(update={"cascade": described})
+    )
+    save_bundle(tmp_path / "a.heatward", whole)
+    loaded = load_bundle(tmp_path / "a.heatward")
+    assert loaded.manifest.cascade == described
+    assert loaded.glance_weights is not None and torch.equal(loaded.glance_weights["0.a"], torch.ones(2))
+    save_bundle(tmp_path / "b.heatward", SMALL)
+    assert "cascade" not in json.loads(files_of(tmp_path / "b.heatward")["manifest.json"])  # older releases read it
+    assert load_bundle(tmp_path / "b.heatward").glance_weights is None
+
+
+def test_a_cascade_without_its_networks_is_damaged(tmp_path: Path) -> None:
+    save_bundle(tmp_path / "a.heatward", make(manifest=make().manifest.model_copy(update={"cascade": {"clears": 0.7}})))
+    with pytest.raises(BundleDamagedError, match="lacks its file glance"):
+        load_bundle(tmp_path / "a.heatward")
+
+
 def rezip(path: Path, contents: dict[str, bytes], compression: int = zipfile.ZIP_STORED) -> Path:
     with zipfile.ZipFile(path, "w", compression) as archive:
         for name, data in contents.items():

@@ -1,0 +1,120 @@
+"""Two looks as one score: a glance clears most clean images, the full networks rank what it does not clear.
+
+    evidence without views ─▶ glance networks ─▶ score ─┬─ below the threshold: cleared ─▶ score − threshold, below 0
+                                                        └─ goes on ─▶ all evidence ─▶ networks ─▶ their score, 0 and up
+
+The pair is one fixed function of an image, so a conformal p-value of it is exact over both looks (ADR 24): who is
+cleared is ranked below all who went on. The threshold is chosen on images that are neither calibration nor test.
+Source: Viola & Jones 2001, "Rapid Object Detection using a Boosted Cascade of Simple Features".
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+
+from detector.errors import CalibrationError
+from detector.evidence import Evidence, EvidenceShape
+from detector.scoring.calibration import RATES, Calibration
+from detector.scoring.network import HeatmapNetwork, score
+from detector.settings import MOST_CLEARED, NetworkSettings
+
+__all__ = ["Cascade", "CascadeSettings", "check_vouched", "threshold_of"]
+
+
+class CascadeSettings(BaseModel):
+    """What a bundle knows of its cascade, beside the weights of the glance networks."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    clears: float = Field(gt=0, le=MOST_CLEARED)
+    """Share of clean images that was to be cleared."""
+    threshold: float
+    """Glance scores below it are cleared."""
+    shape: EvidenceShape
+    """Of the evidence that the glance networks read."""
+    settings: NetworkSettings
+    """Theirs."""
+
+
+@dataclass(frozen=True)
+class Cascade:
+    """The first look of a detector.
+
+    Attributes:
+        networks: The glance networks, in eval mode.
+        threshold: Images whose glance score is below it are cleared.
+        clears: Share of clean images that was to be cleared.
+    """
+
+    networks: tuple[HeatmapNetwork, ...]
+    threshold: float
+    clears: float
+
+    @classmethod
+    def of(cls, settings: CascadeSettings, families: int, weights: dict[str, Tensor]) -> Cascade:
+        """Rebuild it from what a bundle holds.
+
+        Raises:
+            BundleDamagedError: The weights do not fit the sizes.
+        """
+        networks = HeatmapNetwork.ensemble(settings.shape, families, settings.settings, weights)
+        return cls(tuple(networks), settings.threshold, settings.clears)
+
+    def to(self, device: torch.device | str) -> Cascade:
+        return Cascade(tuple(network.to(device) for network in self.networks), self.threshold, self.clears)
+
+    def judge(
+        self, glance: Evidence, networks: Sequence[HeatmapNetwork], look: Callable[[Tensor], Evidence]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Rank B images, in their order.
+
+        Args:
+            glance: Evidence about them; groups of views are not read.
+            networks: The full ones.
+            look: Rows (n,) that go on → all evidence about these images; not asked where none does.
+
+        Returns:
+            Attack score (B,) float64: below 0 where the glance cleared an image, by how far; origin probabilities
+            (B, C) over the candidates, by the look that decided; and the rows (n,) that went on.
+        """
+        scores, origin = score(self.networks, glance.without_views())
+        scores = scores - self.threshold
+        rows = (scores >= 0).nonzero()[:, 0]
+        if len(rows):
+            full, full_origin = score(networks, look(rows))
+            scores[rows] = full.clamp_min(0)  # it is, but for the last digit
+            origin[rows] = full_origin
+        return scores, origin, rows
+
+
+def threshold_of(scores: Tensor, clears: float) -> float:
+    """The smallest threshold that clears at least this share of clean images.
+
+    Args:
+        scores: (n,) glance scores of clean images that neither taught the glance networks nor calibrate.
+        clears: Above 0, below 1.
+    """
+    count = math.ceil(clears * len(scores))
+    return math.nextafter(float(scores.double().sort().values[count - 1]), math.inf)
+
+
+def check_vouched(calibration: Calibration) -> None:
+    """See that the operating points lie among the images that went on.
+
+    Raises:
+        CalibrationError: One of them would flag images that the glance cleared.
+    """
+    count = len(calibration.scores)
+    went_on = int((calibration.scores >= 0).sum())
+    reached = max(rate for rate in RATES if rate >= 1 / (count + 1))
+    if calibration.threshold(reached) < 0:
+        raise CalibrationError(
+            f"[cascade] clears: {went_on} of {count} calibration images went on to the full look "
+            f"({went_on / count:.1%}), too few to flag at {reached:g}: clear a smaller share, or calibrate on more"
+        )
