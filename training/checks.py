@@ -17,6 +17,7 @@ from detector.scoring.calibration import FEWEST_SCORES
 from detector.text import printable
 from training.config import CLEAN, SPLITS, Split
 from training.evaluation.metrics import FEW
+from training.fitting.glance import check_vouched_for
 from training.job import Job
 from training.shards import list_shards, read_columns
 
@@ -32,7 +33,7 @@ def check_images(job: Job) -> None:
 
     Raises:
         DataError: An image cannot be read and `skip_unreadable` is false, or a split has none that can.
-        CalibrationError: Too few calibration images to flag anything.
+        CalibrationError: Too few calibration images to flag anything, or for the cascade.
     """
     for split in job.splits.values():
         if split.unreadable and not job.config.images.skip_unreadable:
@@ -49,6 +50,7 @@ def check_images(job: Job) -> None:
             f"images.splits.calibrate: {usable['calibrate']} {told}, at least {FEWEST_SCORES} are needed to flag at "
             f"5 %, {FEWEST_FOR_1_PERCENT} to flag at 1 %: use more images, or raise images.splits.calibrate"
         )
+    check_vouched_for(job.config.cascade.clears, usable["fit"], usable["calibrate"])
     if usable["calibrate"] < FEWEST_FOR_1_PERCENT:
         job.progress.note(
             f"images.splits.calibrate: with {usable['calibrate']} {told} nothing can be flagged at less than "

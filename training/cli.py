@@ -77,9 +77,9 @@ def train(argv: Sequence[str] | None = None, report: Report | None = None) -> in
     parser = job_parser(
         "train",
         "Make a detector for a classifier: images and classifier in, bundle and report out.",
-        "Without STAGE every stage runs: witness, attack, attribute, fit, calibrate, evaluate, bundle. What is finished"
-        " is not made again, so run the same command after an interruption. Flags win over HEATWARD_… environment "
-        "variables (HEATWARD_FIT__EPOCHS=5), those over the file.",
+        "Without STAGE every stage runs: witness, attack, attribute, fit, glance, calibrate, evaluate, bundle. What is "
+        "finished is not made again, so run the same command after an interruption. Flags win over HEATWARD_… "
+        "environment variables (HEATWARD_FIT__EPOCHS=5), those over the file.",
     )
     parser.add_argument("stage", nargs="?", choices=STAGES, help="this stage alone")
     parser.add_argument(

@@ -21,6 +21,7 @@ from training.deliveries import AT, DeliverySpec
 from training.images import SPLITS, ImagesConfig, Split, Splits
 from training.parameters import read_parameter
 from training.settings import (
+    CascadeConfig,
     CorruptionSettings,
     DistillationSettings,
     EvaluateSettings,
@@ -50,7 +51,7 @@ Count = Annotated[int, Field(ge=1)]
 FILES = "files"
 """Kind of an attack that is a folder of images which somebody attacked already."""
 ORIGINALS = "originals"
-Stage = Literal["witness", "attack", "attribute", "fit", "calibrate", "evaluate", "bundle"]
+Stage = Literal["witness", "attack", "attribute", "fit", "glance", "calibrate", "evaluate", "bundle"]
 STAGES: tuple[Stage, ...] = get_args(Stage)
 
 
@@ -237,6 +238,7 @@ class TrainingConfig(BaseSettings):
     corruptions: CorruptionSettings = CorruptionSettings()
     evidence: EvidenceSettings = EvidenceSettings()
     fit: FitSettings = FitSettings()
+    cascade: CascadeConfig = CascadeConfig()
     evaluate: EvaluateSettings = EvaluateSettings()
 
     @model_validator(mode="after")

@@ -9,12 +9,13 @@ from torch import Tensor
 
 from detector.bundle import Bundle, load_bundle
 from detector.classifier import load_classifier
-from detector.detector import Detector
+from detector.detector import Detector, cascade_of
 from detector.errors import ConfigError, FingerprintMismatchError
 from detector.evidence import EvidenceExtractor, EvidenceSettings
 from detector.remote import shown
 from detector.scoring.calibration import Calibration
 from detector.scoring.network import EvidenceShape, HeatmapNetwork, NetworkSettings
+from training.fitting.glance import load_cascade
 from training.fitting.networks import load_networks
 from training.job import Job
 from training.shards import read_shard
@@ -39,11 +40,13 @@ def load_detector(job: Job) -> Detector:
     Raises:
         DataError: One of them has not run.
     """
+    device, cascade = job.classifier.device, load_cascade(job)
     return Detector(
         job.classifier,
         EvidenceExtractor(job.classifier, job.config.evidence, job.witness),
-        [network.to(job.classifier.device) for network in load_networks(job.work / "fit")],
+        [network.to(device) for network in load_networks(job.work / "fit")],
         Calibration.fit(load_scores(job.work)),
+        cascade=cascade.to(device) if cascade is not None else None,
     )
 
 
@@ -85,11 +88,12 @@ def detector_around(bundle: Bundle, extractor: EvidenceExtractor) -> Detector:
         NetworkSettings.model_validate(bundle.manifest.network["settings"]),
         bundle.network_weights,
     )
-    classifier = extractor.classifier
+    classifier, cascade = extractor.classifier, cascade_of(bundle)
     return Detector(
         classifier,
         extractor,
         [network.to(classifier.device) for network in networks],
         Calibration.fit(bundle.calibration_scores),
         bundle.manifest,
+        cascade.to(classifier.device) if cascade is not None else None,
     )

@@ -1,4 +1,4 @@
-"""The stages of a training job, in order: witness → attack → attribute → fit → calibrate → evaluate → bundle.
+"""The stages of a training job, in order: witness → attack → attribute → fit → glance → calibrate → evaluate → bundle.
 
 Each stage reads what others wrote under the work folder, makes only what is missing or stale, and leaves either a whole
 file or none; so a job can be killed at any point and run again. What the stages do: `training.stages`.
@@ -15,7 +15,7 @@ from training.config import STAGES, Split, Stage, TrainingConfig
 from training.job import Job, open_job
 from training.progress import Progress
 from training.rates import Rates
-from training.stages import StageModule, attack, attribute, bundle, calibrate, evaluate, fit, witness
+from training.stages import StageModule, attack, attribute, bundle, calibrate, evaluate, fit, glance, witness
 
 __all__ = ["MODULES", "run", "run_stage", "work_of"]
 
@@ -24,6 +24,7 @@ MODULES: Mapping[Stage, StageModule] = {
     "attack": attack,
     "attribute": attribute,
     "fit": fit,
+    "glance": glance,
     "calibrate": calibrate,
     "evaluate": evaluate,
     "bundle": bundle,
@@ -31,6 +32,7 @@ MODULES: Mapping[Stage, StageModule] = {
 WHOLE: Mapping[Stage, tuple[Split, int]] = {
     "witness": ("fit", 1),
     "fit": ("fit", 0),
+    "glance": ("fit", 0),
     "calibrate": ("calibrate", 1),
     "evaluate": ("test", 1),
     "bundle": ("test", 1),

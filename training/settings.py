@@ -7,9 +7,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
-from detector.settings import NetworkSettings
+from detector.settings import MOST_CLEARED, NetworkSettings
 
 __all__ = [
+    "CascadeConfig",
     "Corruption",
     "CorruptionSettings",
     "DistillationSettings",
@@ -79,6 +80,23 @@ class FitSettings(NetworkSettings):
     def network(self) -> NetworkSettings:
         """The part a bundle needs to build the network again."""
         return NetworkSettings(**self.model_dump(include=set(NetworkSettings.model_fields)))
+
+
+class CascadeConfig(Settings):
+    """The first look of a cascade: docs/results/cascade.md."""
+
+    clears: float = Field(default=0, ge=0, lt=1)
+    """Share of clean images that a glance, which takes no view, lets go. 0: every image is looked at in full."""
+
+    @field_validator("clears")
+    @classmethod
+    def _some_go_on(cls, clears: float) -> float:
+        if clears > MOST_CLEARED:
+            raise ValueError(
+                f"a glance that clears {clears:g} leaves too few clean images for the full look, among which the "
+                f"thresholds of 1 % to 10 % must lie: clear at most {MOST_CLEARED:g}"
+            )
+        return clears
 
 
 class DistillationSettings(Settings):

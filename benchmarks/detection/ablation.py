@@ -20,13 +20,13 @@ from typing import Any
 import numpy as np
 import torch
 from rich.table import Table
-from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.clock import seconds
 from benchmarks.detection.fitted import fitted
 from detector.evidence import Evidence, EvidenceExtractor
 from detector.settings import ScoreSettings
 from training.config import CLEAN, TrainingConfig
+from training.evaluation.cost import operations
 from training.evaluation.measures import Thresholds
 from training.evaluation.metrics import auroc
 from training.evaluation.tables import render
@@ -85,9 +85,9 @@ def costs(job: Job) -> dict[str, float]:
     images = job.splits["test"].read(0, BATCH, classifier.prepare).pixels.to(classifier.device).float() / 255
     whole = EvidenceExtractor(classifier, settings, job.witness)
     with torch.no_grad():
-        forward = flops(lambda: classifier(images))
-    every = flops(lambda: whole(images)) / forward
-    alone = flops(lambda: EvidenceExtractor(classifier, settings)(images)) / forward
+        forward = operations(lambda: classifier(images))
+    every = operations(lambda: whole(images)) / forward
+    alone = operations(lambda: EvidenceExtractor(classifier, settings)(images)) / forward
     with torch.no_grad():
         seconds_forward = fastest(lambda: classifier(images), classifier.device)
     seconds_whole = fastest(lambda: whole(images), classifier.device)
@@ -100,12 +100,6 @@ def costs(job: Job) -> dict[str, float]:
         "images_per_second": BATCH / seconds_whole,
         "forward_images_per_second": BATCH / seconds_forward,
     }
-
-
-def flops(work: Callable[[], object]) -> float:
-    with FlopCounterMode(display=False) as counter:
-        work()
-    return float(counter.get_total_flops())
 
 
 def fastest(work: Callable[[], object], device: torch.device) -> float:

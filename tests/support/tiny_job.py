@@ -57,9 +57,9 @@ limit = {{ fit = 30 }}
 """
 
 
-def write_source(folder: Path) -> Path:
+def write_source(folder: Path, images: int = 100) -> Path:
     """Images in class folders, weights and `config.toml`."""
-    drawn = tiny.images(100, seed=11)
+    drawn = tiny.images(images, seed=11)
     for number, (image, label) in enumerate(zip(drawn.images, drawn.labels.tolist(), strict=True)):
         directory = folder / "images" / tiny.CLASSES[label]
         directory.mkdir(parents=True, exist_ok=True)

@@ -19,10 +19,18 @@ from detector.detector import Detector
 from detector.files import write_file
 from training.config import CLEAN, TrainingConfig
 from training.evaluation import measures
+from training.evaluation.cost import cost_of
 from training.evaluation.examples import examples, first_sources, worst_sources, write_examples
 from training.evaluation.measures import RATES, Thresholds
 from training.evaluation.metrics import Bootstrap
-from training.evaluation.result import HEATWARD, AttackResult, ClassifierResult, EvaluationResult
+from training.evaluation.result import (
+    HEATWARD,
+    IN_FULL,
+    AttackResult,
+    CascadeResult,
+    ClassifierResult,
+    EvaluationResult,
+)
 from training.evaluation.scores import Scored, by_network, from_evidence, read_attempts, runner_up
 from training.evaluation.tables import markdown
 from training.progress import Progress, SilentProgress
@@ -32,6 +40,7 @@ __all__ = ["DETECTORS", "run"]
 
 DETECTORS = {
     HEATWARD: "heatmap network",
+    IN_FULL: "every image in full",
     "runner-up": "runner-up logit",
 }
 
@@ -134,6 +143,7 @@ def run(
         classes=measures.class_errors(
             clean, attacked[HEATWARD], thresholds[HEATWARD].served[RATES[-1]], detector.classifier.classes
         ),
+        cascade=_cascade(detector, {label: scores[label][HEATWARD] for label in (*unharmed, *labels)}, bootstrap),
     )
     evaluation.write(folder)
     write_file(folder / "evaluation.md", markdown(evaluation).encode())
@@ -145,6 +155,24 @@ def run(
 
 def _finite(cuts: Mapping[float, float]) -> dict[float, float | None]:
     return {rate: cut if np.isfinite(cut) else None for rate, cut in cuts.items()}
+
+
+def _cascade(detector: Detector, scored: Mapping[str, Scored], bootstrap: Bootstrap) -> CascadeResult | None:
+    """What went on, and what that costs; scores below 0 are those of cleared images."""
+    if detector.cascade is None:
+        return None
+    went_on = {}
+    for label, each in scored.items():
+        known = each if label == CLEAN else each[each.fair]
+        went_on[label] = bootstrap.rate(known.score >= 0, known.source)
+    cost = cost_of(detector.extractor)
+    return CascadeResult(
+        clears=detector.cascade.clears,
+        went_on=went_on,
+        glance=cost.glance if cost else None,
+        in_full=cost.mean(1) if cost else None,
+        on_clean=cost.mean(went_on[CLEAN].value) if cost else None,
+    )
 
 
 def _alone(detector: Detector, scored: dict[str, Scored]) -> list[Scored]:
@@ -165,9 +193,11 @@ def _score(
     with progress.task(f"evaluate {split}/{label}", len(evidence), unit="shards") as advance:
         device = detector.classifier.device
         answers = {
-            HEATWARD: by_network(detector.networks, device),
+            HEATWARD: by_network(detector.networks, device, detector.cascade),
             "runner-up": lambda evidence: runner_up(evidence.logits),
         }
+        if detector.cascade is not None:
+            answers[IN_FULL] = by_network(detector.networks, device)
         if split == "test" and (label == CLEAN or attacked):
             answers |= {f"network {n}": by_network([network], device) for n, network in enumerate(detector.networks)}
         return from_evidence(evidence, answers, advance)

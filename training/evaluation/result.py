@@ -16,6 +16,7 @@ from detector.errors import DataError
 from training.config import SPLITS
 from training.evaluation.examples import FILE as EXAMPLES
 from training.evaluation.metrics import Estimate
+from training.fitting.glance import results as glance_results
 from training.fitting.networks import results as fit_results
 from training.job import Job
 from training.resume import Results
@@ -23,8 +24,10 @@ from training.shards import digest, write_json
 
 __all__ = [
     "HEATWARD",
+    "IN_FULL",
     "AttackResult",
     "ByRate",
+    "CascadeResult",
     "ClassErrors",
     "ClassifierResult",
     "Corruption",
@@ -47,6 +50,8 @@ SCHEMA_VERSION = 4
 FILE = "evaluation.json"
 HEATWARD = "heatward"
 """Name of our own detector among the detectors."""
+IN_FULL = "in full"
+"""Of the same detector without its cascade: every image has the full look."""
 
 
 class Result(BaseModel):
@@ -186,6 +191,21 @@ class ClassifierResult(Result):
     accuracy: Number
 
 
+class CascadeResult(Result):
+    """What the first look of a cascade lets go, and what that saves."""
+
+    clears: float
+    """Share of clean images that was to be cleared."""
+    went_on: dict[str, Number]
+    """Label → share of its images that the full look saw; of attacks on rightly classified images."""
+    glance: float | None
+    """Forward-equivalents of a first look; None where the classifier's operations cannot be seen."""
+    in_full: float | None
+    """Of both looks."""
+    on_clean: float | None
+    """Mean on clean traffic."""
+
+
 class EvaluationResult(Result):
     """Everything that was measured of a detector, and of those it is compared with."""
 
@@ -210,6 +230,8 @@ class EvaluationResult(Result):
     traffic: dict[str, Traffic]
     mead: dict[str, ByRate]
     classes: tuple[ClassErrors, ...]
+    cascade: CascadeResult | None = None
+    """None where every image is looked at in full."""
 
     @property
     def rows(self) -> tuple[AttackResult | MeanResult, ...]:
@@ -250,12 +272,13 @@ class EvaluationResult(Result):
         for attack in whole["attacks"]:
             own = attack.pop("detectors")[HEATWARD]
             attack |= {name: each for name, each in own.items() if name != "roc"}
-        return {
+        told = {
             "accuracy": whole["classifier"]["accuracy"],
             "images": whole["images"],
             "attacks": whole["attacks"],
             "false_positives": whole["false_positives"][HEATWARD],
         }
+        return told | ({"cascade": whole["cascade"]} if self.cascade is not None else {})
 
 
 def results(job: Job) -> Results:
@@ -263,5 +286,7 @@ def results(job: Job) -> Results:
     shards = [job.digests("attribute", split) for split in SPLITS]
     settings = job.config.evaluate.model_dump(mode="json", exclude={"leave_out"})  # measured by its own command
     fitted = fit_results(job, job.work / "fit").made_from
-    made_from = digest([fitted, shards, settings, SCHEMA_VERSION])
+    clears = job.config.cascade.clears
+    cascade = [glance_results(job).made_from, str(clears)] if clears else []
+    made_from = digest([fitted, shards, settings, SCHEMA_VERSION, *cascade])
     return Results("evaluate", job.work / "evaluate", (FILE, EXAMPLES), made_from)

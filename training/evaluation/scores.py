@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from detector.evidence import Evidence
+from detector.scoring.cascade import Cascade
 from detector.scoring.network import HeatmapNetwork, score
 from training.shards import read_columns, read_shard
 
@@ -28,6 +29,7 @@ __all__ = [
     "from_evidence",
     "read_attempts",
     "runner_up",
+    "scorer",
     "table_of",
 ]
 
@@ -92,11 +94,30 @@ class Attempts:
     l2: Floats  # (n,)
 
 
-def by_network(networks: Sequence[HeatmapNetwork], device: torch.device) -> Callable[[Evidence], Answers]:
-    """The heatmap networks as a function of evidence."""
+def scorer(
+    networks: Sequence[HeatmapNetwork], device: torch.device, cascade: Cascade | None = None
+) -> Callable[[Evidence], tuple[Tensor, Tensor]]:
+    """Attack score (B,) and origin probabilities (B, C) as a detector gives them, from all evidence of every image."""
+    full = [network.to(device) for network in networks]
+    first = None if cascade is None else cascade.to(device)
+
+    def judge(evidence: Evidence) -> tuple[Tensor, Tensor]:
+        evidence = evidence.float().to(device)
+        if first is None:
+            return score(full, evidence)
+        return first.judge(evidence, full, lambda rows: evidence[rows])[:2]
+
+    return judge
+
+
+def by_network(
+    networks: Sequence[HeatmapNetwork], device: torch.device, cascade: Cascade | None = None
+) -> Callable[[Evidence], Answers]:
+    """The heatmap networks, with what may clear images before them, as a function of evidence."""
+    judge = scorer(networks, device, cascade)
 
     def answer(evidence: Evidence) -> Answers:
-        attack_score, origin = score(networks, evidence.float().to(device))
+        attack_score, origin = judge(evidence)
         best = origin.cpu().argsort(1, descending=True)[:, :RECOVERED]
         return Answers(attack_score.cpu(), evidence.candidates.cpu().gather(1, best))
 

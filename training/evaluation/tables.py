@@ -9,12 +9,13 @@ from rich.table import Table
 
 from training.deliveries import AT
 from training.evaluation.metrics import FEW, Estimate
-from training.evaluation.result import HEATWARD, AttackResult, EvaluationResult, MeanResult
+from training.evaluation.result import HEATWARD, IN_FULL, AttackResult, CascadeResult, EvaluationResult, MeanResult
 
 __all__ = [
     "all_tables",
     "attack_table",
     "blank_table",
+    "cascade_table",
     "corruption_tables",
     "false_positive_table",
     "few",
@@ -88,6 +89,7 @@ def all_tables(evaluation: EvaluationResult) -> list[Table]:
         false_positive_table(evaluation),
         *corruption_tables(evaluation),
         use_table(evaluation),
+        *([cascade_table(evaluation, evaluation.cascade)] if evaluation.cascade is not None else []),
     ]
 
 
@@ -205,6 +207,29 @@ def use_table(evaluation: EvaluationResult) -> Table:
             *(_flagged(evaluation, each[rate], rate, detector=name) for each in mended for rate in rates),
             *(_flagged(evaluation, mead[rate], rate, detector=name) if mead else "–" for rate in rates),
         )
+    return table
+
+
+def cascade_table(evaluation: EvaluationResult, cascade: CascadeResult) -> Table:
+    """What a glance lets go, and what is still flagged beside a full look at every image."""
+    cost = ""
+    if cascade.glance is not None:
+        cost = (
+            f": {cascade.on_clean:.1f} forward passes per clean image in place of {cascade.in_full:.1f}, "
+            f"a glance {cascade.glance:.1f}"
+        )
+    title = f"Cascade, to clear {cascade.clears:.0%} of clean images{cost}"
+    flagged = (f"flagged at {rate:.0%}{how}" for rate in evaluation.rates for how in ("", ", every image in full"))
+    table = blank_table(title, "images", numbers=("went on", *flagged))
+    rows: dict[str, tuple[dict[float, Estimate], dict[float, Estimate]]] = {
+        group: (found, evaluation.false_positives[IN_FULL][group])
+        for group, found in evaluation.false_positives[HEATWARD].items()
+    }
+    rows |= {row_name(row): (row.detectors[HEATWARD].tpr, row.detectors[IN_FULL].tpr) for row in evaluation.rows}
+    for name, pair in rows.items():
+        went_on = cascade.went_on.get(name)
+        cells = [percent_only(each[rate]) for rate in evaluation.rates for each in pair]
+        table.add_row(name, percent_only(went_on) if went_on else "", *cells)
     return table
 
 

@@ -20,7 +20,7 @@ from detector.errors import DataError
 from detector.files import write_file
 from detector.scoring.network import EvidenceShape, HeatmapNetwork, NetworkSettings, ensemble_weights
 from training.config import CLEAN, TrainingConfig
-from training.fitting.rows import EvidenceFilter, Rows, ShardReader
+from training.fitting.rows import EvidenceFilter, RowFilter, Rows, ShardReader
 from training.job import Job
 from training.progress import Progress
 from training.resume import Results
@@ -53,6 +53,7 @@ def fit_networks(
     folder: Path,
     keep: EvidenceFilter = lambda evidence: evidence,
     *,
+    learns: RowFilter | None = None,
     start: Bundle | None = None,
 ) -> None:
     """Fit the ensemble and write it.
@@ -62,7 +63,8 @@ def fit_networks(
         work: Holds the attribution shards.
         progress: Told of images seen and of losses.
         folder: Where the networks go.
-        keep: What of the evidence the networks get to see, in the same shapes.
+        keep: What of the evidence the networks get to see.
+        learns: Which source images they learn from; None: all.
         start: A bundle whose networks they begin with, as far as shapes are equal; what is usual is learnt anew.
 
     Raises:
@@ -70,7 +72,7 @@ def fit_networks(
     """
     settings = config.fit
     device = device_of(config)
-    reader = ShardReader(config, work, settings, keep)
+    reader = ShardReader(config, work, settings, keep, learns)
     sample, clean = reader.sample(), reader.sample(UNHARMED_SHARDS, (CLEAN,))
     unharmed = reader.sample(UNHARMED_SHARDS, config.unharmed("fit"))
     shape = EvidenceShape.of(sample)

@@ -20,9 +20,11 @@ from training.config import CLEAN, TrainingConfig
 from training.settings import FitSettings
 from training.shards import list_shards, read_shard, rows_of
 
-__all__ = ["EvidenceFilter", "Rows", "ShardReader"]
+__all__ = ["EvidenceFilter", "RowFilter", "Rows", "ShardReader"]
 
 EvidenceFilter = Callable[[Evidence], Evidence]
+RowFilter = Callable[[Tensor], Tensor]
+"""Source images (n,) → which of them are learnt from."""
 
 
 @dataclass(frozen=True)
@@ -44,9 +46,11 @@ class ShardReader:
         work: Path,
         settings: FitSettings,
         keep: EvidenceFilter = lambda evidence: evidence,
+        learns: RowFilter | None = None,
     ) -> None:
         self.settings = settings
         self.keep = keep
+        self.learns = learns
         self.family: dict[Path, int] = {}
         self.label: dict[Path, str] = {}
         counts: dict[str, int] = {}
@@ -107,6 +111,9 @@ class ShardReader:
         evidence, family, origin, weight = [], [], [], []
         for path in paths:
             tensors = read_shard(path)
+            if self.learns is not None:
+                learnt = self.learns(tensors["index"])
+                tensors = {name: tensor[learnt] for name, tensor in tensors.items()}
             count = len(tensors["origin"])
             if not count:
                 continue

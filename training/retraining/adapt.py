@@ -81,7 +81,7 @@ def adapt(bundle: Bundle, config: TrainingConfig, options: Options, progress: Pr
         else:
             progress.note("the new classifier's evidence has other shapes: the old detector cannot be asked")
         job = replace(job, start=bundle if options.warm else None)
-        for stage in ("fit", "calibrate", "evaluate", "bundle"):
+        for stage in ("fit", "glance", "calibrate", "evaluate", "bundle"):
             run_stage(job, stage)
         after = side_of(EvaluationResult.read(job.work / "evaluate"))
         made = load_bundle(config.out)

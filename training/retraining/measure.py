@@ -55,9 +55,12 @@ class Contestant:
 
 def content_of(manifest: Manifest) -> str:
     """What decides a bundle's scores, digested: not its thresholds, nor where it comes from."""
-    files = {name: each for name, each in manifest.files.items() if name == "network.safetensors"}
+    files = {
+        name: each for name, each in manifest.files.items() if name in ("network.safetensors", "glance.safetensors")
+    }
     parts = manifest.model_dump(mode="json", include={"fingerprint", "witness_fingerprint", "evidence", "constants"})
-    return digest([files, parts, manifest.network])
+    cascade = [] if manifest.cascade is None else [manifest.cascade]
+    return digest([files, parts, manifest.network, *cascade])
 
 
 def open_contestant(job: Job, name: str, bundle: Bundle) -> Contestant:

@@ -24,6 +24,7 @@ from detector.detector import Detector
 from detector.errors import CalibrationError, DataError, ImageError
 from detector.images import decode
 from detector.scoring.calibration import Calibration
+from detector.scoring.cascade import check_vouched
 from training.data.folders import find_images
 from training.evaluation.result import Result
 from training.progress import Progress
@@ -122,6 +123,8 @@ def recalibrate(
     _check_enough(len(found), options)
     kept = trimmed(found, options.attacked_share or 0.0)
     calibration, told = Calibration.fit(kept), _told(detector, found, kept, options)
+    if detector.cascade is not None:
+        check_vouched(calibration)
     new = replace(bundle, calibration_scores=calibration.scores, manifest=_manifest(bundle, calibration, seen, options))
     return new, Recalibration(images=len(found), left_out=len(found) - len(kept), rate=options.rate, **counts, **told)
 

@@ -57,6 +57,8 @@ def recipe_in(bundle: Bundle, folder: Path, allow: Collection[str], *, new_sourc
         "evidence": dict(manifest.evidence),
         "fit": known["fit"],
     }
+    if manifest.cascade is not None:
+        recipe["cascade"] = {"clears": manifest.cascade["clears"]}
     if isinstance(known.get("witness"), dict):  # the job made it of a black box
         recipe["distillation"] = known["witness"]
     if new_source:

@@ -29,11 +29,13 @@ def run(job: Job) -> None:
     Raises:
         DataError: An image cannot be read, the classifier is hardly better than chance, an attack broke its epsilon,
             or none changed a prediction.
-        CalibrationError: Too few calibration images to flag anything.
-        ConfigError: An attack fails.
+        CalibrationError: Too few calibration images to flag anything, or for the cascade.
+        ConfigError: An attack fails, or there is nothing that a cascade's glance could see.
         NoGradientError: The classifier has no gradients or no layers to look at.
     """
-    _ = job.worker.extractor  # what cannot be looked at is said now
+    extractor = job.worker.extractor  # what cannot be looked at is said now
+    if job.config.cascade.clears:
+        extractor.check_glance()
     check_images(job)
     plans = list(job.plans("attack"))
     for _, label, shards in plans:

@@ -16,14 +16,16 @@ from torch import Tensor
 from detector.bundle import Bundle, Manifest, save_bundle
 from detector.classifier import Classifier, ClassifierSpec
 from detector.classifier.weights import halve_where_lossless
-from detector.evidence import hidden_by
+from detector.evidence import EvidenceShape, hidden_by
 from detector.remote import shown
 from detector.scoring.calibration import Calibration
+from detector.scoring.cascade import Cascade, CascadeSettings
 from detector.scoring.network import ensemble_weights
 from training.checks import check_attacks, check_classifier
 from training.config import SPLITS, Stage
 from training.detectors import load_scores
 from training.evaluation.result import EvaluationResult, results
+from training.fitting.glance import load_cascade
 from training.fitting.networks import load_networks
 from training.job import Job
 from training.progress import SilentProgress
@@ -63,6 +65,7 @@ def _assemble(job: Job, measured: dict[str, Any]) -> Bundle:
     described = json.loads((folder / "network.json").read_text(encoding="utf-8"))
     networks = load_networks(folder)
     scores = load_scores(job.work)
+    cascade = load_cascade(job)
     manifest = Manifest(
         heatward_version=heatward.__version__,
         files={},
@@ -72,6 +75,7 @@ def _assemble(job: Job, measured: dict[str, Any]) -> Bundle:
         witness_fingerprint=witness.fingerprint if witness else "",
         evidence=config.evidence.model_dump(mode="json"),
         network={"settings": described["settings"], "shape": described["shape"]},
+        cascade=_described(cascade, described) if cascade is not None else None,
         families=tuple(described["families"]),
         operating_points={str(rate): cut for rate, cut in Calibration.fit(scores).operating_points().items()},
         measured=measured,
@@ -94,7 +98,19 @@ def _assemble(job: Job, measured: dict[str, Any]) -> Bundle:
         witness_weights=_stored_weights(witness) if witness else None,
         network_weights=ensemble_weights(networks),
         calibration_scores=scores,
+        glance_weights=ensemble_weights(cascade.networks) if cascade is not None else None,
     )
+
+
+def _described(cascade: Cascade, network: dict[str, Any]) -> dict[str, Any]:
+    shape = EvidenceShape.model_validate(network["shape"])
+    settings = CascadeSettings(
+        clears=cascade.clears,
+        threshold=cascade.threshold,
+        shape=shape.without_views(),
+        settings=network["settings"],
+    )
+    return settings.model_dump(mode="json")
 
 
 def _seen_from_outside(job: Job) -> dict[str, Any]:
