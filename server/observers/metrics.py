@@ -35,6 +35,7 @@ KNOWN = (HeatwardError, CancelledError)
 SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 P_VALUES = (0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+GLANCE, FULL = "glance", "full"
 TOGETHER = 64  # images: between other work, counting one takes three times as long as in a row
 
 
@@ -108,6 +109,11 @@ class Metrics(Observer):
             "reloads_total", "What was loaded anew while serving: detector, certificates, tokens", "what", "outcome"
         )
         self._served = counter("version_images_total", "Images judged, by detector and verdict", "version", "verdict")
+        self._looks = counter(
+            "looks_total",
+            "Images judged, by how far they went: glance (a cascade cleared them without views), full",
+            "look",
+        )
         self._records = counter("records_total", "Images that were recorded")
         self._records_dropped = counter("records_dropped_total", "Images that should have been, and why not", "reason")
         self._labels = counter(
@@ -121,9 +127,10 @@ class Metrics(Observer):
         self._failure = lru_cache(256)(self._failed.labels)
         self._drop = lru_cache(256)(self._dropped.labels)
         self._served_by = lru_cache(256)(self._served.labels)
+        self._look = lru_cache(256)(self._looks.labels)
         self._request = lru_cache(256)(self._requests.labels)
         self._request_of = lru_cache(256)(self._request_s.labels)
-        self._answered: deque[tuple[tuple[str, str], float, float, float]] = deque()
+        self._answered: deque[tuple[tuple[str, str, str], float, float, float]] = deque()
         self._counting = threading.Lock()
         self._version = ""
         self.drift = Drift(FEWEST_SCORES)
@@ -135,6 +142,8 @@ class Metrics(Observer):
             shares.labels(rate).set_function(partial(self._flagged_share, rate))
         for verdict in ("clean", "attacked"):  # there from the start, so that the first one is an increase
             self._images.labels(verdict)
+        for look in (GLANCE, FULL):
+            self._looks.labels(look)
         for outcome in ("loaded", "failed"):
             self._reloads.labels("detector", outcome)
 
@@ -148,7 +157,8 @@ class Metrics(Observer):
         self._request_of(method).observe(seconds)
 
     def finished(self, request: InferenceRequest, result: InferenceResult) -> None:
-        kind = "attacked" if result.attacked else "clean", result.model.version
+        look = GLANCE if result.verdict.cleared else FULL
+        kind = "attacked" if result.attacked else "clean", result.model.version, look
         self._answered.append((kind, result.queue_s, result.decode_s, result.verdict.p_value))
         if len(self._answered) >= TOGETHER:
             self._count()
@@ -157,15 +167,16 @@ class Metrics(Observer):
         """Counts the images answered since the last time: many at once cost half as much as one by one."""
         with self._counting:
             answered = [self._answered.popleft() for _ in range(len(self._answered))]
-            for (outcome, version), images in Counts(kind for kind, *_ in answered).items():
+            for (outcome, version, look), images in Counts(kind for kind, *_ in answered).items():
                 self._image(outcome).inc(images)
                 self._served_by(version, outcome).inc(images)
+                self._look(look).inc(images)
             if not answered:
                 return
             _, queue_s, decode_s, p_values = zip(*answered, strict=True)
             for histogram, values in ((self._queue_s, queue_s), (self._decode_s, decode_s), (self._p_value, p_values)):
                 histogram.observe(values)
-            for (_, version), _, _, p_value in answered:
+            for (_, version, _), _, _, p_value in answered:
                 if version == self._version:  # a canary's p-values are ranks among others
                     self.drift.observe(p_value)
 

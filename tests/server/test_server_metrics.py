@@ -37,6 +37,16 @@ def count(metrics: Metrics, *p_values: float, version: str = "v1") -> None:
         metrics.finished(request, dataclasses.replace(result, verdict=verdict))
 
 
+def test_what_a_cascade_cleared_is_counted_apart() -> None:
+    metrics, result = Metrics(), inference_result()
+    for cleared in (True, True, True, False):
+        verdict = dataclasses.replace(result.verdict, cleared=cleared)
+        metrics.finished(inference_request(), dataclasses.replace(result, verdict=verdict))
+    seen = values(metrics.registry)
+    assert (seen["heatward_looks_total[look=glance]"], seen["heatward_looks_total[look=full]"]) == (3, 1)
+    assert seen["heatward_images_total[verdict=clean]"] + seen["heatward_images_total[verdict=attacked]"] == 4
+
+
 def values(registry: CollectorRegistry) -> dict[str, float]:
     """Every sample, by its name and labels as Prometheus writes them."""
     return {

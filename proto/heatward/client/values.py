@@ -80,7 +80,8 @@ class Verdict:
     p_value: float
     """Share of clean calibration images at least as suspect as this one, in (0, 1]."""
     attack_score: float
-    """Larger is more suspect; compare it only between answers of the same `detector_version`."""
+    """Larger is more suspect; compare it only between answers of the same `detector_version`. Below 0 where the first
+    look of a cascade cleared the image."""
     false_positive_rate: float
     """The rate at which `attacked` was decided."""
     predicted: Label
