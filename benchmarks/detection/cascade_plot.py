@@ -45,6 +45,6 @@ def draw(points: Sequence[Point], front: Sequence[Point], named: Mapping[str, Po
         )
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(color=THEME["line"], zorder=0)
-    axes.set_xlim(0, 1.15 * max(each.cost for each in points))
+    axes.set_xlim(0, 1.22 * max(each.cost for each in points))
     axes.legend(frameon=False, loc="lower right", fontsize=9)
     figure.savefig(path, dpi=150)

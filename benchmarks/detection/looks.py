@@ -102,8 +102,8 @@ def _answers(
         answer = by_network(networks(), job.classifier.device)
         said: dict[str, Tensor] = {}
         for split, label in wanted:
-            shards = list_shards(job.work, "attribute", split, label)
-            scored = from_evidence(shards, {"": lambda evidence: answer(seen(evidence.float(), columns))})[""]
+            paths = list_shards(job.work, "attribute", split, label)
+            scored = from_evidence(paths, {"": lambda evidence: answer(seen(evidence.float(), columns))})[""]
             said |= {f"{split}/{label}/{key}": torch.from_numpy(each) for key, each in asdict(scored).items()}
         write_shard(path, said, made_from)
     stored = read_shard(path)
