@@ -14,6 +14,7 @@ from detector.bundle import load_bundle
 from detector.detector import Detector
 from detector.errors import CalibrationError, ConfigError
 from training import pipeline
+from training.config import Stage
 from training.detectors import load_detector
 from training.evaluation.result import IN_FULL, EvaluationResult
 from training.evaluation.tables import cascade_table
@@ -42,6 +43,11 @@ def place(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("job")
     pipeline.run(opened(source, place).config, SilentProgress())
     return place
+
+
+def finished(job: Job, stage: Stage) -> bool:
+    outputs = pipeline.MODULES[stage].outputs(job)
+    return outputs is not None and outputs.finished
 
 
 def test_the_bundle_clears_what_the_job_cleared(source: Path, place: Path) -> None:
@@ -93,12 +99,10 @@ def test_another_share_fits_nothing_again(source: Path, place: Path) -> None:
 
 def test_without_a_cascade_a_job_is_what_it_was(source: Path, place: Path) -> None:
     job, other = opened(source, place, clears=0), opened(source, place)
-    for stage in ("fit", "attribute"):
-        assert (outputs := pipeline.MODULES[stage].outputs(job)) is not None and outputs.finished
-    assert pipeline.MODULES["glance"].outputs(job).finished  # type: ignore[union-attr]
-    for stage in ("calibrate", "evaluate"):  # their numbers are those of another detector
-        assert not pipeline.MODULES[stage].outputs(job).finished  # type: ignore[union-attr]
-        assert pipeline.MODULES[stage].outputs(other).finished  # type: ignore[union-attr]
+    assert finished(job, "fit") and finished(job, "attribute") and finished(job, "glance")
+    stages: tuple[Stage, ...] = ("calibrate", "evaluate")
+    for stage in stages:  # their numbers are those of another detector
+        assert not finished(job, stage) and finished(other, stage)
     assert load_detector(other).cascade is not None and load_detector(job).cascade is None
 
 
