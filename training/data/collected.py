@@ -115,6 +115,7 @@ def collect(
             at = sorted(originals)
             before = known.signatures(beside, [originals[position].position for position in at], lambda count: None)
             by_original = dict(zip(at, before, strict=True))
+            originals = {at: known.named(beside, item, by_original[at]) for at, item in originals.items()}
         else:
             by_original = {}
     readable: list[tuple[Item, Signature]] = []
@@ -124,7 +125,7 @@ def collect(
         if UNREADABLE in (signature, original):
             unreadable += 1
         elif signature[0] not in seen:  # nothing counts twice
-            readable.append((item, original))
+            readable.append((known.named(source, item, signature), original))
         seen.add(signature[0])
     copies = len(items) - unreadable - len(readable)
     if remember:
