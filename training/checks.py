@@ -1,6 +1,7 @@
 """What makes a detector worthless, found before hours are spent on it: a job in, notes or an error out.
 
 before the first image is read   check_images: too few of a split, unreadable ones, classes without images
+before the first shard           try_attacks: does every attack run?
 before the first attack          check_classifier: is it right more often than chance?
 before the first heatmap         check_attacks: did any attack change a prediction?
 """
@@ -8,6 +9,7 @@ before the first heatmap         check_attacks: did any attack change a predicti
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
@@ -15,12 +17,17 @@ from torch import Tensor
 from detector.errors import CalibrationError, DataError
 from detector.scoring.calibration import FEWEST_SCORES
 from detector.text import printable
+from training.attacks.transfer import target_of
+from training.attacks.trial import IMAGES, try_attack
 from training.config import CLEAN, SPLITS, Split
+from training.data.splits import read_items
 from training.evaluation.metrics import FEW
 from training.job import Job
+from training.runners import ShardPlan
+from training.runners.worker import predict
 from training.shards import list_shards, read_columns
 
-__all__ = ["check_attacks", "check_classifier", "check_images", "near_chance"]
+__all__ = ["check_attacks", "check_classifier", "check_images", "near_chance", "try_attacks"]
 
 FEWEST_FOR_1_PERCENT = 99
 FEWEST_SUCCESSES = 10
@@ -65,6 +72,31 @@ def check_images(job: Job) -> None:
     if missing and present != {-1}:
         named = ", ".join(missing[:NAMED]) + (", …" if len(missing) > NAMED else "")
         job.progress.note(f"images: {len(missing)} of {len(classes)} classes have no image: {named}")
+
+
+def try_attacks(job: Job, plans: Iterable[ShardPlan]) -> None:
+    """Run every attack of which no shard was ever made, on two images.
+
+    Not on a cluster, whose workers may have a device that is not here.
+
+    Raises:
+        ConfigError: One fails.
+        DataError: One went further than its epsilon.
+    """
+    made: dict[str, bool] = {}
+    for plan in plans:
+        made[plan.label] = made.get(plan.label, False) or plan.finished
+    attacks = [each for each in job.config.attacks if each.folder is None and made.get(each.label) is False]
+    if not attacks or job.config.engine == "ray":
+        return
+    split = job.splits["fit"]
+    items = [item for item in split.items if item.name not in split.unreadable][:IMAGES]
+    pixels = read_items(items, lambda item: split.sources[item.source], job.classifier.prepare).pixels
+    origin = predict(job.classifier, pixels, len(pixels))
+    with job.progress.task("try attacks", total=len(attacks)) as advance:
+        for attack in attacks:
+            try_attack(attack, target_of(attack, job.classifier, job.worker.made_on), pixels, origin)
+            advance(1)
 
 
 def check_classifier(job: Job) -> None:

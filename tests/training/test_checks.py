@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import shutil
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -78,6 +80,74 @@ def test_images_without_labels_have_no_accuracy(source: Path, tmp_path: Path) ->
     notes = Notes()
     attack.run(open_job(configure(source, tmp_path, images={"labelled": False}), notes))
     assert any("no labels" in note for note in notes.notes)
+
+
+OWN = """
+seen = []
+
+def signs(classifier, images, labels, *, passes=1, fails=False):
+    for _ in range(passes):
+        images.grad = None
+        loss = classifier(images.requires_grad_()).logsumexp(1).sum()
+    seen.append(len(images))
+    if fails:
+        raise IndexError("class 10")
+    return (images + 0.1 * images.detach().sign()).clamp(0, 1)
+
+def stubborn(classifier, images, labels):
+    for _ in range(1000):
+        try:
+            classifier(images)
+        except BaseException:
+            raise ValueError("no answer")
+    seen.append(len(images))
+    return images
+"""
+
+
+@pytest.fixture
+def seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+    """How many images an attack of our own got, each time that it came to an end."""
+    (tmp_path / "tried_attacks.py").write_text(OWN)
+    monkeypatch.syspath_prepend(tmp_path)
+    yield importlib.import_module("tried_attacks").seen
+    sys.modules.pop("tried_attacks")
+
+
+def own(name: str = "signs", **parameters: object) -> dict[str, object]:
+    return {"name": f"tried_attacks:{name}", "label": name, "family": "own", "parameters": parameters}
+
+
+FGSM = {"name": "FGSM", "label": "fgsm", "family": "one-step", "parameters": {"eps": "32/255"}}
+
+
+def test_an_attack_that_fails_ends_the_job_before_the_first_shard(
+    source: Path, tmp_path: Path, seen: list[int]
+) -> None:
+    job = open_job(configure(source, tmp_path, attacks=[FGSM, own(fails=True)]), SilentProgress())
+    with pytest.raises(ConfigError, match=r"attack 'signs': tried_attacks:signs failed with .*IndexError: class 10"):
+        attack.run(job)
+    assert seen == [2] and not shards(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["signs", "stubborn"])
+def test_a_long_attack_is_tried_in_part_only(source: Path, tmp_path: Path, seen: list[int], name: str) -> None:
+    given = own(name, **({"passes": 1000, "fails": True} if name == "signs" else {}))
+    job = open_job(configure(source, tmp_path, attacks=[FGSM, given]), SilentProgress())
+    plans = [plan for _, _, some in job.plans("attack") for plan in some]
+    checks.try_attacks(job, plans)
+    assert not seen
+    checks.try_attacks(job, plans)  # nothing of the trial is left at the classifier
+    assert not job.classifier.module._forward_pre_hooks
+
+
+def test_an_attack_that_ran_before_is_not_tried(source: Path, tmp_path: Path, seen: list[int]) -> None:
+    config = configure(source, tmp_path, attacks=[FGSM, own()])
+    attack.run(open_job(config, SilentProgress()))
+    made = len(seen)
+    next((tmp_path / "work" / "attack" / "fit" / "signs").glob("*.safetensors")).unlink()
+    attack.run(open_job(config, SilentProgress()))
+    assert seen[0] == 2 and len(seen) > made and 2 not in seen[made:]
 
 
 def test_a_net_that_nothing_fools_ends_after_the_attacks(source: Path, tmp_path: Path) -> None:
