@@ -92,10 +92,11 @@ def try_attacks(job: Job, plans: Iterable[ShardPlan]) -> None:
     split = job.splits["fit"]
     items = [item for item in split.items if item.name not in split.unreadable][:IMAGES]
     pixels = read_items(items, lambda item: split.sources[item.source], job.classifier.prepare).pixels
-    origin = predict(job.classifier, pixels, len(pixels))
+    origin = predict(job.classifier, pixels, job.config.batch_size)
     with job.progress.task("try attacks", total=len(attacks)) as advance:
         for attack in attacks:
-            try_attack(attack, target_of(attack, job.classifier, job.worker.made_on), pixels, origin)
+            target = target_of(attack, job.classifier, job.worker.made_on)
+            try_attack(attack, target, pixels, origin, batch_size=job.config.batch_size)
             advance(1)
 
 

@@ -98,7 +98,7 @@ def test_images_go_where_their_originals_are_and_succeed_as_the_attack_did(made:
 
 
 def test_without_originals_the_class_folder_is_the_truth(source: Path) -> None:
-    for path in (source / "crafted").rglob("*.png"):  # at 16 pixels and 16/255 no image looks like its original
+    for path in (source / "crafted").rglob("*.png"):  # at 16 pixels and 16/255 few images look like their originals
         image = np.array(Image.open(source / "images" / path.relative_to(source / "crafted")))
         Image.fromarray(image ^ 1).save(path)
     job = open_job(with_files(source, source, originals=False), SilentProgress())

@@ -24,7 +24,9 @@ class _Enough(BaseException):
     """Ends a trial; no `Exception`, so that no library takes it for an error of its own."""
 
 
-def try_attack(spec: AttackSpec, classifier: Classifier, pixels: Tensor, origin: Tensor) -> None:
+def try_attack(
+    spec: AttackSpec, classifier: Classifier, pixels: Tensor, origin: Tensor, *, batch_size: int = IMAGES
+) -> None:
     """See whether an attack runs.
 
     Args:
@@ -32,6 +34,7 @@ def try_attack(spec: AttackSpec, classifier: Classifier, pixels: Tensor, origin:
         classifier: What it is made on.
         pixels: (n, 3, H, W) uint8.
         origin: (n,) the predictions on them.
+        batch_size: Images attacked at once.
 
     Raises:
         ConfigError: It fails with these parameters.
@@ -47,7 +50,7 @@ def try_attack(spec: AttackSpec, classifier: Classifier, pixels: Tensor, origin:
 
     counting = classifier.module.register_forward_pre_hook(count)
     try:
-        attack_images(spec, classifier, pixels, origin, seed=0, batch_size=len(pixels))
+        attack_images(spec, classifier, pixels, origin, seed=0, batch_size=batch_size)
     except (Exception, _Enough):
         if passes <= PASSES:  # else it came to nothing because it was ended
             raise

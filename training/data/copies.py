@@ -28,7 +28,7 @@ from detector.files import write_file
 from training.data.sources import Item, Source
 from training.progress import Progress
 
-__all__ = ["Copies", "Memory", "divide", "groups_of", "sign"]
+__all__ = ["Copies", "Memory", "cells_of", "divide", "groups_of", "sign"]
 
 CELLS = 8
 Signature = tuple[str, str, str]
@@ -227,8 +227,7 @@ def _near_pairs(signatures: Sequence[Signature], chosen: Sequence[int], near: in
         return []
     places = np.array(chosen)
     signs: NDArray[np.float32] = np.unpackbits(_bytes(signatures[at][1] for at in chosen), axis=1) * np.float32(2) - 1
-    colours = _bytes(signatures[at][2] for at in chosen)
-    seen = colours.reshape(len(places), -1, 3).astype(np.float32)
+    seen = cells_of([signatures[at] for at in chosen])
     most = np.maximum(MOST_APART * (seen - seen.mean(1, keepdims=True)).std((1, 2)), LEAST_APART)  # (N,)
     pairs = []
     for start in range(0, len(places), ROWS_AT_ONCE):
@@ -241,6 +240,12 @@ def _near_pairs(signatures: Sequence[Signature], chosen: Sequence[int], near: in
             alike = apart <= np.minimum(most[row], most[column])
             pairs += list(zip(places[row[alike]].tolist(), places[column[alike]].tolist(), strict=True))
     return pairs
+
+
+def cells_of(signatures: Sequence[Signature]) -> NDArray[np.float32]:
+    """(N, 64, 3) colours of the cells of N images that can be read."""
+    colours = _bytes(colours for _, _, colours in signatures)
+    return colours.reshape(len(signatures), -1, 3).astype(np.float32)
 
 
 def _lasting(version: str) -> str:
