@@ -54,4 +54,5 @@ def _normalised(signatures: Sequence[Signature]) -> NDArray[np.float32]:
     cells = cells_of(signatures)  # (N, 64, 3)
     colours = (cells - cells.mean(1, keepdims=True)).reshape(len(cells), -1)
     length = np.linalg.norm(colours, axis=1, keepdims=True)
-    return np.divide(colours, length, out=np.zeros_like(colours), where=length > 0)
+    found: NDArray[np.float32] = colours / np.where(length > 0, length, 1)
+    return found
