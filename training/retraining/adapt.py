@@ -16,20 +16,20 @@ from typing import Any
 from detector.bundle import Bundle, load_bundle, read_manifest, save_bundle
 from detector.classifier import Classifier, load_classifier
 from detector.errors import ConfigError, DataError, FingerprintMismatchError, NoGradientError
-from detector.evidence import Evidence, EvidenceExtractor, hidden_by
+from detector.evidence import EvidenceExtractor, hidden_by
 from detector.lock import hold
 from detector.scoring.network import EvidenceShape
-from training.config import CLEAN, TrainingConfig
+from training.config import TrainingConfig
 from training.data import open_splits
 from training.detectors import detector_around
 from training.evaluation.result import EvaluationResult
-from training.job import Job, open_job
+from training.job import open_job
 from training.pipeline import run_stage
 from training.progress import Progress, SilentProgress
 from training.retraining.adaptation import Adaptation, side_of
 from training.retraining.provenance import code_digest, recipe_of
+from training.retraining.warm import shape_of
 from training.runners.worker import device_of
-from training.shards import list_shards, read_shard
 from training.stages.evaluate import evaluate_detector
 
 __all__ = ["Options", "adapt"]
@@ -74,7 +74,7 @@ def adapt(bundle: Bundle, config: TrainingConfig, options: Options, progress: Pr
         run_stage(job, "attack")
         run_stage(job, "attribute")
         before = None
-        if _shape(job) == EvidenceShape.model_validate(parent.network["shape"]):
+        if shape_of(job) == EvidenceShape.model_validate(parent.network["shape"]):
             extractor = EvidenceExtractor(job.classifier, job.config.evidence, job.witness)
             evaluate_detector(job, detector_around(bundle, extractor))
             before = side_of(EvaluationResult.read(job.work / "evaluate"))
@@ -172,8 +172,3 @@ def _sized(config: TrainingConfig, options: Options, progress: Progress) -> Trai
     sources = images.fit_sources if wanted == there else ()
     update = {"splits": images.splits.model_copy(update=changed), "fit_sources": sources}
     return config.model_copy(update={"images": images.model_copy(update=update)})
-
-
-def _shape(job: Job) -> EvidenceShape:
-    """Of the evidence that the job made."""
-    return EvidenceShape.of(Evidence.from_tensors(read_shard(list_shards(job.work, "attribute", "fit", CLEAN)[0])))

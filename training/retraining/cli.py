@@ -61,6 +61,12 @@ def retrain(argv: Sequence[str] | None = None, report: Report | None = None) -> 
         help="what a server recorded: to measure on and to learn from",
     )
     parser.add_argument("--traffic", type=count, metavar="IMAGES", help="at most so many recorded images (2000)")
+    parser.add_argument(
+        "--warm-epochs",
+        type=count,
+        metavar="N",
+        help="begin with the champion's networks and fit them for so many epochs (networks begin anew)",
+    )
     parser.add_argument("--json", action="store_true", help="print the comparison as JSON")
     add_mlflow(parser)
     arguments = parser.parse_args(argv)
@@ -123,7 +129,7 @@ def history(argv: Sequence[str] | None = None) -> int:
 
 def _retrain(arguments: argparse.Namespace, report: Report | None) -> int:
     config = job_config(arguments)
-    names = ("rate", "tolerance", "records", "traffic")
+    names = ("rate", "tolerance", "records", "traffic", "warm_epochs")
     given = {name: value for name in names if (value := getattr(arguments, name)) is not None}
     check_mlflow(arguments.mlflow)
     keep_freed_memory()

@@ -35,6 +35,7 @@ from training.retraining.provenance import attacks_in, images_of, lineage, repor
 from training.retraining.reported import REPORTED, learn_attacks
 from training.retraining.shown import write_shown
 from training.retraining.store import Store
+from training.retraining.warm import begin_with, check_warm
 from training.shards import digest, write_json
 
 __all__ = ["Options", "Outcome", "retrain"]
@@ -59,6 +60,8 @@ class Options:
     """What a server recorded: measured on; half of what was reported is learnt from."""
     traffic: int = 2000
     """At most so many recent images."""
+    warm_epochs: int | None = None
+    """Epochs of networks that begin with the champion's; None: they begin anew."""
 
 
 @dataclass(frozen=True)
@@ -77,9 +80,11 @@ def retrain(config: TrainingConfig, store: Store, options: Options, progress: Pr
 
     Raises:
         BusyError: Another job uses the work folder or the store, or another became champion meanwhile.
+        ConfigError: Networks are to begin with the champion's, which may know the test images.
         HeatwardError: Something the message explains.
         OSError: A folder cannot be written.
     """
+    check_warm(config, options.warm_epochs)
     folder = config.work / FOLDER
     config = config.model_copy(update={"out": folder / CHALLENGER})
     with store.hold(), hold(config.work):
@@ -93,6 +98,8 @@ def retrain(config: TrainingConfig, store: Store, options: Options, progress: Pr
         one = open_contestant(job, "champion", old)
         _check_rate(options.rate, one)  # what can be known is said before hours are spent
         for stage in STAGES:
+            if stage == "fit" and options.warm_epochs is not None:
+                job = begin_with(job, old, options.warm_epochs)
             run_stage(job, stage)
         challenger = load_bundle(config.out)
         two = open_contestant(job, "challenger", challenger)
