@@ -67,8 +67,6 @@ class Record:
     """What the heatmap network read, and the heatmap, as a safetensors file; None where it was not to be recorded."""
     image: bytes | None = None
     """The file as it came, a PNG of what came as pixels; None where it was not to be recorded."""
-    error_rate: float | None = None
-    """The smallest promised error rate at which the prediction is accepted; None where the bundle promises nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -54,7 +54,6 @@ def to_record(time_s: float, request: InferenceRequest, result: InferenceResult,
         recovered_name=model.label(recovered) if recovered >= 0 else "",
         corrected=verdict.corrected[0],
         corrected_name=model.label(verdict.corrected[0]),
-        error_rate=verdict.error_rate,
         evidence=evidence,
         image=image,
     )

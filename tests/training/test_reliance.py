@@ -55,7 +55,7 @@ def test_the_area_is_the_mean_error_over_all_coverages() -> None:
 
 def test_each_kind_weighs_alike_in_a_mixture_and_each_label_in_its_kind() -> None:
     def part(count: int, wrong: bool) -> Relied:
-        risk = np.arange(count) + (100.0 if wrong else 0.0)
+        risk = np.arange(count, dtype=np.float64) + (100 if wrong else 0)
         return Relied(np.full(count, wrong), {"heatward": risk, "softmax": -risk, "margin": np.zeros(count)})
 
     reliability = Reliability(HEAD, *torch.tensor([[2.0, 50.0], [0.01, 0.1]], dtype=torch.float64))

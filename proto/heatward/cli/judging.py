@@ -126,7 +126,9 @@ def _standard_input(most: int) -> bytes:
 class _Rows:
     """Prints answers in the order of the files: those that come early wait for those before them."""
 
-    def __init__(self, files: list[ImageFile], heatmaps: HeatmapFiles | None, *, as_json: bool, relied: bool) -> None:
+    def __init__(
+        self, files: list[ImageFile], heatmaps: HeatmapFiles | None, *, as_json: bool, relied: bool = False
+    ) -> None:
         self.totals = Totals()
         self._files, self._heatmaps, self._as_json = files, heatmaps, as_json
         self._progress = Progress(len(files))

@@ -36,8 +36,9 @@ def to_verdict(request: pb.DetectRequest, result: InferenceResult) -> pb.Verdict
         },
         detector_version=result.model.version,
         error_rate=verdict.error_rate,
-        reliable=result.reliable,
     )
+    if result.reliable is not None:
+        message.reliable = result.reliable
     if request.options.heatmap == pb.HEATMAP_FORMAT_FLOAT:
         height, width = verdict.heatmap.shape
         data = verdict.heatmap.astype("<f4").tobytes()

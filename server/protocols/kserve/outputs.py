@@ -69,8 +69,6 @@ def wanted(request: pb.ModelInferRequest) -> list[str]:
             raise RequestError(f"outputs[{index}].name", unknown(output.name, OUTPUTS))
         refuse_elsewhere(output.parameters, f"outputs[{index}]")
     named = dict.fromkeys(output.name for output in request.outputs)
-    if "reliable" in named and "max_error_rate" not in request.parameters:
-        raise RequestError("outputs", "reliable needs the parameter max_error_rate: at which rate?")
     return list(named or (name for name, output in OUTPUTS.items() if not output.only_where_asked))
 
 
