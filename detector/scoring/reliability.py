@@ -135,7 +135,8 @@ def levels_of(risks: Tensor) -> Tensor:
     """(L,) levels: percentiles of the risks (N,) of clean images that calibrate nothing."""
     shares = torch.arange(1, LEVELS + 1, dtype=torch.float64) / (LEVELS + 1)
     ordered = risks.double().sort().values
-    return torch.unique(ordered[(shares * (len(ordered) - 1)).round().long()])
+    levels: Tensor = torch.unique(ordered[(shares * (len(ordered) - 1)).round().long()])
+    return levels
 
 
 def upper_bounds(wrong: Tensor, accepted: Tensor, miss: float) -> Tensor:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pytest
@@ -20,7 +22,10 @@ from training.evaluation import evaluate, reliance
 from training.evaluation.reliance import Relied, area, foreign_images, summarise
 from training.evaluation.result import EvaluationResult
 from training.evaluation.tables import markdown
-from training.fitting.reliability import Signed, in_one_way
+from training.fitting.reliability import Signed, fit_reliability, in_one_way, signs_of
+from training.job import Job
+from training.progress import SilentProgress
+from training.shards import list_shards
 
 HEAD = RiskHead(*(torch.tensor(each, dtype=torch.float64) for each in ([0.0] * 4, [1.0] * 4, [0, 0, -1, 0, 0.0])))
 
@@ -125,3 +130,35 @@ def test_foreign_images_are_pictures_and_the_same_each_time() -> None:
     assert images.shape == (8, 3, 6, 9) and torch.equal(images, foreign_images(8, (6, 9), 3))
     assert torch.equal((images * 255).round() / 255, images) and images.min() >= 0 and images.max() <= 1
     assert len(images[0].flatten(1).unique(dim=1).T) == 1 and len(images[3].unique()) > 50  # one colour, noise
+
+
+def opened(settings: TrainingConfig, detector: Detector, notes: list[str]) -> Job:
+    """As much of a job as the calibration looks at."""
+    progress = SilentProgress()
+    progress.note = notes.append  # type: ignore[method-assign]
+    return cast(
+        Job, SimpleNamespace(config=settings, work=settings.work, classifier=detector.classifier, progress=progress)
+    )
+
+
+def test_the_calibrate_split_and_the_fit_split_make_a_promise(job: tuple[TrainingConfig, Detector]) -> None:
+    settings, detector = job
+    paths = list_shards(settings.work, "attribute", "calibrate", "clean")
+    clean = [each for path in paths if (each := signs_of(path, detector.networks, detector.classifier.device))]
+    notes: list[str] = []
+    found = fit_reliability(opened(settings, detector, notes), detector.networks, clean)
+    assert found is not None and not notes
+    assert len(found.head.mean) == 4 and 0 < found.smallest_rate <= float(found.error_rates[-1]) <= 1
+    again = fit_reliability(opened(settings, detector, notes), detector.networks, [*clean, *clean])
+    assert again is not None and torch.equal(again.error_rates, found.error_rates)  # a photograph counts once
+
+
+def test_where_no_class_is_known_nothing_is_promised_and_that_is_said(job: tuple[TrainingConfig, Detector]) -> None:
+    settings, detector = job
+    path = list_shards(settings.work, "attribute", "calibrate", "clean")[0]
+    found = signs_of(path, detector.networks, detector.classifier.device)
+    assert found is not None
+    none = Signed(found.signs[:0], found.wrong[:0], found.source[:0])
+    notes: list[str] = []
+    assert fit_reliability(opened(settings, detector, notes), detector.networks, [none]) is None
+    assert "got 0" in notes[0] and "promises no error rate" in notes[0]
