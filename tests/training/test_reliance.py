@@ -132,10 +132,17 @@ def test_foreign_images_are_pictures_and_the_same_each_time() -> None:
     assert len(images[0].flatten(1).unique(dim=1).T) == 1 and len(images[3].unique()) > 50  # one colour, noise
 
 
+class Noting(SilentProgress):
+    notes: list[str]
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+
 def opened(settings: TrainingConfig, detector: Detector, notes: list[str]) -> Job:
     """As much of a job as the calibration looks at."""
-    progress = SilentProgress()
-    progress.note = notes.append  # type: ignore[method-assign]
+    progress = Noting()
+    progress.notes = notes
     return cast(
         Job, SimpleNamespace(config=settings, work=settings.work, classifier=detector.classifier, progress=progress)
     )
