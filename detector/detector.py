@@ -1,7 +1,8 @@
 """The whole road: images in, verdicts out.
 
     images (B, 3, H, W) ─▶ evidence ─▶ heatmap networks ─▶ attack score ─▶ conformal p-value ─▶ Verdict
-                                             └─▶ origin probabilities ─▶ recovered and corrected label
+                                             ├─▶ origin probabilities ─▶ recovered and corrected label
+                                             └─▶ with the evidence ─▶ risk ─▶ error rate promised of the prediction
 
 A detector belongs to one thread at a time: evidence observes the classifier through hooks that live for one call.
 """
@@ -26,6 +27,7 @@ from detector.evidence import EvidenceExtractor, EvidenceSettings
 from detector.images.batch import check_images
 from detector.scoring.calibration import Calibration
 from detector.scoring.network import EvidenceShape, HeatmapNetwork, NetworkSettings, score
+from detector.scoring.reliability import Reliability
 
 __all__ = ["Detector", "Verdict"]
 
@@ -57,6 +59,10 @@ class Verdict:
     looked at."""
     evidence: Mapping[str, NDArray[Any]] | None = None
     """What the heatmap network read, by name (`detector.evidence.Evidence`); None unless it was asked for."""
+    error_rate: float | None = None
+    """The smallest promised share of wrong predictions among accepted ones at which `label` is still accepted, in
+    (0, 1]; 1: at none. The prediction can be relied on where this is at most what the caller bears. None where the
+    bundle promises nothing."""
 
 
 class Detector:
@@ -68,6 +74,7 @@ class Detector:
         networks: The ensemble, in eval mode.
         calibration: Attack scores of clean images.
         manifest: Of the bundle all this came from, if any.
+        reliability: What may be promised of predictions, if anything.
     """
 
     def __init__(
@@ -77,12 +84,14 @@ class Detector:
         networks: Sequence[HeatmapNetwork],
         calibration: Calibration,
         manifest: Manifest | None = None,
+        reliability: Reliability | None = None,
     ) -> None:
         self.classifier = classifier
         self.extractor = extractor
         self.networks = tuple(networks)
         self.calibration = calibration
         self.manifest = manifest
+        self.reliability = reliability
 
     @classmethod
     def from_bundle(
@@ -147,6 +156,7 @@ class Detector:
             [network.to(device) for network in networks],
             Calibration.fit(bundle.calibration_scores),
             manifest,
+            None if bundle.reliability is None else Reliability.from_tensors(bundle.reliability),
         )
 
     def detect(self, images: Tensor, *, keep_evidence: bool = False) -> list[Verdict]:
@@ -167,6 +177,9 @@ class Detector:
         corrected_labels = candidates.gather(1, corrected.indices[:, None])[:, 0].tolist()
         corrected_probabilities = corrected.values.tolist()
         attack_scores, p_values = scores.tolist(), self.calibration.p_value(scores).tolist()
+        error_rates: Sequence[float | None] = [None] * len(images)
+        if self.reliability is not None:
+            error_rates = self.reliability.error_rate(evidence, scores, origin).tolist()
         heatmaps = maps.cpu().numpy()
         kept = (
             {name: each.cpu().contiguous().numpy() for name, each in evidence.tensors().items()}
@@ -184,6 +197,7 @@ class Detector:
                 corrected=(corrected_labels[i], corrected_probabilities[i]),
                 heatmap=heatmaps[i].astype(np.float32),
                 evidence=None if kept is None else {name: each[i] for name, each in kept.items()},
+                error_rate=error_rates[i],
             )
             for i in range(len(images))
         ]

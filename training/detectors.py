@@ -15,13 +15,23 @@ from detector.evidence import EvidenceExtractor, EvidenceSettings
 from detector.remote import shown
 from detector.scoring.calibration import Calibration
 from detector.scoring.network import EvidenceShape, HeatmapNetwork, NetworkSettings
+from detector.scoring.reliability import Reliability
 from training.fitting.networks import load_networks
 from training.job import Job
 from training.shards import read_shard
 
-__all__ = ["SCORES", "detector_around", "load_detector", "load_scores", "open_detector"]
+__all__ = [
+    "RELIABILITY",
+    "SCORES",
+    "detector_around",
+    "load_detector",
+    "load_reliability",
+    "load_scores",
+    "open_detector",
+]
 
 SCORES = Path("calibrate/scores.safetensors")
+RELIABILITY = SCORES.with_name("reliability.safetensors")
 
 
 def load_scores(work: Path) -> Tensor:
@@ -31,6 +41,16 @@ def load_scores(work: Path) -> Tensor:
         DataError: The stage has not run.
     """
     return read_shard(work / SCORES)["scores"]
+
+
+def load_reliability(work: Path) -> Reliability | None:
+    """What the calibrate stage found may be promised of predictions; None where that is nothing.
+
+    Raises:
+        DataError: The stage has not run.
+    """
+    tensors = read_shard(work / RELIABILITY)
+    return Reliability.from_tensors(tensors) if tensors else None
 
 
 def load_detector(job: Job) -> Detector:
@@ -44,6 +64,7 @@ def load_detector(job: Job) -> Detector:
         EvidenceExtractor(job.classifier, job.config.evidence, job.witness),
         [network.to(job.classifier.device) for network in load_networks(job.work / "fit")],
         Calibration.fit(load_scores(job.work)),
+        reliability=load_reliability(job.work),
     )
 
 
@@ -92,4 +113,5 @@ def detector_around(bundle: Bundle, extractor: EvidenceExtractor) -> Detector:
         [network.to(classifier.device) for network in networks],
         Calibration.fit(bundle.calibration_scores),
         bundle.manifest,
+        None if bundle.reliability is None else Reliability.from_tensors(bundle.reliability),
     )

@@ -32,6 +32,7 @@ LIMITS = {
     "witness.safetensors": 8 * 2**30,
     "network.safetensors": 2**30,
     "calibration.safetensors": 2**28,
+    "reliability.safetensors": 2**20,
 }
 """Every file a bundle may have and its largest size in bytes."""
 

@@ -5,6 +5,7 @@
     witness.safetensors       the witness's, where there is one
     network.safetensors       the heatmap network's weights
     calibration.safetensors   attack scores of clean images
+    reliability.safetensors   what may be promised of predictions, where that was calibrated
 
 Nothing is unpickled and nothing is extracted; a bundle from elsewhere is read within limits. The same content gives the
 same bytes, and a reader sees the old bundle or the new one, never a torn file.
@@ -40,6 +41,7 @@ FORMAT: Final = "heatward-bundle"
 SCHEMA_VERSION = 4
 CLASSIFIER, WITNESS = "classifier.safetensors", "witness.safetensors"
 NETWORK, CALIBRATION = "network.safetensors", "calibration.safetensors"
+RELIABILITY = "reliability.safetensors"
 
 
 class Manifest(BaseModel):
@@ -98,6 +100,7 @@ class Bundle:
         network_weights: The heatmap network's state dict.
         calibration_scores: (n,) attack scores of clean images.
         witness_weights: The witness's state dict; None where there is no witness, or its file must be at hand.
+        reliability: `detector.scoring.reliability.Reliability.tensors`; None where no error rate is promised.
     """
 
     manifest: Manifest
@@ -105,6 +108,7 @@ class Bundle:
     network_weights: dict[str, Tensor]
     calibration_scores: Tensor
     witness_weights: dict[str, Tensor] | None = None
+    reliability: dict[str, Tensor] | None = None
 
 
 def save_bundle(path: str | Path, bundle: Bundle, *, half: bool = False) -> None:
@@ -123,6 +127,8 @@ def save_bundle(path: str | Path, bundle: Bundle, *, half: bool = False) -> None
         NETWORK: _packed(bundle.network_weights, half),
         CALIBRATION: _packed({"scores": bundle.calibration_scores}, half=False),
     }
+    if bundle.reliability is not None:
+        contents[RELIABILITY] = _packed(bundle.reliability, half=False)
     manifest = bundle.manifest
     changed: dict[str, Any] = {"classifier": manifest.classifier, "witness": manifest.witness}
     for role, file, weights in (
@@ -180,6 +186,7 @@ def _loaded(path: Path) -> Bundle:
         _unpacked(contents[NETWORK], NETWORK, path),
         scores,
         _unpacked(contents[WITNESS], WITNESS, path) if WITNESS in contents else None,
+        _unpacked(contents[RELIABILITY], RELIABILITY, path) if RELIABILITY in contents else None,
     )
 
 

@@ -23,6 +23,7 @@ from training.evaluation.tables import (
     few,
     percent,
     recovery_table,
+    reliability_tables,
     use_table,
 )
 
@@ -58,6 +59,7 @@ def write_report(folder: Path) -> Path:
             "roc": _plot(plots.roc_plot(evaluation)),
             "recovery": _plot(plots.recovery_plot(evaluation)),
             "alarms": _plot(plots.false_positive_plot(evaluation)),
+            "reliability": _plot(relied) if (relied := plots.risk_coverage_plot(evaluation)) else "",
         },
         tables={
             "attacks": Grid.of(attack_table(evaluation)),
@@ -67,6 +69,7 @@ def write_report(folder: Path) -> Path:
             "classes": _class_table(evaluation),
         },
         corruptions=[Grid.of(table) for table in corruption_tables(evaluation)],
+        reliability=[Grid.of(table) for table in reliability_tables(evaluation)],
         rate=f"{rate:.0%}",
     )
     path = folder / "report.html"

@@ -66,6 +66,12 @@ class ServedModel:
         """The smallest false-positive rate that the calibration can promise."""
         return 1 / (self.calibration_size + 1)
 
+    @property
+    def smallest_error_rate(self) -> float | None:
+        """The smallest share of wrong predictions among accepted ones that can be promised; None: none is."""
+        reliability = self.detector.reliability
+        return None if reliability is None else reliability.smallest_rate
+
     @cached_property
     def classes(self) -> Sequence[str]:
         return self.detector.classifier.classes

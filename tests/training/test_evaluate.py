@@ -111,7 +111,7 @@ def test_an_evaluation_is_read_back_as_it_was_and_errors_say_what_to_do(
     written = json.loads(path.read_text())
     assert written["attacks"][0]["detectors"]["heatward"]["tpr"]["0.05"].keys() == {"value", "low", "high", "count"}
     for change, said in (
-        ({"schema_version": 3}, "expected an evaluation of schema version 4, got version 3"),
+        ({"schema_version": 3}, "expected an evaluation of schema version 5, got version 3"),
         ({"images": {"calibrate": "many", "test": 1}}, r"images\.calibrate"),
         ({"classifier": written["classifier"] | {"accuracy": {"value": 1}}}, r"accuracy.*expected value, low, high"),
         ({"surprise": 1}, "surprise"),

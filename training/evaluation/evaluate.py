@@ -3,6 +3,7 @@
     attack shards ────▶ success rate, size of the change
     attribute shards ─▶ attack scores and recovered labels of the detector and of the runner-up baseline
     clean calibrate ──▶ thresholds, before any test image is looked at
+    attribute shards ─▶ which predictions can be relied on (reliance.py)
 
 What is counted, and how: measures.py. Written under `work/evaluate/`: evaluation.json and .md, examples.safetensors.
 `forensics.report` draws the report from these.
@@ -18,7 +19,7 @@ import numpy as np
 from detector.detector import Detector
 from detector.files import write_file
 from training.config import CLEAN, TrainingConfig
-from training.evaluation import measures
+from training.evaluation import measures, reliance
 from training.evaluation.examples import examples, first_sources, worst_sources, write_examples
 from training.evaluation.measures import RATES, Thresholds
 from training.evaluation.metrics import Bootstrap
@@ -134,6 +135,7 @@ def run(
         classes=measures.class_errors(
             clean, attacked[HEATWARD], thresholds[HEATWARD].served[RATES[-1]], detector.classifier.classes
         ),
+        reliability=reliance.measure(config, detector, progress),
     )
     evaluation.write(folder)
     write_file(folder / "evaluation.md", markdown(evaluation).encode())

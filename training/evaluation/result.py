@@ -23,6 +23,7 @@ from training.shards import digest, write_json
 
 __all__ = [
     "HEATWARD",
+    "AcceptedResult",
     "AttackResult",
     "ByRate",
     "ClassErrors",
@@ -36,13 +37,16 @@ __all__ = [
     "EvaluationResult",
     "MeanResult",
     "Number",
+    "ReliabilityResult",
     "Result",
+    "RiskCoverage",
+    "RiskCurve",
     "Tops",
     "Traffic",
     "results",
 ]
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 """Of evaluation.json. Raise this when what is measured changes: finished evaluations are made again."""
 FILE = "evaluation.json"
 HEATWARD = "heatward"
@@ -177,6 +181,42 @@ class ClassErrors(Result):
     wrong_recoveries: int
 
 
+class RiskCurve(Result):
+    """How much of what is accepted is wrong, where more and more is accepted, the least risky first."""
+
+    area: float
+    coverage: tuple[float, ...]
+    error: tuple[float, ...]
+
+
+class RiskCoverage(Result):
+    """The curves of one mixture of images: of the detector, of the softmax and of the margin."""
+
+    mixture: str
+    images: int
+    wrong: float
+    """Share of all predictions, each kind of images weighing alike."""
+    curves: dict[str, RiskCurve]
+
+
+class AcceptedResult(Result):
+    """What is accepted of one kind of images by whoever bears a rate of wrong predictions."""
+
+    kind: str
+    rate: float
+    images: int
+    accepted: int
+    accepted_wrong: int
+
+
+class ReliabilityResult(Result):
+    """Which predictions can be relied on."""
+
+    smallest_rate: float
+    curves: tuple[RiskCoverage, ...]
+    accepted: tuple[AcceptedResult, ...]
+
+
 class ClassifierResult(Result):
     """The classifier that is guarded."""
 
@@ -210,6 +250,8 @@ class EvaluationResult(Result):
     traffic: dict[str, Traffic]
     mead: dict[str, ByRate]
     classes: tuple[ClassErrors, ...]
+    reliability: ReliabilityResult | None = None
+    """None where the detector promises nothing of predictions."""
 
     @property
     def rows(self) -> tuple[AttackResult | MeanResult, ...]:
@@ -255,6 +297,22 @@ class EvaluationResult(Result):
             "images": whole["images"],
             "attacks": whole["attacks"],
             "false_positives": whole["false_positives"][HEATWARD],
+            **self._measured_reliability(),
+        }
+
+    def _measured_reliability(self) -> dict[str, Any]:
+        """Areas and counts, without the curves."""
+        if self.reliability is None:
+            return {}
+        areas = {
+            each.mixture: {name: round(curve.area, 5) for name, curve in each.curves.items()}
+            for each in self.reliability.curves
+        }
+        return {
+            "reliability": {
+                "area_under_risk_coverage": areas,
+                "accepted": [each.dump() for each in self.reliability.accepted],
+            }
         }
 
 

@@ -9,10 +9,12 @@ from rich.table import Table
 
 from training.deliveries import AT
 from training.evaluation.metrics import FEW, Estimate
-from training.evaluation.result import HEATWARD, AttackResult, EvaluationResult, MeanResult
+from training.evaluation.result import HEATWARD, AttackResult, EvaluationResult, MeanResult, ReliabilityResult
 
 __all__ = [
+    "accepted_table",
     "all_tables",
+    "area_table",
     "attack_table",
     "blank_table",
     "corruption_tables",
@@ -22,6 +24,7 @@ __all__ = [
     "percent",
     "percent_only",
     "recovery_table",
+    "reliability_tables",
     "render",
     "row_name",
     "share",
@@ -88,6 +91,7 @@ def all_tables(evaluation: EvaluationResult) -> list[Table]:
         false_positive_table(evaluation),
         *corruption_tables(evaluation),
         use_table(evaluation),
+        *reliability_tables(evaluation),
     ]
 
 
@@ -206,6 +210,35 @@ def use_table(evaluation: EvaluationResult) -> Table:
             *(_flagged(evaluation, mead[rate], rate, detector=name) if mead else "–" for rate in rates),
         )
     return table
+
+
+def reliability_tables(evaluation: EvaluationResult) -> list[Table]:
+    """Area under risk–coverage by mixture; what is accepted at each promised error rate. None without a promise."""
+    found = evaluation.reliability
+    return [] if found is None else [area_table(found), accepted_table(found)]
+
+
+def area_table(found: ReliabilityResult) -> Table:
+    """Area under risk–coverage of each mixture of images: ours, the softmax's, the margin's."""
+    names = list(found.curves[0].curves)
+    area = "Area under risk–coverage (0 is best; each kind of images weighs alike)"
+    areas = blank_table(area, "images", numbers=("n", "wrong", *names))
+    for each in found.curves:
+        cells = (_short(each.curves[name].area) for name in names)
+        areas.add_row(each.mixture, str(each.images), f"{each.wrong:.1%}", *cells)
+    return areas
+
+
+def accepted_table(found: ReliabilityResult) -> Table:
+    """How much of each kind of images is accepted at each promised error rate, and is wrong."""
+    title = f"Predictions accepted at a promised error rate (smallest: {found.smallest_rate:.2%})"
+    accepted = blank_table(title, "images", numbers=("promised", "n", "accepted", "wrong among accepted"))
+    for row in found.accepted:
+        share = f"{row.accepted_wrong / row.accepted:.2%}" if row.accepted else "–"
+        accepted.add_row(
+            row.kind, f"{row.rate:.0%}", str(row.images), f"{row.accepted / max(1, row.images):.1%}", share
+        )
+    return accepted
 
 
 def _flagged(

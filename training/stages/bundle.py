@@ -22,7 +22,7 @@ from detector.scoring.calibration import Calibration
 from detector.scoring.network import ensemble_weights
 from training.checks import check_attacks, check_classifier
 from training.config import SPLITS, Stage
-from training.detectors import load_scores
+from training.detectors import load_reliability, load_scores
 from training.evaluation.result import EvaluationResult, results
 from training.fitting.networks import load_networks
 from training.job import Job
@@ -62,7 +62,7 @@ def _assemble(job: Job, measured: dict[str, Any]) -> Bundle:
     folder = job.work / "fit"
     described = json.loads((folder / "network.json").read_text(encoding="utf-8"))
     networks = load_networks(folder)
-    scores = load_scores(job.work)
+    scores, reliability = load_scores(job.work), load_reliability(job.work)
     manifest = Manifest(
         heatward_version=heatward.__version__,
         files={},
@@ -94,6 +94,7 @@ def _assemble(job: Job, measured: dict[str, Any]) -> Bundle:
         witness_weights=_stored_weights(witness) if witness else None,
         network_weights=ensemble_weights(networks),
         calibration_scores=scores,
+        reliability=None if reliability is None else reliability.tensors(),
     )
 
 

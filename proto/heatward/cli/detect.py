@@ -50,6 +50,12 @@ def _parser() -> Parser:
         metavar="RATE",
         help="share of clean images you accept to see flagged, e.g. 0.01 (default: the server's)",
     )
+    parser.add_argument(
+        "--max-error-rate",
+        type=rate,
+        metavar="RATE",
+        help="share of wrong predictions you bear among those you accept, e.g. 0.05: says which can be relied on",
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object a line instead of a table")
     parser.add_argument(
         "--exit-code", action="store_true", help="exit with 1 when an image was attacked and none failed"

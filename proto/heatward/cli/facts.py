@@ -40,6 +40,9 @@ def server_lines(info: DetectorInfo, console: Console | None = None) -> str:
         "default rate": f"{_percent(info.default_false_positive_rate)} of clean images flagged",
         "calibration": f"{info.calibration_size} clean images; smallest rate "
         f"{_percent(info.smallest_false_positive_rate)}",
+        "reliability": None
+        if info.smallest_error_rate is None
+        else f"smallest error rate of predictions {_percent(info.smallest_error_rate)}",
         "limits": f"{limits.max_image_bytes / 2**20:g} MiB and {limits.max_image_pixels / 1e6:g} million pixels "
         f"an image, {limits.max_batch} images a batch",
     }

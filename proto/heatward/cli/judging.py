@@ -45,7 +45,7 @@ def judge(found: Found, arguments: argparse.Namespace) -> int:
     except OSError as error:
         complain(NAME, f"argument --save-heatmaps: heatmaps are written into a folder: {error}")
         return ExitCode.MISTAKE
-    rows = _Rows(found.files, heatmaps, as_json=arguments.json)
+    rows = _Rows(found.files, heatmaps, as_json=arguments.json, relied=arguments.max_error_rate is not None)
     cut: BaseException | None = None
     try:
         with _terminated_by_exception(), connect(arguments) as client:
@@ -82,6 +82,7 @@ def _send(client: Client, files: list[ImageFile], rows: _Rows, arguments: argpar
         false_positive_rate=arguments.fpr,
         heatmap="png" if arguments.save_heatmaps else None,
         top_k=arguments.top_k,
+        max_error_rate=arguments.max_error_rate,
         max_in_flight=arguments.in_flight,
     )
     try:
@@ -107,6 +108,11 @@ def _check(arguments: argparse.Namespace, server: DetectorInfo) -> None:
     smallest = server.smallest_false_positive_rate
     if arguments.fpr is not None and arguments.fpr < smallest:
         raise ValueError(f"argument --fpr: {arguments.fpr:g} is less than the server can promise, {smallest:.3g}")
+    borne, promised = arguments.max_error_rate, server.smallest_error_rate
+    if borne is not None and promised is None:
+        raise ValueError("argument --max-error-rate: the server's detector promises no error rate of predictions")
+    if borne is not None and promised is not None and borne < promised:
+        raise ValueError(f"argument --max-error-rate: {borne:g} is less than the server can promise, {promised:.3g}")
     if arguments.save_heatmaps and "png" not in server.heatmap_formats:
         raise ValueError("argument --save-heatmaps: the server makes no heatmaps")
 
@@ -120,11 +126,14 @@ def _standard_input(most: int) -> bytes:
 class _Rows:
     """Prints answers in the order of the files: those that come early wait for those before them."""
 
-    def __init__(self, files: list[ImageFile], heatmaps: HeatmapFiles | None, *, as_json: bool) -> None:
+    def __init__(
+        self, files: list[ImageFile], heatmaps: HeatmapFiles | None, *, as_json: bool, relied: bool = False
+    ) -> None:
         self.totals = Totals()
         self._files, self._heatmaps, self._as_json = files, heatmaps, as_json
         self._progress = Progress(len(files))
-        self._columns = answer_columns([] if as_json else [file.path for file in files], open_console())
+        self._columns = answer_columns([] if as_json else [file.path for file in files], open_console(), relied=relied)
+        self._relied = relied
         self._waiting: dict[int, Answer] = {}
         self._following = 0
 
@@ -160,8 +169,8 @@ class _Rows:
         if self._as_json:
             write(json_line(file.path, answer, saved))
         else:
-            head = "" if self.totals.answered > 1 else f"{table_head(self._columns)}\n"
-            write(head + table_line(file.path, answer, self._columns))
+            head = "" if self.totals.answered > 1 else f"{table_head(self._columns, relied=self._relied)}\n"
+            write(head + table_line(file.path, answer, self._columns, relied=self._relied))
 
 
 @contextmanager

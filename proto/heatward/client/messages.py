@@ -49,6 +49,7 @@ def detect_template(
     false_positive_rate: float | None = None,
     heatmap: HeatmapChoice | None = None,
     top_k: int | None = None,
+    max_error_rate: float | None = None,
 ) -> pb.DetectRequest:
     """A request without its image; None leaves a choice to the server."""
     if heatmap is not None and not (isinstance(heatmap, str) and heatmap in HEATMAP_FORMATS):
@@ -58,7 +59,9 @@ def detect_template(
     if heatmap is not None:
         options.heatmap = HEATMAP_FORMATS[heatmap]
     if false_positive_rate is not None:
-        options.false_positive_rate = checks.false_positive_rate(false_positive_rate)
+        options.false_positive_rate = checks.rate("false_positive_rate", false_positive_rate)
+    if max_error_rate is not None:
+        options.max_error_rate = checks.rate("max_error_rate", max_error_rate)
     return pb.DetectRequest(options=options)
 
 

@@ -94,6 +94,11 @@ class Verdict:
     timings: Timings
     detector_version: str
     request_id: str = ""
+    error_rate: float | None = None
+    """The smallest promised share of wrong predictions among accepted ones at which `predicted` is still accepted, in
+    (0, 1]; 1: at none. None where the detector promises nothing."""
+    reliable: bool | None = None
+    """`error_rate <= max_error_rate`; None where no `max_error_rate` was asked for, or an older server answered."""
     heatmap: Heatmap | None = None
     """Set where `heatmap="float"` was asked for."""
     heatmap_png: bytes | None = None
@@ -180,3 +185,5 @@ class DetectorInfo:
     operating_points: tuple[OperatingPoint, ...]
     measured: tuple[MeasuredRates, ...]
     limits: Limits
+    smallest_error_rate: float | None = None
+    """The smallest `max_error_rate` that may be asked for; None where none may."""

@@ -35,7 +35,10 @@ def to_verdict(request: pb.DetectRequest, result: InferenceResult) -> pb.Verdict
             "batch_size": result.batch_size,
         },
         detector_version=result.model.version,
+        error_rate=verdict.error_rate,
     )
+    if result.reliable is not None:
+        message.reliable = result.reliable
     if request.options.heatmap == pb.HEATMAP_FORMAT_FLOAT:
         height, width = verdict.heatmap.shape
         data = verdict.heatmap.astype("<f4").tobytes()

@@ -48,6 +48,7 @@ def to_info(model: ServedModel, config: ServerConfig) -> pb.DetectorInfo:
             max_top_k=MAX_TOP_K,
             max_message_bytes=config.max_message_bytes,
         ),
+        smallest_error_rate=model.smallest_error_rate,
     )
 
 
