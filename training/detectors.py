@@ -9,7 +9,7 @@ from torch import Tensor
 
 from detector.bundle import Bundle, load_bundle
 from detector.classifier import load_classifier
-from detector.detector import Detector
+from detector.detector import Detector, stored_calibration
 from detector.errors import ConfigError, FingerprintMismatchError
 from detector.evidence import EvidenceExtractor, EvidenceSettings
 from detector.remote import shown
@@ -92,4 +92,5 @@ def detector_around(bundle: Bundle, extractor: EvidenceExtractor) -> Detector:
         [network.to(classifier.device) for network in networks],
         Calibration.fit(bundle.calibration_scores),
         bundle.manifest,
+        *stored_calibration(bundle, classifier.num_classes),
     )

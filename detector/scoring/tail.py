@@ -103,6 +103,14 @@ class Tail:
         shares = random.beta(len(excess) + 1, count - len(excess), DRAWS)
         return cls(count, threshold, len(excess), shape, scale, np.stack([shapes, scales, shares], axis=1))
 
+    @classmethod
+    def of(cls, scores: Floats) -> Tail | None:
+        """As `fit`; None where it refuses."""
+        try:
+            return cls.fit(scores)
+        except CalibrationError:
+            return None
+
     def estimate(self, score: float) -> TailEstimate:
         """How rare a score is that is higher than all it rests on."""
         most, excess = 1 / (self.count + 1), np.asarray(max(0.0, score - self.threshold))

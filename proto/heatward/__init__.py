@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from heatward.client.breaker import Breaker
     from heatward.client.sync import Client
     from heatward.client.values import (
+        CalibrationGroup,
         ClassifierInfo,
         DetectorInfo,
         Failure,
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
         Limits,
         MeasuredRates,
         OperatingPoint,
+        TailEstimate,
         Timings,
         Verdict,
     )
@@ -39,6 +41,7 @@ __version__ = "0.4.0"
 __all__ = [
     "AsyncClient",
     "Breaker",
+    "CalibrationGroup",
     "ClassifierInfo",
     "Client",
     "DetectionError",
@@ -50,6 +53,7 @@ __all__ = [
     "Limits",
     "MeasuredRates",
     "OperatingPoint",
+    "TailEstimate",
     "Timings",
     "Verdict",
     "Violation",

@@ -35,6 +35,7 @@ def to_verdict(request: pb.DetectRequest, result: InferenceResult) -> pb.Verdict
             "batch_size": result.batch_size,
         },
         detector_version=result.model.version,
+        calibration_group=verdict.calibration_group,
     )
     if request.options.heatmap == pb.HEATMAP_FORMAT_FLOAT:
         height, width = verdict.heatmap.shape
@@ -42,6 +43,9 @@ def to_verdict(request: pb.DetectRequest, result: InferenceResult) -> pb.Verdict
         message.heatmap.map.CopyFrom(pb.FloatMap(data=data, height=height, width=width))
     elif result.overlay:
         message.heatmap.png = result.overlay
+    if verdict.tail:
+        tail = verdict.tail
+        message.tail_estimate.CopyFrom(pb.TailEstimate(probability=tail.probability, low=tail.low, high=tail.high))
     return message
 
 
