@@ -174,6 +174,12 @@ class Detector:
         """Of the fewest clean images that any image is ranked among: a smaller rate than its own is not promised."""
         return self.groups.scarcest if self.groups else self.calibration
 
+    def ranked_among(self, prediction: int) -> int:
+        """How many clean images an image of this predicted class is ranked among."""
+        if self.groups is None:
+            return len(self.calibration.scores)
+        return self.groups.sizes[int(self.groups.of_class[prediction])]
+
     def p_value(self, scores: Tensor, predictions: Tensor) -> Tensor:
         """P-values (B,) float64 of attack scores (B,) of images of these predicted classes (B,)."""
         return self.groups.p_value(scores, predictions) if self.groups else self.calibration.p_value(scores)

@@ -14,23 +14,25 @@ from detector.errors import ConfigError, FingerprintMismatchError
 from detector.evidence import EvidenceExtractor, EvidenceSettings
 from detector.remote import shown
 from detector.scoring.calibration import Calibration
+from detector.scoring.groups import Groups
 from detector.scoring.network import EvidenceShape, HeatmapNetwork, NetworkSettings
 from training.fitting.networks import load_networks
 from training.job import Job
 from training.shards import read_shard
 
-__all__ = ["SCORES", "detector_around", "load_detector", "load_scores", "open_detector"]
+__all__ = ["SCORES", "detector_around", "load_calibration", "load_detector", "open_detector"]
 
 SCORES = Path("calibrate/scores.safetensors")
 
 
-def load_scores(work: Path) -> Tensor:
-    """The clean attack scores (n,) float64 of the calibrate stage.
+def load_calibration(work: Path) -> tuple[Tensor, dict[str, Tensor] | None]:
+    """Of the calibrate stage: clean attack scores (n,) float64, and `Groups.tensors` where it calibrates by group.
 
     Raises:
         DataError: The stage has not run.
     """
-    return read_shard(work / SCORES)["scores"]
+    tensors = read_shard(work / SCORES)
+    return tensors.pop("scores"), tensors or None
 
 
 def load_detector(job: Job) -> Detector:
@@ -39,11 +41,14 @@ def load_detector(job: Job) -> Detector:
     Raises:
         DataError: One of them has not run.
     """
+    scores, stored = load_calibration(job.work)
     return Detector(
         job.classifier,
         EvidenceExtractor(job.classifier, job.config.evidence, job.witness),
         [network.to(job.classifier.device) for network in load_networks(job.work / "fit")],
-        Calibration.fit(load_scores(job.work)),
+        Calibration.fit(scores),
+        groups=Groups.from_tensors(stored, job.classifier.num_classes) if stored else None,
+        tail=job.config.calibrate.tail,
     )
 
 

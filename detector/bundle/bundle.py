@@ -59,7 +59,7 @@ class Manifest(BaseModel):
         network: Settings of the heatmap network and of the attack score.
         families: Attack families of the network's head.
         operating_points: Threshold by false-positive rate; none where each group has its own.
-        calibration: How it is calibrated, where not on all images at once: by what, groups, whether a tail is estimated.
+        calibration: How it is calibrated, where not on all images at once; whether it estimates a tail.
         measured: Results on the test split.
         provenance: What made it: commands, seeds, data, versions.
     """

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from detector.errors import CalibrationError
-from detector.scoring.calibration import Calibration, one_of_each, rank_at
+from detector.scoring.calibration import FEWEST_SCORES, Calibration, one_of_each, rank_at
 
 __all__ = ["SHARED", "Groups"]
 
@@ -69,7 +69,8 @@ class Groups:
             return len(np.unique(sources[np.isin(predictions, group)]))
 
         def too_few(group: Sequence[int]) -> bool:
-            return rank_at(rate, images(group)) < 1
+            count = images(group)
+            return count < FEWEST_SCORES or rank_at(rate, count) < 1
 
         everything = range(classes)
         if too_few(everything):

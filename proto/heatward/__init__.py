@@ -18,6 +18,7 @@ from heatward.client import forks as forks  # before anything that loads grpc
 if TYPE_CHECKING:
     from heatward.client.aio import AsyncClient
     from heatward.client.breaker import Breaker
+    from heatward.client.discoveries import discoveries
     from heatward.client.sync import Client
     from heatward.client.values import (
         CalibrationGroup,
@@ -58,9 +59,10 @@ __all__ = [
     "Verdict",
     "Violation",
     "__version__",
+    "discoveries",
 ]
 
-_HOMES = ("client.aio", "client.breaker", "client.sync", "client.values", "errors", "images")
+_HOMES = ("client.aio", "client.breaker", "client.discoveries", "client.sync", "client.values", "errors", "images")
 
 if not TYPE_CHECKING:  # a type checker would take every misspelled name for one that exists
 

@@ -66,6 +66,7 @@ def test_the_next_smallest_class_joins_until_there_are_enough() -> None:
     assert fitted(*drawn(random, (0, 50, 40))).of_class.tolist() == [1, 0, 1]  # never predicted: it must rank somewhere
     assert fitted(*drawn(random, (5, 6, 8))).sizes == (19,)
     assert fitted(*drawn(random, (10, 10, 15))).sizes == (35,)  # none of them has enough
+    assert fitted(*drawn(random, (15, 15, 15)), rate=0.1).sizes == (45,)  # nor for any calibration at all
     with pytest.raises(CalibrationError, match="18 clean images do not reach a false-positive rate of 0"):
         fitted(*drawn(random, (5, 5, 8)))
 

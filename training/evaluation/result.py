@@ -25,6 +25,7 @@ __all__ = [
     "HEATWARD",
     "AttackResult",
     "ByRate",
+    "ClassAlarms",
     "ClassErrors",
     "ClassifierResult",
     "Corruption",
@@ -42,7 +43,7 @@ __all__ = [
     "results",
 ]
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 """Of evaluation.json. Raise this when what is measured changes: finished evaluations are made again."""
 FILE = "evaluation.json"
 HEATWARD = "heatward"
@@ -177,6 +178,18 @@ class ClassErrors(Result):
     wrong_recoveries: int
 
 
+class ClassAlarms(Result):
+    """Alarms on clean images of one predicted class."""
+
+    name: str = Field(alias="class")
+    calibrated: int
+    """Clean images that it is ranked among where each class has its own; 0 where they are too few for any rate."""
+    together: ByRate
+    """At thresholds of all clean calibration images."""
+    apart: ByRate
+    """At thresholds of those of the same predicted class; rates that each class reaches."""
+
+
 class ClassifierResult(Result):
     """The classifier that is guarded."""
 
@@ -210,6 +223,7 @@ class EvaluationResult(Result):
     traffic: dict[str, Traffic]
     mead: dict[str, ByRate]
     classes: tuple[ClassErrors, ...]
+    predicted: tuple[ClassAlarms, ...] = ()
 
     @property
     def rows(self) -> tuple[AttackResult | MeanResult, ...]:
@@ -263,5 +277,6 @@ def results(job: Job) -> Results:
     shards = [job.digests("attribute", split) for split in SPLITS]
     settings = job.config.evaluate.model_dump(mode="json", exclude={"leave_out"})  # measured by its own command
     fitted = fit_results(job, job.work / "fit").made_from
-    made_from = digest([fitted, shards, settings, SCHEMA_VERSION])
+    parts = [fitted, shards, settings, SCHEMA_VERSION]
+    made_from = digest([*parts, *([job.config.calibrate.model_dump(mode="json")] if job.config.calibrate.by else [])])
     return Results("evaluate", job.work / "evaluate", (FILE, EXAMPLES), made_from)

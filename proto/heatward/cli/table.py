@@ -42,19 +42,21 @@ def table_head(columns: Columns) -> str:
     return columns.row(("image", "verdict", "p-value", "predicted", "recovered"), ("bold",) * 5)
 
 
-def table_line(path: Path, answer: Verdict | Failure, columns: Columns) -> str:
+def table_line(path: Path, answer: Verdict | Failure, columns: Columns, discovery: bool | None = None) -> str:
+    """A row; `discovery` says whether all images together call it attacked, None that each decides for itself."""
     name = _name(path) if columns.console else _cut_left(_name(path), NAME_WIDTH)
     if isinstance(answer, Failure):
         reasons = "; ".join(v.description for v in answer.violations) or answer.message
         reason = f"{printable(answer.code)}: {printable(reasons, LONGEST_REASON)}"
         return columns.row((name, "failed", reason), ("", "yellow"))
-    recovered = _label(answer.recovered[0]) if answer.attacked and answer.recovered else "-"
-    verdict, style = ("ATTACKED", "bold red") if answer.attacked else ("clean", "green")
+    attacked = answer.attacked if discovery is None else discovery
+    recovered = _label(answer.recovered[0]) if attacked and answer.recovered else "-"
+    verdict, style = ("ATTACKED", "bold red") if attacked else ("clean", "green")
     return columns.row((name, verdict, f"{answer.p_value:.4f}", _label(answer.predicted), recovered), ("", style))
 
 
-def json_line(path: Path, answer: Verdict | Failure, heatmap_file: Path | None) -> str:
-    """One JSON object: the path, and either the verdict's fields or `error`.
+def json_line(path: Path, answer: Verdict | Failure, heatmap_file: Path | None, discovery: bool | None = None) -> str:
+    """One JSON object: the path, and either the verdict's fields (and `discovery`, if all decide together) or `error`.
 
     A path that is no UTF-8 has its other bytes escaped in `path`, and is whole in `path_base64`.
     """
@@ -68,6 +70,8 @@ def json_line(path: Path, answer: Verdict | Failure, heatmap_file: Path | None) 
         fields |= dataclasses.asdict(answer)
         for key in ("request_id", "heatmap", "heatmap_png"):
             fields.pop(key)
+        if discovery is not None:
+            fields["discovery"] = discovery
         if heatmap_file is not None:
             fields["heatmap_file"] = path_text(heatmap_file)
     return json_text(fields)
@@ -81,6 +85,8 @@ class Totals:
     attacked: int = 0
     failed: int = 0
     rate: float | None = None
+    false_discovery_rate: float | None = None
+    """At which all images together decide which are attacked."""
 
     def add(self, answer: Verdict | Failure) -> None:
         self.answered += 1
@@ -92,7 +98,9 @@ class Totals:
 
     def line(self) -> str:
         text = f"{self.answered} image{'' if self.answered == 1 else 's'}: {self.attacked} attacked"
-        if self.rate is not None:
+        if self.false_discovery_rate is not None:
+            text += f" (at a false discovery rate of {self.false_discovery_rate * 100:.3g} %)"
+        elif self.rate is not None:
             text += f" (at a false-positive rate of {self.rate * 100:.3g} %)"
         return text + (f", {self.failed} failed" if self.failed else "")
 

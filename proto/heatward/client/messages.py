@@ -61,7 +61,7 @@ def detect_template(
     if heatmap is not None:
         options.heatmap = HEATMAP_FORMATS[heatmap]
     if false_positive_rate is not None:
-        options.false_positive_rate = checks.false_positive_rate(false_positive_rate)
+        options.false_positive_rate = checks.rate("false_positive_rate", false_positive_rate)
     return pb.DetectRequest(options=options)
 
 

@@ -1,0 +1,56 @@
+"""A calibration → what a bundle's manifest says of it beside the scores, and what is to be said to whoever made it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from detector.errors import CalibrationError
+from detector.scoring.calibration import Calibration
+from detector.scoring.groups import SHARED, Groups
+from detector.scoring.tail import Tail
+from detector.text import printable
+from training.settings import CalibrateSettings
+
+__all__ = ["describe"]
+
+NAMED = 5
+
+
+def describe(
+    calibration: Calibration, groups: Groups | None, settings: CalibrateSettings, classes: Sequence[str]
+) -> tuple[dict[str, Any], list[str]]:
+    """`Manifest.calibration`, and notes: of classes that share a group, of tails that cannot be estimated.
+
+    Args:
+        calibration: Of all images.
+        groups: The same by group, if it calibrates so.
+        settings: What was asked for.
+        classes: Names of the classes.
+    """
+    said: dict[str, Any] = {}
+    notes: list[str] = []
+    named = {"": calibration}
+    if groups:
+        named = dict(zip(groups.names(classes), groups.calibrations, strict=True))
+        said |= {"by": settings.by, "rate": settings.rate, "groups": dict(zip(named, groups.sizes, strict=True))}
+    if groups and SHARED in named:
+        shared = groups.of_class == list(named).index(SHARED)
+        said["shared"] = [classes[each] for each in shared.nonzero().flatten().tolist()]
+        members = ", ".join(said["shared"][:NAMED]) + (", …" if len(said["shared"]) > NAMED else "")
+        notes.append(
+            f"{len(said['shared'])} of {len(classes)} predicted classes share {len(named[SHARED].scores)} clean "
+            f"images, since some have too few for a false-positive rate of {settings.rate:g}: {printable(members)}"
+        )
+    if settings.tail:
+        refused = {}
+        for name, each in named.items():
+            try:
+                Tail.fit(each.scores.numpy())
+            except CalibrationError as error:
+                refused[name] = str(error)
+        said["tail"] = len(refused) < len(named)
+        notes += [
+            f"no tail estimate{f' in group {printable(name)}' * bool(name)}: {why}" for name, why in refused.items()
+        ]
+    return said, notes
