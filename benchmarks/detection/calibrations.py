@@ -53,27 +53,35 @@ def deals(clean: Scored, calibrated: int, draws: int) -> Iterator[tuple[Scored, 
         yield clean[chosen], clean[~chosen]
 
 
-def alarms(calibrate: Scored, test: Scored, rate: float, classes: int, *, apart: bool) -> NDArray[np.float64]:
-    """(K,) share of test images flagged, by predicted class."""
+def flagged(calibrate: Scored, test: Scored, rate: float, classes: int, *, apart: bool) -> NDArray[np.bool_]:
+    """Which test images (n,) are flagged."""
     scores, predictions = torch.from_numpy(test.score), torch.from_numpy(test.prediction)
     if apart:
         own = (calibrate.score, calibrate.prediction, calibrate.source)
         p_values = Groups.fit(*own, classes=classes, rate=rate).p_value(scores, predictions)
     else:
         p_values = Calibration.fit(torch.from_numpy(calibrate.score)).p_value(scores)
-    flags = p_values.numpy() <= rate
+    found: NDArray[np.bool_] = p_values.numpy() <= rate
+    return found
+
+
+def alarms(calibrate: Scored, test: Scored, rate: float, classes: int, *, apart: bool) -> NDArray[np.float64]:
+    """(K,) share of test images flagged, by predicted class."""
+    flags = flagged(calibrate, test, rate, classes, apart=apart)
     counts = np.bincount(test.prediction, minlength=classes)
     with np.errstate(invalid="ignore"):
         return np.bincount(test.prediction[flags], minlength=classes) / counts
 
 
-def by_class(calibrate: Scored, test: Scored, classes: Sequence[str], draws: int) -> Table:
-    """One row a predicted class: the job's own split, and the mean of `draws` deals."""
+def by_class(calibrate: Scored, test: Scored, attacked: Scored, classes: Sequence[str], draws: int) -> Table:
+    """One row a predicted class: the job's own split, and the mean of `draws` deals; attacks flagged, at last."""
     columns: dict[str, NDArray[np.float64]] = {}
+    caught: list[str] = []
     both = Scored.cat([calibrate, test])
     for rate in RATES:
         for name, apart in (("together", False), ("apart", True)):
             columns[f"{name}, {rate:.0%}"] = alarms(calibrate, test, rate, len(classes), apart=apart)
+            caught += [f"{flagged(calibrate, attacked, rate, len(classes), apart=apart).mean():.1%}", ""]
             dealt = deals(both, len(calibrate), draws)
             found = [alarms(*deal, rate, len(classes), apart=apart) for deal in dealt]
             columns[f"{name}, {rate:.0%}, mean of {draws} deals"] = np.nanmean(found, axis=0)
@@ -84,6 +92,7 @@ def by_class(calibrate: Scored, test: Scored, classes: Sequence[str], draws: int
         table.add_row(name, *counts, *(f"{column[number]:.1%}" for column in columns.values()))
     spread = (f"{np.nanmin(each):.1%} to {np.nanmax(each):.1%}" for each in columns.values())
     table.add_row("lowest to highest", "", "", *spread)
+    table.add_row("attacks", "", str(len(attacked)), *caught)
     sizes = {rate: Groups.fit(*own, classes=len(classes), rate=rate).sizes for rate in RATES}
     table.caption = "; ".join(f"at {rate:.0%} groups of {sizes[rate]}" for rate in RATES)
     return table
@@ -160,6 +169,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", type=Path, required=True, help="of the job, which has fitted and attributed")
     parser.add_argument("--draws", type=int, default=200, help="deals (%(default)d)")
+    parser.add_argument("--attacks", nargs="+", metavar="LABEL", help="only these, of the configuration's")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     with make_progress() as progress:
@@ -173,8 +183,13 @@ def main() -> None:
     apart = int(test.source.max()) + 1  # a test image is no calibration image
     calibrate = replace(calibrate, source=calibrate.source + apart)
     clean = Scored.cat([calibrate, test])
-    attacked = Scored.cat([scored("test", attack.label) for attack in job.config.attacks])
-    tables = [by_class(calibrate, test, job.classifier.classes, arguments.draws), tails(clean, arguments.draws)]
+    wanted = arguments.attacks or [attack.label for attack in job.config.attacks]
+    labels = [attack.label for attack in job.config.attacks if attack.label in wanted]
+    attacked = Scored.cat([scored("test", label) for label in labels])
+    tables = [
+        by_class(calibrate, test, attacked, job.classifier.classes, arguments.draws),
+        tails(clean, arguments.draws),
+    ]
     with suppress(ValueError):  # fewer clean images than a batch needs
         tables.append(batches(clean, attacked, arguments.draws))
     print(render(tables))

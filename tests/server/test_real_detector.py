@@ -139,7 +139,7 @@ async def test_a_calibration_by_group_and_a_tail_are_told_and_no_group_is_asked_
     groups = Groups.fit(scores.numpy(), predictions, np.arange(299), classes=len(tiny.CLASSES), rate=0.02)
     manifest = stored.manifest.model_copy(update={"calibration": {"by": "prediction", "tail": True}})
     place = tmp_path / "grouped.heatward"
-    calibrated = {"calibration_scores": scores, "calibration_groups": groups.tensors()}
+    calibrated: dict[str, Any] = {"calibration_scores": scores, "calibration_groups": groups.tensors()}
     save_bundle(place, replace(stored, manifest=manifest, **calibrated))
     config = config_for(place)
     app = App(config, partial(load_detector, config))

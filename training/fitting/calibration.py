@@ -43,14 +43,10 @@ def describe(
             f"images, since some have too few for a false-positive rate of {settings.rate:g}: {printable(members)}"
         )
     if settings.tail:
-        refused = {}
+        said["tail"] = True  # the wish: whoever loads the bundle fits the same tail, or none
         for name, each in named.items():
             try:
                 Tail.fit(each.scores.numpy())
             except CalibrationError as error:
-                refused[name] = str(error)
-        said["tail"] = len(refused) < len(named)
-        notes += [
-            f"no tail estimate{f' in group {printable(name)}' * bool(name)}: {why}" for name, why in refused.items()
-        ]
+                notes.append(f"no tail estimate{f' in group {printable(name)}' * bool(name)}: {error}")
     return said, notes

@@ -132,7 +132,7 @@ class _Rows:
         heatmaps: HeatmapFiles | None,
         *,
         as_json: bool,
-        false_discovery_rate: float | None,
+        false_discovery_rate: float | None = None,
     ) -> None:
         self.totals = Totals(false_discovery_rate=false_discovery_rate)
         self._held: list[Row] = []
