@@ -63,6 +63,6 @@ def test_a_manifest_says_who_shares_and_who_has_no_tail() -> None:
         "tail": True,
     }
     assert notes[0].startswith("2 of 3 predicted classes share 125 clean images") and notes[0].endswith(": cat, dog")
-    assert notes[1].startswith("no tail estimate in group *: a tail estimate needs at least 200")
+    assert notes[1].startswith("no tail estimate in 1 of 2 groups, the first *: a tail estimate needs at least 200")
     alone, quiet = describe(Calibration.fit(torch.from_numpy(scores)), None, CalibrateSettings(), CLASSES)
     assert (alone, quiet) == ({}, [])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from detector.errors import CalibrationError
@@ -44,9 +44,20 @@ def describe(
         )
     if settings.tail:
         said["tail"] = True  # the wish: whoever loads the bundle fits the same tail, or none
-        for name, each in named.items():
-            try:
-                Tail.fit(each.scores.numpy())
-            except CalibrationError as error:
-                notes.append(f"no tail estimate{f' in group {printable(name)}' * bool(name)}: {error}")
+        notes += _refused(named)
     return said, notes
+
+
+def _refused(named: Mapping[str, Calibration]) -> list[str]:
+    """A note, where tails cannot be estimated: of which groups, and why not of the first."""
+    refused: dict[str, str] = {}
+    for name, each in named.items():
+        try:
+            Tail.fit(each.scores.numpy())
+        except CalibrationError as error:
+            refused[name] = str(error)
+    if not refused:
+        return []
+    first, why = next(iter(refused.items()))
+    where = f" in {len(refused)} of {len(named)} groups, the first {printable(first)}" if first else ""
+    return [f"no tail estimate{where}: {why}"]
