@@ -22,14 +22,16 @@ from torch import Tensor
 
 from detector.bundle import Bundle, Manifest, load_bundle
 from detector.classifier import Classifier, ClassifierSpec, load_classifier
-from detector.errors import BundleDamagedError, BundleVersionError, FingerprintMismatchError
+from detector.errors import BundleDamagedError, BundleVersionError, CalibrationError, FingerprintMismatchError
 from detector.evidence import EvidenceExtractor, EvidenceSettings
 from detector.images.batch import check_images
 from detector.scoring.calibration import Calibration
+from detector.scoring.groups import Groups
 from detector.scoring.network import EvidenceShape, HeatmapNetwork, NetworkSettings, score
 from detector.scoring.reliability import Reliability
+from detector.scoring.tail import Tail, TailEstimate
 
-__all__ = ["Detector", "Verdict"]
+__all__ = ["Detector", "Verdict", "stored_calibration"]
 
 TOP = 5
 
@@ -47,7 +49,7 @@ class Verdict:
     attack_score: float
     """−log P(clean) of the heatmap classifier and a share of the novelty, 0 and up; higher is more attack-like."""
     p_value: float
-    """Share of clean calibration images that look at least as attacked, in (0, 1]."""
+    """Share of clean calibration images (of its group, if any) that look at least as attacked, in (0, 1]."""
     recovered: tuple[tuple[int, float], ...]
     """Given that the image was attacked: labels before the attack with their probabilities, best first; never `label`,
     which is what the attack wanted."""
@@ -63,6 +65,10 @@ class Verdict:
     """The smallest promised share of wrong predictions among accepted ones at which `label` is still accepted, in
     (0, 1]; 1: at none. The prediction can be relied on where this is at most what the caller bears. None where the
     bundle promises nothing."""
+    calibration_group: str = ""
+    """The group of clean images that it was ranked among; "" where all are one."""
+    tail: TailEstimate | None = None
+    """How rare the score may be, where it is higher than those of all clean images; None where nothing estimates it."""
 
 
 class Detector:
@@ -75,7 +81,13 @@ class Detector:
         calibration: Attack scores of clean images.
         manifest: Of the bundle all this came from, if any.
         reliability: What may be promised of predictions, if anything.
+        groups: The same by group, if p-values are to be ranks among an image's own group.
+        tail: Whether to estimate how rare a score is that is higher than all clean ones.
     """
+
+    groups: Groups | None = None
+    tails: tuple[Tail | None, ...] = ()
+    """Of each group; empty where nothing is to be estimated."""
 
     def __init__(
         self,
@@ -85,6 +97,8 @@ class Detector:
         calibration: Calibration,
         manifest: Manifest | None = None,
         reliability: Reliability | None = None,
+        groups: Groups | None = None,
+        tail: bool = False,
     ) -> None:
         self.classifier = classifier
         self.extractor = extractor
@@ -92,6 +106,11 @@ class Detector:
         self.calibration = calibration
         self.manifest = manifest
         self.reliability = reliability
+        self.groups = groups
+        self.group_names = groups.names(classifier.classes) if groups else ("",)
+        if tail:
+            calibrations = groups.calibrations if groups else (calibration,)
+            self.tails = tuple(Tail.of(each.scores.numpy()) for each in calibrations)
 
     @classmethod
     def from_bundle(
@@ -157,7 +176,23 @@ class Detector:
             Calibration.fit(bundle.calibration_scores),
             manifest,
             None if bundle.reliability is None else Reliability.from_tensors(bundle.reliability),
+            *stored_calibration(bundle, classifier.num_classes),
         )
+
+    @property
+    def scarcest(self) -> Calibration:
+        """Of the fewest clean images that any image is ranked among: a smaller rate than its own is not promised."""
+        return self.groups.scarcest if self.groups else self.calibration
+
+    def ranked_among(self, prediction: int) -> int:
+        """How many clean images an image of this predicted class is ranked among."""
+        if self.groups is None:
+            return len(self.calibration.scores)
+        return self.groups.sizes[int(self.groups.of_class[prediction])]
+
+    def p_value(self, scores: Tensor, predictions: Tensor) -> Tensor:
+        """P-values (B,) float64 of attack scores (B,) of images of these predicted classes (B,)."""
+        return self.groups.p_value(scores, predictions) if self.groups else self.calibration.p_value(scores)
 
     def detect(self, images: Tensor, *, keep_evidence: bool = False) -> list[Verdict]:
         """Judge images (B, 3, H, W) in [0, 1], float32, of the classifier's input size, on any device.
@@ -176,7 +211,8 @@ class Detector:
         top, recovered, corrected = _pairs(labels, probabilities), _recovered(candidates, origin), origin.max(1)
         corrected_labels = candidates.gather(1, corrected.indices[:, None])[:, 0].tolist()
         corrected_probabilities = corrected.values.tolist()
-        attack_scores, p_values = scores.tolist(), self.calibration.p_value(scores).tolist()
+        attack_scores, p_values = scores.tolist(), self.p_value(scores, labels[:, 0]).tolist()
+        groups = self.groups.of(labels[:, 0]).tolist() if self.groups else [0] * len(images)
         error_rates: Sequence[float | None] = [None] * len(images)
         if self.reliability is not None:
             error_rates = self.reliability.error_rate(evidence, scores, origin).tolist()
@@ -198,14 +234,34 @@ class Detector:
                 heatmap=heatmaps[i].astype(np.float32),
                 evidence=None if kept is None else {name: each[i] for name, each in kept.items()},
                 error_rate=error_rates[i],
+                calibration_group=self.group_names[groups[i]],
+                tail=self._tail(groups[i], attack_scores[i], p_values[i]),
             )
             for i in range(len(images))
         ]
+
+    def _tail(self, group: int, attack_score: float, p_value: float) -> TailEstimate | None:
+        tail = self.tails[group] if self.tails else None
+        return tail.estimate(attack_score) if tail and p_value <= 1 / (tail.count + 1) else None
 
     def warm_up(self, sizes: Iterable[int]) -> None:
         """Judge grey images in batches of each size, so that no caller pays for first-use costs."""
         for size in sizes:
             self.detect(torch.full((size, 3, *self.classifier.input_size), 0.5))
+
+
+def stored_calibration(bundle: Bundle, classes: int) -> tuple[Groups | None, bool]:
+    """Of a bundle: its calibration by group, if any, and whether it estimates tails.
+
+    Raises:
+        BundleDamagedError: The groups are not of so many classes.
+    """
+    try:
+        stored = bundle.calibration_groups
+        groups = Groups.from_tensors(stored, classes) if stored is not None else None
+    except CalibrationError as error:
+        raise BundleDamagedError(str(error)) from error
+    return groups, bundle.manifest.calibration.get("tail") is True
 
 
 def _recovered(candidates: Tensor, origin: Tensor) -> list[tuple[tuple[int, float], ...]]:

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from detector.errors import CalibrationError, DataError
-from detector.scoring.calibration import FEWEST_SCORES
+from detector.scoring.calibration import FEWEST_SCORES, rank_at
+from detector.scoring.tail import FEWEST_FOR_TAIL
 from detector.text import printable
 from training.attacks.transfer import target_of
 from training.attacks.trial import IMAGES, try_attack
@@ -61,6 +62,7 @@ def check_images(job: Job) -> None:
             f"images.splits.calibrate: with {usable['calibrate']} {told} nothing can be flagged at less than "
             f"{1 / (usable['calibrate'] + 1):.1%}; flagging at 1 % needs {FEWEST_FOR_1_PERCENT}"
         )
+    _check_calibration(job, usable["calibrate"])
     for name in ("fit", "test"):
         if not usable[name]:
             raise DataError(f"images.splits.{name}: none of its {len(job.splits[name])} images can be read")
@@ -98,6 +100,28 @@ def try_attacks(job: Job, plans: Iterable[ShardPlan]) -> None:
             target = target_of(attack, job.classifier, job.worker.made_on)
             try_attack(attack, target, pixels, origin, batch_size=job.config.batch_size)
             advance(1)
+
+
+def _check_calibration(job: Job, usable: int) -> None:
+    """What `[calibrate]` asks of so many images."""
+    settings, classes = job.config.calibrate, job.classifier.num_classes
+    if settings.tail and usable < FEWEST_FOR_TAIL:
+        raise CalibrationError(
+            f"calibrate.tail: an estimate needs at least {FEWEST_FOR_TAIL} calibration images that can be read, "
+            f"images.splits.calibrate has {usable}: use more images, or leave it out"
+        )
+    if settings.by is None:
+        return
+    if rank_at(settings.rate, usable) < 1:
+        raise CalibrationError(
+            f"calibrate.rate: {usable} calibration images that can be read do not reach {settings.rate:g}: use more "
+            "images, or a larger rate"
+        )
+    if rank_at(settings.rate, usable // classes) < 1:
+        job.progress.note(
+            f"calibrate: {usable} images are about {usable / classes:.0f} for each of {classes} predicted classes; too "
+            f"few for a false-positive rate of {settings.rate:g} in many of them, which will share a group"
+        )
 
 
 def check_classifier(job: Job) -> None:

@@ -21,6 +21,7 @@ from training.deliveries import AT, DeliverySpec
 from training.images import SPLITS, ImagesConfig, Split, Splits
 from training.parameters import read_parameter
 from training.settings import (
+    CalibrateSettings,
     CorruptionSettings,
     DistillationSettings,
     EvaluateSettings,
@@ -237,6 +238,7 @@ class TrainingConfig(BaseSettings):
     corruptions: CorruptionSettings = CorruptionSettings()
     evidence: EvidenceSettings = EvidenceSettings()
     fit: FitSettings = FitSettings()
+    calibrate: CalibrateSettings = CalibrateSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
 
     @model_validator(mode="after")

@@ -9,11 +9,12 @@ from torch import Tensor
 
 from detector.bundle import Bundle, load_bundle
 from detector.classifier import load_classifier
-from detector.detector import Detector
+from detector.detector import Detector, stored_calibration
 from detector.errors import ConfigError, FingerprintMismatchError
 from detector.evidence import EvidenceExtractor, EvidenceSettings
 from detector.remote import shown
 from detector.scoring.calibration import Calibration
+from detector.scoring.groups import Groups
 from detector.scoring.network import EvidenceShape, HeatmapNetwork, NetworkSettings
 from detector.scoring.reliability import Reliability
 from training.fitting.networks import load_networks
@@ -24,9 +25,9 @@ __all__ = [
     "RELIABILITY",
     "SCORES",
     "detector_around",
+    "load_calibration",
     "load_detector",
     "load_reliability",
-    "load_scores",
     "open_detector",
 ]
 
@@ -34,13 +35,14 @@ SCORES = Path("calibrate/scores.safetensors")
 RELIABILITY = SCORES.with_name("reliability.safetensors")
 
 
-def load_scores(work: Path) -> Tensor:
-    """The clean attack scores (n,) float64 of the calibrate stage.
+def load_calibration(work: Path) -> tuple[Tensor, dict[str, Tensor] | None]:
+    """Of the calibrate stage: clean attack scores (n,) float64, and `Groups.tensors` where it calibrates by group.
 
     Raises:
         DataError: The stage has not run.
     """
-    return read_shard(work / SCORES)["scores"]
+    tensors = read_shard(work / SCORES)
+    return tensors.pop("scores"), tensors or None
 
 
 def load_reliability(work: Path) -> Reliability | None:
@@ -59,12 +61,15 @@ def load_detector(job: Job) -> Detector:
     Raises:
         DataError: One of them has not run.
     """
+    scores, stored = load_calibration(job.work)
     return Detector(
         job.classifier,
         EvidenceExtractor(job.classifier, job.config.evidence, job.witness),
         [network.to(job.classifier.device) for network in load_networks(job.work / "fit")],
-        Calibration.fit(load_scores(job.work)),
+        Calibration.fit(scores),
         reliability=load_reliability(job.work),
+        groups=Groups.from_tensors(stored, job.classifier.num_classes) if stored else None,
+        tail=job.config.calibrate.tail,
     )
 
 
@@ -114,4 +119,5 @@ def detector_around(bundle: Bundle, extractor: EvidenceExtractor) -> Detector:
         Calibration.fit(bundle.calibration_scores),
         bundle.manifest,
         None if bundle.reliability is None else Reliability.from_tensors(bundle.reliability),
+        *stored_calibration(bundle, classifier.num_classes),
     )

@@ -10,6 +10,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_valida
 from detector.settings import NetworkSettings
 
 __all__ = [
+    "CalibrateSettings",
     "Corruption",
     "CorruptionSettings",
     "DistillationSettings",
@@ -79,6 +80,17 @@ class FitSettings(NetworkSettings):
     def network(self) -> NetworkSettings:
         """The part a bundle needs to build the network again."""
         return NetworkSettings(**self.model_dump(include=set(NetworkSettings.model_fields)))
+
+
+class CalibrateSettings(Settings):
+    """Which clean images an image is ranked among, and what is said of scores above all of theirs."""
+
+    by: Literal["prediction"] | None = None
+    """`prediction`: those of the same predicted class, so that each class is flagged at the rate. Default: all."""
+    rate: float = Field(default=0.01, gt=0, lt=1)
+    """The false-positive rate that every group must reach; classes with too few images for it share one."""
+    tail: bool = False
+    """True: estimate how rare a score is that is higher than all clean ones; no verdict depends on it."""
 
 
 class DistillationSettings(Settings):

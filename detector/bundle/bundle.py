@@ -4,7 +4,7 @@
     classifier.safetensors    the classifier's weights, where they can be embedded
     witness.safetensors       the witness's, where there is one
     network.safetensors       the heatmap network's weights
-    calibration.safetensors   attack scores of clean images
+    calibration.safetensors   attack scores of clean images, by group as well where it calibrates by group
     reliability.safetensors   what may be promised of predictions, where that was calibrated
 
 Nothing is unpickled and nothing is extracted; a bundle from elsewhere is read within limits. The same content gives the
@@ -60,7 +60,8 @@ class Manifest(BaseModel):
         constants: What decides the evidence and is no setting; another heatward must compute with the same.
         network: Settings of the heatmap network and of the attack score.
         families: Attack families of the network's head.
-        operating_points: Threshold by false-positive rate.
+        operating_points: Threshold by false-positive rate; none where each group has its own.
+        calibration: How it is calibrated, where not on all images at once; whether it estimates a tail.
         measured: Results on the test split.
         provenance: What made it: commands, seeds, data, versions.
     """
@@ -80,6 +81,7 @@ class Manifest(BaseModel):
     network: dict[str, JsonValue] = {}
     families: tuple[str, ...] = ()
     operating_points: dict[str, float] = {}
+    calibration: dict[str, JsonValue] = {}
     measured: dict[str, JsonValue] = {}
     provenance: dict[str, JsonValue] = {}
 
@@ -99,6 +101,7 @@ class Bundle:
             an ONNX model it is the file, of a served one its answers about made-up images.
         network_weights: The heatmap network's state dict.
         calibration_scores: (n,) attack scores of clean images.
+        calibration_groups: Of a calibration by group: `Groups.tensors`.
         witness_weights: The witness's state dict; None where there is no witness, or its file must be at hand.
         reliability: `detector.scoring.reliability.Reliability.tensors`; None where no error rate is promised.
     """
@@ -109,6 +112,7 @@ class Bundle:
     calibration_scores: Tensor
     witness_weights: dict[str, Tensor] | None = None
     reliability: dict[str, Tensor] | None = None
+    calibration_groups: dict[str, Tensor] | None = None
 
 
 def save_bundle(path: str | Path, bundle: Bundle, *, half: bool = False) -> None:
@@ -125,7 +129,7 @@ def save_bundle(path: str | Path, bundle: Bundle, *, half: bool = False) -> None
     """
     contents = {
         NETWORK: _packed(bundle.network_weights, half),
-        CALIBRATION: _packed({"scores": bundle.calibration_scores}, half=False),
+        CALIBRATION: _packed({"scores": bundle.calibration_scores, **(bundle.calibration_groups or {})}, half=False),
     }
     if bundle.reliability is not None:
         contents[RELIABILITY] = _packed(bundle.reliability, half=False)
@@ -142,6 +146,8 @@ def save_bundle(path: str | Path, bundle: Bundle, *, half: bool = False) -> None
     files = {name: hashlib.sha256(data).hexdigest() for name, data in contents.items()}
     manifest = manifest.model_copy(update={**changed, "files": files})
     described = manifest.model_dump(mode="json")
+    if not manifest.calibration:  # a heatward that knows no groups can read it
+        del described["calibration"]
     described["files"][MANIFEST] = _manifest_digest(described)
     contents[MANIFEST] = (json.dumps(described, indent=2, sort_keys=True) + "\n").encode()
     write_files(Path(path), contents)
@@ -177,7 +183,8 @@ def _loaded(path: Path) -> Bundle:
     undeclared = sorted(contents.keys() - manifest.files.keys())
     if undeclared:
         raise BundleForeignError(f"{path} holds {', '.join(undeclared)}, which its {MANIFEST} does not declare.")
-    scores = _unpacked(contents[CALIBRATION], CALIBRATION, path).get("scores")
+    groups = _unpacked(contents[CALIBRATION], CALIBRATION, path)
+    scores = groups.pop("scores", None)
     if scores is None:
         raise BundleDamagedError(f"{path}: {CALIBRATION} has no tensor 'scores': train the bundle again.")
     return Bundle(
@@ -187,6 +194,7 @@ def _loaded(path: Path) -> Bundle:
         scores,
         _unpacked(contents[WITNESS], WITNESS, path) if WITNESS in contents else None,
         _unpacked(contents[RELIABILITY], RELIABILITY, path) if RELIABILITY in contents else None,
+        groups or None,
     )
 
 

@@ -18,6 +18,7 @@ from training.evaluation.examples import Example, read_examples
 from training.evaluation.result import HEATWARD, EvaluationResult
 from training.evaluation.tables import (
     attack_table,
+    class_alarm_table,
     corruption_tables,
     false_positive_table,
     few,
@@ -67,6 +68,7 @@ def write_report(folder: Path) -> Path:
             "alarms": Grid.of(false_positive_table(evaluation)),
             "use": Grid.of(use_table(evaluation)),
             "classes": _class_table(evaluation),
+            "predicted": Grid.of(class_alarm_table(evaluation, MOST_CLASSES)),
         },
         corruptions=[Grid.of(table) for table in corruption_tables(evaluation)],
         reliability=[Grid.of(table) for table in reliability_tables(evaluation)],

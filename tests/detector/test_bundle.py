@@ -59,6 +59,7 @@ def assert_same(loaded: Bundle, original: Bundle) -> None:
         (loaded.classifier_weights or {}, original.classifier_weights or {}),
         ({"scores": loaded.calibration_scores}, {"scores": original.calibration_scores}),
         (loaded.reliability or {}, original.reliability or {}),
+        (loaded.calibration_groups or {}, original.calibration_groups or {}),
     ):
         assert one.keys() == other.keys()
         assert all(torch.equal(one[name], other[name]) and one[name].dtype == other[name].dtype for name in one)
@@ -381,3 +382,13 @@ def test_reliability_is_optional_kept_whole_and_adds_one_file(tmp_path: Path) ->
     found = load_bundle(with_it).reliability
     assert found is not None and all(torch.equal(found[name], promised[name]) for name in promised)
     assert load_bundle(without).reliability is None
+
+
+def test_groups_of_a_calibration_come_back_and_only_their_bundle_names_them(tmp_path: Path) -> None:
+    save_bundle(tmp_path / "plain.heatward", SMALL)
+    assert "calibration" not in json.loads(files_of(tmp_path / "plain.heatward")["manifest.json"])
+    manifest = SMALL.manifest.model_copy(update={"calibration": {"by": "prediction", "groups": {"cat": 30}}})
+    grouped = replace(SMALL, manifest=manifest, calibration_groups={"group": torch.arange(3)})
+    save_bundle(tmp_path / "grouped.heatward", grouped)
+    assert_same(load_bundle(tmp_path / "grouped.heatward"), grouped)
+    assert load_bundle(tmp_path / "plain.heatward").calibration_groups is None

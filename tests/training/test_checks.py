@@ -212,6 +212,27 @@ def test_what_few_images_can_promise_is_said_at_once(source: Path, tmp_path: Pat
     assert "images.splits.test: 20 different images" in said and "images.splits.fit" not in said
 
 
+@pytest.mark.parametrize(
+    ("calibrate", "said"),
+    [
+        ({"tail": True}, "calibrate.tail: an estimate needs at least 200 calibration images .* has 24"),
+        ({"by": "prediction"}, "calibrate.rate: 24 calibration images .* do not reach 0.01"),
+    ],
+)
+def test_a_calibration_that_so_few_images_cannot_give_ends_the_job_before_it_begins(
+    source: Path, tmp_path: Path, calibrate: dict[str, object], said: str
+) -> None:
+    with pytest.raises(CalibrationError, match=said):
+        train(configure(source, tmp_path, calibrate=calibrate))
+    assert shards(tmp_path) == set()
+
+
+def test_classes_that_will_share_a_group_are_said_at_once(source: Path, tmp_path: Path) -> None:
+    notes = Notes()
+    checks.check_images(open_job(configure(source, tmp_path, calibrate={"by": "prediction", "rate": 0.05}), notes))
+    assert any("24 images are about 6 for each of 4 predicted classes" in note for note in notes.notes)
+
+
 def test_classes_without_images_are_said(source: Path, tmp_path: Path) -> None:
     shutil.copytree(source / "images", tmp_path / "images")
     shutil.rmtree(tmp_path / "images" / "checker")

@@ -11,21 +11,25 @@ What is counted, and how: measures.py. Written under `work/evaluate/`: evaluatio
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from contextlib import suppress
 
 import heatward
 import numpy as np
 
 from detector.detector import Detector
+from detector.errors import CalibrationError
 from detector.files import write_file
+from detector.scoring.groups import Groups
 from training.config import CLEAN, TrainingConfig
 from training.evaluation import measures, reliance
 from training.evaluation.examples import examples, first_sources, worst_sources, write_examples
-from training.evaluation.measures import RATES, Thresholds
 from training.evaluation.metrics import Bootstrap
 from training.evaluation.result import HEATWARD, AttackResult, ClassifierResult, EvaluationResult
 from training.evaluation.scores import Scored, by_network, from_evidence, read_attempts, runner_up
 from training.evaluation.tables import markdown
+from training.evaluation.thresholds import RATES, Cuts, Thresholds
 from training.progress import Progress, SilentProgress
 from training.shards import list_shards
 
@@ -69,7 +73,9 @@ def run(
     thresholds = {name: Thresholds.of(scored) for name, scored in calibrate.items()}
     # The detector's own: a bundle was calibrated on other clean images than this work folder's.
     calibration = detector.calibration.scores.double().numpy()
-    thresholds[HEATWARD] = Thresholds.of(calibrate[HEATWARD], served=calibration)
+    thresholds[HEATWARD] = Thresholds.of(calibrate[HEATWARD], served=calibration, groups=detector.groups)
+    together = Thresholds.of(calibrate[HEATWARD], served=calibration).served
+    groups = detector.groups or _groups(calibrate[HEATWARD], detector.classifier.num_classes)
     scores: Scores = {label: _score(config, "test", label, detector, progress) for label in config.labels("test")}
     labels = [attack.label for attack in config.every_attack]
     attempts = {label: read_attempts(list_shards(config.work, "attack", "test", label)) for label in labels}
@@ -113,7 +119,10 @@ def run(
         rates=RATES,
         resamples=resamples,
         detectors={name: title for name, title in DETECTORS.items() if name in scores[CLEAN]},
-        thresholds={name: _finite(cuts.served) for name, cuts in thresholds.items()},
+        thresholds={
+            name: _finite(cuts.served if name != HEATWARD else _reached(together, cuts.served))
+            for name, cuts in thresholds.items()
+        },
         thresholds_on_correct={name: _finite(cuts.on_correct) for name, cuts in thresholds.items()},
         attacks=attacks,
         macro=measures.macro(attacks),
@@ -136,6 +145,7 @@ def run(
             clean, attacked[HEATWARD], thresholds[HEATWARD].served[RATES[-1]], detector.classifier.classes
         ),
         reliability=reliance.measure(config, detector, progress),
+        predicted=measures.alarms_by_class(clean, together, groups, detector.classifier.classes, bootstrap),
     )
     evaluation.write(folder)
     write_file(folder / "evaluation.md", markdown(evaluation).encode())
@@ -145,8 +155,21 @@ def run(
     return evaluation
 
 
-def _finite(cuts: Mapping[float, float]) -> dict[float, float | None]:
-    return {rate: cut if np.isfinite(cut) else None for rate, cut in cuts.items()}
+def _groups(calibrate: Scored, classes: int) -> Groups | None:
+    """Calibrated by predicted class at the smallest rate that all images reach; None where they reach none."""
+    for rate in RATES:
+        with suppress(CalibrationError):
+            return Groups.fit(calibrate.score, calibrate.prediction, calibrate.source, classes=classes, rate=rate)
+    return None
+
+
+def _reached(together: Cuts, served: Cuts) -> Cuts:
+    """Thresholds of all images, infinite where those that serve, perhaps by predicted class, promise no such rate."""
+    return {rate: math.inf if np.isinf(served[rate]).any() else cut for rate, cut in together.items()}
+
+
+def _finite(cuts: Cuts) -> dict[float, float | None]:
+    return {rate: float(cut) if np.isfinite(cut) else None for rate, cut in cuts.items()}
 
 
 def _alone(detector: Detector, scored: dict[str, Scored]) -> list[Scored]:

@@ -26,6 +26,7 @@ __all__ = [
     "AcceptedResult",
     "AttackResult",
     "ByRate",
+    "ClassAlarms",
     "ClassErrors",
     "ClassifierResult",
     "Corruption",
@@ -217,6 +218,18 @@ class ReliabilityResult(Result):
     accepted: tuple[AcceptedResult, ...]
 
 
+class ClassAlarms(Result):
+    """Alarms on clean images of one predicted class."""
+
+    name: str = Field(alias="class")
+    calibrated: int
+    """Clean images that it is ranked among where each class has its own; 0 where they are too few for any rate."""
+    together: ByRate
+    """At thresholds of all clean calibration images."""
+    apart: ByRate
+    """At thresholds of those of the same predicted class; rates that each class reaches."""
+
+
 class ClassifierResult(Result):
     """The classifier that is guarded."""
 
@@ -252,6 +265,7 @@ class EvaluationResult(Result):
     classes: tuple[ClassErrors, ...]
     reliability: ReliabilityResult | None = None
     """None where the detector promises nothing of predictions."""
+    predicted: tuple[ClassAlarms, ...] = ()
 
     @property
     def rows(self) -> tuple[AttackResult | MeanResult, ...]:
@@ -321,5 +335,6 @@ def results(job: Job) -> Results:
     shards = [job.digests("attribute", split) for split in SPLITS]
     settings = job.config.evaluate.model_dump(mode="json", exclude={"leave_out"})  # measured by its own command
     fitted = fit_results(job, job.work / "fit").made_from
-    made_from = digest([fitted, shards, settings, SCHEMA_VERSION])
+    parts = [fitted, shards, settings, SCHEMA_VERSION]
+    made_from = digest([*parts, *([job.config.calibrate.model_dump(mode="json")] if job.config.calibrate.by else [])])
     return Results("evaluate", job.work / "evaluate", (FILE, EXAMPLES), made_from)

@@ -17,6 +17,7 @@ __all__ = [
     "area_table",
     "attack_table",
     "blank_table",
+    "class_alarm_table",
     "corruption_tables",
     "false_positive_table",
     "few",
@@ -167,6 +168,32 @@ def false_positive_table(evaluation: EvaluationResult) -> Table:
     for group in sorted(own):
         table.add_row(
             few(group, own[group][rates[0]]), *(_flagged(evaluation, own[group][rate], rate) for rate in rates)
+        )
+    return table
+
+
+def class_alarm_table(evaluation: EvaluationResult, most: int) -> Table:
+    """False alarms by predicted class, the most first: with one calibration of all images, and with one of each class.
+
+    Args:
+        evaluation: Whose.
+        most: Rows.
+    """
+    rates = evaluation.rates
+    reached = [rate for rate in rates if any(rate in row.apart for row in evaluation.predicted)]
+    numbers = (
+        *(f"calibrated together, at {rate:.0%}" for rate in rates),
+        "clean images of its own",
+        *(f"calibrated apart, at {rate:.0%}" for rate in reached),
+    )
+    table = blank_table("False alarms by predicted class", "predicted", numbers=numbers)
+    worst = sorted(evaluation.predicted, key=lambda row: row.together[rates[-1]].value, reverse=True)
+    for row in worst[:most]:
+        table.add_row(
+            few(row.name, row.together[rates[-1]]),
+            *(_flagged(evaluation, row.together[rate], rate) for rate in rates),
+            str(row.calibrated or "–"),
+            *(percent(row.apart[rate]) for rate in reached),
         )
     return table
 

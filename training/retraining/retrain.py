@@ -159,7 +159,7 @@ def _end(folder: Path, champion: Champion, comparison: Comparison) -> Outcome:
 
 
 def _check_rate(rate: float, contestant: Contestant) -> None:
-    count = len(contestant.detector.calibration.scores)
+    count = len(contestant.detector.scarcest.scores)
     if rank_at(rate, count) < 1:
         raise CalibrationError(
             f"--rate {rate:g}: the {contestant.name} was calibrated on {count} clean images, which reach "
@@ -175,7 +175,7 @@ def _measure(job: Job, one: Contestant, two: Contestant, traffic: Kept, options:
     for label, group in groups.items():
         source, first = scores_of(job, one, label)
         _, second = scores_of(job, two, label)
-        median = float(np.median(second)) if len(second) else None
+        median = float(np.median(second.score)) if len(source) else None
         flags[label] = Flags(group, source, one.flags(first, options.rate), two.flags(second, options.rate), median)
     for label, group, images in traffic.groups(job.classifier, reported_in(one.manifest), job.progress):
         first, second = (scores_of_traffic(job, each, label, images) for each in (one, two))

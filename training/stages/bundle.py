@@ -19,11 +19,13 @@ from detector.classifier.weights import halve_where_lossless
 from detector.evidence import hidden_by
 from detector.remote import shown
 from detector.scoring.calibration import Calibration
+from detector.scoring.groups import Groups
 from detector.scoring.network import ensemble_weights
 from training.checks import check_attacks, check_classifier
 from training.config import SPLITS, Stage
-from training.detectors import load_reliability, load_scores
+from training.detectors import load_calibration, load_reliability
 from training.evaluation.result import EvaluationResult, results
+from training.fitting.calibration import describe
 from training.fitting.networks import load_networks
 from training.job import Job
 from training.progress import SilentProgress
@@ -62,7 +64,11 @@ def _assemble(job: Job, measured: dict[str, Any]) -> Bundle:
     folder = job.work / "fit"
     described = json.loads((folder / "network.json").read_text(encoding="utf-8"))
     networks = load_networks(folder)
-    scores, reliability = load_scores(job.work), load_reliability(job.work)
+    scores, stored = load_calibration(job.work)
+    reliability = load_reliability(job.work)
+    calibration = Calibration.fit(scores)
+    groups = Groups.from_tensors(stored, classifier.num_classes) if stored else None
+    points = {} if groups else calibration.operating_points()
     manifest = Manifest(
         heatward_version=heatward.__version__,
         files={},
@@ -73,7 +79,8 @@ def _assemble(job: Job, measured: dict[str, Any]) -> Bundle:
         evidence=config.evidence.model_dump(mode="json"),
         network={"settings": described["settings"], "shape": described["shape"]},
         families=tuple(described["families"]),
-        operating_points={str(rate): cut for rate, cut in Calibration.fit(scores).operating_points().items()},
+        operating_points={str(rate): cut for rate, cut in points.items()},
+        calibration=describe(calibration, groups, config.calibrate, classifier.classes)[0],
         measured=measured,
         provenance={
             "seed": config.seed,
@@ -95,6 +102,7 @@ def _assemble(job: Job, measured: dict[str, Any]) -> Bundle:
         network_weights=ensemble_weights(networks),
         calibration_scores=scores,
         reliability=None if reliability is None else reliability.tensors(),
+        calibration_groups=stored,
     )
 
 

@@ -1,5 +1,7 @@
 """The calibrate stage: clean images of the calibrate split in, attack scores and `reliability.safetensors` out.
 
+With `[calibrate] by = "prediction"` the scores of each predicted class lie there as well (`detector.scoring.groups`).
+
 All clean images count, rightly and wrongly classified alike: a server cannot know which is which; and every way in
 which they arrive (`[[deliveries]]`), since it cannot know that either. However many ways there are, a photograph counts
 once. The scores become conformal p-values (`detector.scoring.calibration`).
@@ -10,14 +12,19 @@ not by the fit, so that networks that took a night need not be fitted again for 
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 import torch
 from torch import Tensor
 
 from detector.evidence import Evidence
 from detector.scoring.calibration import Calibration, one_of_each
+from detector.scoring.groups import Groups
 from detector.scoring.network import score
-from training.config import Stage
+from training.config import Stage, TrainingConfig
 from training.detectors import RELIABILITY, SCORES
+from training.fitting.calibration import describe
 from training.fitting.networks import load_networks
 from training.fitting.networks import results as fit_results
 from training.fitting.reliability import Signed, fit_reliability
@@ -25,7 +32,7 @@ from training.job import Job
 from training.resume import Results
 from training.shards import digest, list_shards, read_shard, write_shard
 
-__all__ = ["INPUTS", "outputs", "run"]
+__all__ = ["INPUTS", "grouping", "outputs", "run"]
 
 INPUTS: tuple[Stage, ...] = ("fit", "attribute")
 VERSION = 1
@@ -35,8 +42,11 @@ VERSION = 1
 def outputs(job: Job) -> Results:
     """The scores, and what may be promised of predictions: no tensor where that is nothing."""
     shards = job.digests("attribute", "calibrate")
-    made_from = digest({"fit": fit_results(job, job.work / "fit").made_from, "shards": shards, "reliability": VERSION})
-    return Results("calibrate", job.work / SCORES.parent, (SCORES.name, RELIABILITY.name), made_from)
+    parts: dict[str, Any] = {"fit": fit_results(job, job.work / "fit").made_from, "shards": shards}
+    parts["reliability"] = VERSION
+    if grouped := grouping(job.config):
+        parts["calibrate"] = grouped
+    return Results("calibrate", job.work / SCORES.parent, (SCORES.name, RELIABILITY.name), digest(parts))
 
 
 def run(job: Job) -> None:
@@ -56,6 +66,7 @@ def _score(job: Job, made_from: str) -> None:
     said: list[Tensor] = []
     shown: list[Tensor] = []
     signed: list[Signed] = []
+    predicted: list[Tensor] = []
     with job.progress.task("calibrate", total=len(job.splits["calibrate"]) * len(labels)) as advance:
         for shard in shards:
             tensors = read_shard(shard)
@@ -65,10 +76,24 @@ def _score(job: Job, made_from: str) -> None:
                 signed.append(Signed.of(tensors, evidence, scores, origin))
                 said.append(scores.double().cpu())
                 shown.append(tensors["index"])
+                predicted.append(tensors["prediction"])
             advance(len(evidence))
-    every = torch.cat(said) if said else torch.zeros(0, dtype=torch.float64)
-    kept = torch.from_numpy(one_of_each(every.numpy(), torch.cat(shown).numpy())) if said else every
-    Calibration.fit(kept)  # raises if these scores cannot calibrate
+    nothing = torch.zeros(0, dtype=torch.int64)
+    every = torch.cat(said).numpy() if said else np.zeros(0)
+    sources, predictions = (torch.cat(each or [nothing]).numpy().astype(np.int64) for each in (shown, predicted))
+    kept = torch.from_numpy(one_of_each(every, sources)) if said else torch.zeros(0, dtype=torch.float64)
+    calibration, groups, settings = Calibration.fit(kept), None, job.config.calibrate  # raises if it cannot calibrate
+    if settings.by == "prediction":
+        classes = job.classifier.num_classes
+        groups = Groups.fit(every, predictions, sources, classes=classes, rate=settings.rate)
+    _, notes = describe(calibration, groups, settings, job.classifier.classes)
+    for note in notes:
+        job.progress.note(f"calibrate: {note}")
     reliability = fit_reliability(job, networks, signed)
-    write_shard(job.work / SCORES, {"scores": kept}, made_from)
+    write_shard(job.work / SCORES, {"scores": kept, **(groups.tensors() if groups else {})}, made_from)
     write_shard(job.work / RELIABILITY, reliability.tensors() if reliability else {}, made_from)
+
+
+def grouping(config: TrainingConfig) -> dict[str, Any]:
+    """Settings that decide p-values, as JSON; nothing where all images are one group."""
+    return config.calibrate.model_dump(mode="json", exclude={"tail"}) if config.calibrate.by else {}

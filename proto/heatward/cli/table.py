@@ -50,22 +50,26 @@ def table_head(columns: Columns, *, relied: bool = False) -> str:
     return columns.row(cells, ["bold"] * len(cells))
 
 
-def table_line(path: Path, answer: Verdict | Failure, columns: Columns, *, relied: bool = False) -> str:
+def table_line(
+    path: Path, answer: Verdict | Failure, columns: Columns, discovery: bool | None = None, *, relied: bool = False
+) -> str:
+    """A row; `discovery` says whether all images together call it attacked, None that each decides for itself."""
     name = _name(path) if columns.console else _cut_left(_name(path), NAME_WIDTH)
     if isinstance(answer, Failure):
         reasons = "; ".join(v.description for v in answer.violations) or answer.message
         reason = f"{printable(answer.code)}: {printable(reasons, LONGEST_REASON)}"
         return columns.row((name, "failed", reason), ("", "yellow"))
-    recovered = _label(answer.recovered[0]) if answer.attacked and answer.recovered else "-"
-    verdict, style = ("ATTACKED", "bold red") if answer.attacked else ("clean", "green")
+    attacked = answer.attacked if discovery is None else discovery
+    recovered = _label(answer.recovered[0]) if attacked and answer.recovered else "-"
+    verdict, style = ("ATTACKED", "bold red") if attacked else ("clean", "green")
     cells = [name, verdict, f"{answer.p_value:.4f}", _label(answer.predicted), recovered]
     if relied:
         cells += ["-" if answer.error_rate is None else f"{answer.error_rate:.4f}", "yes" if answer.reliable else "NO"]
     return columns.row(cells, ("", style))
 
 
-def json_line(path: Path, answer: Verdict | Failure, heatmap_file: Path | None) -> str:
-    """One JSON object: the path, and either the verdict's fields or `error`.
+def json_line(path: Path, answer: Verdict | Failure, heatmap_file: Path | None, discovery: bool | None = None) -> str:
+    """One JSON object: the path, and either the verdict's fields (and `discovery`, if all decide together) or `error`.
 
     A path that is no UTF-8 has its other bytes escaped in `path`, and is whole in `path_base64`.
     """
@@ -79,6 +83,8 @@ def json_line(path: Path, answer: Verdict | Failure, heatmap_file: Path | None) 
         fields |= dataclasses.asdict(answer)
         for key in ("request_id", "heatmap", "heatmap_png"):
             fields.pop(key)
+        if discovery is not None:
+            fields["discovery"] = discovery
         if heatmap_file is not None:
             fields["heatmap_file"] = path_text(heatmap_file)
     return json_text(fields)
@@ -93,6 +99,8 @@ class Totals:
     failed: int = 0
     unreliable: int | None = None
     rate: float | None = None
+    false_discovery_rate: float | None = None
+    """At which all images together decide which are attacked."""
 
     def add(self, answer: Verdict | Failure) -> None:
         self.answered += 1
@@ -106,7 +114,9 @@ class Totals:
 
     def line(self) -> str:
         text = f"{self.answered} image{'' if self.answered == 1 else 's'}: {self.attacked} attacked"
-        if self.rate is not None:
+        if self.false_discovery_rate is not None:
+            text += f" (at a false discovery rate of {self.false_discovery_rate * 100:.3g} %)"
+        elif self.rate is not None:
             text += f" (at a false-positive rate of {self.rate * 100:.3g} %)"
         if self.unreliable is not None:
             text += f", {self.unreliable} not to be relied on"
