@@ -1,7 +1,8 @@
 """The whole road: images in, verdicts out.
 
     images (B, 3, H, W) ─▶ evidence ─▶ heatmap networks ─▶ attack score ─▶ conformal p-value ─▶ Verdict
-                                             └─▶ origin probabilities ─▶ recovered and corrected label
+                                             ├─▶ origin probabilities ─▶ recovered and corrected label
+                                             └─▶ with the evidence ─▶ risk ─▶ error rate promised of the prediction
 
 With a cascade a glance clears some images, and only the other rows of the batch go on to the views
 (`detector.scoring.cascade`).
@@ -15,24 +16,27 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, JsonValue, ValidationError
 from torch import Tensor
 
 from detector.bundle import Bundle, Manifest, load_bundle
+from detector.bundle.contents import cascade_of, settings_of, stored_calibration, whole_settings_of
 from detector.classifier import Classifier, ClassifierSpec, load_classifier
-from detector.errors import BundleDamagedError, BundleVersionError, FingerprintMismatchError
+from detector.errors import FingerprintMismatchError
 from detector.evidence import Evidence, EvidenceExtractor, EvidenceSettings
 from detector.images.batch import check_images
 from detector.scoring.calibration import Calibration
-from detector.scoring.cascade import Cascade, CascadeSettings
+from detector.scoring.cascade import Cascade
+from detector.scoring.groups import Groups
 from detector.scoring.network import EvidenceShape, HeatmapNetwork, NetworkSettings, score
+from detector.scoring.reliability import Reliability
+from detector.scoring.tail import Tail, TailEstimate
 
-__all__ = ["Detector", "Verdict", "cascade_of"]
+__all__ = ["Detector", "Verdict"]
 
 TOP = 5
 
@@ -51,7 +55,7 @@ class Verdict:
     """−log P(clean) of the heatmap classifier and a share of the novelty, 0 and up; higher is more attack-like. Below 0
     where a glance cleared the image: by how far."""
     p_value: float
-    """Share of clean calibration images that look at least as attacked, in (0, 1]."""
+    """Share of clean calibration images (of its group, if any) that look at least as attacked, in (0, 1]."""
     recovered: tuple[tuple[int, float], ...]
     """Given that the image was attacked: labels before the attack with their probabilities, best first; never `label`,
     which is what the attack wanted."""
@@ -64,6 +68,14 @@ class Verdict:
     evidence: Mapping[str, NDArray[Any]] | None = None
     """What the heatmap network read, by name (`detector.evidence.Evidence`); None unless it was asked for. Of a cleared
     image it lacks the groups of views."""
+    error_rate: float | None = None
+    """The smallest promised share of wrong predictions among accepted ones at which `label` is still accepted, in
+    (0, 1]; 1: at none. The prediction can be relied on where this is at most what the caller bears. None where the
+    bundle promises nothing."""
+    calibration_group: str = ""
+    """The group of clean images that it was ranked among; "" where all are one."""
+    tail: TailEstimate | None = None
+    """How rare the score may be, where it is higher than those of all clean images; None where nothing estimates it."""
     cleared: bool = False
     """Whether a glance let the image go, without views: `recovered` and `corrected` are then the glance networks'."""
 
@@ -77,9 +89,15 @@ class Detector:
         networks: The ensemble, in eval mode.
         calibration: Attack scores of clean images.
         manifest: Of the bundle all this came from, if any.
+        reliability: What may be promised of predictions, if anything.
+        groups: The same by group, if p-values are to be ranks among an image's own group.
+        tail: Whether to estimate how rare a score is that is higher than all clean ones.
         cascade: The first look; None: every image is looked at in full.
     """
 
+    groups: Groups | None = None
+    tails: tuple[Tail | None, ...] = ()
+    """Of each group; empty where nothing is to be estimated."""
     cascade: Cascade | None = None
 
     def __init__(
@@ -89,6 +107,9 @@ class Detector:
         networks: Sequence[HeatmapNetwork],
         calibration: Calibration,
         manifest: Manifest | None = None,
+        reliability: Reliability | None = None,
+        groups: Groups | None = None,
+        tail: bool = False,
         cascade: Cascade | None = None,
     ) -> None:
         self.classifier = classifier
@@ -96,6 +117,12 @@ class Detector:
         self.networks = tuple(networks)
         self.calibration = calibration
         self.manifest = manifest
+        self.reliability = reliability
+        self.groups = groups
+        self.group_names = groups.names(classifier.classes) if groups else ("",)
+        if tail:
+            calibrations = groups.calibrations if groups else (calibration,)
+            self.tails = tuple(Tail.of(each.scores.numpy()) for each in calibrations)
         self.cascade = cascade
 
     @classmethod
@@ -143,26 +170,43 @@ class Detector:
                 placed(manifest.witness), device=device, state_dict=bundle.witness_weights, allow=allow
             )
             _match("has the witness", witness, manifest.witness_fingerprint)
-        shape = _read(EvidenceShape, manifest.network.get("shape"), "network.shape")
+        shape = settings_of(EvidenceShape, manifest.network.get("shape"), "network.shape")
         networks = HeatmapNetwork.ensemble(
             shape,
             len(manifest.families),
-            _whole(NetworkSettings, manifest.network.get("settings"), "network.settings"),
+            whole_settings_of(NetworkSettings, manifest.network.get("settings"), "network.settings"),
             bundle.network_weights,
         )
         return cls(
             classifier,
             EvidenceExtractor(
                 classifier,
-                _whole(EvidenceSettings, manifest.evidence, "evidence"),
+                whole_settings_of(EvidenceSettings, manifest.evidence, "evidence"),
                 witness,
                 black_box=shape.black_box,
             ),
             [network.to(device) for network in networks],
             Calibration.fit(bundle.calibration_scores),
             manifest,
+            None if bundle.reliability is None else Reliability.from_tensors(bundle.reliability),
+            *stored_calibration(bundle, classifier.num_classes),
             None if (cascade := cascade_of(bundle)) is None else cascade.to(device),
         )
+
+    @property
+    def scarcest(self) -> Calibration:
+        """Of the fewest clean images that any image is ranked among: a smaller rate than its own is not promised."""
+        return self.groups.scarcest if self.groups else self.calibration
+
+    def ranked_among(self, prediction: int) -> int:
+        """How many clean images an image of this predicted class is ranked among."""
+        if self.groups is None:
+            return len(self.calibration.scores)
+        return self.groups.sizes[int(self.groups.of_class[prediction])]
+
+    def p_value(self, scores: Tensor, predictions: Tensor) -> Tensor:
+        """P-values (B,) float64 of attack scores (B,) of images of these predicted classes (B,)."""
+        return self.groups.p_value(scores, predictions) if self.groups else self.calibration.p_value(scores)
 
     def detect(self, images: Tensor, *, keep_evidence: bool = False) -> list[Verdict]:
         """Judge images (B, 3, H, W) in [0, 1], float32, of the classifier's input size, on any device.
@@ -181,7 +225,11 @@ class Detector:
         top, recovered, corrected = _pairs(labels, probabilities), _recovered(candidates, origin), origin.max(1)
         corrected_labels = candidates.gather(1, corrected.indices[:, None])[:, 0].tolist()
         corrected_probabilities = corrected.values.tolist()
-        attack_scores, p_values = scores.tolist(), self.calibration.p_value(scores).tolist()
+        attack_scores, p_values = scores.tolist(), self.p_value(scores, labels[:, 0]).tolist()
+        groups = self.groups.of(labels[:, 0]).tolist() if self.groups else [0] * len(images)
+        error_rates: Sequence[float | None] = [None] * len(images)
+        if self.reliability is not None:
+            error_rates = self.reliability.error_rate(seen.evidence, scores, origin).tolist()
         heatmaps = seen.heatmaps.cpu().numpy()
         kept = seen.kept() if keep_evidence else [None] * len(images)
         return [
@@ -195,6 +243,9 @@ class Detector:
                 corrected=(corrected_labels[i], corrected_probabilities[i]),
                 heatmap=heatmaps[i].astype(np.float32),
                 evidence=kept[i],
+                error_rate=error_rates[i],
+                calibration_group=self.group_names[groups[i]],
+                tail=self._tail(groups[i], attack_scores[i], p_values[i]),
                 cleared=attack_scores[i] < 0 and self.cascade is not None,
             )
             for i in range(len(images))
@@ -221,6 +272,10 @@ class Detector:
         other = copy(self)
         other.cascade = replace(self.cascade, threshold=-math.inf)
         return other
+
+    def _tail(self, group: int, attack_score: float, p_value: float) -> TailEstimate | None:
+        tail = self.tails[group] if self.tails else None
+        return tail.estimate(attack_score) if tail and p_value <= 1 / (tail.count + 1) else None
 
     def warm_up(self, sizes: Iterable[int]) -> None:
         """Judge grey images in full, in batches of each size, so that no caller pays for first-use costs."""
@@ -273,49 +328,6 @@ def _pairs(labels: Tensor, values: Tensor) -> list[tuple[tuple[int, float], ...]
     """(B, K) and (B, K) → for each image, K labels with their values."""
     rows = zip(labels.tolist(), values.tolist(), strict=True)
     return [tuple(zip(indices, shares, strict=True)) for indices, shares in rows]
-
-
-Settings = TypeVar("Settings", bound=BaseModel)
-
-
-def _whole(kind: type[Settings], stored: JsonValue, place: str) -> Settings:
-    """Settings that decide scores, every one of them from the bundle: a default may have changed since it was made."""
-    settings = _read(kind, stored, place)
-    for name in kind.model_fields:
-        value = getattr(settings, name)
-        if name not in settings.model_fields_set:
-            raise BundleVersionError(
-                f"the bundle does not say how its scores are made: {place} lacks {name}; run `heatward train` again"
-            )
-        if isinstance(value, BaseModel) and isinstance(stored, dict):
-            _whole(type(value), stored[name], f"{place}.{name}")
-    return settings
-
-
-def _read(kind: type[Settings], stored: JsonValue, place: str) -> Settings:
-    try:
-        return kind.model_validate(stored)
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in (place, *first["loc"]))
-        raise BundleDamagedError(
-            f"the bundle's manifest has a bad {key} ({first['msg']}): train the bundle again"
-        ) from error
-
-
-def cascade_of(bundle: Bundle) -> Cascade | None:
-    """The first look that a bundle holds, on the CPU; None where it has none.
-
-    Raises:
-        BundleDamagedError: The manifest describes it badly, or the weights do not fit.
-        BundleVersionError: It does not say how its scores are made.
-    """
-    stored = bundle.manifest.cascade
-    if stored is None or bundle.glance_weights is None:
-        return None
-    _whole(NetworkSettings, stored.get("settings"), "cascade.settings")
-    settings = _read(CascadeSettings, stored, "cascade")
-    return Cascade.of(settings, len(bundle.manifest.families), bundle.glance_weights)
 
 
 def _match(role: str, loaded: Classifier, fingerprint: str) -> None:

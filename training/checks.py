@@ -1,6 +1,7 @@
 """What makes a detector worthless, found before hours are spent on it: a job in, notes or an error out.
 
 before the first image is read   check_images: too few of a split, unreadable ones, classes without images
+before the first shard           try_attacks: does every attack run?
 before the first attack          check_classifier: is it right more often than chance?
 before the first heatmap         check_attacks: did any attack change a prediction?
 """
@@ -8,20 +9,27 @@ before the first heatmap         check_attacks: did any attack change a predicti
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
 
 from detector.errors import CalibrationError, DataError
-from detector.scoring.calibration import FEWEST_SCORES
+from detector.scoring.calibration import FEWEST_SCORES, rank_at
+from detector.scoring.tail import FEWEST_FOR_TAIL
 from detector.text import printable
+from training.attacks.transfer import target_of
+from training.attacks.trial import IMAGES, try_attack
 from training.config import CLEAN, SPLITS, Split
+from training.data.splits import read_items
 from training.evaluation.metrics import FEW
 from training.fitting.glance import check_vouched_for
 from training.job import Job
+from training.runners import ShardPlan
+from training.runners.worker import predict
 from training.shards import list_shards, read_columns
 
-__all__ = ["check_attacks", "check_classifier", "check_images", "near_chance"]
+__all__ = ["check_attacks", "check_classifier", "check_images", "near_chance", "try_attacks"]
 
 FEWEST_FOR_1_PERCENT = 99
 FEWEST_SUCCESSES = 10
@@ -56,6 +64,7 @@ def check_images(job: Job) -> None:
             f"images.splits.calibrate: with {usable['calibrate']} {told} nothing can be flagged at less than "
             f"{1 / (usable['calibrate'] + 1):.1%}; flagging at 1 % needs {FEWEST_FOR_1_PERCENT}"
         )
+    _check_calibration(job, usable["calibrate"])
     for name in ("fit", "test"):
         if not usable[name]:
             raise DataError(f"images.splits.{name}: none of its {len(job.splits[name])} images can be read")
@@ -67,6 +76,54 @@ def check_images(job: Job) -> None:
     if missing and present != {-1}:
         named = ", ".join(missing[:NAMED]) + (", …" if len(missing) > NAMED else "")
         job.progress.note(f"images: {len(missing)} of {len(classes)} classes have no image: {named}")
+
+
+def try_attacks(job: Job, plans: Iterable[ShardPlan]) -> None:
+    """Run every attack of which no shard was ever made, on two images.
+
+    Not on a cluster, whose workers may have a device that is not here.
+
+    Raises:
+        ConfigError: One fails.
+        DataError: One went further than its epsilon.
+    """
+    made: dict[str, bool] = {}
+    for plan in plans:
+        made[plan.label] = made.get(plan.label, False) or plan.finished
+    attacks = [each for each in job.config.attacks if each.folder is None and made.get(each.label) is False]
+    if not attacks or job.config.engine == "ray":
+        return
+    split = job.splits["fit"]
+    items = [item for item in split.items if item.name not in split.unreadable][:IMAGES]
+    pixels = read_items(items, lambda item: split.sources[item.source], job.classifier.prepare).pixels
+    origin = predict(job.classifier, pixels, job.config.batch_size)
+    with job.progress.task("try attacks", total=len(attacks)) as advance:
+        for attack in attacks:
+            target = target_of(attack, job.classifier, job.worker.made_on)
+            try_attack(attack, target, pixels, origin, batch_size=job.config.batch_size)
+            advance(1)
+
+
+def _check_calibration(job: Job, usable: int) -> None:
+    """What `[calibrate]` asks of so many images."""
+    settings, classes = job.config.calibrate, job.classifier.num_classes
+    if settings.tail and usable < FEWEST_FOR_TAIL:
+        raise CalibrationError(
+            f"calibrate.tail: an estimate needs at least {FEWEST_FOR_TAIL} calibration images that can be read, "
+            f"images.splits.calibrate has {usable}: use more images, or leave it out"
+        )
+    if settings.by is None:
+        return
+    if rank_at(settings.rate, usable) < 1:
+        raise CalibrationError(
+            f"calibrate.rate: {usable} calibration images that can be read do not reach {settings.rate:g}: use more "
+            "images, or a larger rate"
+        )
+    if rank_at(settings.rate, usable // classes) < 1:
+        job.progress.note(
+            f"calibrate: {usable} images are about {usable / classes:.0f} for each of {classes} predicted classes; too "
+            f"few for a false-positive rate of {settings.rate:g} in many of them, which will share a group"
+        )
 
 
 def check_classifier(job: Job) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BeforeValidator, Field, JsonValue, ValidationInfo, field_validator, model_validator
+from pydantic import Field, JsonValue, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from detector.cpus import available_cpus
@@ -21,12 +21,14 @@ from training.deliveries import AT, DeliverySpec
 from training.images import SPLITS, ImagesConfig, Split, Splits
 from training.parameters import read_parameter
 from training.settings import (
+    CalibrateSettings,
     CascadeConfig,
     CorruptionSettings,
     DistillationSettings,
     EvaluateSettings,
     FitSettings,
     Name,
+    Place,
     RaySettings,
     Settings,
     TwinsConfig,
@@ -53,16 +55,6 @@ FILES = "files"
 ORIGINALS = "originals"
 Stage = Literal["witness", "attack", "attribute", "fit", "glance", "calibrate", "evaluate", "bundle"]
 STAGES: tuple[Stage, ...] = get_args(Stage)
-
-
-def _named(place: object) -> object:
-    """An unset variable of a shell would otherwise name the folder that the command runs in."""
-    if isinstance(place, str) and not place.strip():
-        raise ValueError("expected a path; . for the folder that the command runs in")
-    return place
-
-
-Place = Annotated[Path, BeforeValidator(_named)]
 
 
 class ClassifierConfig(ClassifierSource):
@@ -238,6 +230,7 @@ class TrainingConfig(BaseSettings):
     corruptions: CorruptionSettings = CorruptionSettings()
     evidence: EvidenceSettings = EvidenceSettings()
     fit: FitSettings = FitSettings()
+    calibrate: CalibrateSettings = CalibrateSettings()
     cascade: CascadeConfig = CascadeConfig()
     evaluate: EvaluateSettings = EvaluateSettings()
 

@@ -8,30 +8,53 @@ from pathlib import Path
 from torch import Tensor
 
 from detector.bundle import Bundle, load_bundle
+from detector.bundle.contents import cascade_of, stored_calibration
 from detector.classifier import load_classifier
-from detector.detector import Detector, cascade_of
+from detector.detector import Detector
 from detector.errors import ConfigError, FingerprintMismatchError
 from detector.evidence import EvidenceExtractor, EvidenceSettings
 from detector.remote import shown
 from detector.scoring.calibration import Calibration
+from detector.scoring.groups import Groups
 from detector.scoring.network import EvidenceShape, HeatmapNetwork, NetworkSettings
+from detector.scoring.reliability import Reliability
 from training.fitting.glance import load_cascade
 from training.fitting.networks import load_networks
 from training.job import Job
 from training.shards import read_shard
 
-__all__ = ["SCORES", "detector_around", "load_detector", "load_scores", "open_detector"]
+__all__ = [
+    "RELIABILITY",
+    "SCORES",
+    "detector_around",
+    "load_calibration",
+    "load_detector",
+    "load_reliability",
+    "open_detector",
+]
 
 SCORES = Path("calibrate/scores.safetensors")
+RELIABILITY = SCORES.with_name("reliability.safetensors")
 
 
-def load_scores(work: Path) -> Tensor:
-    """The clean attack scores (n,) float64 of the calibrate stage.
+def load_calibration(work: Path) -> tuple[Tensor, dict[str, Tensor] | None]:
+    """Of the calibrate stage: clean attack scores (n,) float64, and `Groups.tensors` where it calibrates by group.
 
     Raises:
         DataError: The stage has not run.
     """
-    return read_shard(work / SCORES)["scores"]
+    tensors = read_shard(work / SCORES)
+    return tensors.pop("scores"), tensors or None
+
+
+def load_reliability(work: Path) -> Reliability | None:
+    """What the calibrate stage found may be promised of predictions; None where that is nothing.
+
+    Raises:
+        DataError: The stage has not run.
+    """
+    tensors = read_shard(work / RELIABILITY)
+    return Reliability.from_tensors(tensors) if tensors else None
 
 
 def load_detector(job: Job) -> Detector:
@@ -41,11 +64,15 @@ def load_detector(job: Job) -> Detector:
         DataError: One of them has not run.
     """
     device, cascade = job.classifier.device, load_cascade(job)
+    scores, stored = load_calibration(job.work)
     return Detector(
         job.classifier,
         EvidenceExtractor(job.classifier, job.config.evidence, job.witness),
         [network.to(device) for network in load_networks(job.work / "fit")],
-        Calibration.fit(load_scores(job.work)),
+        Calibration.fit(scores),
+        reliability=load_reliability(job.work),
+        groups=Groups.from_tensors(stored, job.classifier.num_classes) if stored else None,
+        tail=job.config.calibrate.tail,
         cascade=cascade.to(device) if cascade is not None else None,
     )
 
@@ -95,5 +122,7 @@ def detector_around(bundle: Bundle, extractor: EvidenceExtractor) -> Detector:
         [network.to(classifier.device) for network in networks],
         Calibration.fit(bundle.calibration_scores),
         bundle.manifest,
+        None if bundle.reliability is None else Reliability.from_tensors(bundle.reliability),
+        *stored_calibration(bundle, classifier.num_classes),
         cascade.to(classifier.device) if cascade is not None else None,
     )

@@ -53,6 +53,8 @@ class Job:
     """Label of an attack of files → its images."""
     start: Bundle | None = None
     """The bundle whose networks the fit begins with; None: it begins anew."""
+    start_epochs: int | None = None
+    """Epochs of a fit that begins with `start`; None: those of the configuration."""
     _made: dict[str, Classifier] = field(default_factory=dict, repr=False, compare=False)
     """The witness that this job made, by its digest."""
 
@@ -90,6 +92,11 @@ class Job:
                 return None
             self._made[self.witness_digest] = made
         return self._made[self.witness_digest]
+
+    @property
+    def epochs(self) -> int:
+        """Of each network's fit."""
+        return (self.start_epochs if self.start is not None else None) or self.config.fit.epochs
 
     @property
     def copies(self) -> dict[str, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
@@ -10,6 +11,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_valida
 from detector.settings import MOST_CLEARED, NetworkSettings
 
 __all__ = [
+    "CalibrateSettings",
     "CascadeConfig",
     "Corruption",
     "CorruptionSettings",
@@ -19,6 +21,7 @@ __all__ = [
     "Fraction",
     "LeaveOutSettings",
     "Name",
+    "Place",
     "RaySettings",
     "Settings",
     "TwinsConfig",
@@ -41,6 +44,16 @@ def fraction(value: Any) -> Any:
 
 Fraction = Annotated[float, BeforeValidator(fraction)]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")]
+
+
+def _named(place: object) -> object:
+    """An unset variable of a shell would otherwise name the folder that the command runs in."""
+    if isinstance(place, str) and not place.strip():
+        raise ValueError("expected a path; . for the folder that the command runs in")
+    return place
+
+
+Place = Annotated[Path, BeforeValidator(_named)]
 
 
 class Settings(BaseModel):
@@ -80,6 +93,17 @@ class FitSettings(NetworkSettings):
     def network(self) -> NetworkSettings:
         """The part a bundle needs to build the network again."""
         return NetworkSettings(**self.model_dump(include=set(NetworkSettings.model_fields)))
+
+
+class CalibrateSettings(Settings):
+    """Which clean images an image is ranked among, and what is said of scores above all of theirs."""
+
+    by: Literal["prediction"] | None = None
+    """`prediction`: those of the same predicted class, so that each class is flagged at the rate. Default: all."""
+    rate: float = Field(default=0.01, gt=0, lt=1)
+    """The false-positive rate that every group must reach; classes with too few images for it share one."""
+    tail: bool = False
+    """True: estimate how rare a score is that is higher than all clean ones; no verdict depends on it."""
 
 
 class CascadeConfig(Settings):

@@ -33,6 +33,7 @@ LIMITS = {
     "network.safetensors": 2**30,
     "glance.safetensors": 2**30,
     "calibration.safetensors": 2**28,
+    "reliability.safetensors": 2**20,
 }
 """Every file a bundle may have and its largest size in bytes."""
 

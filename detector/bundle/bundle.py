@@ -5,7 +5,8 @@
     witness.safetensors       the witness's, where there is one
     network.safetensors       the heatmap network's weights
     glance.safetensors        those of the glance networks, where there is a cascade
-    calibration.safetensors   attack scores of clean images
+    calibration.safetensors   attack scores of clean images, by group as well where it calibrates by group
+    reliability.safetensors   what may be promised of predictions, where that was calibrated
 
 Nothing is unpickled and nothing is extracted; a bundle from elsewhere is read within limits. The same content gives the
 same bytes, and a reader sees the old bundle or the new one, never a torn file.
@@ -41,6 +42,7 @@ FORMAT: Final = "heatward-bundle"
 SCHEMA_VERSION = 4
 CLASSIFIER, WITNESS = "classifier.safetensors", "witness.safetensors"
 NETWORK, GLANCE, CALIBRATION = "network.safetensors", "glance.safetensors", "calibration.safetensors"
+RELIABILITY = "reliability.safetensors"
 
 
 class Manifest(BaseModel):
@@ -60,7 +62,8 @@ class Manifest(BaseModel):
         network: Settings of the heatmap network and of the attack score.
         cascade: Threshold and settings of the first look; None where every image is looked at in full.
         families: Attack families of the network's head.
-        operating_points: Threshold by false-positive rate.
+        operating_points: Threshold by false-positive rate; none where each group has its own.
+        calibration: How it is calibrated, where not on all images at once; whether it estimates a tail.
         measured: Results on the test split.
         provenance: What made it: commands, seeds, data, versions.
     """
@@ -81,6 +84,7 @@ class Manifest(BaseModel):
     cascade: dict[str, JsonValue] | None = None
     families: tuple[str, ...] = ()
     operating_points: dict[str, float] = {}
+    calibration: dict[str, JsonValue] = {}
     measured: dict[str, JsonValue] = {}
     provenance: dict[str, JsonValue] = {}
 
@@ -100,7 +104,9 @@ class Bundle:
             an ONNX model it is the file, of a served one its answers about made-up images.
         network_weights: The heatmap network's state dict.
         calibration_scores: (n,) attack scores of clean images.
+        calibration_groups: Of a calibration by group: `Groups.tensors`.
         witness_weights: The witness's state dict; None where there is no witness, or its file must be at hand.
+        reliability: `detector.scoring.reliability.Reliability.tensors`; None where no error rate is promised.
         glance_weights: The glance networks'; None where there is no cascade.
     """
 
@@ -109,6 +115,8 @@ class Bundle:
     network_weights: dict[str, Tensor]
     calibration_scores: Tensor
     witness_weights: dict[str, Tensor] | None = None
+    reliability: dict[str, Tensor] | None = None
+    calibration_groups: dict[str, Tensor] | None = None
     glance_weights: dict[str, Tensor] | None = None
 
 
@@ -126,8 +134,10 @@ def save_bundle(path: str | Path, bundle: Bundle, *, half: bool = False) -> None
     """
     contents = {
         NETWORK: _packed(bundle.network_weights, half),
-        CALIBRATION: _packed({"scores": bundle.calibration_scores}, half=False),
+        CALIBRATION: _packed({"scores": bundle.calibration_scores, **(bundle.calibration_groups or {})}, half=False),
     }
+    if bundle.reliability is not None:
+        contents[RELIABILITY] = _packed(bundle.reliability, half=False)
     if bundle.glance_weights is not None:
         contents[GLANCE] = _packed(bundle.glance_weights, half)
     manifest = bundle.manifest
@@ -142,8 +152,9 @@ def save_bundle(path: str | Path, bundle: Bundle, *, half: bool = False) -> None
                 changed[role] = changed[role].model_copy(update={"weights": None})
     files = {name: hashlib.sha256(data).hexdigest() for name, data in contents.items()}
     manifest = manifest.model_copy(update={**changed, "files": files})
-    # a release that knows of no cascade still reads a bundle that has none
-    described = manifest.model_dump(mode="json", exclude={"cascade"} if manifest.cascade is None else None)
+    # a heatward that knows of no cascade, or of no groups, still reads a bundle that has none
+    unset = {name for name in ("cascade", "calibration") if not getattr(manifest, name)}
+    described = manifest.model_dump(mode="json", exclude=unset)
     described["files"][MANIFEST] = _manifest_digest(described)
     contents[MANIFEST] = (json.dumps(described, indent=2, sort_keys=True) + "\n").encode()
     write_files(Path(path), contents)
@@ -180,7 +191,8 @@ def _loaded(path: Path) -> Bundle:
     undeclared = sorted(contents.keys() - manifest.files.keys())
     if undeclared:
         raise BundleForeignError(f"{path} holds {', '.join(undeclared)}, which its {MANIFEST} does not declare.")
-    scores = _unpacked(contents[CALIBRATION], CALIBRATION, path).get("scores")
+    groups = _unpacked(contents[CALIBRATION], CALIBRATION, path)
+    scores = groups.pop("scores", None)
     if scores is None:
         raise BundleDamagedError(f"{path}: {CALIBRATION} has no tensor 'scores': train the bundle again.")
     return Bundle(
@@ -189,6 +201,8 @@ def _loaded(path: Path) -> Bundle:
         _unpacked(contents[NETWORK], NETWORK, path),
         scores,
         _unpacked(contents[WITNESS], WITNESS, path) if WITNESS in contents else None,
+        _unpacked(contents[RELIABILITY], RELIABILITY, path) if RELIABILITY in contents else None,
+        groups or None,
         _unpacked(contents[GLANCE], GLANCE, path) if GLANCE in contents else None,
     )
 

@@ -3,9 +3,9 @@
     write ─▶ 000000000041.0.c0ffee00.parquet ─┬─▶ 60 of a level, or 64 MiB, are merged into one of the next
              sequence, level, chance          └─▶ the oldest are removed: too much in all, or too old
 
-A merged shard names those that it replaces, which are removed ten minutes later: whoever reads has found either these
-or that one, and no row counts twice.
-The sequence decides what is older, not the clock, which may jump.
+A merged shard names those that it replaces, which are removed ten minutes later, by whoever writes then: whoever reads
+has found either these or that one, and no row counts twice.
+The sequence decides what is older, not the clock, which may jump, or be wrong when a server starts.
 """
 
 from __future__ import annotations
@@ -38,6 +38,9 @@ FULL_BYTES = 64 * 2**20
 LAST_LEVEL = 2
 JUMP_S = 60.0
 PATIENCE_S = 3600.0
+"""What a clock has to run on evenly before it is believed that much time passed while nothing was written."""
+ABSENT_S = 3 * 86_400.0
+"""A pause between what is to be removed for its age and what is to stay that needs no explanation."""
 READING_S = 600.0
 
 
@@ -97,11 +100,13 @@ class ShardFolder:
         self._folder, self._schema = folder, schema
         self._forget_halves()
         self._shards = shards_in(folder)
-        for shard in [each for each in self._shards if each.level]:
-            self._remove(_replaced(shard.path))
-        self._replaced: list[tuple[float, Shard]] = []  # each with the time of `time.monotonic` when it may go
         self._clock = time.time(), time.monotonic()
+        self._replaced = self._found_replaced()  # each with the time of `time.monotonic` when it may go
+        self._shards = [each for each in self._shards if each not in [shard for _, shard in self._replaced]]
+        self._remove_replaced()
         self._trusts_clock_s = 0.0
+        self._believes_clock_s = self._clock[1] + PATIENCE_S
+        self._told = False
 
     def _forget_halves(self) -> None:
         """Removes what killed processes left half written; what is young may be another's that is writing now."""
@@ -109,6 +114,19 @@ class ShardFolder:
             with suppress(FileNotFoundError):
                 if time.time() - path.stat().st_mtime > READING_S:
                     path.unlink()
+
+    def _found_replaced(self) -> list[tuple[float, Shard]]:
+        """What was replaced before this start, which somebody may be reading."""
+        found = []
+        for merged in [each for each in self._shards if each.level]:
+            replaced = _replaced(merged.path)
+            left_s = READING_S - min(max(self._clock[0] - _renamed_s(merged.path), 0), READING_S)
+            found += [(self._clock[1] + left_s, each) for each in self._shards if each.path.name in replaced]
+        return sorted(found)
+
+    def _remove_replaced(self) -> None:
+        while self._replaced and self._replaced[0][0] <= time.monotonic():
+            self._remove([self._replaced.pop(0)[1].path.name])
 
     def write(self, rows: Sequence[dict[str, Any]]) -> None:
         """Writes rows; they are on the disk when this returns.
@@ -119,26 +137,50 @@ class ShardFolder:
         self._put(pa.Table.from_pylist(list(rows), schema=self._schema), 0)
         try:
             self._merge()
+            self._remove_replaced()
         except OSError as error:  # the parts are still there
             log.warning("shards cannot be merged", extra={"folder": str(self._folder), "error": str(error)})
 
     def remove_old(self, max_bytes: float, max_age_s: float) -> None:
-        """Removes the oldest shards until the others are no larger and no older; nothing for its age where time jumped.
+        """Removes the oldest shards until the others are no larger and no older.
+
+        Nothing is removed for its age for an hour after the clock jumped; nor in the first hour, where nothing was
+        written for days before what is to stay: the clock may be wrong.
 
         Raises:
             OSError: One cannot be removed.
         """
         now_s, age_counts = time.time(), self._clock_is_right()
+        self._remove_replaced()
         excess = sum(each.size for each in (*self._shards, *(shard for _, shard in self._replaced))) - max_bytes
-        while self._replaced and (excess > 0 or self._replaced[0][0] <= self._clock[1]):
+        while self._replaced and excess > 0:
             _, shard = self._replaced.pop(0)
             excess -= shard.size
             self._remove([shard.path.name])
-        for shard in list(self._shards):
-            if excess <= 0 and not (age_counts and now_s - shard.written_s > max_age_s):
+        too_old = self._too_old(now_s, max_age_s) if age_counts else 0
+        for at, shard in enumerate(list(self._shards)):
+            if excess <= 0 and at >= too_old:
                 break
             excess -= shard.size
             self._remove([shard.path.name])
+
+    def _too_old(self, now_s: float, max_age_s: float) -> int:
+        """How many of the oldest shards are, unless the clock is to be doubted."""
+        times_s = [now_s]  # youngest first
+        for shard in reversed(self._shards):  # one of a clock that was ahead is no younger than the next one
+            times_s.append(shard.written_s if shard.written_s <= now_s + JUMP_S else times_s[-1])
+        times_s.reverse()
+        count = next(at for at, time_s in enumerate(times_s) if now_s - time_s <= max_age_s)
+        pause_s = times_s[count] - times_s[count - 1] if count else 0
+        if pause_s <= ABSENT_S or time.monotonic() >= self._believes_clock_s:
+            return count
+        if not self._told:
+            log.warning(
+                "nothing was written for days, or the clock is wrong: for an hour no shard is removed for its age",
+                extra={"folder": str(self._folder), "shards": count, "days": round(pause_s / 86_400, 1)},
+            )
+        self._told = True
+        return 0
 
     def _put(self, table: pa.Table, level: int, replaces: Sequence[Shard] = ()) -> None:
         # Fails where the folder is gone: it may have been a disk, and another one is not to be filled instead.
@@ -214,6 +256,14 @@ class ShardFolder:
 def _enough(parts: Sequence[Shard]) -> bool:
     """Whether it is time to merge them."""
     return len(parts) > 1 and (len(parts) >= TOGETHER or sum(each.size for each in parts) >= FULL_BYTES)
+
+
+def _renamed_s(path: Path) -> float:
+    """When a shard came to be, which the time of a merged one does not tell; long ago where it is gone."""
+    try:
+        return path.stat().st_ctime
+    except FileNotFoundError:
+        return 0.0
 
 
 def _replaced(path: Path) -> list[str]:

@@ -21,10 +21,12 @@ from torch import Tensor
 from detector.errors import CalibrationError
 from detector.evidence import Evidence, EvidenceShape
 from detector.scoring.calibration import RATES, Calibration
+from detector.scoring.groups import SHARED, Groups
 from detector.scoring.network import HeatmapNetwork, score
 from detector.settings import MOST_CLEARED, NetworkSettings
+from detector.text import printable
 
-__all__ = ["Cascade", "CascadeSettings", "check_vouched", "threshold_of"]
+__all__ = ["Cascade", "CascadeSettings", "check_vouched", "score_of_both", "threshold_of"]
 
 
 class CascadeSettings(BaseModel):
@@ -93,6 +95,21 @@ class Cascade:
         return scores, origin, rows
 
 
+def score_of_both(
+    cascade: Cascade | None, networks: Sequence[HeatmapNetwork], evidence: Evidence
+) -> tuple[Tensor, Tensor]:
+    """Attack score (B,) and origin probabilities (B, C) as a detector gives them, from all evidence of every image.
+
+    Args:
+        cascade: The first look; None where there is none.
+        networks: The full ones.
+        evidence: Views included, although a detector takes them only of images that go on.
+    """
+    if cascade is None:
+        return score(networks, evidence)
+    return cascade.judge(evidence, networks, lambda rows: evidence[rows])[:2]
+
+
 def threshold_of(scores: Tensor, clears: float) -> float:
     """The smallest threshold that clears at least this share of clean images.
 
@@ -104,17 +121,31 @@ def threshold_of(scores: Tensor, clears: float) -> float:
     return math.nextafter(float(scores.double().sort().values[count - 1]), math.inf)
 
 
-def check_vouched(calibration: Calibration) -> None:
+def check_vouched(calibration: Calibration, groups: Groups | None = None, classes: Sequence[str] = ()) -> None:
     """See that the operating points lie among the images that went on.
+
+    Args:
+        calibration: Of all images.
+        groups: The same by group, if images are ranked among those of their group; each must then vouch for its own.
+        classes: Names of the classes, to name a group.
 
     Raises:
         CalibrationError: One of them would flag images that the glance cleared.
     """
-    count = len(calibration.scores)
-    went_on = int((calibration.scores >= 0).sum())
-    reached = max(rate for rate in RATES if rate >= 1 / (count + 1))
-    if calibration.threshold(reached) < 0:
-        raise CalibrationError(
-            f"[cascade] clears: {went_on} of {count} calibration images went on to the full look "
-            f"({went_on / count:.1%}), too few to flag at {reached:g}: clear a smaller share, or calibrate on more"
-        )
+    named = zip(groups.names(classes), groups.calibrations, strict=True) if groups else [("", calibration)]
+    for name, each in named:
+        count = len(each.scores)
+        went_on = int((each.scores >= 0).sum())
+        reached = max(rate for rate in RATES if rate >= 1 / (count + 1))
+        if each.threshold(reached) < 0:
+            raise CalibrationError(
+                f"[cascade] clears: {went_on} of {count} calibration images{_of(name)} went on to the full look "
+                f"({went_on / count:.1%}), too few to flag at {reached:g}: clear a smaller share, or calibrate on more"
+                + (", or all predicted classes together" if name else "")
+            )
+
+
+def _of(group: str) -> str:
+    if not group:
+        return ""
+    return " of predicted classes that share a group" if group == SHARED else f" predicted as {printable(group)}"

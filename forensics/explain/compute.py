@@ -156,7 +156,7 @@ def explain(
         image=pixels((image * 255).round().to(torch.uint8)),
         classes=classifier.classes,
         verdict=verdict,
-        calibration_images=len(detector.calibration.scores),
+        calibration_images=detector.ranked_among(verdict.label),
         targets=targets,
         methods=tuple(results),
         channels=channels,

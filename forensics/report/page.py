@@ -18,11 +18,13 @@ from training.evaluation.examples import Example, read_examples
 from training.evaluation.result import HEATWARD, EvaluationResult
 from training.evaluation.tables import (
     attack_table,
+    class_alarm_table,
     corruption_tables,
     false_positive_table,
     few,
     percent,
     recovery_table,
+    reliability_tables,
     use_table,
 )
 
@@ -58,6 +60,7 @@ def write_report(folder: Path) -> Path:
             "roc": _plot(plots.roc_plot(evaluation)),
             "recovery": _plot(plots.recovery_plot(evaluation)),
             "alarms": _plot(plots.false_positive_plot(evaluation)),
+            "reliability": _plot(relied) if (relied := plots.risk_coverage_plot(evaluation)) else "",
         },
         tables={
             "attacks": Grid.of(attack_table(evaluation)),
@@ -65,8 +68,10 @@ def write_report(folder: Path) -> Path:
             "alarms": Grid.of(false_positive_table(evaluation)),
             "use": Grid.of(use_table(evaluation)),
             "classes": _class_table(evaluation),
+            "predicted": Grid.of(class_alarm_table(evaluation, MOST_CLASSES)),
         },
         corruptions=[Grid.of(table) for table in corruption_tables(evaluation)],
+        reliability=[Grid.of(table) for table in reliability_tables(evaluation)],
         rate=f"{rate:.0%}",
     )
     path = folder / "report.html"

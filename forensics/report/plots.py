@@ -11,7 +11,7 @@ from forensics.theme import THEME
 from training.evaluation.metrics import Estimate
 from training.evaluation.result import HEATWARD, Detection, EvaluationResult
 
-__all__ = ["auroc_plot", "false_positive_plot", "recovery_plot", "roc_plot", "svg"]
+__all__ = ["auroc_plot", "false_positive_plot", "recovery_plot", "risk_coverage_plot", "roc_plot", "svg"]
 
 Find = Callable[[Detection], Estimate]
 Series = tuple[str, str, str, Sequence[Estimate]]
@@ -59,6 +59,26 @@ def roc_plot(evaluation: EvaluationResult) -> Figure:
     axes.set(xscale="log", xlim=(1e-3, 1), ylim=(0, 1.01), xlabel="false-positive rate", ylabel="attacks flagged")
     _tidy(axes)
     figure.legend(loc="outside right center", frameon=False, fontsize=9)
+    return figure
+
+
+def risk_coverage_plot(evaluation: EvaluationResult) -> Figure | None:
+    """A panel a mixture, a curve for ours, the softmax and the margin; None where nothing is promised."""
+    if evaluation.reliability is None:
+        return None
+    mixtures = evaluation.reliability.curves
+    figure = Figure(figsize=(7.6, 2.9 * -(-len(mixtures) // 2)), layout="constrained")
+    panels = figure.subplots(-(-len(mixtures) // 2), 2, squeeze=False).flatten()
+    for axes, mixture in zip(panels, mixtures, strict=False):
+        for number, (name, curve) in enumerate(mixture.curves.items()):
+            label = f"{name}, area {curve.area:.3f}"
+            axes.plot(curve.coverage, curve.error, color=RAMP[number], label=label, lw=1.7)
+        axes.set(xlim=(0, 1), ylim=(0, None), xlabel="accepted", ylabel="wrong among accepted")
+        axes.set_title(mixture.mixture, fontsize=9, color=THEME["ink"])
+        axes.legend(frameon=False, fontsize=8)
+        _tidy(axes)
+    for axes in panels[len(mixtures) :]:  # a place without a mixture
+        axes.set_axis_off()
     return figure
 
 

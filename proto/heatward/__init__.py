@@ -18,8 +18,10 @@ from heatward.client import forks as forks  # before anything that loads grpc
 if TYPE_CHECKING:
     from heatward.client.aio import AsyncClient
     from heatward.client.breaker import Breaker
+    from heatward.client.discoveries import discoveries
     from heatward.client.sync import Client
     from heatward.client.values import (
+        CalibrationGroup,
         ClassifierInfo,
         DetectorInfo,
         Failure,
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
         Limits,
         MeasuredRates,
         OperatingPoint,
+        TailEstimate,
         Timings,
         Verdict,
     )
@@ -39,6 +42,7 @@ __version__ = "0.4.0"
 __all__ = [
     "AsyncClient",
     "Breaker",
+    "CalibrationGroup",
     "ClassifierInfo",
     "Client",
     "DetectionError",
@@ -50,13 +54,15 @@ __all__ = [
     "Limits",
     "MeasuredRates",
     "OperatingPoint",
+    "TailEstimate",
     "Timings",
     "Verdict",
     "Violation",
     "__version__",
+    "discoveries",
 ]
 
-_HOMES = ("client.aio", "client.breaker", "client.sync", "client.values", "errors", "images")
+_HOMES = ("client.aio", "client.breaker", "client.discoveries", "client.sync", "client.values", "errors", "images")
 
 if not TYPE_CHECKING:  # a type checker would take every misspelled name for one that exists
 

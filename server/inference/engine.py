@@ -101,6 +101,7 @@ class Engine(threading.Thread):
                 request.decode_s,
                 compute_s,
                 len(batch),
+                max_error_rate=request.max_error_rate,
             )
             for request, verdict in zip(batch, verdicts, strict=True)
         ]

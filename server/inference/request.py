@@ -54,12 +54,21 @@ class InferenceResult:
     compute_s: float = 0.0
     batch_size: int = 1
     total_s: float = 0.0
+    max_error_rate: float | None = None
+    """The share of wrong predictions that the caller bears, if one was named."""
     overlay: bytes = b""
     """A PNG of the image under its heatmap, where it was asked for."""
 
     @property
     def attacked(self) -> bool:
         return self.verdict.p_value <= self.false_positive_rate
+
+    @property
+    def reliable(self) -> bool | None:
+        """Whether the prediction is accepted by whoever bears `max_error_rate`; None where nobody asked."""
+        if self.max_error_rate is None or self.verdict.error_rate is None:
+            return None
+        return self.verdict.error_rate <= self.max_error_rate
 
 
 Outcome = InferenceResult | BaseException
@@ -81,6 +90,8 @@ class InferenceRequest:
     """0: as long as the call allows."""
     request_id: str = ""
     """The call's, where it has none."""
+    max_error_rate: float | None = None
+    """The share of wrong predictions that the caller bears, if one was named."""
 
     # Written by the pipeline, the queue and the engine:
     context: RequestContext = field(init=False)

@@ -34,7 +34,7 @@ class ServedModel:
     default_rate: float
     """False-positive rate where a request names none."""
     calibration_size: int
-    """Clean images that p-values are ranks among."""
+    """Clean images that the detector was calibrated on."""
 
     @classmethod
     def of(
@@ -54,17 +54,29 @@ class ServedModel:
         detector = detectors[0]
         content = detector.manifest.digest if detector.manifest else ""
         version = (content or detector.classifier.fingerprint)[:16]
-        default_rate = _default_rate(detector.calibration, rate)
+        default_rate = _default_rate(detector.scarcest, rate)
         return cls(name, version, detectors, latency, default_rate, len(detector.calibration.scores))
 
     @property
     def detector(self) -> Detector:
         return self.detectors[0]
 
+    @cached_property
+    def fewest_ranked(self) -> int:
+        """Clean images that p-values are ranks among: all of them, or those of the smallest group."""
+        groups = self.detector.groups
+        return min(groups.sizes) if groups else self.calibration_size
+
     @property
     def smallest_rate(self) -> float:
         """The smallest false-positive rate that the calibration can promise."""
-        return 1 / (self.calibration_size + 1)
+        return 1 / (self.fewest_ranked + 1)
+
+    @property
+    def smallest_error_rate(self) -> float | None:
+        """The smallest share of wrong predictions among accepted ones that can be promised; None: none is."""
+        reliability = self.detector.reliability
+        return None if reliability is None else reliability.smallest_rate
 
     @cached_property
     def classes(self) -> Sequence[str]:

@@ -217,7 +217,7 @@ class Metrics(Observer):
         """Names the model that answers by default from now on; the test for drift begins anew."""
         self._count()
         self._version = model.version
-        self.drift = Drift(model.calibration_size)
+        self.drift = Drift(model.fewest_ranked)
         self._detector.clear()
         self._detector.labels(model.version, model.source, model.detector.classifier.fingerprint).set(1)
 

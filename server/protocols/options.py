@@ -5,7 +5,7 @@ from __future__ import annotations
 from server.errors import RequestError
 from server.models.served_model import ServedModel
 
-__all__ = ["MAX_ID_BYTES", "MAX_TOP_K", "checked_id", "checked_rate"]
+__all__ = ["MAX_ID_BYTES", "MAX_TOP_K", "checked_error_rate", "checked_id", "checked_rate"]
 
 MAX_TOP_K = 5
 MAX_ID_BYTES = 128
@@ -37,5 +37,26 @@ def checked_rate(asked: float | None, model: ServedModel, field: str) -> float:
             field,
             f"{asked} is less than the detector's calibration can promise; the smallest rate is "
             f"{model.smallest_rate:.3g}",
+        )
+    return asked
+
+
+def checked_error_rate(asked: float | None, model: ServedModel, field: str) -> float | None:
+    """The share of wrong predictions that a caller bears; None where none was named.
+
+    Raises:
+        RequestError: It is out of range, less than the calibration can promise, or nothing is promised.
+    """
+    if asked is None:
+        return None
+    if not 0 < asked < 1:
+        raise RequestError(field, f"between 0 and 1 (exclusive), but came {asked}")
+    smallest = model.smallest_error_rate
+    if smallest is None:
+        raise RequestError(field, "the detector's bundle promises no error rate of predictions: leave it out")
+    if asked < smallest:
+        raise RequestError(
+            field,
+            f"{asked} is less than the detector's calibration can promise; the smallest error rate is {smallest:.3g}",
         )
     return asked

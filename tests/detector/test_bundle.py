@@ -58,6 +58,8 @@ def assert_same(loaded: Bundle, original: Bundle) -> None:
         (loaded.network_weights, original.network_weights),
         (loaded.classifier_weights or {}, original.classifier_weights or {}),
         ({"scores": loaded.calibration_scores}, {"scores": original.calibration_scores}),
+        (loaded.reliability or {}, original.reliability or {}),
+        (loaded.calibration_groups or {}, original.calibration_groups or {}),
     ):
         assert one.keys() == other.keys()
         assert all(torch.equal(one[name], other[name]) and one[name].dtype == other[name].dtype for name in one)
@@ -389,3 +391,24 @@ def test_missing_folders_are_made(tmp_path: Path) -> None:
     save_bundle(tmp_path / "a" / "b" / "c.heatward", SMALL)
     shutil.copytree(tmp_path / "a", tmp_path / "copy")
     load_bundle(tmp_path / "copy" / "b" / "c.heatward")
+
+
+def test_reliability_is_optional_kept_whole_and_adds_one_file(tmp_path: Path) -> None:
+    promised = {"levels": torch.rand(3, dtype=torch.float64), "error_rates": torch.rand(3, dtype=torch.float64)}
+    with_it, without = tmp_path / "with.heatward", tmp_path / "without.heatward"
+    save_bundle(with_it, make(reliability=promised), half=True)
+    save_bundle(without, make(), half=True)
+    assert files_of(with_it).keys() - files_of(without).keys() == {"reliability.safetensors"}
+    found = load_bundle(with_it).reliability
+    assert found is not None and all(torch.equal(found[name], promised[name]) for name in promised)
+    assert load_bundle(without).reliability is None
+
+
+def test_groups_of_a_calibration_come_back_and_only_their_bundle_names_them(tmp_path: Path) -> None:
+    save_bundle(tmp_path / "plain.heatward", SMALL)
+    assert "calibration" not in json.loads(files_of(tmp_path / "plain.heatward")["manifest.json"])
+    manifest = SMALL.manifest.model_copy(update={"calibration": {"by": "prediction", "groups": {"cat": 30}}})
+    grouped = replace(SMALL, manifest=manifest, calibration_groups={"group": torch.arange(3)})
+    save_bundle(tmp_path / "grouped.heatward", grouped)
+    assert_same(load_bundle(tmp_path / "grouped.heatward"), grouped)
+    assert load_bundle(tmp_path / "plain.heatward").calibration_groups is None

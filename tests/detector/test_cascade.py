@@ -11,8 +11,9 @@ import tiny_cascade
 import torch
 
 from detector.bundle import Bundle, Manifest
+from detector.bundle.contents import cascade_of
 from detector.classifier import Classifier, load_classifier
-from detector.detector import Detector, Verdict, cascade_of
+from detector.detector import Detector, Verdict
 from detector.errors import BundleDamagedError, CalibrationError, ConfigError
 from detector.evidence import EvidenceExtractor, EvidenceSettings, EvidenceShape
 from detector.scoring.calibration import Calibration

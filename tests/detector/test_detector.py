@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from detector import detector as detector_module
-from detector.bundle import EMBEDDED
+from detector.bundle import EMBEDDED, load_bundle
 from detector.detector import Detector
-from detector.errors import ImageShapeError
+from detector.errors import BundleDamagedError, ImageShapeError
 from detector.images import decode
+from detector.scoring.reliability import Reliability
+from detector.scoring.risk import RiskHead
 
 SAMPLES = sorted((Path(EMBEDDED).parent / "samples").glob("*/0000.jpg"))
 
@@ -79,3 +82,20 @@ def test_two_classes_recover_the_other_one() -> None:
 def test_the_door_is_that_of_the_heatmaps(detector: Detector, images: torch.Tensor, told: str) -> None:
     with pytest.raises(ImageShapeError, match=told):
         detector.detect(images)
+
+
+def test_a_verdict_promises_an_error_rate_where_the_bundle_does(detector: Detector, images: torch.Tensor) -> None:
+    assert {verdict.error_rate for verdict in detector.detect(images)} == {None}
+    bundle = load_bundle(EMBEDDED)
+    weights = torch.tensor([0, 0, -1, 0, 0, 0], dtype=torch.float64)  # the margin alone
+    head = RiskHead(torch.zeros(5, dtype=torch.float64), torch.full((5,), 10.0, dtype=torch.float64), weights)
+    levels, rates = torch.tensor([[-0.3, -0.2], [0.01, 0.2]], dtype=torch.float64)
+    found = Detector.assemble(replace(bundle, reliability=Reliability(head, levels, rates).tensors()))
+    first, second = detector.classifier(images).double().topk(2).values.unbind(1)
+    expected = [0.01 if m >= 3 else 0.2 if m >= 2 else 1.0 for m in (first - second).tolist()]
+    verdicts = found.detect(images)
+    assert [verdict.error_rate for verdict in verdicts] == expected and len(set(expected)) == 3
+    assert [v.p_value for v in verdicts] == [v.p_value for v in detector.detect(images)]  # nothing else changes
+    narrow = Reliability(RiskHead(torch.zeros(4), torch.ones(4), torch.zeros(5)), levels, rates)
+    with pytest.raises(BundleDamagedError, match="reads 4 signs, its evidence has 5"):
+        Detector.assemble(replace(bundle, reliability=narrow.tensors())).detect(images)

@@ -98,9 +98,28 @@ def test_many_small_shards_become_few_and_no_row_counts_twice(
         expected.append(f"r{number}")
         assert ids(folder) == expected, "while parts and what replaces them are both there"
     assert len(files(folder)) > 10, "whoever reads still finds the parts"
-    ShardFolder(folder / "records", schema_of(Record))  # a new start removes what was replaced
+    monkeypatch.setattr(shards, "READING_S", 0.0)
+    ShardFolder(folder / "records", schema_of(Record))  # a new start removes what was replaced long ago
     assert ids(folder) == expected
     assert len(files(folder)) == 2  # nine rows of three merged thrice, and one
+
+
+def test_a_new_start_leaves_to_readers_what_was_replaced_just_now(
+    folder: Path, labelled: ShardFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shards, "TOGETHER", 3)
+    for name in "abc":
+        labelled.write([label(name, Truth.ATTACK)])
+    there = [shard.path for shard in shards.shards_in(folder / "labels")]
+    started = time.monotonic()
+    again = ShardFolder(folder / "labels", schema_of(Label))
+    again.write([label("d", Truth.ATTACK)])
+    assert all(path.exists() for path in there), "whoever listed them still finds them"
+    assert [each.record_id for each in RecordReader(folder).all_labels()] == ["a", "b", "c", "d"]
+    monkeypatch.setattr(time, "monotonic", lambda: started + shards.READING_S + 60)
+    again.write([label("e", Truth.ATTACK)])
+    assert [path.exists() for path in there].count(True) == 1, "the parts stayed"
+    assert [each.record_id for each in RecordReader(folder).all_labels()] == ["a", "b", "c", "d", "e"]
 
 
 def test_a_death_between_merging_and_removing_loses_and_doubles_nothing(
@@ -164,6 +183,61 @@ def test_a_clock_that_jumps_removes_and_reorders_nothing(
     written.write([record(2)])
     written.remove_old(FOREVER, 50)
     assert ids(folder) == ["r1", "r2"]
+
+
+DAY_S = 86_400
+
+
+@pytest.mark.parametrize("recorded_meanwhile", [False, True])
+def test_a_clock_that_is_ahead_at_the_start_removes_nothing_until_it_ran_on_for_an_hour(
+    folder: Path,
+    written: ShardFolder,
+    recorded_meanwhile: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    written.write([record(1)])
+    real, steady, ahead_s = time.time(), time.monotonic(), 400.0 * DAY_S
+    monkeypatch.setattr(time, "time", lambda: real + ahead_s)
+    monkeypatch.setattr(time, "monotonic", lambda: steady)
+    if recorded_meanwhile:  # by a start before this one, whose clock was ahead, too
+        written.write([record(2)])
+        os.utime(files(folder)[-1], (real + ahead_s, real + ahead_s))
+    again = ShardFolder(folder / "records", schema_of(Record))
+    for _ in range(2):
+        again.remove_old(FOREVER, 30 * DAY_S)
+    assert "r1" in ids(folder)
+    assert [each.message for each in caplog.records if "the clock is wrong" in each.message] == [
+        "nothing was written for days, or the clock is wrong: for an hour no shard is removed for its age"
+    ]
+    monkeypatch.setattr(time, "time", lambda: real + ahead_s + shards.PATIENCE_S)
+    monkeypatch.setattr(time, "monotonic", lambda: steady + shards.PATIENCE_S)
+    again.remove_old(FOREVER, 30 * DAY_S)
+    assert ids(folder) == ["r2"] * recorded_meanwhile, "the server was off for a year: they are too old"
+
+
+def test_a_clock_that_is_set_right_within_the_hour_loses_nothing(
+    folder: Path, written: ShardFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written.write([record(1)])
+    real, steady = time.time(), time.monotonic()
+    monkeypatch.setattr(time, "time", lambda: real + 400 * DAY_S)
+    again = ShardFolder(folder / "records", schema_of(Record))
+    again.remove_old(FOREVER, 30 * DAY_S)
+    for hours in (0, 2):
+        monkeypatch.setattr(time, "time", lambda hours=hours: real + hours * 3600)
+        monkeypatch.setattr(time, "monotonic", lambda hours=hours: steady + hours * 3600)
+        again.remove_old(FOREVER, 30 * DAY_S)
+    assert ids(folder) == ["r1"]
+
+
+def test_records_of_a_clock_that_was_ahead_hold_up_no_removal(folder: Path, written: ShardFolder) -> None:
+    for number, days in enumerate([-1000, 5, 4, 0]):
+        written.write([record(number)])
+        os.utime(files(folder)[-1], (time.time() - days * DAY_S,) * 2)
+    again = ShardFolder(folder / "records", schema_of(Record))
+    again.remove_old(FOREVER, 4.5 * DAY_S)
+    assert ids(folder) == ["r2", "r3"]
 
 
 def test_a_full_disk_leaves_what_was_there_and_no_part(

@@ -135,6 +135,19 @@ def test_a_folder_of_timms_is_read_once(timm_folder: Path) -> None:
     assert str(timm_folder) not in again.spec.model_dump_json()
 
 
+def test_a_model_of_timms_that_is_not_square_keeps_its_colours(tmp_path: Path) -> None:
+    net: Any = timm.create_model("resnet10t", num_classes=2)
+    net.pretrained_cfg = {**net.pretrained_cfg, "input_size": (3, 32, 64), "mean": (0.1, 0.2, 0.3)}
+    timm.models.save_for_hf(net, str(tmp_path / "wide"), model_config={"label_names": ["x", "y"]})
+    written = {"source": f"timm:local-dir:{tmp_path / 'wide'}"}
+    with pytest.raises(ClassifierSpecError, match=r"its crop_mode 'center' at 32×64 .*give input_size = "):
+        complete(ClassifierSource(**written))
+    spec = complete(ClassifierSource(**written, input_size=(32, 64)))
+    own = spec.preprocessing
+    assert (own.mean, own.resize, own.crop) == ((0.1, 0.2, 0.3), None, None)
+    assert load_classifier(spec).prepare(np.zeros((90, 40, 3), np.uint8)).shape == (3, 32, 64)
+
+
 def test_a_grey_model_of_timms_gets_one_channel(tmp_path: Path) -> None:
     net = timm.create_model("resnet10t", num_classes=2, in_chans=1)
     safetensors.torch.save_file(net.state_dict(), tmp_path / "grey.safetensors")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,12 @@ from heatward.v1 import detection_pb2_grpc
 from safetensors.torch import load
 from sample_requests import raw
 
-from detector.bundle import Bundle, Manifest, save_bundle
+from detector.bundle import Bundle, Manifest, load_bundle, save_bundle
 from detector.classifier import Classifier
 from detector.detector import Detector
 from detector.errors import BundleDamagedError, CalibrationError
 from detector.evidence import EvidenceExtractor, EvidenceSettings
+from detector.scoring.groups import Groups
 from detector.scoring.network import EvidenceShape, HeatmapNetwork, NetworkSettings, ensemble_weights, score
 from server.app import App, load_detector
 from server.config import ServerConfig
@@ -124,6 +126,47 @@ async def test_few_calibration_images_raise_the_default_rate(bundle: Path):
         await app.close()
     assert info.smallest_false_positive_rate > 0.01
     assert info.default_false_positive_rate == 0.05
+
+
+async def test_a_calibration_by_group_and_a_tail_are_told_and_no_group_is_asked_for_too_much(
+    bundle: Path, tiny_images: tiny.TinyImages, tmp_path: Path
+):
+    stored = load_bundle(bundle)
+    random = torch.Generator().manual_seed(0)
+    scores = torch.empty(299, dtype=torch.float64).exponential_(generator=random) * 1e-9  # every image scores higher
+    half = len(tiny.CLASSES) // 2
+    predictions = np.repeat(np.arange(2) * half, (60, 239))
+    groups = Groups.fit(scores.numpy(), predictions, np.arange(299), classes=len(tiny.CLASSES), rate=0.02)
+    manifest = stored.manifest.model_copy(update={"calibration": {"by": "prediction", "tail": True}})
+    place = tmp_path / "grouped.heatward"
+    calibrated: dict[str, Any] = {"calibration_scores": scores, "calibration_groups": groups.tensors()}
+    save_bundle(place, replace(stored, manifest=manifest, **calibrated))
+    config = config_for(place)
+    app = App(config, partial(load_detector, config))
+    pixels = (tiny_images.images[:16] * 255).round().byte().permute(0, 2, 3, 1).numpy()
+    try:
+        await app.listen()
+        await app.begin()
+        async with grpc.aio.insecure_channel(app.address) as channel:
+            stub = detection_pb2_grpc.DetectionServiceStub(channel)
+            info = await stub.GetDetector(pb.GetDetectorRequest())
+            requests = [raw(each) for each in pixels]
+            answers = await stub.DetectBatch(pb.DetectBatchRequest(requests=requests))
+            small = raw(pixels[0])
+            small.options.false_positive_rate = 0.005  # the larger group could promise it
+            with pytest.raises(grpc.aio.AioRpcError, match="smallest rate"):
+                await stub.Detect(small)
+    finally:
+        await app.close()
+    sizes = {group.name: group.size for group in info.calibration_groups}
+    assert sorted(sizes.values()) == [60, 239] and info.calibration_size == 299
+    assert info.smallest_false_positive_rate == pytest.approx(1 / 61)
+    assert not info.operating_points and info.has_tail
+    assert [point.false_positive_rate for point in info.calibration_groups[0].operating_points]
+    for result in answers.results:
+        verdict = result.verdict
+        assert verdict.p_value == 1 / (sizes[verdict.calibration_group] + 1)
+        assert verdict.HasField("tail_estimate") == (sizes[verdict.calibration_group] == 239)
 
 
 async def test_a_default_rate_that_cannot_be_promised_is_refused_at_the_start(bundle: Path):

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from detector.classifier import Classifier
 from detector.detector import Detector, Verdict
 from detector.scoring.calibration import Calibration
+from detector.scoring.reliability import Reliability
 
 CURSED = 13
 SIZE = 8
@@ -42,6 +43,7 @@ class FakeDetector(Detector):
         self.classifier = FakeClassifier(name * 64)  # the first 16 characters are the version
         self.calibration = Calibration.fit(torch.arange(199.0))
         self.manifest = None
+        self.reliability: Reliability | None = None
         self.cursed = cursed
         self.gate = threading.Event()
         self.gate.set()
@@ -75,6 +77,7 @@ class FakeDetector(Detector):
                 recovered=((1, 0.9), (2, 0.1)),
                 corrected=(1, 0.8),
                 heatmap=np.linspace(-1, 1, 16, dtype=np.float32).reshape(4, 4),
+                error_rate=None if self.reliability is None else max(label, 1) / 255,
             )
             for label, p in zip(labels, self.calibration.p_value(scores), strict=True)
         ]

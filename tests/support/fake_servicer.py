@@ -88,6 +88,7 @@ class FakeDetector(detection_pb2_grpc.DetectionServiceServicer):
         self.break_after: int | None = None  # a stream ends with an error after so many answers, and when all is read
         self.described = 0  # how often GetDetector was called
         self.limits = pb.Limits()  # what `INFO` says, but for these
+        self.error_rate: float | None = None  # of every prediction; half of it is the smallest that is promised
         self.no_description: grpc.StatusCode | None = None  # what GetDetector answers instead
 
     def Detect(self, request: pb.DetectRequest, context: grpc.ServicerContext) -> pb.Verdict:
@@ -127,6 +128,8 @@ class FakeDetector(detection_pb2_grpc.DetectionServiceServicer):
             context.abort(self.no_description, "not for you")
         info = pb.DetectorInfo.FromString(INFO.SerializeToString())
         info.limits.MergeFrom(self.limits)
+        if self.error_rate is not None:
+            info.smallest_error_rate = self.error_rate / 2
         return info
 
     def _arrive(self, context: grpc.ServicerContext) -> None:
@@ -171,6 +174,10 @@ class FakeDetector(detection_pb2_grpc.DetectionServiceServicer):
             timings=pb.Timings(queue_ms=0.1, decode_ms=0.2, compute_ms=3, total_ms=3.5, batch_size=4),
             detector_version="fake-1",
         )
+        if self.error_rate is not None:
+            verdict.error_rate = self.error_rate
+            if request.options.HasField("max_error_rate"):
+                verdict.reliable = self.error_rate <= request.options.max_error_rate
         if request.options.heatmap == pb.HEATMAP_FORMAT_FLOAT:
             data = b"\x00\x00\x80\x3f" + b"\x00\x00\x00\xbf" + bytes(4 * 4)  # 1.0, -0.5, 0 …
             verdict.heatmap.map.CopyFrom(pb.FloatMap(data=data, height=2, width=3))

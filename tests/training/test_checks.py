@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import shutil
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -80,6 +82,74 @@ def test_images_without_labels_have_no_accuracy(source: Path, tmp_path: Path) ->
     assert any("no labels" in note for note in notes.notes)
 
 
+OWN = """
+seen = []
+
+def signs(classifier, images, labels, *, passes=1, fails=False):
+    for _ in range(passes):
+        images.grad = None
+        loss = classifier(images.requires_grad_()).logsumexp(1).sum()
+    seen.append(len(images))
+    if fails:
+        raise IndexError("class 10")
+    return (images + 0.1 * images.detach().sign()).clamp(0, 1)
+
+def stubborn(classifier, images, labels):
+    for _ in range(1000):
+        try:
+            classifier(images)
+        except BaseException:
+            raise ValueError("no answer")
+    seen.append(len(images))
+    return images
+"""
+
+
+@pytest.fixture
+def seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+    """How many images an attack of our own got, each time that it came to an end."""
+    (tmp_path / "tried_attacks.py").write_text(OWN)
+    monkeypatch.syspath_prepend(tmp_path)
+    yield importlib.import_module("tried_attacks").seen
+    sys.modules.pop("tried_attacks")
+
+
+def own(name: str = "signs", **parameters: object) -> dict[str, object]:
+    return {"name": f"tried_attacks:{name}", "label": name, "family": "own", "parameters": parameters}
+
+
+FGSM = {"name": "FGSM", "label": "fgsm", "family": "one-step", "parameters": {"eps": "32/255"}}
+
+
+def test_an_attack_that_fails_ends_the_job_before_the_first_shard(
+    source: Path, tmp_path: Path, seen: list[int]
+) -> None:
+    job = open_job(configure(source, tmp_path, attacks=[FGSM, own(fails=True)]), SilentProgress())
+    with pytest.raises(ConfigError, match=r"attack 'signs': tried_attacks:signs failed with .*IndexError: class 10"):
+        attack.run(job)
+    assert seen == [2] and not shards(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["signs", "stubborn"])
+def test_a_long_attack_is_tried_in_part_only(source: Path, tmp_path: Path, seen: list[int], name: str) -> None:
+    given = own(name, **({"passes": 1000, "fails": True} if name == "signs" else {}))
+    job = open_job(configure(source, tmp_path, attacks=[FGSM, given]), SilentProgress())
+    plans = [plan for _, _, some in job.plans("attack") for plan in some]
+    checks.try_attacks(job, plans)
+    assert not seen
+    checks.try_attacks(job, plans)  # nothing of the trial is left at the classifier
+    assert not job.classifier.module._forward_pre_hooks
+
+
+def test_an_attack_that_ran_before_is_not_tried(source: Path, tmp_path: Path, seen: list[int]) -> None:
+    config = configure(source, tmp_path, attacks=[FGSM, own()])
+    attack.run(open_job(config, SilentProgress()))
+    made = len(seen)
+    next((tmp_path / "work" / "attack" / "fit" / "signs").glob("*.safetensors")).unlink()
+    attack.run(open_job(config, SilentProgress()))
+    assert seen[0] == 2 and len(seen) > made and 2 not in seen[made:]
+
+
 def test_a_net_that_nothing_fools_ends_after_the_attacks(source: Path, tmp_path: Path) -> None:
     attacks = [
         {"name": "FGSM", "label": "fgsm", "family": "one-step", "parameters": {"eps": "0.1/255"}},
@@ -140,6 +210,27 @@ def test_what_few_images_can_promise_is_said_at_once(source: Path, tmp_path: Pat
     assert "with 24 different images that can be read nothing can be flagged at less than 4.0%" in said
     assert "flagging at 1 % needs 99" in said
     assert "images.splits.test: 20 different images" in said and "images.splits.fit" not in said
+
+
+@pytest.mark.parametrize(
+    ("calibrate", "said"),
+    [
+        ({"tail": True}, "calibrate.tail: an estimate needs at least 200 calibration images .* has 24"),
+        ({"by": "prediction"}, "calibrate.rate: 24 calibration images .* do not reach 0.01"),
+    ],
+)
+def test_a_calibration_that_so_few_images_cannot_give_ends_the_job_before_it_begins(
+    source: Path, tmp_path: Path, calibrate: dict[str, object], said: str
+) -> None:
+    with pytest.raises(CalibrationError, match=said):
+        train(configure(source, tmp_path, calibrate=calibrate))
+    assert shards(tmp_path) == set()
+
+
+def test_classes_that_will_share_a_group_are_said_at_once(source: Path, tmp_path: Path) -> None:
+    notes = Notes()
+    checks.check_images(open_job(configure(source, tmp_path, calibrate={"by": "prediction", "rate": 0.05}), notes))
+    assert any("24 images are about 6 for each of 4 predicted classes" in note for note in notes.notes)
 
 
 def test_classes_without_images_are_said(source: Path, tmp_path: Path) -> None:

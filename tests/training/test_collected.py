@@ -98,7 +98,7 @@ def test_images_go_where_their_originals_are_and_succeed_as_the_attack_did(made:
 
 
 def test_without_originals_the_class_folder_is_the_truth(source: Path) -> None:
-    for path in (source / "crafted").rglob("*.png"):  # at 16 pixels and 16/255 no image looks like its original
+    for path in (source / "crafted").rglob("*.png"):  # at 16 pixels and 16/255 few images look like their originals
         image = np.array(Image.open(source / "images" / path.relative_to(source / "crafted")))
         Image.fromarray(image ^ 1).save(path)
     job = open_job(with_files(source, source, originals=False), SilentProgress())
@@ -127,6 +127,27 @@ def test_a_whole_job_learns_from_files_and_measures_them(source: Path) -> None:
     manifest = json.loads((config.work / "evaluate" / "evaluation.json").read_text())
     assert manifest["attacks"][-1]["name"].startswith("files:")
     assert all(plan.finished for plan in open_job(config, SilentProgress()).plan("attribute", "fit", "crafted"))
+
+
+@pytest.mark.parametrize("folder", ["crafted", "images"])
+def test_an_image_that_changed_and_kept_its_size_makes_its_shard_stale(source: Path, folder: str) -> None:
+    """The attacked one, or its original."""
+    named = next((source / "crafted").rglob("*.png")).relative_to(source / "crafted")
+    pixels = np.array(Image.open(source / folder / named))
+    Image.fromarray(pixels).save(source / folder / named, compress_level=0)
+    config = with_files(source, source)
+    before = open_job(config, SilentProgress())
+    size = (source / folder / named).stat().st_size
+    Image.fromarray(pixels ^ 1).save(source / folder / named, compress_level=0)
+    assert (source / folder / named).stat().st_size == size, "else the size tells"
+    after = open_job(config, SilentProgress())
+    stale = [
+        split
+        for split in ("fit", "test", "tune")
+        for old, new in zip(*(job.plan("attack", split, "crafted") for job in (before, after)), strict=True)
+        if old.digest != new.digest
+    ]
+    assert len(stale) == 1
 
 
 def test_a_split_without_an_image_is_no_trouble(source: Path) -> None:

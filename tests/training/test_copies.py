@@ -199,6 +199,52 @@ def test_an_older_releases_memory_is_looked_at_again(folder: Path, tmp_path: Pat
     assert found == sign(source, 0)
 
 
+def digests(folder: Path, memory: Path) -> dict[str, str]:
+    """Digest of each image alone, by its name."""
+    splits, _ = open_splits(ImagesConfig(source=str(folder)), None, 0, Notes(), memory)
+    return {
+        Path(item.name).stem: each.digest(at, at + 1) for each in splits.values() for at, item in enumerate(each.items)
+    }
+
+
+def replaced(path: Path, seed: int) -> None:
+    """Another picture of the same size in bytes."""
+    before = path.stat()
+    photograph(path, seed, compress_level=0)
+    assert path.stat().st_size == before.st_size, "else the size tells"
+    os.utime(path, ns=(before.st_mtime_ns + 1, before.st_mtime_ns + 1))
+
+
+def test_an_image_that_changed_and_kept_its_size_is_another_one(tmp_path: Path) -> None:
+    folder, memory = tmp_path / "images", tmp_path / "images.json"
+    paths = [photograph(folder / ("a", "b")[at % 2] / f"{at:02d}.png", at, compress_level=0) for at in range(20)]
+    before = digests(folder, memory)
+    replaced(paths[3], 100)
+    changed = digests(folder, memory)
+    assert {name for name in before if before[name] != changed[name]} == {"03"}
+    replaced(paths[3], 101)
+    again = digests(folder, memory)
+    assert again["03"] not in (before["03"], changed["03"]) and digests(folder, memory) == again
+    replaced(paths[3], 3)
+    assert digests(folder, memory) == before, "what was made of it before is right again"
+
+
+def test_an_image_of_another_time_is_the_same(folder: Path, tmp_path: Path) -> None:
+    before = digests(folder, tmp_path / "images.json")
+    for path in folder.rglob("*.png"):
+        os.utime(path, (0, 0))
+    assert digests(folder, tmp_path / "images.json") == before
+
+
+def test_an_image_that_can_be_read_now_is_another_one(folder: Path, tmp_path: Path) -> None:
+    path, memory = folder / "cat" / "04.png", tmp_path / "images.json"
+    whole = path.read_bytes()
+    path.write_bytes(bytes(len(whole)))
+    before = digests(folder, memory)
+    path.write_bytes(whole)
+    assert {name for name, found in digests(folder, memory).items() if before[name] != found} == {"04"}
+
+
 def test_unreadable_images_are_nobodys_copies(folder: Path) -> None:
     for name in ("00", "02", "04"):
         (folder / "cat" / f"{name}.png").write_bytes(b"no image")

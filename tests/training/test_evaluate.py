@@ -1,6 +1,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import tiny
 import torch
@@ -9,12 +10,14 @@ from tiny_evaluation import ROWS, evaluation_job
 from detector.classifier import Classifier
 from detector.detector import Detector
 from detector.errors import DataError
+from detector.scoring.groups import Groups
 from training.config import TrainingConfig
 from training.evaluation import evaluate
 from training.evaluation.examples import read_examples
 from training.evaluation.result import EvaluationResult
-from training.evaluation.scores import runner_up
-from training.evaluation.tables import all_tables, markdown
+from training.evaluation.scores import by_network, from_evidence, runner_up
+from training.evaluation.tables import all_tables, class_alarm_table, markdown
+from training.shards import list_shards
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +114,7 @@ def test_an_evaluation_is_read_back_as_it_was_and_errors_say_what_to_do(
     written = json.loads(path.read_text())
     assert written["attacks"][0]["detectors"]["heatward"]["tpr"]["0.05"].keys() == {"value", "low", "high", "count"}
     for change, said in (
-        ({"schema_version": 3}, "expected an evaluation of schema version 4, got version 3"),
+        ({"schema_version": 3}, "expected an evaluation of schema version 5, got version 3"),
         ({"images": {"calibrate": "many", "test": 1}}, r"images\.calibrate"),
         ({"classifier": written["classifier"] | {"accuracy": {"value": 1}}}, r"accuracy.*expected value, low, high"),
         ({"surprise": 1}, "surprise"),
@@ -149,3 +152,32 @@ def test_missing_shards_say_which_stage_makes_them(job: tuple[TrainingConfig, De
     settings, detector = job
     with pytest.raises(DataError, match="attribute"):
         evaluate.run(settings.model_copy(update={"work": tmp_path}), detector, resamples=10)
+
+
+def test_alarms_are_told_by_predicted_class_with_one_calibration_and_with_one_of_each(
+    evaluation: EvaluationResult,
+) -> None:
+    assert sum(row.together[0.05].count for row in evaluation.predicted) == ROWS["test"]
+    assert {row.calibrated for row in evaluation.predicted} <= {*range(19, 41)}
+    assert all(0.01 not in row.apart and 0.05 in row.apart for row in evaluation.predicted)
+    table = class_alarm_table(evaluation, 2)
+    assert table.row_count == 2 and str(table.columns[-1].header) == "calibrated apart, at 5%"
+
+
+def test_a_detector_by_groups_is_measured_by_its_own_thresholds(
+    job: tuple[TrainingConfig, Detector], tmp_path: Path
+) -> None:
+    settings, detector = job
+    scored = from_evidence(
+        list_shards(settings.work, "attribute", "calibrate", "clean"),
+        {"": by_network(detector.networks, torch.device("cpu"))},
+    )[""]
+    groups = Groups.fit(
+        np.full(len(scored), -1.0), scored.prediction, scored.source, classes=len(tiny.CLASSES), rate=0.05
+    )
+    grouped = Detector(detector.classifier, detector.extractor, detector.networks, detector.calibration, groups=groups)
+    found = evaluate.run(settings, grouped, resamples=10)  # every image scores higher than all clean ones
+    assert found.attacks[0].detectors["heatward"].tpr[0.05].value == 1
+    assert found.false_positives["heatward"]["clean"][0.05].value == 1
+    assert found.thresholds["heatward"][0.01] is None  # 19 or 40 images of a class promise no 1 %
+    assert found.attacks[0].detectors["heatward"].tpr[0.01].value == 0

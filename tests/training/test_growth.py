@@ -21,6 +21,7 @@ from test_copies import photograph
 from tiny_job import configure, write_source
 from torch import Tensor
 
+from detector.errors import DataError
 from training.config import ImagesConfig, Split
 from training.data import SplitImages, open_splits
 from training.data.growth import Ledger, home_of
@@ -89,10 +90,30 @@ def test_other_shares_seeds_and_a_lost_ledger_move_no_image(images: Path, tmp_pa
     told = json.loads((tmp_path / LEDGER).read_text())
     (tmp_path / LEDGER).write_text(json.dumps({"format": told["format"], "homes": told["homes"]}))
     assert homes(opened(images, tmp_path / LEDGER, **other)) == before
-    (tmp_path / LEDGER).write_text("{")
+    (tmp_path / LEDGER).unlink()
     assert homes(opened(images, tmp_path / LEDGER)) == before
     config = ImagesConfig.model_validate({"source": str(images), **GROWS})
     assert homes(open_splits(config, None, 9, SilentProgress())[0]) == before
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        "",
+        "{",
+        "[]",
+        '{"format": 1}',
+        '{"format": 2, "homes": {}}',
+        '{"format": 1, "homes": {"a": "fir"}}',
+        '{"format": 1, "homes": {}, "shards": {"fit": {"x": []}}}',
+        '{"format": 1, "homes": {}, "shards": {"fit": {"0": 5}}}',
+    ],
+)
+def test_a_damaged_ledger_is_an_error_and_stays_as_it_is(images: Path, tmp_path: Path, told: str) -> None:
+    (tmp_path / LEDGER).write_text(told)
+    with pytest.raises(DataError, match=r"ledger\.json: the ledger, .* cannot be read .*: put a copy of it back"):
+        opened(images, tmp_path / LEDGER)
+    assert (tmp_path / LEDGER).read_text() == told
 
 
 @pytest.mark.parametrize("name", ["00 copy", "99 copy"])  # sorts before, or after, the image it copies

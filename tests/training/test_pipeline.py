@@ -100,6 +100,7 @@ def test_the_bundle_detects_and_says_where_it_came_from(source: Path, uninterrup
     path = uninterrupted / "detector.heatward"
     verdicts = Detector.from_bundle(path, allow=("tiny",)).detect(tiny.images(3).images)
     assert all(0 < verdict.p_value <= 1 for verdict in verdicts)
+    assert all(verdict.error_rate is not None and 0 < verdict.error_rate <= 1 for verdict in verdicts)
     manifest = load_bundle(path).manifest
     measured: Any = manifest.measured
     assert [attack["label"] for attack in measured["attacks"]] == ["fgsm", "pgd"]

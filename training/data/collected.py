@@ -5,7 +5,8 @@
 
 An attacked image goes to the split of its original, so that no photograph lies in two: to that of the job's photograph
 which the original is a copy of, or to the split that a hash of the original gives it. Where nobody named the original,
-a photograph of the job that looks alike is taken for it, and the class folder for the prediction before the attack.
+a photograph of the job that looks alike is taken for it (`training.data.likeness`), and the class folder for the
+prediction before the attack.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from training.config import AttackSpec, ImagesConfig, Split
 from training.data.copies import UNREADABLE, Memory, Signature, groups_of
 from training.data.dealing import in_turns, items_of
 from training.data.growth import home_of
+from training.data.likeness import likest
 from training.data.sources import FolderSource, Item, Source, open_source
 from training.data.splits import SplitImages
 from training.progress import Progress
@@ -115,6 +117,7 @@ def collect(
             at = sorted(originals)
             before = known.signatures(beside, [originals[position].position for position in at], lambda count: None)
             by_original = dict(zip(at, before, strict=True))
+            originals = {at: known.named(beside, item, by_original[at]) for at, item in originals.items()}
         else:
             by_original = {}
     readable: list[tuple[Item, Signature]] = []
@@ -124,7 +127,7 @@ def collect(
         if UNREADABLE in (signature, original):
             unreadable += 1
         elif signature[0] not in seen:  # nothing counts twice
-            readable.append((item, original))
+            readable.append((known.named(source, item, signature), original))
         seen.add(signature[0])
     copies = len(items) - unreadable - len(readable)
     if remember:
@@ -240,6 +243,12 @@ def _homes(
     for sure, found in groups.items():
         for (split, item), group in zip(there, found, strict=False):
             homes[sure].setdefault(group, (split, item.index))
+    if False in groups:  # what was changed too much for a copy may still be known again
+        found, unnamed = groups[False], [at for at, sure in enumerate(named) if not sure]
+        for at, photograph in zip(unnamed, likest([signatures[at] for at in unnamed], shown, found), strict=True):
+            if photograph is not None:
+                split, item = there[photograph]
+                homes[False].setdefault(found[len(there) + at], (split, item.index))
     sizes = {split: len(images) for split, images in splits.items() if split in spec.splits}
     shares = {split: count / max(1, sum(sizes.values())) for split, count in sizes.items()}
     first: dict[tuple[bool, int], str] = {}

@@ -4,7 +4,8 @@ Copies have the same pixels once decoded, whatever their files are called and ho
 asked for, were saved again, scaled or slightly cropped: their difference hashes (N. Krawetz, "Kind of Like That", 2013:
 is each of 8×8 cells brighter than its right neighbour?) differ in few bits, and the colours of the cells in little for
 what there is to see: on plain backgrounds most bits are alike, whatever stands before them.
-What was decoded is remembered in a file, so that a job that goes on decodes nothing again.
+What was decoded is remembered in a file, so that a job that goes on decodes nothing again and notices where an image
+was replaced by another one of its name and size.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +28,7 @@ from detector.files import write_file
 from training.data.sources import Item, Source
 from training.progress import Progress
 
-__all__ = ["Copies", "Memory", "divide", "groups_of", "sign"]
+__all__ = ["Copies", "Memory", "cells_of", "divide", "groups_of", "sign"]
 
 CELLS = 8
 Signature = tuple[str, str, str]
@@ -58,11 +59,15 @@ def sign(source: Source, position: int) -> Signature:
 
 
 class Memory:
-    """Signatures by what an image is (its place, size and time), kept in a file; None keeps nothing."""
+    """Signatures by what an image is (its place, size and time), kept in a file; None keeps nothing.
+
+    Size and time are hints that save looking again; what decides whether an image is another one is its pixels.
+    """
 
     def __init__(self, path: Path | None) -> None:
         self.path = path
         self.known: dict[str, Signature] = {}
+        """Oldest first."""
         try:
             stored = json.loads(path.read_text(encoding="utf-8")) if path else {}
             self.known = {
@@ -72,6 +77,14 @@ class Memory:
             }
         except (OSError, ValueError, TypeError, AttributeError):  # none yet, or damaged: looked at again
             pass
+        self.first: dict[str, str] = {}
+        """Place and size → digest of the pixels that were seen there first."""
+        self._note(self.known)
+
+    def _note(self, keys: Iterable[str]) -> None:
+        for key in keys:
+            if digest := self.known[key][0]:
+                self.first.setdefault(_lasting(key), digest)
 
     def signatures(self, source: Source, positions: Sequence[int], advance: Callable[[int], None]) -> list[Signature]:
         """One signature a position; what is not known yet is decoded, in as many threads as there are processors."""
@@ -83,8 +96,20 @@ class Memory:
                 some = new[start : start + IMAGES_AT_ONCE]
                 signed = threads.map(lambda at: sign(source, positions[at]), some)
                 self.known.update(zip((keys[at] for at in some), signed, strict=True))
+                self._note(keys[at] for at in some)
                 advance(len(some))
         return [self.known[key] for key in keys]
+
+    def named(self, source: Source, item: Item, signature: Signature) -> Item:
+        """The item; where it is not the first image of its name and size, its fingerprint tells its pixels, too.
+
+        So shards that were made before are known by the name and the size alone, and a shard of what lies there now is
+        another one.
+        """
+        digest = signature[0]
+        if digest and digest == self.first.get(_lasting(source.version(item.position)), digest):
+            return item
+        return replace(item, fingerprint=f"{item.fingerprint}:{digest or 'unreadable'}")
 
     def store(self) -> None:
         """Write the file, whole or not at all."""
@@ -101,6 +126,8 @@ class Copies:
     unreadable: frozenset[int]
     shown: Mapping[int, str]
     """Digest of the pixels; empty where an image cannot be decoded."""
+    named: Mapping[int, Item]
+    """The items, each with a fingerprint that no other image had before it (`Memory.named`)."""
 
     @classmethod
     def among(
@@ -130,10 +157,12 @@ class Copies:
             if remember:
                 remembered.store()
         groups = groups_of(signatures, near)
+        sources = [source for source, some in parts for _ in some]
         copies = cls(
             {item.index: group for item, group in zip(items, groups, strict=True)},
             frozenset(item.index for item, each in zip(items, signatures, strict=True) if each == UNREADABLE),
             {item.index: digest for item, (digest, _, _) in zip(items, signatures, strict=True)},
+            {each[1].index: remembered.named(*each) for each in zip(sources, items, signatures, strict=True)},
         )
         if torn := copies._torn(items):
             names = " and ".join(item.name for item in torn[0])
@@ -198,8 +227,7 @@ def _near_pairs(signatures: Sequence[Signature], chosen: Sequence[int], near: in
         return []
     places = np.array(chosen)
     signs: NDArray[np.float32] = np.unpackbits(_bytes(signatures[at][1] for at in chosen), axis=1) * np.float32(2) - 1
-    colours = _bytes(signatures[at][2] for at in chosen)
-    seen = colours.reshape(len(places), -1, 3).astype(np.float32)
+    seen = cells_of([signatures[at] for at in chosen])
     most = np.maximum(MOST_APART * (seen - seen.mean(1, keepdims=True)).std((1, 2)), LEAST_APART)  # (N,)
     pairs = []
     for start in range(0, len(places), ROWS_AT_ONCE):
@@ -212,6 +240,17 @@ def _near_pairs(signatures: Sequence[Signature], chosen: Sequence[int], near: in
             alike = apart <= np.minimum(most[row], most[column])
             pairs += list(zip(places[row[alike]].tolist(), places[column[alike]].tolist(), strict=True))
     return pairs
+
+
+def cells_of(signatures: Sequence[Signature]) -> NDArray[np.float32]:
+    """(N, 64, 3) colours of the cells of N images that can be read."""
+    colours = _bytes(colours for _, _, colours in signatures)
+    return colours.reshape(len(signatures), -1, 3).astype(np.float32)
+
+
+def _lasting(version: str) -> str:
+    """Place and size of what has this version."""
+    return version.rpartition(":")[0]
 
 
 def _bytes(digits: Iterable[str]) -> NDArray[np.uint8]:

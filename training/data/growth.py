@@ -4,7 +4,8 @@
     shard   an image stays in the shard it was first put into; new images make new shards, and a shard that lost images
             is made again from the rest
 
-The ledger is one file of the work folder. Without it the hash decides alone and every shard is dealt anew.
+The ledger is one file of the work folder. Without it the hash decides alone and every shard is dealt anew; one that is
+damaged is an error.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from detector.errors import DataError
 from detector.files import write_file
 from training.config import SPLITS, Split
 from training.data.sources import Item
@@ -38,20 +40,33 @@ class Ledger:
 
     @classmethod
     def read(cls, path: Path) -> Ledger:
-        """The ledger of a work folder; an empty one where there is none or it is damaged."""
+        """The ledger of a work folder; an empty one where there is none.
+
+        Raises:
+            DataError: There is one, and it cannot be read: to go on without it might deal images anew.
+        """
         try:
             found = json.loads(path.read_text(encoding="utf-8"))
             if found["format"] != FORMAT:
-                return cls(path)
-            shards = {
-                split: {
-                    int(number): list(map(int, ids)) for number, ids in found.get("shards", {}).get(split, {}).items()
-                }
+                raise ValueError(f"format {found['format']!r}, expected {FORMAT}")
+            homes = {str(identity): split for identity, split in found["homes"].items()}
+            if strange := sorted({str(split) for split in homes.values()} - {*SPLITS}):
+                raise ValueError(f"a split {strange[0]!r}, expected {', '.join(SPLITS)}")
+            kept = found.get("shards", {})
+            shards: dict[Split, dict[int, list[int]]] = {
+                split: {int(number): list(map(int, ids)) for number, ids in kept.get(split, {}).items()}
                 for split in SPLITS
             }
-            return cls(path, {str(key): split for key, split in found["homes"].items() if split in SPLITS}, shards)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        except FileNotFoundError:
             return cls(path)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise DataError(
+                f"{path}: the ledger, which keeps each image in its split for life, cannot be read "
+                f"({type(error).__name__}: {error}): put a copy of it back. If there is none, remove it: a hash gives "
+                "each image its split again as long as images.splits are the same shares, but near copies may change "
+                "theirs, and every shard is made again"
+            ) from error
+        return cls(path, homes, shards)
 
     def store(self) -> None:
         """Write the file, whole or not at all."""

@@ -50,7 +50,8 @@ class Item:
     truth: int
     """Class index, or -1 when unknown."""
     fingerprint: str
-    """Its name within its source and its size."""
+    """Its name within its source and its size; and a digest of its pixels where another image had both before it.
+    Where images grow, the digest alone."""
 
 
 class Source(Protocol):
@@ -72,7 +73,7 @@ class Source(Protocol):
         """Tells images apart, wherever the source lies."""
 
     def version(self, position: int) -> str:
-        """Changes when the image changes, without reading it."""
+        """Changes when the image changes, without reading it; place and size, a colon, and what else may tell."""
 
     def pixels(self, position: int) -> NDArray[np.uint8]:
         """(H, W, 3) RGB."""
@@ -124,7 +125,8 @@ class FolderSource:
 
     def version(self, position: int) -> str:
         path = self.paths[position]
-        return f"{path}:{path.stat().st_size}:{path.stat().st_mtime_ns}"
+        status = path.stat()
+        return f"{path}:{status.st_size}:{status.st_mtime_ns}"
 
     def pixels(self, position: int) -> NDArray[np.uint8]:
         path = self.paths[position]

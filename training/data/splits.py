@@ -81,7 +81,7 @@ class SplitImages:
         return [(at, start, min(start + size, len(self))) for at, start in enumerate(range(0, len(self), size))]
 
     def digest(self, start: int, stop: int) -> str:
-        """Of the names, sizes and truths of items `start:stop`."""
+        """Of what tells items `start:stop` from others, and of their truths."""
         if (start, stop) not in self._digests:
             told = [[item.index, item.truth, item.fingerprint] for item in self.items[start:stop]]
             self._digests[start, stop] = digest(told)
@@ -232,7 +232,8 @@ def open_splits(
     for split in SPLITS:
         each = items[split]
         unreadable = tuple(item.name for item in each if item.index in copies.unreadable)
-        splits[split] = SplitImages(split, sources, tuple(each), copies.count(each), unreadable)
+        named = tuple(each if config.grows else [copies.named[item.index] for item in each])
+        splits[split] = SplitImages(split, sources, named, copies.count(each), unreadable)
         if config.grows:
             splits[split] = _for_life(splits[split], copies, ledger, shard_size)
     if any(each.copies for each in splits.values()):

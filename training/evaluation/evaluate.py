@@ -3,6 +3,7 @@
     attack shards ────▶ success rate, size of the change
     attribute shards ─▶ attack scores and recovered labels of the detector and of the runner-up baseline
     clean calibrate ──▶ thresholds, before any test image is looked at
+    attribute shards ─▶ which predictions can be relied on (reliance.py)
 
 What is counted, and how: measures.py. Written under `work/evaluate/`: evaluation.json and .md, examples.safetensors.
 `forensics.report` draws the report from these.
@@ -10,18 +11,21 @@ What is counted, and how: measures.py. Written under `work/evaluate/`: evaluatio
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from contextlib import suppress
 
 import heatward
 import numpy as np
 
 from detector.detector import Detector
+from detector.errors import CalibrationError
 from detector.files import write_file
+from detector.scoring.groups import Groups
 from training.config import CLEAN, TrainingConfig
-from training.evaluation import measures
+from training.evaluation import measures, reliance
 from training.evaluation.cost import cost_of
 from training.evaluation.examples import examples, first_sources, worst_sources, write_examples
-from training.evaluation.measures import RATES, Thresholds
 from training.evaluation.metrics import Bootstrap
 from training.evaluation.result import (
     HEATWARD,
@@ -33,6 +37,7 @@ from training.evaluation.result import (
 )
 from training.evaluation.scores import Scored, by_network, from_evidence, read_attempts, runner_up
 from training.evaluation.tables import markdown
+from training.evaluation.thresholds import RATES, Cuts, Thresholds, regrouped
 from training.progress import Progress, SilentProgress
 from training.shards import list_shards
 
@@ -77,7 +82,12 @@ def run(
     thresholds = {name: Thresholds.of(scored) for name, scored in calibrate.items()}
     # The detector's own: a bundle was calibrated on other clean images than this work folder's.
     calibration = detector.calibration.scores.double().numpy()
-    thresholds[HEATWARD] = Thresholds.of(calibrate[HEATWARD], served=calibration)
+    together = {name: cuts.served for name, cuts in thresholds.items()}
+    together[HEATWARD] = Thresholds.of(calibrate[HEATWARD], served=calibration).served
+    thresholds[HEATWARD] = Thresholds.of(calibrate[HEATWARD], served=calibration, groups=detector.groups)
+    if IN_FULL in calibrate and detector.groups is not None:  # compared as it would serve
+        thresholds[IN_FULL] = Thresholds.of(calibrate[IN_FULL], groups=regrouped(detector.groups, calibrate[IN_FULL]))
+    groups = detector.groups or _groups(calibrate[HEATWARD], detector.classifier.num_classes)
     scores: Scores = {label: _score(config, "test", label, detector, progress) for label in config.labels("test")}
     labels = [attack.label for attack in config.every_attack]
     attempts = {label: read_attempts(list_shards(config.work, "attack", "test", label)) for label in labels}
@@ -121,7 +131,7 @@ def run(
         rates=RATES,
         resamples=resamples,
         detectors={name: title for name, title in DETECTORS.items() if name in scores[CLEAN]},
-        thresholds={name: _finite(cuts.served) for name, cuts in thresholds.items()},
+        thresholds={name: _finite(_reached(together[name], cuts.served)) for name, cuts in thresholds.items()},
         thresholds_on_correct={name: _finite(cuts.on_correct) for name, cuts in thresholds.items()},
         attacks=attacks,
         macro=measures.macro(attacks),
@@ -143,6 +153,8 @@ def run(
         classes=measures.class_errors(
             clean, attacked[HEATWARD], thresholds[HEATWARD].served[RATES[-1]], detector.classifier.classes
         ),
+        reliability=reliance.measure(config, detector, progress),
+        predicted=measures.alarms_by_class(clean, together[HEATWARD], groups, detector.classifier.classes, bootstrap),
         cascade=_cascade(detector, {label: scores[label][HEATWARD] for label in (*unharmed, *labels)}, bootstrap),
     )
     evaluation.write(folder)
@@ -153,8 +165,21 @@ def run(
     return evaluation
 
 
-def _finite(cuts: Mapping[float, float]) -> dict[float, float | None]:
-    return {rate: cut if np.isfinite(cut) else None for rate, cut in cuts.items()}
+def _groups(calibrate: Scored, classes: int) -> Groups | None:
+    """Calibrated by predicted class at the smallest rate that all images reach; None where they reach none."""
+    for rate in RATES:
+        with suppress(CalibrationError):
+            return Groups.fit(calibrate.score, calibrate.prediction, calibrate.source, classes=classes, rate=rate)
+    return None
+
+
+def _reached(together: Cuts, served: Cuts) -> Cuts:
+    """Thresholds of all images, infinite where those that serve, perhaps by predicted class, promise no such rate."""
+    return {rate: math.inf if np.isinf(served[rate]).any() else cut for rate, cut in together.items()}
+
+
+def _finite(cuts: Cuts) -> dict[float, float | None]:
+    return {rate: float(cut) if np.isfinite(cut) else None for rate, cut in cuts.items()}
 
 
 def _cascade(detector: Detector, scored: Mapping[str, Scored], bootstrap: Bootstrap) -> CascadeResult | None:

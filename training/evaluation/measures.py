@@ -2,6 +2,7 @@
 
     one attack, one detector      detected, attempted
     several attacks               macro
+    by predicted class            alarms_by_class
     images that nobody attacked   false_positives, corruption_alarms
     the detector in use           traffic (correct what is flagged), mead (all attacks of an image), class_errors
 
@@ -14,19 +15,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import reduce
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from detector.scoring.calibration import one_of_each
+from detector.scoring.groups import Groups
 from training.config import CLEAN
-from training.evaluation.metrics import Bootstrap, Estimate, auroc, flagged, lowest, mean_of, roc_curve, threshold_at
+from training.evaluation.metrics import Bootstrap, Estimate, auroc, lowest, mean_of, roc_curve
 from training.evaluation.result import (
     AttackResult,
     ByRate,
+    ClassAlarms,
     ClassErrors,
     Corruption,
     CorruptionMean,
@@ -39,11 +40,14 @@ from training.evaluation.result import (
     Traffic,
 )
 from training.evaluation.scores import Attempts, Scored
+from training.evaluation.thresholds import RATES, Cut, Cuts, Thresholds, alarms_of, cuts_by_class
 
 __all__ = [
     "CLEAN_SHARE",
     "RATES",
+    "Cuts",
     "Thresholds",
+    "alarms_by_class",
     "attempted",
     "aurocs",
     "class_errors",
@@ -56,40 +60,11 @@ __all__ = [
     "traffic",
 ]
 
-RATES = (0.01, 0.05)
 CLEAN_SHARE = 0.8
 TOPS = (1, 2, 5)  # likeliest origin labels counted
 ROC_POINTS = 100
 
 MEANS: dict[Literal["mean", "worst"], Callable[[Sequence[Estimate]], Estimate]] = {"mean": mean_of, "worst": lowest}
-
-Cuts = Mapping[float, float]  # false-positive rate → threshold
-
-
-@dataclass(frozen=True)
-class Thresholds:
-    """The score that an image must exceed to be flagged, by false-positive rate."""
-
-    served: Cuts
-    """Set on all clean calibration images: a server cannot know which of them are rightly classified."""
-    on_correct: Cuts
-    """Set on the rightly classified ones alone: the kind of image that is an AUROC's negative."""
-
-    @classmethod
-    def of(cls, calibrate: Scored, served: NDArray[np.float64] | None = None) -> Thresholds:
-        """Thresholds of clean calibration images.
-
-        Args:
-            calibrate: what the detector says about them.
-            served: (n,) the clean scores that it flags by, where they are others.
-
-        Raises:
-            DataError: no image.
-        """
-        every = one_of_each(calibrate.score, calibrate.source) if served is None else served
-        right = calibrate[calibrate.correct]
-        correct = one_of_each(right.score, right.source)
-        return cls(_cuts(every), _cuts(correct) if len(correct) else dict.fromkeys(RATES, math.inf))
 
 
 def attempted(attempts: Attempts, bootstrap: Bootstrap) -> dict[str, Estimate]:
@@ -109,7 +84,7 @@ def detected(attacked: Scored, clean: Scored, thresholds: Thresholds, bootstrap:
     Positives are attacks on images that were rightly classified, negatives clean images that are.
     """
     attacked, negative = attacked[attacked.fair], clean[clean.correct]
-    alarms = {rate: flagged(attacked.score, cut) for rate, cut in thresholds.served.items()}
+    alarms = {rate: alarms_of(attacked, cut) for rate, cut in thresholds.served.items()}
     fpr, tpr = roc_curve(attacked.score, negative.score, ROC_POINTS)
     everything = np.ones(len(attacked), dtype=np.bool_)
     return DetectionWithCurve(
@@ -208,7 +183,7 @@ def traffic(clean: Scored, attacked: Sequence[Scored], cuts: Cuts, bootstrap: Bo
     unknown truth and attacks that never worked are left out.
     """
 
-    def accuracy(cut: float, answer: str = "corrected") -> Estimate:
+    def accuracy(cut: Cut, answer: str = "corrected") -> Estimate:
         on_clean = _accuracy(clean, cut, answer, bootstrap)
         on_attacked = mean_of([_accuracy(each, cut, answer, bootstrap) for each in attacked])
         if on_attacked.count == 0:  # no attack worked: there is no such mixture
@@ -231,25 +206,25 @@ def mead(attempts: Sequence[Attempts], attacked: Sequence[Scored], cuts: Cuts, b
     if not attempts:
         return {rate: bootstrap.rate(np.zeros(0, np.bool_), np.zeros(0, np.int64)) for rate in cuts}
     tried = reduce(np.intersect1d, (each.source for each in attempts))
-    source = np.concatenate([each.source for each in attacked])
-    score = np.concatenate([each.score for each in attacked])[np.isin(source, tried)]
-    images, image = np.unique(source[np.isin(source, tried)], return_inverse=True)
-    missed = {rate: np.bincount(image[~flagged(score, cut)], minlength=len(images)) for rate, cut in cuts.items()}
+    every = Scored.cat(attacked)
+    shown = every[np.isin(every.source, tried)]
+    images, image = np.unique(shown.source, return_inverse=True)
+    missed = {rate: np.bincount(image[~alarms_of(shown, cut)], minlength=len(images)) for rate, cut in cuts.items()}
     return {rate: bootstrap.rate(count == 0, images) for rate, count in missed.items()}
 
 
-def class_errors(clean: Scored, attacked: Sequence[Scored], cut: float, classes: Sequence[str]) -> list[ClassErrors]:
+def class_errors(clean: Scored, attacked: Sequence[Scored], cut: Cut, classes: Sequence[str]) -> list[ClassErrors]:
     """Counts for every class that occurs: clean images of it and alarms on them; attacks on it, missed and misread.
 
     A clean image is of its true class (of the predicted one where the truth is unknown), an attack of its origin label.
     """
     shown = np.where(clean.truth >= 0, clean.truth, clean.prediction)
     origin = np.concatenate([each.origin for each in attacked])
-    missed = np.concatenate([~flagged(each.score, cut) for each in attacked])
+    missed = np.concatenate([~alarms_of(each, cut) for each in attacked])
     misread = np.concatenate([each.recovered[:, 0] != each.origin for each in attacked])
     counts = {
         "clean": np.bincount(shown, minlength=len(classes)),
-        "false_positives": np.bincount(shown[flagged(clean.score, cut)], minlength=len(classes)),
+        "false_positives": np.bincount(shown[alarms_of(clean, cut)], minlength=len(classes)),
         "attacks": np.bincount(origin, minlength=len(classes)),
         "misses": np.bincount(origin[missed], minlength=len(classes)),
         "wrong_recoveries": np.bincount(origin[misread], minlength=len(classes)),
@@ -261,12 +236,40 @@ def class_errors(clean: Scored, attacked: Sequence[Scored], cut: float, classes:
     ]
 
 
-def _cuts(clean: NDArray[np.float64]) -> Cuts:
-    return {rate: threshold_at(clean, rate) for rate in RATES}
+def alarms_by_class(
+    clean: Scored, every: Cuts, groups: Groups | None, classes: Sequence[str], bootstrap: Bootstrap
+) -> list[ClassAlarms]:
+    """Alarms on clean images by predicted class, at thresholds of all clean calibration images and of those of a class.
+
+    Args:
+        clean: test images.
+        every: thresholds of all.
+        groups: the calibration by predicted class; None where there are too few images for it.
+        classes: names.
+        bootstrap: draws the intervals.
+    """
+    own = cuts_by_class(groups) if groups else {}
+    rows = []
+    for index, name in enumerate(classes):
+        shown = clean[clean.prediction == index]
+        if len(shown):
+            rows.append(
+                ClassAlarms(
+                    name=name,
+                    calibrated=groups.sizes[int(groups.of_class[index])] if groups else 0,
+                    together=_share_flagged(shown, every, bootstrap),
+                    apart={
+                        rate: rates
+                        for rate, rates in _share_flagged(shown, own, bootstrap).items()
+                        if not isinstance(own[rate], float)
+                    },
+                )
+            )
+    return rows
 
 
 def _share_flagged(scored: Scored, cuts: Cuts, bootstrap: Bootstrap) -> ByRate:
-    return {rate: bootstrap.rate(flagged(scored.score, cut), scored.source) for rate, cut in cuts.items()}
+    return {rate: bootstrap.rate(alarms_of(scored, cut), scored.source) for rate, cut in cuts.items()}
 
 
 def _recovered(attacked: Scored, rows: NDArray[np.bool_], bootstrap: Bootstrap) -> Tops:
@@ -275,8 +278,8 @@ def _recovered(attacked: Scored, rows: NDArray[np.bool_], bootstrap: Bootstrap) 
     return Tops(**{f"top{top}": bootstrap.rate(hit[:, :top].any(axis=1), chosen.source) for top in TOPS})
 
 
-def _accuracy(scored: Scored, cut: float, answer: str, bootstrap: Bootstrap) -> Estimate:
+def _accuracy(scored: Scored, cut: Cut, answer: str, bootstrap: Bootstrap) -> Estimate:
     known = scored[scored.truth >= 0]
     mended = known.corrected if answer == "corrected" else known.recovered[:, 0]
-    label = np.where(flagged(known.score, cut), mended, known.prediction)
+    label = np.where(alarms_of(known, cut), mended, known.prediction)
     return bootstrap.rate(label == known.truth, known.source)

@@ -97,9 +97,10 @@ def threshold_at(calibration: Floats, rate: float) -> float:
     return float(np.sort(calibration)[-rank]) if rank <= calibration.size else -math.inf
 
 
-def flagged(scores: Floats, threshold: float) -> Bools:
-    """Which scores raise the alarm: those above the threshold; a tie stays silent."""
-    return scores > threshold
+def flagged(scores: Floats, threshold: float | Floats) -> Bools:
+    """Which scores raise the alarm: those above the threshold, or each above its own; a tie stays silent."""
+    found: Bools = scores > threshold
+    return found
 
 
 def mean_of(estimates: Sequence[Estimate], weights: Sequence[float] | None = None) -> Estimate:

@@ -8,14 +8,24 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, PlainSerializer, PlainValidator, ValidationError
+from pydantic import Field, JsonValue, ValidationError
 
 from detector.errors import DataError
 from training.config import SPLITS
 from training.evaluation.examples import FILE as EXAMPLES
-from training.evaluation.metrics import Estimate
+from training.evaluation.parts import (
+    AcceptedResult,
+    ByRate,
+    CascadeResult,
+    ClassAlarms,
+    Number,
+    ReliabilityResult,
+    Result,
+    RiskCoverage,
+    RiskCurve,
+)
 from training.fitting.glance import results as glance_results
 from training.fitting.networks import results as fit_results
 from training.job import Job
@@ -25,9 +35,11 @@ from training.shards import digest, write_json
 __all__ = [
     "HEATWARD",
     "IN_FULL",
+    "AcceptedResult",
     "AttackResult",
     "ByRate",
     "CascadeResult",
+    "ClassAlarms",
     "ClassErrors",
     "ClassifierResult",
     "Corruption",
@@ -39,33 +51,22 @@ __all__ = [
     "EvaluationResult",
     "MeanResult",
     "Number",
+    "ReliabilityResult",
     "Result",
+    "RiskCoverage",
+    "RiskCurve",
     "Tops",
     "Traffic",
     "results",
 ]
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 """Of evaluation.json. Raise this when what is measured changes: finished evaluations are made again."""
 FILE = "evaluation.json"
 HEATWARD = "heatward"
 """Name of our own detector among the detectors."""
 IN_FULL = "in full"
 """Of the same detector without its cascade: every image has the full look."""
-
-
-class Result(BaseModel):
-    """Frozen; an unknown key is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
-
-    def dump(self) -> dict[str, Any]:
-        """As JSON: what is not a number becomes null."""
-        return self.model_dump(mode="json", by_alias=True)
-
-
-Number = Annotated[Estimate, PlainValidator(Estimate.read), PlainSerializer(Estimate.as_dict)]
-ByRate = dict[float, Number]
 
 
 class Tops(Result):
@@ -191,21 +192,6 @@ class ClassifierResult(Result):
     accuracy: Number
 
 
-class CascadeResult(Result):
-    """What the first look of a cascade lets go, and what that saves."""
-
-    clears: float
-    """Share of clean images that was to be cleared."""
-    went_on: dict[str, Number]
-    """Label → share of its images that the full look saw; of attacks on rightly classified images."""
-    glance: float | None
-    """Forward-equivalents of a first look; None where the classifier's operations cannot be seen."""
-    in_full: float | None
-    """Of both looks."""
-    on_clean: float | None
-    """Mean on clean traffic."""
-
-
 class EvaluationResult(Result):
     """Everything that was measured of a detector, and of those it is compared with."""
 
@@ -230,6 +216,9 @@ class EvaluationResult(Result):
     traffic: dict[str, Traffic]
     mead: dict[str, ByRate]
     classes: tuple[ClassErrors, ...]
+    reliability: ReliabilityResult | None = None
+    """None where the detector promises nothing of predictions."""
+    predicted: tuple[ClassAlarms, ...] = ()
     cascade: CascadeResult | None = None
     """None where every image is looked at in full."""
 
@@ -272,13 +261,29 @@ class EvaluationResult(Result):
         for attack in whole["attacks"]:
             own = attack.pop("detectors")[HEATWARD]
             attack |= {name: each for name, each in own.items() if name != "roc"}
-        told = {
+        return {
             "accuracy": whole["classifier"]["accuracy"],
             "images": whole["images"],
             "attacks": whole["attacks"],
             "false_positives": whole["false_positives"][HEATWARD],
+            **self._measured_reliability(),
+            **({"cascade": whole["cascade"]} if self.cascade is not None else {}),
         }
-        return told | ({"cascade": whole["cascade"]} if self.cascade is not None else {})
+
+    def _measured_reliability(self) -> dict[str, Any]:
+        """Areas and counts, without the curves."""
+        if self.reliability is None:
+            return {}
+        areas = {
+            each.mixture: {name: round(curve.area, 5) for name, curve in each.curves.items()}
+            for each in self.reliability.curves
+        }
+        return {
+            "reliability": {
+                "area_under_risk_coverage": areas,
+                "accepted": [each.dump() for each in self.reliability.accepted],
+            }
+        }
 
 
 def results(job: Job) -> Results:
@@ -286,7 +291,10 @@ def results(job: Job) -> Results:
     shards = [job.digests("attribute", split) for split in SPLITS]
     settings = job.config.evaluate.model_dump(mode="json", exclude={"leave_out"})  # measured by its own command
     fitted = fit_results(job, job.work / "fit").made_from
-    clears = job.config.cascade.clears
-    cascade = [glance_results(job).made_from, str(clears)] if clears else []
-    made_from = digest([fitted, shards, settings, SCHEMA_VERSION, *cascade])
+    parts = [fitted, shards, settings, SCHEMA_VERSION]
+    if job.config.calibrate.by:
+        parts.append(job.config.calibrate.model_dump(mode="json"))
+    if clears := job.config.cascade.clears:
+        parts += [glance_results(job).made_from, str(clears)]
+    made_from = digest(parts)
     return Results("evaluate", job.work / "evaluate", (FILE, EXAMPLES), made_from)

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from detector.evidence import Evidence
-from detector.scoring.cascade import Cascade
-from detector.scoring.network import HeatmapNetwork, score
+from detector.scoring.cascade import Cascade, score_of_both
+from detector.scoring.network import HeatmapNetwork
 from training.shards import read_columns, read_shard
 
 __all__ = [
@@ -101,13 +101,7 @@ def scorer(
     full = [network.to(device) for network in networks]
     first = None if cascade is None else cascade.to(device)
 
-    def judge(evidence: Evidence) -> tuple[Tensor, Tensor]:
-        evidence = evidence.float().to(device)
-        if first is None:
-            return score(full, evidence)
-        return first.judge(evidence, full, lambda rows: evidence[rows])[:2]
-
-    return judge
+    return lambda evidence: score_of_both(first, full, evidence.float().to(device))
 
 
 def by_network(

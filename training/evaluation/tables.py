@@ -9,13 +9,24 @@ from rich.table import Table
 
 from training.deliveries import AT
 from training.evaluation.metrics import FEW, Estimate
-from training.evaluation.result import HEATWARD, IN_FULL, AttackResult, CascadeResult, EvaluationResult, MeanResult
+from training.evaluation.result import (
+    HEATWARD,
+    IN_FULL,
+    AttackResult,
+    CascadeResult,
+    EvaluationResult,
+    MeanResult,
+    ReliabilityResult,
+)
 
 __all__ = [
+    "accepted_table",
     "all_tables",
+    "area_table",
     "attack_table",
     "blank_table",
     "cascade_table",
+    "class_alarm_table",
     "corruption_tables",
     "false_positive_table",
     "few",
@@ -23,6 +34,7 @@ __all__ = [
     "percent",
     "percent_only",
     "recovery_table",
+    "reliability_tables",
     "render",
     "row_name",
     "share",
@@ -89,6 +101,7 @@ def all_tables(evaluation: EvaluationResult) -> list[Table]:
         false_positive_table(evaluation),
         *corruption_tables(evaluation),
         use_table(evaluation),
+        *reliability_tables(evaluation),
         *([cascade_table(evaluation, evaluation.cascade)] if evaluation.cascade is not None else []),
     ]
 
@@ -169,6 +182,32 @@ def false_positive_table(evaluation: EvaluationResult) -> Table:
     return table
 
 
+def class_alarm_table(evaluation: EvaluationResult, most: int) -> Table:
+    """False alarms by predicted class, the most first: with one calibration of all images, and with one of each class.
+
+    Args:
+        evaluation: Whose.
+        most: Rows.
+    """
+    rates = evaluation.rates
+    reached = [rate for rate in rates if any(rate in row.apart for row in evaluation.predicted)]
+    numbers = (
+        *(f"calibrated together, at {rate:.0%}" for rate in rates),
+        "clean images of its own",
+        *(f"calibrated apart, at {rate:.0%}" for rate in reached),
+    )
+    table = blank_table("False alarms by predicted class", "predicted", numbers=numbers)
+    worst = sorted(evaluation.predicted, key=lambda row: row.together[rates[-1]].value, reverse=True)
+    for row in worst[:most]:
+        table.add_row(
+            few(row.name, row.together[rates[-1]]),
+            *(_flagged(evaluation, row.together[rate], rate) for rate in rates),
+            str(row.calibrated or "–"),
+            *(percent(row.apart[rate]) for rate in reached),
+        )
+    return table
+
+
 def corruption_tables(evaluation: EvaluationResult) -> list[Table]:
     """Alarms on corrupted images that are still rightly classified, kinds by severity: one table a rate."""
     if not evaluation.corruptions.cells:
@@ -210,6 +249,35 @@ def use_table(evaluation: EvaluationResult) -> Table:
     return table
 
 
+def reliability_tables(evaluation: EvaluationResult) -> list[Table]:
+    """Area under risk–coverage by mixture; what is accepted at each promised error rate. None without a promise."""
+    found = evaluation.reliability
+    return [] if found is None else [area_table(found), accepted_table(found)]
+
+
+def area_table(found: ReliabilityResult) -> Table:
+    """Area under risk–coverage of each mixture of images: ours, the softmax's, the margin's."""
+    names = list(found.curves[0].curves)
+    area = "Area under risk–coverage (0 is best; each kind of images weighs alike)"
+    areas = blank_table(area, "images", numbers=("n", "wrong", *names))
+    for each in found.curves:
+        cells = (_short(each.curves[name].area) for name in names)
+        areas.add_row(each.mixture, str(each.images), f"{each.wrong:.1%}", *cells)
+    return areas
+
+
+def accepted_table(found: ReliabilityResult) -> Table:
+    """How much of each kind of images is accepted at each promised error rate, and is wrong."""
+    title = f"Predictions accepted at a promised error rate (smallest: {found.smallest_rate:.2%})"
+    accepted = blank_table(title, "images", numbers=("promised", "n", "accepted", "wrong among accepted"))
+    for row in found.accepted:
+        share = f"{row.accepted_wrong / row.accepted:.2%}" if row.accepted else "–"
+        accepted.add_row(
+            row.kind, f"{row.rate:.0%}", str(row.images), f"{row.accepted / max(1, row.images):.1%}", share
+        )
+    return accepted
+
+
 def cascade_table(evaluation: EvaluationResult, cascade: CascadeResult) -> Table:
     """What a glance lets go, and what is still flagged beside a full look at every image."""
     cost = ""
@@ -228,7 +296,11 @@ def cascade_table(evaluation: EvaluationResult, cascade: CascadeResult) -> Table
     rows |= {row_name(row): (row.detectors[HEATWARD].tpr, row.detectors[IN_FULL].tpr) for row in evaluation.rows}
     for name, pair in rows.items():
         went_on = cascade.went_on.get(name)
-        cells = [percent_only(each[rate]) for rate in evaluation.rates for each in pair]
+        found = [(detector, rate) for rate in evaluation.rates for detector in (HEATWARD, IN_FULL)]
+        cells = [
+            "–" if evaluation.thresholds[detector][rate] is None else percent_only(pair[detector == IN_FULL][rate])
+            for detector, rate in found
+        ]
         table.add_row(name, percent_only(went_on) if went_on else "", *cells)
     return table
 

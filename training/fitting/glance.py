@@ -29,13 +29,16 @@ from training.shards import digest, list_shards, read_shard, write_shard
 __all__ = ["check_vouched_for", "fit_glance", "load_cascade", "results"]
 
 FOLDER = "glance"
+GLANCE = "glance.safetensors"
+"""Of a bundle."""
 SCORES = "scores.safetensors"
 
 
 def results(job: Job) -> Results:
     """The glance networks and the scores, with the digest of everything that decides them."""
     fitted = fit_results(job, job.work / FOLDER, FOLDER)
-    told = [fitted.made_from, ONE_OF, _glance_of(job.start) is not None]
+    start = _glance_of(job.start)
+    told = [fitted.made_from, ONE_OF, start is not None and start.manifest.files[GLANCE]]
     return replace(fitted, files=(*fitted.files, SCORES), made_from=digest(told))
 
 
@@ -55,6 +58,7 @@ def fit_glance(job: Job) -> None:
         Evidence.without_views,
         learns=lambda index: ~is_held_out(index),
         start=_glance_of(job.start),
+        epochs=job.start_epochs,
     )
     networks = [network.to(job.classifier.device) for network in load_networks(folder)]
     scores, sources = [], []

@@ -43,6 +43,8 @@ def results(job: Job, folder: Path, name: str = "fit") -> Results:
     told = [job.digests("attribute", "fit"), settings, families, config.families, config.seed]
     if job.start is not None:
         told.append({"start": job.start.manifest.files[NETWORK]})
+        if job.start_epochs is not None:
+            told.append({"epochs": job.start_epochs})
     return Results(name, folder, FILES, digest(told))
 
 
@@ -55,6 +57,7 @@ def fit_networks(
     *,
     learns: RowFilter | None = None,
     start: Bundle | None = None,
+    epochs: int | None = None,
 ) -> None:
     """Fit the ensemble and write it.
 
@@ -66,18 +69,20 @@ def fit_networks(
         keep: What of the evidence the networks get to see.
         learns: Which source images they learn from; None: all.
         start: A bundle whose networks they begin with, as far as shapes are equal; what is usual is learnt anew.
+        epochs: In place of those of the configuration, where they begin with others.
 
     Raises:
         DataError: A label has no attribution shards.
     """
     settings = config.fit
+    epochs = (epochs if start is not None else None) or settings.epochs
     device = device_of(config)
     reader = ShardReader(config, work, settings, keep, learns)
     sample, clean = reader.sample(), reader.sample(UNHARMED_SHARDS, (CLEAN,))
     unharmed = reader.sample(UNHARMED_SHARDS, config.unharmed("fit"))
     shape = EvidenceShape.of(sample)
     networks = []
-    with progress.task("fit", total=settings.ensemble * settings.epochs * reader.rows, unit="images") as advance:
+    with progress.task("fit", total=settings.ensemble * epochs * reader.rows, unit="images") as advance:
         for member in range(settings.ensemble):
             seed_everything(derived_seed(config.seed, "fit", member))
             network = HeatmapNetwork(shape, len(config.families), settings.network())
@@ -89,12 +94,12 @@ def fit_networks(
             optimiser = torch.optim.AdamW(
                 network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
             )
-            steps = settings.epochs * reader.steps
+            steps = epochs * reader.steps
             steps += steps == 10  # the warm-up of one step: torch would divide by its last step, 0
             schedule = torch.optim.lr_scheduler.OneCycleLR(
                 optimiser, settings.learning_rate, total_steps=steps, pct_start=0.1
             )
-            for epoch in range(settings.epochs):
+            for epoch in range(epochs):
                 total, count = 0.0, 0
                 for rows in reader.epoch(random.Random(derived_seed(config.seed, "fit", member, epoch))):
                     loss = loss_of(network, rows, settings.origin_weight, device)

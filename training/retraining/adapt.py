@@ -15,21 +15,23 @@ from typing import Any
 
 from detector.bundle import Bundle, load_bundle, read_manifest, save_bundle
 from detector.classifier import Classifier, load_classifier
-from detector.errors import ConfigError, DataError, FingerprintMismatchError, NoGradientError
-from detector.evidence import Evidence, EvidenceExtractor, hidden_by
+from detector.errors import CalibrationError, ConfigError, DataError, FingerprintMismatchError, NoGradientError
+from detector.evidence import EvidenceExtractor, hidden_by
 from detector.lock import hold
 from detector.scoring.network import EvidenceShape
-from training.config import CLEAN, TrainingConfig
+from training.config import TrainingConfig
 from training.data import open_splits
 from training.detectors import detector_around
 from training.evaluation.result import EvaluationResult
+from training.fitting.glance import check_vouched_for
 from training.job import Job, open_job
 from training.pipeline import run_stage
 from training.progress import Progress, SilentProgress
 from training.retraining.adaptation import Adaptation, side_of
 from training.retraining.provenance import code_digest, recipe_of
+from training.retraining.warm import shape_of
 from training.runners.worker import device_of
-from training.shards import list_shards, read_shard
+from training.settings import CascadeConfig
 from training.stages.evaluate import evaluate_detector
 
 __all__ = ["Options", "adapt"]
@@ -70,11 +72,12 @@ def adapt(bundle: Bundle, config: TrainingConfig, options: Options, progress: Pr
         config = _fitting(config, bundle, progress)
         config = _sized(config, options, progress)
         config = config.model_copy(update={"out": config.work / ADAPTED})
-        job = open_job(config, progress)
+        job = _vouched(open_job(config, progress))
+        config = job.config
         run_stage(job, "attack")
         run_stage(job, "attribute")
         before = None
-        if _shape(job) == EvidenceShape.model_validate(parent.network["shape"]):
+        if shape_of(job) == EvidenceShape.model_validate(parent.network["shape"]):
             extractor = EvidenceExtractor(job.classifier, job.config.evidence, job.witness)
             evaluate_detector(job, detector_around(bundle, extractor))
             before = side_of(EvaluationResult.read(job.work / "evaluate"))
@@ -136,6 +139,17 @@ def _fitting(config: TrainingConfig, bundle: Bundle, progress: Progress) -> Trai
     return config.model_copy(update={"evidence": config.evidence.model_copy(update={"layers": ()})})
 
 
+def _vouched(job: Job) -> Job:
+    """The job, without the cascade of the bundle where so few images do not vouch for one."""
+    usable = {split: images.usable for split, images in job.splits.items()}
+    try:
+        check_vouched_for(job.config.cascade.clears, usable["fit"], usable["calibrate"])
+    except CalibrationError as error:
+        job.progress.note(f"the adapted detector has no cascade, and looks at every image in full. {error}")
+        return replace(job, config=job.config.model_copy(update={"cascade": CascadeConfig()}))
+    return job
+
+
 def _is_old(classifier: Classifier, bundle: Bundle) -> bool:
     """Whether a bundle guards it; a served model may be another one under its old name."""
     if classifier.fingerprint != bundle.manifest.fingerprint:
@@ -172,8 +186,3 @@ def _sized(config: TrainingConfig, options: Options, progress: Progress) -> Trai
     sources = images.fit_sources if wanted == there else ()
     update = {"splits": images.splits.model_copy(update=changed), "fit_sources": sources}
     return config.model_copy(update={"images": images.model_copy(update=update)})
-
-
-def _shape(job: Job) -> EvidenceShape:
-    """Of the evidence that the job made."""
-    return EvidenceShape.of(Evidence.from_tensors(read_shard(list_shards(job.work, "attribute", "fit", CLEAN)[0])))

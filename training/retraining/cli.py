@@ -61,6 +61,12 @@ def retrain(argv: Sequence[str] | None = None, report: Report | None = None) -> 
         help="what a server recorded: to measure on and to learn from",
     )
     parser.add_argument("--traffic", type=count, metavar="IMAGES", help="at most so many recorded images (2000)")
+    parser.add_argument(
+        "--warm-epochs",
+        type=count,
+        metavar="N",
+        help="begin with the champion's networks and fit them for so many epochs (networks begin anew)",
+    )
     parser.add_argument("--json", action="store_true", help="print the comparison as JSON")
     add_mlflow(parser)
     arguments = parser.parse_args(argv)
@@ -79,6 +85,15 @@ def recalibrate(argv: Sequence[str] | None = None) -> int:
     images.add_argument("--clean", type=Path, metavar="FOLDER", help="recent images that nobody attacked")
     images.add_argument("--records", type=Path, metavar="FOLDER", help="what a server recorded, but reported attacks")
     parser.add_argument("--traffic", type=count, default=10_000, metavar="IMAGES", help="at most so many (%(default)d)")
+    parser.add_argument("--client", metavar="NAME", help="of the records, only those of this client: its token's name")
+    parser.add_argument(
+        "--by",
+        choices=("prediction", "all"),
+        help="rank an image among those of its predicted class, or among all (as the bundle does)",
+    )
+    parser.add_argument(
+        "--tail", action="store_true", help="estimate how rare a score is that is higher than all of these images"
+    )
     parser.add_argument("--out", type=Path, metavar="FILE", help="where a bundle calibrated anew goes")
     parser.add_argument(
         "--rate", type=rate, default=0.01, help="false-positive rate that must be reached (%(default)g)"
@@ -123,7 +138,7 @@ def history(argv: Sequence[str] | None = None) -> int:
 
 def _retrain(arguments: argparse.Namespace, report: Report | None) -> int:
     config = job_config(arguments)
-    names = ("rate", "tolerance", "records", "traffic")
+    names = ("rate", "tolerance", "records", "traffic", "warm_epochs")
     given = {name: value for name in names if (value := getattr(arguments, name)) is not None}
     check_mlflow(arguments.mlflow)
     keep_freed_memory()
@@ -182,6 +197,8 @@ def _recalibrate(arguments: argparse.Namespace) -> int:
             if is_store
             else f"--out FILE: {place} is a bundle, not a store: say where the one calibrated anew goes"
         )
+    if arguments.client is not None and arguments.records is None:
+        raise ConfigError("--client: whose images they are is known of --records only; give these instead of --clean")
     check_mlflow(arguments.mlflow)
     if arguments.out is not None:
         check_out(arguments.out)
@@ -192,7 +209,7 @@ def _recalibrate(arguments: argparse.Namespace) -> int:
     from training.retraining.store import Store
     from training.retraining.traffic import read_traffic
 
-    options = Options(arguments.rate, arguments.attacked_share)
+    options = Options(arguments.rate, arguments.attacked_share, arguments.by, arguments.tail)
     with ExitStack() as stack:
         store = Store.open(arguments.target) if is_store else None
         if store is not None:
@@ -203,7 +220,7 @@ def _recalibrate(arguments: argparse.Namespace) -> int:
         images = (
             images_in(arguments.clean, progress)
             if arguments.clean
-            else read_traffic(arguments.records, arguments.traffic, progress).to_calibrate
+            else read_traffic(arguments.records, arguments.traffic, progress, client=arguments.client).to_calibrate
         )
         new, told = recalibrate(old, images, options, progress, device=arguments.device, allow=arguments.trusted)
         if store is not None and champion is not None:
@@ -224,7 +241,8 @@ def _recalibrate(arguments: argparse.Namespace) -> int:
     before = "none" if told.threshold_before is None else f"{told.threshold_before:.4g}"
     for line in (
         f"images: {told.images}, {told.left_out} of them left out, {told.copies} copies, {told.unreadable} unreadable",
-        f"threshold at {told.rate:g}: {before} → {told.threshold:.4g}",
+        f"threshold at {told.rate:g}: {before} → {told.threshold:.4g}" + " (all images)" * bool(told.groups),
+        *(f"predicted {group}: {size} images" for group, size in told.groups.items()),
         *(f"warning: {each}" for each in told.warnings),
         f"bundle: {name} ({digest[:SHOWN]})",
     ):

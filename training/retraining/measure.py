@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,9 +29,25 @@ from training.detectors import detector_around
 from training.job import Job
 from training.shards import digest, digest_of, read_shard, write_shard
 
-__all__ = ["Contestant", "content_of", "forget_others", "open_contestant", "scores_of", "scores_of_traffic"]
+__all__ = ["Contestant", "Scores", "content_of", "forget_others", "open_contestant", "scores_of", "scores_of_traffic"]
 
 FOLDER = "compare"
+KEPT = ("scores", "predictions")
+"""Of each image."""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What a detector makes of n images; thresholds come later."""
+
+    score: NDArray[np.float64]
+    prediction: NDArray[np.int64]
+    """Classes that were predicted: a calibration by group asks for them."""
+
+    @classmethod
+    def of(cls, shards: Sequence[Mapping[str, Tensor]]) -> Scores:
+        """What `_scores` wrote."""
+        return cls(*(torch.cat([shard[name] for shard in shards]).numpy() for name in KEPT))
 
 
 @dataclass(frozen=True)
@@ -47,9 +63,10 @@ class Contestant:
         """What decides its scores, digested."""
         return content_of(self.manifest)
 
-    def flags(self, scores: NDArray[np.float64], rate: float) -> NDArray[np.bool_]:
+    def flags(self, scored: Scores, rate: float) -> NDArray[np.bool_]:
         """Which images (n,) it flags at a false-positive rate."""
-        found: NDArray[np.bool_] = (self.detector.calibration.p_value(torch.from_numpy(scores)) <= rate).numpy()
+        p_values = self.detector.p_value(torch.from_numpy(scored.score), torch.from_numpy(scored.prediction))
+        found: NDArray[np.bool_] = (p_values <= rate).numpy()
         return found
 
 
@@ -92,7 +109,7 @@ def open_contestant(job: Job, name: str, bundle: Bundle) -> Contestant:
     return Contestant(name, manifest, detector)
 
 
-def scores_of(job: Job, contestant: Contestant, label: str) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+def scores_of(job: Job, contestant: Contestant, label: str) -> tuple[NDArray[np.int64], Scores]:
     """Source and score of the test images of a label; of an attack, of those that changed the prediction.
 
     Raises:
@@ -104,30 +121,27 @@ def scores_of(job: Job, contestant: Contestant, label: str) -> tuple[NDArray[np.
     with job.progress.task(f"compare {contestant.name}/{label}", sum(plan.rows for plan in plans)) as advance:
         for plan in plans:
             path = _place(job, contestant) / label / plan.path.name
-            made_from = digest({"detector": contestant.content, "images": plan.digest})
+            made_from = digest({"detector": contestant.content, "images": plan.digest, "kept": KEPT})
             if digest_of(path) != made_from:
                 shard = read_shard(plan.path)
                 if attacked:
                     success = shard["prediction"] != shard["origin"]
                     shard = {name: column[success] for name, column in shard.items()}
-                scores = _scores(contestant.detector, shard["images"], job.config.batch_size)
-                write_shard(path, {"index": shard["index"], "scores": scores}, made_from)
+                said = _scores(contestant.detector, shard["images"], job.config.batch_size)
+                write_shard(path, {"index": shard["index"], **said}, made_from)
             parts.append(read_shard(path))
             advance(plan.rows)
-    return (
-        torch.cat([part["index"] for part in parts]).numpy().astype(np.int64),
-        torch.cat([part["scores"] for part in parts]).numpy(),
-    )
+    return torch.cat([part["index"] for part in parts]).numpy().astype(np.int64), Scores.of(parts)
 
 
-def scores_of_traffic(job: Job, contestant: Contestant, label: str, images: Tensor) -> NDArray[np.float64]:
+def scores_of_traffic(job: Job, contestant: Contestant, label: str, images: Tensor) -> Scores:
     """Scores of images (n, 3, H, W) uint8 that were recorded."""
     path = _place(job, contestant) / label / "00000.safetensors"
     shown = hashlib.sha256(images.numpy().tobytes()).hexdigest()
-    made_from = digest({"detector": contestant.content, "images": shown})
+    made_from = digest({"detector": contestant.content, "images": shown, "kept": KEPT})
     if digest_of(path) != made_from:
-        write_shard(path, {"scores": _scores(contestant.detector, images, job.config.batch_size)}, made_from)
-    return read_shard(path)["scores"].numpy()
+        write_shard(path, _scores(contestant.detector, images, job.config.batch_size), made_from)
+    return Scores.of([read_shard(path)])
 
 
 def forget_others(job: Job, contestants: Iterable[Contestant]) -> None:
@@ -143,11 +157,14 @@ def _place(job: Job, contestant: Contestant) -> Path:
     return job.work / FOLDER / contestant.content[:16]
 
 
-def _scores(detector: Detector, images: Tensor, batch_size: int) -> Tensor:
-    """(n,) float64, as a server computes them."""
+def _scores(detector: Detector, images: Tensor, batch_size: int) -> dict[str, Tensor]:
+    """(n,) scores float64 and predictions int64, as a server computes them."""
     said = [
-        verdict.attack_score
+        verdict
         for batch in (torch.split(images, batch_size) if len(images) else ())
         for verdict in detector.detect(batch.float() / 255)
     ]
-    return torch.tensor(said, dtype=torch.float64)
+    return {
+        "scores": torch.tensor([verdict.attack_score for verdict in said], dtype=torch.float64),
+        "predictions": torch.tensor([verdict.label for verdict in said], dtype=torch.int64),
+    }

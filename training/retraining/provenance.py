@@ -36,6 +36,7 @@ def lineage(job: Job, comparison: Comparison, run: str, reported: Sequence[str])
         "recipe": recipe_of(job.config),
         "code": code_digest(),
         "run": run,
+        **({} if job.start is None else {"warm_epochs": job.epochs}),
         "compared": comparison.model_dump(mode="json", include={"rate", "tolerance", "rows", "on_old", "on_new"}),
     }
 

@@ -8,11 +8,10 @@ What the bundle was measured to flag belongs to its old thresholds, and goes; wh
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -23,13 +22,17 @@ from detector.bundle import Bundle
 from detector.detector import Detector
 from detector.errors import CalibrationError, DataError, ImageError
 from detector.images import decode
-from detector.scoring.calibration import Calibration
+from detector.scoring.calibration import Calibration, rank_at
 from detector.scoring.cascade import check_vouched
+from detector.scoring.groups import Groups
+from detector.scoring.tail import FEWEST_FOR_TAIL
 from training.data.folders import find_images
 from training.evaluation.result import Result
+from training.fitting.calibration import describe
 from training.progress import Progress
 from training.retraining.comparison import ATTACKS
 from training.retraining.robust import breakdown, needed, suspicious, trimmed
+from training.settings import CalibrateSettings
 from training.shards import digest
 
 __all__ = ["Options", "Recalibration", "images_in", "recalibrate"]
@@ -47,6 +50,10 @@ class Options:
     attacked_share: float | None = None
     """The share of the images that may be attacked: so many of the highest scores are left out. None: 0, but refuse
     images that look attacked."""
+    by: Literal["prediction", "all"] | None = None
+    """Which images one is ranked among: those of its predicted class, or all. None: as before."""
+    tail: bool = False
+    """Whether to estimate how rare scores above all others are; where it was so before, it stays so."""
 
 
 class Recalibration(Result):
@@ -68,6 +75,8 @@ class Recalibration(Result):
     """Share of the images that, attacked, would move the threshold to the median score of an attack."""
     useless_for: str
     """That attack; empty: no median is known, and the share is an upper bound."""
+    groups: dict[str, int]
+    """Images by predicted class, where they calibrate apart; otherwise empty."""
     warnings: tuple[str, ...]
 
 
@@ -115,18 +124,60 @@ def recalibrate(
     seen: set[str] = set()
     counts = {"copies": 0, "unreadable": 0}
     scores: list[float] = []
+    labels: list[int] = []
     with progress.task("recalibrate", 0) as advance:
         for batch in _batches(detector, images, seen, counts, progress):
-            scores += [verdict.attack_score for verdict in detector.detect(batch)]
+            verdicts = detector.detect(batch)
+            scores += [verdict.attack_score for verdict in verdicts]
+            labels += [verdict.label for verdict in verdicts]
             advance(len(batch))
-    found = torch.tensor(scores, dtype=torch.float64)
-    _check_enough(len(found), options)
-    kept = trimmed(found, options.attacked_share or 0.0)
-    calibration, told = Calibration.fit(kept), _told(detector, found, kept, options)
+    found, predicted = torch.tensor(scores, dtype=torch.float64), torch.tensor(labels, dtype=torch.int64)
+    settings = _settings(bundle, options)
+    keep = _keep(found, predicted if settings.by else torch.zeros_like(predicted), options.attacked_share or 0.0)
+    kept, classes = found[keep], detector.classifier.classes
+    _check_enough(len(found), len(kept), options)
+    calibration, groups = Calibration.fit(kept), None
+    if settings.by:
+        apart = (kept.numpy(), predicted[keep].numpy(), np.arange(len(kept)))
+        groups = Groups.fit(*apart, classes=detector.classifier.num_classes, rate=settings.rate)
     if detector.cascade is not None:
-        check_vouched(calibration)
-    new = replace(bundle, calibration_scores=calibration.scores, manifest=_manifest(bundle, calibration, seen, options))
-    return new, Recalibration(images=len(found), left_out=len(found) - len(kept), rate=options.rate, **counts, **told)
+        check_vouched(calibration, groups, classes)
+    said, notes = describe(calibration, groups, settings, classes)
+    told = _told(detector, found, predicted, kept, options)
+    told["warnings"] += (*(_of_one_group(groups, options.rate) if groups else ()), *notes)
+    new = replace(
+        bundle,
+        calibration_scores=calibration.scores,
+        calibration_groups=groups.tensors() if groups else None,
+        manifest=_manifest(bundle, calibration, said, seen, options),
+    )
+    counts |= {"images": len(found), "left_out": len(found) - len(kept)}
+    return new, Recalibration(rate=options.rate, groups=said.get("groups", {}), **counts, **told)
+
+
+def _settings(bundle: Bundle, options: Options) -> CalibrateSettings:
+    """What is asked for, or else what the bundle has."""
+    before: Any = bundle.manifest.calibration
+    by = before.get("by") if options.by is None else options.by
+    tail = options.tail or before.get("tail") is True
+    return CalibrateSettings(by="prediction" if by == "prediction" else None, rate=options.rate, tail=tail)
+
+
+def _keep(scores: Tensor, groups: Tensor, attacked_share: float) -> Tensor:
+    """Rows (n,) without the highest scores of each group: as many as may be attacked, if attacks are spread evenly."""
+    keep = torch.ones(len(scores), dtype=torch.bool)
+    for group in set(groups.tolist()):
+        rows = (groups == group).nonzero().flatten()
+        keep[rows[scores[rows].argsort()[len(trimmed(scores[rows], attacked_share)) :]]] = False
+    return keep
+
+
+def _of_one_group(groups: Groups, rate: float) -> tuple[str, ...]:
+    fewest = len(groups.scarcest.scores)
+    return (
+        f"an attacker needs fewer images for the threshold of one predicted class: {2 * rank_at(rate, fewest)} of the "
+        f"{fewest} of the smallest group; --attacked-share takes attacks to be spread evenly over the classes",
+    )
 
 
 def _batches(
@@ -153,23 +204,24 @@ def _batches(
         yield torch.stack(batch)
 
 
-def _check_enough(count: int, options: Options) -> None:
+def _check_enough(count: int, left: int, options: Options) -> None:
     fewest = needed(options.rate)
-    left = count - math.ceil((options.attacked_share or 0.0) * count)
     if left < fewest:
         raise CalibrationError(
             f"{count} different images that can be read, {left} without those that may be attacked: a false-positive "
             f"rate of {options.rate:g} needs {fewest}. Give more images, or a larger --rate"
         )
+    if options.tail and left < FEWEST_FOR_TAIL:
+        raise CalibrationError(f"--tail: an estimate needs {FEWEST_FOR_TAIL} images, {left} are left: give more")
 
 
-def _told(detector: Detector, found: Tensor, kept: Tensor, options: Options) -> dict[str, Any]:
+def _told(detector: Detector, found: Tensor, predicted: Tensor, kept: Tensor, options: Options) -> dict[str, Any]:
     rate, count = options.rate, len(found)
     try:
         before = detector.calibration.threshold(rate)
     except CalibrationError:
         before = None
-    flagged = int((detector.calibration.p_value(found) <= rate).sum())
+    flagged = int((detector.p_value(found, predicted) <= rate).sum())
     broken = breakdown(kept, rate, _medians(detector))
     enough = f"{broken.attacked} of them ({broken.share:.1%})" + ("" if broken.attack else ", or fewer,")
     warnings = [
@@ -208,9 +260,12 @@ def _medians(detector: Detector) -> dict[str, float]:
     }
 
 
-def _manifest(bundle: Bundle, calibration: Calibration, seen: set[str], options: Options) -> Any:
+def _manifest(
+    bundle: Bundle, calibration: Calibration, described: dict[str, Any], seen: set[str], options: Options
+) -> Any:
     manifest = bundle.manifest
-    points = {str(rate): cut for rate, cut in calibration.operating_points().items()}
+    all_together = {} if "by" in described else calibration.operating_points()
+    points = {str(rate): cut for rate, cut in all_together.items()}
     said = {
         "images": len(seen),
         "images_sha256": digest(sorted(seen)),
@@ -219,7 +274,12 @@ def _manifest(bundle: Bundle, calibration: Calibration, seen: set[str], options:
     }
     known = {**manifest.provenance, "parent": manifest.digest, "recalibrated": said}
     return manifest.model_copy(
-        update={"operating_points": points, "measured": _without_thresholds(manifest.measured), "provenance": known}
+        update={
+            "operating_points": points,
+            "calibration": described,
+            "measured": _without_thresholds(manifest.measured),
+            "provenance": known,
+        }
     )
 
 

@@ -25,7 +25,7 @@ NEEDED = ("attacks", "fit", "twins")
 
 
 def recipe_in(bundle: Bundle, folder: Path, allow: Collection[str], *, new_source: bool = False) -> dict[str, Any]:
-    """Classifier (without its weights), witness, attacks to learn from and their deliveries, twins, evidence and fit.
+    """Classifier (without its weights), witness, attacks to learn from, their deliveries, twins, evidence, fit, groups.
 
     Args:
         bundle: Whose.
@@ -56,6 +56,7 @@ def recipe_in(bundle: Bundle, folder: Path, allow: Collection[str], *, new_sourc
         "twins": {"sizes": known["twins"]},
         "evidence": dict(manifest.evidence),
         "fit": known["fit"],
+        "calibrate": {name: each for name, each in manifest.calibration.items() if name in ("by", "rate", "tail")},
     }
     if manifest.cascade is not None:
         recipe["cascade"] = {"clears": manifest.cascade["clears"]}

@@ -35,13 +35,14 @@ from training.retraining.provenance import attacks_in, images_of, lineage, repor
 from training.retraining.reported import REPORTED, learn_attacks
 from training.retraining.shown import write_shown
 from training.retraining.store import Store
+from training.retraining.warm import begin_with, check_warm
 from training.shards import digest, write_json
 
 __all__ = ["Options", "Outcome", "retrain"]
 
 FOLDER, RUN, CHALLENGER = "retrain", "run.json", "challenger.heatward"
 PROMOTED = "promoted"
-DECIDING = ("network.safetensors", "calibration.safetensors")
+DECIDING = ("network.safetensors", "glance.safetensors", "calibration.safetensors")
 """Files of a bundle that decide its verdicts."""
 
 
@@ -59,6 +60,8 @@ class Options:
     """What a server recorded: measured on; half of what was reported is learnt from."""
     traffic: int = 2000
     """At most so many recent images."""
+    warm_epochs: int | None = None
+    """Epochs of networks that begin with the champion's; None: they begin anew."""
 
 
 @dataclass(frozen=True)
@@ -77,9 +80,11 @@ def retrain(config: TrainingConfig, store: Store, options: Options, progress: Pr
 
     Raises:
         BusyError: Another job uses the work folder or the store, or another became champion meanwhile.
+        ConfigError: Networks are to begin with the champion's, which may know the test images.
         HeatwardError: Something the message explains.
         OSError: A folder cannot be written.
     """
+    check_warm(config, options.warm_epochs)
     folder = config.work / FOLDER
     config = config.model_copy(update={"out": folder / CHALLENGER})
     with store.hold(), hold(config.work):
@@ -93,6 +98,8 @@ def retrain(config: TrainingConfig, store: Store, options: Options, progress: Pr
         one = open_contestant(job, "champion", old)
         _check_rate(options.rate, one)  # what can be known is said before hours are spent
         for stage in STAGES:
+            if stage == "fit" and options.warm_epochs is not None:
+                job = begin_with(job, old, options.warm_epochs)
             run_stage(job, stage)
         challenger = load_bundle(config.out)
         two = open_contestant(job, "challenger", challenger)
@@ -152,7 +159,7 @@ def _end(folder: Path, champion: Champion, comparison: Comparison) -> Outcome:
 
 
 def _check_rate(rate: float, contestant: Contestant) -> None:
-    count = len(contestant.detector.calibration.scores)
+    count = len(contestant.detector.scarcest.scores)
     if rank_at(rate, count) < 1:
         raise CalibrationError(
             f"--rate {rate:g}: the {contestant.name} was calibrated on {count} clean images, which reach "
@@ -168,7 +175,7 @@ def _measure(job: Job, one: Contestant, two: Contestant, traffic: Kept, options:
     for label, group in groups.items():
         source, first = scores_of(job, one, label)
         _, second = scores_of(job, two, label)
-        median = float(np.median(second)) if len(second) else None
+        median = float(np.median(second.score)) if len(source) else None
         flags[label] = Flags(group, source, one.flags(first, options.rate), two.flags(second, options.rate), median)
     for label, group, images in traffic.groups(job.classifier, reported_in(one.manifest), job.progress):
         first, second = (scores_of_traffic(job, each, label, images) for each in (one, two))

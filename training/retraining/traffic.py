@@ -19,10 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from detector.errors import ConfigError, ImageError
+from detector.errors import ConfigError, DataError, ImageError
 from detector.files import replacing
 from detector.images import decode
-from detector.text import printable
+from detector.text import nearest, printable
 from training.progress import Progress
 from training.shards import digest
 
@@ -101,16 +101,17 @@ class _Chosen:
     true_labels: dict[str, str] = field(default_factory=dict)
 
 
-def read_traffic(folder: Path, limit: int, progress: Progress) -> Traffic:
+def read_traffic(folder: Path, limit: int, progress: Progress, *, client: str | None = None) -> Traffic:
     """Read what a server recorded.
 
     Args:
         folder: Its setting `record_folder`.
         limit: At most so many clean images, the newest.
         progress: Told of what could not be used.
+        client: Only what this one sent: the name of its token, or its address. None: what anybody sent.
 
     Raises:
-        DataError: There is no such folder.
+        DataError: There is no such folder, or nothing of this client in it.
         ConfigError: What reads records is not installed.
     """
     try:
@@ -122,17 +123,23 @@ def read_traffic(folder: Path, limit: int, progress: Progress) -> Traffic:
     said, shown, contradicting = _read_labels(reader)
     chosen, without = _Chosen(deque(maxlen=limit)), 0
     seen, known = set[str](), set[str]()
+    clients = set[str]()
     for record in reader.records():
         known.add(record.record_id)
+        clients.add(record.client)
         if record.record_id in shown:
             chosen.true_labels[record.input_sha256] = shown[record.record_id]
         if said.get(record.record_id) == Truth.ATTACK:
-            chosen.attacks[record.input_sha256] = record.record_id
+            chosen.attacks[record.input_sha256] = record.record_id  # whoever sent it: nobody's copy of it is clean
+        elif client is not None and record.client != client:
+            continue
         elif said.get(record.record_id) == Truth.FALSE_ALARM:
             chosen.false_alarms[record.input_sha256] = record.record_id
         elif record.input_sha256 not in seen:
             chosen.clean.append(record.record_id)
         seen.add(record.input_sha256)
+    if client is not None and client not in clients:
+        raise DataError(f"{folder}: nothing of client {printable(client)!r}{nearest(client, sorted(clients))}")
     malformed = reader.malformed.total()
     # a label of one copy holds for all
     told = {*chosen.attacks, *chosen.false_alarms}

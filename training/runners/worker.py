@@ -79,7 +79,7 @@ class Worker:
         return EvidenceExtractor(self.classifier, self.config.evidence, self.witness)
 
     @cached_property
-    def _made_on(self) -> Classifier | None:
+    def made_on(self) -> Classifier | None:
         """What attacks are made on that need gradients, where the classifier has none."""
         if self.classifier.differentiable or self.witness is None:
             return None
@@ -157,7 +157,7 @@ class Worker:
             return self._seen(changed, pixels, clean) | sizes
         attack = config.attack(plan.label)
         if attack is not None:
-            target = target_of(attack, self.classifier, self._made_on)
+            target = target_of(attack, self.classifier, self.made_on)
             changed = attack_images(attack, target, pixels, origin, seed=plan.seed, batch_size=batch_size)
         elif plan.label in config.corruptions.labels:
             changed = corrupt(pixels, *config.corruptions.labels[plan.label], plan.seed)

@@ -7,7 +7,7 @@ where prediction ≠ origin. Workers make them: training/runners.
 
 from __future__ import annotations
 
-from training.checks import check_attacks, check_classifier, check_images
+from training.checks import check_attacks, check_classifier, check_images, try_attacks
 from training.config import CLEAN, Stage
 from training.job import Job
 from training.resume import ShardResults, make_shards
@@ -38,6 +38,7 @@ def run(job: Job) -> None:
         extractor.check_glance()
     check_images(job)
     plans = list(job.plans("attack"))
+    try_attacks(job, [plan for _, _, shards in plans for plan in shards])
     for _, label, shards in plans:
         if label == CLEAN:
             make_shards(job, shards)

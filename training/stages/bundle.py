@@ -20,11 +20,13 @@ from detector.evidence import EvidenceShape, hidden_by
 from detector.remote import shown
 from detector.scoring.calibration import Calibration
 from detector.scoring.cascade import Cascade, CascadeSettings
+from detector.scoring.groups import Groups
 from detector.scoring.network import ensemble_weights
 from training.checks import check_attacks, check_classifier
 from training.config import SPLITS, Stage
-from training.detectors import load_scores
+from training.detectors import load_calibration, load_reliability
 from training.evaluation.result import EvaluationResult, results
+from training.fitting.calibration import describe
 from training.fitting.glance import load_cascade
 from training.fitting.networks import load_networks
 from training.job import Job
@@ -64,8 +66,12 @@ def _assemble(job: Job, measured: dict[str, Any]) -> Bundle:
     folder = job.work / "fit"
     described = json.loads((folder / "network.json").read_text(encoding="utf-8"))
     networks = load_networks(folder)
-    scores = load_scores(job.work)
     cascade = load_cascade(job)
+    scores, stored = load_calibration(job.work)
+    reliability = load_reliability(job.work)
+    calibration = Calibration.fit(scores)
+    groups = Groups.from_tensors(stored, classifier.num_classes) if stored else None
+    points = {} if groups else calibration.operating_points()
     manifest = Manifest(
         heatward_version=heatward.__version__,
         files={},
@@ -77,7 +83,8 @@ def _assemble(job: Job, measured: dict[str, Any]) -> Bundle:
         network={"settings": described["settings"], "shape": described["shape"]},
         cascade=_described(cascade, described) if cascade is not None else None,
         families=tuple(described["families"]),
-        operating_points={str(rate): cut for rate, cut in Calibration.fit(scores).operating_points().items()},
+        operating_points={str(rate): cut for rate, cut in points.items()},
+        calibration=describe(calibration, groups, config.calibrate, classifier.classes)[0],
         measured=measured,
         provenance={
             "seed": config.seed,
@@ -98,6 +105,8 @@ def _assemble(job: Job, measured: dict[str, Any]) -> Bundle:
         witness_weights=_stored_weights(witness) if witness else None,
         network_weights=ensemble_weights(networks),
         calibration_scores=scores,
+        reliability=None if reliability is None else reliability.tensors(),
+        calibration_groups=stored,
         glance_weights=ensemble_weights(cascade.networks) if cascade is not None else None,
     )
 

@@ -24,4 +24,9 @@ def run(job: Job) -> None:
         DataError: There is nothing to tell apart.
     """
     found = outputs(job)
-    found.make(lambda: fit_networks(job.config, job.work, job.progress, found.folder, start=job.start), job.progress)
+    found.make(
+        lambda: fit_networks(
+            job.config, job.work, job.progress, found.folder, start=job.start, epochs=job.start_epochs
+        ),
+        job.progress,
+    )

@@ -1,7 +1,8 @@
 """`ClassifierSource`, with gaps → what its source knows → **`ClassifierSpec`, without**.
 
 What a person writes always wins. An `input_size` that stands without a `preprocessing` means pixels in [0, 1], as it
-always has for torchvision and timm; whoever leaves out both gets the model's own.
+always has for torchvision and timm; whoever leaves out both gets the model's own. Where the source does not know how
+images come to the model's size, it must be given, and colours are the model's own.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ class Known:
         weights: Where they lie.
         arguments: That it takes to build it.
         input_size: (height, width).
-        preprocessing: The model's own, at `input_size`.
+        preprocessing: The model's own, at `input_size`; without one, for any size.
         classes: Of this very head, in the order of the logits.
         told: Where the preprocessing comes from; empty where nobody is to be told.
         why_unknown: Why the source does not know its images.
@@ -103,7 +104,7 @@ def _preprocessing(described: ClassifierSource, known: Known, input_size: tuple[
             raise ClassifierSpecError(f"{described.source}: {known.why_unknown}: give [classifier.preprocessing].")
         return Preprocessing()
     own = _resized(known, input_size)
-    if described.input_size is None or described.kind == "hf":
+    if described.input_size is None or known.input_size is None or described.kind == "hf":
         if known.told:
             _log.info("%s: %s: input_size %s, %s", described.source, known.told, input_size, own)
         return own

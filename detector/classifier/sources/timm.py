@@ -116,18 +116,18 @@ def _with_images(found: Known, configuration: dict[str, Any], told: str) -> Know
     scaled = (math.floor(height / resolved["crop_pct"]), math.floor(width / resolved["crop_pct"]))
     if channels not in (1, 3):
         return replace(found, why_unknown=f"it takes {channels} channels, images have three, or one in grey")
-    if resolved["crop_mode"] == "border" or (resolved["crop_mode"] == "center" and height != width):
-        why = f"its crop_mode {resolved['crop_mode']!r} at {height}×{width} is not one that heatward makes"
-        return replace(found, why_unknown=why)
-    mean, std = _for_channels(resolved["mean"], channels), _for_channels(resolved["std"], channels)
-    preprocessing = Preprocessing(
-        resize=scaled if resolved["crop_mode"] == "squash" else scaled[0],
-        crop=(height, width),
+    own = Preprocessing(
         interpolation=resolved["interpolation"] if resolved["interpolation"] != "random" else "bilinear",
-        mean=mean,
-        std=std,
+        mean=_for_channels(resolved["mean"], channels),
+        std=_for_channels(resolved["std"], channels),
         channel_order="grey" if channels == 1 else "RGB",
     )
+    if resolved["crop_mode"] == "border" or (resolved["crop_mode"] == "center" and height != width):
+        why = f"its crop_mode {resolved['crop_mode']!r} at {height}×{width} is not one that heatward makes"
+        resizable = own if height != width else None
+        return replace(found, preprocessing=resizable, told=f"colours as {told} says, resized whole", why_unknown=why)
+    resize = scaled if resolved["crop_mode"] == "squash" else scaled[0]
+    preprocessing = own.model_copy(update={"resize": resize, "crop": (height, width)})
     return replace(found, input_size=(height, width), preprocessing=preprocessing, told=f"as {told} says")
 
 

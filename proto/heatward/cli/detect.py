@@ -44,11 +44,25 @@ def _parser() -> Parser:
         metavar="PATH",
         help="image files, folders of JPEG, PNG and WebP files, or - for one image from standard input",
     )
-    parser.add_argument(
+    rates = parser.add_mutually_exclusive_group()
+    rates.add_argument(
         "--fpr",
         type=rate,
         metavar="RATE",
         help="share of clean images you accept to see flagged, e.g. 0.01 (default: the server's)",
+    )
+    rates.add_argument(
+        "--false-discovery-rate",
+        type=rate,
+        metavar="RATE",
+        help="judge all images together: the share of false alarms you accept among those called attacked, e.g. 0.05; "
+        "nothing is printed before the last answer",
+    )
+    parser.add_argument(
+        "--max-error-rate",
+        type=rate,
+        metavar="RATE",
+        help="share of wrong predictions you bear among those you accept, e.g. 0.05: says which can be relied on",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object a line instead of a table")
     parser.add_argument(

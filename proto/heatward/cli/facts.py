@@ -40,9 +40,17 @@ def server_lines(info: DetectorInfo, console: Console | None = None) -> str:
         "default rate": f"{_percent(info.default_false_positive_rate)} of clean images flagged",
         "calibration": f"{info.calibration_size} clean images; smallest rate "
         f"{_percent(info.smallest_false_positive_rate)}",
+        "reliability": None
+        if info.smallest_error_rate is None
+        else f"smallest error rate of predictions {_percent(info.smallest_error_rate)}",
         "limits": f"{limits.max_image_bytes / 2**20:g} MiB and {limits.max_image_pixels / 1e6:g} million pixels "
         f"an image, {limits.max_batch} images a batch",
     }
+    if info.calibration_groups:
+        groups = (f"{group.name}: {group.size}" for group in info.calibration_groups)
+        pairs["calibrated by"] = f"predicted class; clean images of {_names(groups)}"
+    if info.has_tail:
+        pairs["tail"] = "estimated where a score is higher than those of all clean images"
     points = {point.false_positive_rate: point.threshold for point in info.operating_points}
     rates = map(dataclasses.asdict, info.measured)
     rows = [{"attack": row.pop("attack"), "n": row.pop("images"), **row} for row in rates]
@@ -71,6 +79,7 @@ def bundle_lines(path: str, manifest: Mapping[str, Any], console: Console | None
         [
             *_pairs(pairs, console),
             *_outline("made from", _mapping(manifest.get("provenance"))),
+            *_outline("calibrated", _mapping(manifest.get("calibration"))),
             *_points(_mapping(manifest.get("operating_points"))),
             *_table(attacks, console),
             *_outline("measured", measured),

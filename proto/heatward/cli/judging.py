@@ -1,7 +1,8 @@
 """Found images → one stream → verdicts and failures in the order of the files → lines, totals and an exit code.
 
 A bounded number of images is in flight, so a folder of any size takes little memory; what the server has no room for is
-sent again. However the stream ends, what was answered is printed, and what was not is counted.
+sent again. However the stream ends, what was answered is printed, and what was not is counted. Where a false discovery
+rate is asked for, all p-values decide together: rows wait for the last of them.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from dataclasses import replace
+from pathlib import Path
 from typing import TypeAlias
 
 from heatward.cli.columns import open_console
@@ -23,6 +26,7 @@ from heatward.cli.heatmaps import HeatmapFiles
 from heatward.cli.output import complain, path_text, write
 from heatward.cli.reader import Reader, largest_image
 from heatward.cli.table import Progress, Totals, answer_columns, json_line, table_head, table_line
+from heatward.client.discoveries import discoveries, fewest_discoveries
 from heatward.client.sync import Client
 from heatward.client.values import DetectorInfo, Failure, Verdict
 from heatward.errors import DetectionError
@@ -30,6 +34,8 @@ from heatward.errors import DetectionError
 __all__ = ["judge"]
 
 Answer: TypeAlias = Verdict | Failure
+Row: TypeAlias = tuple[int, Answer, Path | None]
+"""Position of the file, its answer, the file of its heatmap."""
 
 NAME = "heatward detect"
 
@@ -45,7 +51,13 @@ def judge(found: Found, arguments: argparse.Namespace) -> int:
     except OSError as error:
         complain(NAME, f"argument --save-heatmaps: heatmaps are written into a folder: {error}")
         return ExitCode.MISTAKE
-    rows = _Rows(found.files, heatmaps, as_json=arguments.json)
+    rows = _Rows(
+        found.files,
+        heatmaps,
+        as_json=arguments.json,
+        relied=arguments.max_error_rate is not None,
+        false_discovery_rate=arguments.false_discovery_rate,
+    )
     cut: BaseException | None = None
     try:
         with _terminated_by_exception(), connect(arguments) as client:
@@ -55,7 +67,7 @@ def judge(found: Found, arguments: argparse.Namespace) -> int:
     except (DetectionError, OSError, ValueError, KeyboardInterrupt, SystemExit) as error:
         cut = error
     rows.finish()
-    complaints = [found.left_out_line(), heatmaps.lost_line() if heatmaps else ""]
+    complaints = [found.left_out_line(), heatmaps.lost_line() if heatmaps else "", *rows.doubts()]
     if isinstance(cut, DetectionError):
         complaints.append(explain(cut, arguments.address))
     elif isinstance(cut, Exception):
@@ -82,6 +94,7 @@ def _send(client: Client, files: list[ImageFile], rows: _Rows, arguments: argpar
         false_positive_rate=arguments.fpr,
         heatmap="png" if arguments.save_heatmaps else None,
         top_k=arguments.top_k,
+        max_error_rate=arguments.max_error_rate,
         max_in_flight=arguments.in_flight,
     )
     try:
@@ -107,6 +120,11 @@ def _check(arguments: argparse.Namespace, server: DetectorInfo) -> None:
     smallest = server.smallest_false_positive_rate
     if arguments.fpr is not None and arguments.fpr < smallest:
         raise ValueError(f"argument --fpr: {arguments.fpr:g} is less than the server can promise, {smallest:.3g}")
+    borne, promised = arguments.max_error_rate, server.smallest_error_rate
+    if borne is not None and promised is None:
+        raise ValueError("argument --max-error-rate: the server's detector promises no error rate of predictions")
+    if borne is not None and promised is not None and borne < promised:
+        raise ValueError(f"argument --max-error-rate: {borne:g} is less than the server can promise, {promised:.3g}")
     if arguments.save_heatmaps and "png" not in server.heatmap_formats:
         raise ValueError("argument --save-heatmaps: the server makes no heatmaps")
 
@@ -120,11 +138,21 @@ def _standard_input(most: int) -> bytes:
 class _Rows:
     """Prints answers in the order of the files: those that come early wait for those before them."""
 
-    def __init__(self, files: list[ImageFile], heatmaps: HeatmapFiles | None, *, as_json: bool) -> None:
-        self.totals = Totals()
+    def __init__(
+        self,
+        files: list[ImageFile],
+        heatmaps: HeatmapFiles | None,
+        *,
+        as_json: bool,
+        relied: bool = False,
+        false_discovery_rate: float | None = None,
+    ) -> None:
+        self.totals = Totals(false_discovery_rate=false_discovery_rate)
+        self._held: list[Row] = []
         self._files, self._heatmaps, self._as_json = files, heatmaps, as_json
         self._progress = Progress(len(files))
-        self._columns = answer_columns([] if as_json else [file.path for file in files], open_console())
+        self._columns = answer_columns([] if as_json else [file.path for file in files], open_console(), relied=relied)
+        self._relied = relied
         self._waiting: dict[int, Answer] = {}
         self._following = 0
 
@@ -132,13 +160,15 @@ class _Rows:
         self._waiting[position] = answer
         while self._following in self._waiting:
             position, self._following = self._following, self._following + 1
-            self._print(position, self._waiting.pop(position))
+            self._take(position, self._waiting.pop(position))
         self._progress.show(self.totals.answered)
 
     def finish(self) -> None:
         """Prints what waits for an answer that does not come, and the totals of a table."""
         for position, answer in sorted(self._waiting.items()):
-            self._print(position, answer)
+            self._take(position, answer)
+        if self.totals.false_discovery_rate is not None:
+            self._discover(self.totals.false_discovery_rate)
         self._progress.clear()
         if self.totals.answered and not self._as_json:
             write(f"\n{self.totals.line()}")
@@ -152,16 +182,53 @@ class _Rows:
         first = path_text(self._files[self._following].path)
         return f"{self.totals.answered} of {len(self._files)} answered; {images} without a verdict, the first: {first}"
 
-    def _print(self, position: int, answer: Answer) -> None:
+    def doubts(self) -> list[str]:
+        """What keeps a false discovery rate from being met, or anything from being found; empty where nothing does."""
+        verdicts = [answer for _, answer, _ in self._held if isinstance(answer, Verdict)]
+        rate = self.totals.false_discovery_rate
+        if rate is None or not verdicts:
+            return []
+        said: list[str] = []
+        if len({verdict.detector_version for verdict in verdicts}) > 1:
+            said.append("several detectors answered: the false discovery rate holds for the images of one")
+        smallest = min(verdict.p_value for verdict in verdicts)
+        if not self.totals.attacked and smallest <= rate:
+            said.append(
+                f"none is called attacked: with p-values from {smallest:.3g} it would be at least "
+                f"{fewest_discoveries(len(verdicts), rate, smallest)} of {len(verdicts)} images together; a detector "
+                "that was calibrated on more images finds fewer"
+            )
+        return said
+
+    def _take(self, position: int, answer: Answer) -> None:
         self.totals.add(answer)  # first: a signal may come behind the row
-        file = self._files[position]
-        saved = self._heatmaps.write(file, answer) if self._heatmaps else None
+        saved = self._heatmaps.write(self._files[position], answer) if self._heatmaps else None
+        if self.totals.false_discovery_rate is None:
+            self._print((position, answer, saved), first=self.totals.answered == 1)
+            return
+        if isinstance(answer, Verdict):
+            answer = replace(answer, heatmap_png=None)
+        self._held.append((position, answer, saved))
+
+    def _discover(self, rate: float) -> None:
+        """Decides on all that were answered, and prints them."""
+        verdicts = [answer for _, answer, _ in self._held if isinstance(answer, Verdict)]
+        found = iter(discoveries([verdict.p_value for verdict in verdicts], rate))
+        self.totals.attacked = 0
+        for number, row in enumerate(self._held):
+            discovery = next(found) if isinstance(row[1], Verdict) else None
+            self.totals.attacked += bool(discovery)
+            self._print(row, first=number == 0, discovery=discovery)
+
+    def _print(self, row: Row, *, first: bool, discovery: bool | None = None) -> None:
+        position, answer, saved = row
+        path = self._files[position].path
         self._progress.clear()
         if self._as_json:
-            write(json_line(file.path, answer, saved))
+            write(json_line(path, answer, saved, discovery))
         else:
-            head = "" if self.totals.answered > 1 else f"{table_head(self._columns)}\n"
-            write(head + table_line(file.path, answer, self._columns))
+            head = f"{table_head(self._columns, relied=self._relied)}\n" if first else ""
+            write(head + table_line(path, answer, self._columns, discovery, relied=self._relied))
 
 
 @contextmanager

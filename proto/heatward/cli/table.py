@@ -31,30 +31,45 @@ REDRAW_S = 0.1
 CLEAR_LINE = "\r\x1b[K"
 
 
-def answer_columns(paths: list[Path], console: Console | None = None) -> Columns:
-    """One for the widest of these names, within reason where no terminal folds it; and those of an answer."""
+def answer_columns(paths: list[Path], console: Console | None = None, *, relied: bool = False) -> Columns:
+    """One for the widest of these names, within reason where no terminal folds it; and those of an answer.
+
+    Args:
+        paths: Of the images.
+        console: A person's terminal.
+        relied: Whether the answers say which predictions can be relied on.
+    """
     widest = max(map(width_of, ("image", *map(_name, paths))))
     name_width = widest if console else min(NAME_WIDTH, widest)
-    return Columns((name_width, 8, 8, LABEL_WIDTH + 6, LABEL_WIDTH + 6), right=(2,), console=console)
+    widths = [name_width, 8, 8, LABEL_WIDTH + 6, LABEL_WIDTH + 6] + [10, 9] * relied
+    return Columns(widths, right=(2, 5), console=console)
 
 
-def table_head(columns: Columns) -> str:
-    return columns.row(("image", "verdict", "p-value", "predicted", "recovered"), ("bold",) * 5)
+def table_head(columns: Columns, *, relied: bool = False) -> str:
+    cells = ["image", "verdict", "p-value", "predicted", "recovered"] + ["error rate", "reliable"] * relied
+    return columns.row(cells, ["bold"] * len(cells))
 
 
-def table_line(path: Path, answer: Verdict | Failure, columns: Columns) -> str:
+def table_line(
+    path: Path, answer: Verdict | Failure, columns: Columns, discovery: bool | None = None, *, relied: bool = False
+) -> str:
+    """A row; `discovery` says whether all images together call it attacked, None that each decides for itself."""
     name = _name(path) if columns.console else _cut_left(_name(path), NAME_WIDTH)
     if isinstance(answer, Failure):
         reasons = "; ".join(v.description for v in answer.violations) or answer.message
         reason = f"{printable(answer.code)}: {printable(reasons, LONGEST_REASON)}"
         return columns.row((name, "failed", reason), ("", "yellow"))
-    recovered = _label(answer.recovered[0]) if answer.attacked and answer.recovered else "-"
-    verdict, style = ("ATTACKED", "bold red") if answer.attacked else ("clean", "green")
-    return columns.row((name, verdict, f"{answer.p_value:.4f}", _label(answer.predicted), recovered), ("", style))
+    attacked = answer.attacked if discovery is None else discovery
+    recovered = _label(answer.recovered[0]) if attacked and answer.recovered else "-"
+    verdict, style = ("ATTACKED", "bold red") if attacked else ("clean", "green")
+    cells = [name, verdict, f"{answer.p_value:.4f}", _label(answer.predicted), recovered]
+    if relied:
+        cells += ["-" if answer.error_rate is None else f"{answer.error_rate:.4f}", "yes" if answer.reliable else "NO"]
+    return columns.row(cells, ("", style))
 
 
-def json_line(path: Path, answer: Verdict | Failure, heatmap_file: Path | None) -> str:
-    """One JSON object: the path, and either the verdict's fields or `error`.
+def json_line(path: Path, answer: Verdict | Failure, heatmap_file: Path | None, discovery: bool | None = None) -> str:
+    """One JSON object: the path, and either the verdict's fields (and `discovery`, if all decide together) or `error`.
 
     A path that is no UTF-8 has its other bytes escaped in `path`, and is whole in `path_base64`.
     """
@@ -68,6 +83,8 @@ def json_line(path: Path, answer: Verdict | Failure, heatmap_file: Path | None) 
         fields |= dataclasses.asdict(answer)
         for key in ("request_id", "heatmap", "heatmap_png"):
             fields.pop(key)
+        if discovery is not None:
+            fields["discovery"] = discovery
         if heatmap_file is not None:
             fields["heatmap_file"] = path_text(heatmap_file)
     return json_text(fields)
@@ -80,7 +97,10 @@ class Totals:
     answered: int = 0
     attacked: int = 0
     failed: int = 0
+    unreliable: int | None = None
     rate: float | None = None
+    false_discovery_rate: float | None = None
+    """At which all images together decide which are attacked."""
 
     def add(self, answer: Verdict | Failure) -> None:
         self.answered += 1
@@ -89,11 +109,17 @@ class Totals:
         else:
             self.attacked += answer.attacked
             self.rate = answer.false_positive_rate
+            if answer.reliable is not None:
+                self.unreliable = (self.unreliable or 0) + (not answer.reliable)
 
     def line(self) -> str:
         text = f"{self.answered} image{'' if self.answered == 1 else 's'}: {self.attacked} attacked"
-        if self.rate is not None:
+        if self.false_discovery_rate is not None:
+            text += f" (at a false discovery rate of {self.false_discovery_rate * 100:.3g} %)"
+        elif self.rate is not None:
             text += f" (at a false-positive rate of {self.rate * 100:.3g} %)"
+        if self.unreliable is not None:
+            text += f", {self.unreliable} not to be relied on"
         return text + (f", {self.failed} failed" if self.failed else "")
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from heatward.images import is_pil
 
-__all__ = ["count", "false_positive_rate", "remaining", "service", "several_images", "shown", "timeout"]
+__all__ = ["count", "rate", "remaining", "service", "several_images", "shown", "timeout"]
 
 MOST = 2**32 - 1
 SHOWN = 60
@@ -43,13 +43,13 @@ def count(name: str, value: Any) -> int:
     return number
 
 
-def false_positive_rate(value: Any) -> float:
+def rate(name: str, value: Any) -> float:
     """A share between 0 and 1, exclusive."""
-    rate = _number("false_positive_rate", value, "a number between 0 and 1, such as 0.01")
-    if not 0 < rate < 1:
-        hint = f": write {rate:g} % as {rate / 100:g}" if 1 <= rate < 100 else ""
-        raise ValueError(f"false_positive_rate is a number between 0 and 1; this is {rate:g}{hint}")
-    return rate
+    share = _number(name, value, "a number between 0 and 1, such as 0.01")
+    if not 0 < share < 1:
+        hint = f": write {share:g} % as {share / 100:g}" if 1 <= share < 100 else ""
+        raise ValueError(f"{name} is a number between 0 and 1; this is {share:g}{hint}")
+    return share
 
 
 def service(value: Any) -> str:

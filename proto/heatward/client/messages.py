@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Literal, TypeVar
 
 from heatward.client import checks
 from heatward.client.values import (
+    CalibrationGroup,
     ClassifierInfo,
     DetectorInfo,
     Failure,
@@ -14,6 +16,7 @@ from heatward.client.values import (
     Limits,
     MeasuredRates,
     OperatingPoint,
+    TailEstimate,
     Timings,
     Verdict,
 )
@@ -49,6 +52,7 @@ def detect_template(
     false_positive_rate: float | None = None,
     heatmap: HeatmapChoice | None = None,
     top_k: int | None = None,
+    max_error_rate: float | None = None,
 ) -> pb.DetectRequest:
     """A request without its image; None leaves a choice to the server."""
     if heatmap is not None and not (isinstance(heatmap, str) and heatmap in HEATMAP_FORMATS):
@@ -58,7 +62,9 @@ def detect_template(
     if heatmap is not None:
         options.heatmap = HEATMAP_FORMATS[heatmap]
     if false_positive_rate is not None:
-        options.false_positive_rate = checks.false_positive_rate(false_positive_rate)
+        options.false_positive_rate = checks.rate("false_positive_rate", false_positive_rate)
+    if max_error_rate is not None:
+        options.max_error_rate = checks.rate("max_error_rate", max_error_rate)
     return pb.DetectRequest(options=options)
 
 
@@ -101,6 +107,7 @@ def verdict(message: pb.Verdict) -> Verdict:
         timings=_values(Timings, message.timings),
         heatmap=_values(Heatmap, message.heatmap.map) if kind == "map" else None,
         heatmap_png=message.heatmap.png if kind == "png" else None,
+        tail_estimate=_values(TailEstimate, message.tail_estimate) if message.HasField("tail_estimate") else None,
     )
 
 
@@ -122,10 +129,18 @@ def detector_info(message: pb.DetectorInfo) -> DetectorInfo:
         evidence=tuple(message.evidence),
         heatmap_formats=tuple(HEATMAP_NAMES[f] for f in message.heatmap_formats if f in HEATMAP_NAMES),
         families=tuple(message.families),
-        operating_points=tuple(_values(OperatingPoint, point) for point in message.operating_points),
+        operating_points=_points(message.operating_points),
         measured=tuple(_values(MeasuredRates, rates) for rates in message.measured),
         limits=_values(Limits, message.limits),
+        calibration_groups=tuple(
+            _values(CalibrationGroup, group, operating_points=_points(group.operating_points))
+            for group in message.calibration_groups
+        ),
     )
+
+
+def _points(messages: Iterable[pb.OperatingPoint]) -> tuple[OperatingPoint, ...]:
+    return tuple(_values(OperatingPoint, point) for point in messages)
 
 
 def _values(kind: type[T], message: Any, **given: Any) -> T:

@@ -76,6 +76,7 @@ class Client(BaseClient):
         false_positive_rate: float | None = None,
         heatmap: HeatmapChoice | None = None,
         top_k: int | None = None,
+        max_error_rate: float | None = None,
         timeout_s: float | None = None,
     ) -> Verdict:
         """Asks about one image.
@@ -86,6 +87,8 @@ class Client(BaseClient):
             false_positive_rate: The share of clean images you accept to see flagged; None: the server's default.
             heatmap: "float" for the numbers, "png" for a picture.
             top_k: How many of the classifier's labels to return; None: the server's choice.
+            max_error_rate: The share of wrong predictions that you bear among those you accept: `Verdict.reliable` says
+                whether this one is. At least `DetectorInfo.smallest_error_rate`.
             timeout_s: Deadline of this call.
 
         Raises:
@@ -93,7 +96,7 @@ class Client(BaseClient):
             OSError, TypeError, ValueError: The image cannot be read or is of no known kind, or another argument makes
                 no sense; nothing was sent.
         """
-        request = detect_request(image, detect_template(false_positive_rate, heatmap, top_k))
+        request = detect_request(image, detect_template(false_positive_rate, heatmap, top_k, max_error_rate))
         budget_s = self._budget_s(timeout_s)
         with self._guarded():
             asks = request.ByteSize() > ALONE_BYTES
@@ -110,6 +113,7 @@ class Client(BaseClient):
         false_positive_rate: float | None = None,
         heatmap: HeatmapChoice | None = None,
         top_k: int | None = None,
+        max_error_rate: float | None = None,
         timeout_s: float | None = None,
     ) -> list[Verdict | Failure]:
         """Asks about several images: an answer each, in their order.
@@ -121,7 +125,7 @@ class Client(BaseClient):
             DetectionError: No image at all could be answered.
             TypeError, ValueError: An argument makes no sense; nothing was sent.
         """
-        template = detect_template(false_positive_rate, heatmap, top_k)
+        template = detect_template(false_positive_rate, heatmap, top_k, max_error_rate)
         checks.several_images(images)
         budget_s = self._budget_s(timeout_s)
         plan = Plan(images, template, budget_s)
@@ -158,6 +162,7 @@ class Client(BaseClient):
         false_positive_rate: float | None = None,
         heatmap: HeatmapChoice | None = None,
         top_k: int | None = None,
+        max_error_rate: float | None = None,
         timeout_s: float | None = None,
         max_in_flight: int = MAX_IN_FLIGHT,
     ) -> Iterator[tuple[int, Verdict | Failure]]:
@@ -171,7 +176,7 @@ class Client(BaseClient):
             DetectionError: The stream has ended; says how many images that were sent are unanswered.
             Exception: What `images` raises itself, once all before it is answered.
         """
-        template = detect_template(false_positive_rate, heatmap, top_k)
+        template = detect_template(false_positive_rate, heatmap, top_k, max_error_rate)
         checks.several_images(images)
         budget_s, count = self._budget_s(timeout_s), checks.count("max_in_flight", max_in_flight)
         self._check_usable()

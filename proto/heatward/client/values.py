@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = [
+    "CalibrationGroup",
     "ClassifierInfo",
     "DetectorInfo",
     "Failure",
@@ -23,6 +24,7 @@ __all__ = [
     "Limits",
     "MeasuredRates",
     "OperatingPoint",
+    "TailEstimate",
     "Timings",
     "Verdict",
 ]
@@ -72,6 +74,17 @@ class Timings:
 
 
 @dataclass(frozen=True)
+class TailEstimate:
+    """How rare a score is that is higher than those of all clean calibration images: an estimate, no promise."""
+
+    probability: float
+    """At most 1 / (n + 1)."""
+    low: float
+    """Of the 95 % interval."""
+    high: float
+
+
+@dataclass(frozen=True)
 class Verdict:
     """Attacked or not, how sure, and what the image showed before the attack."""
 
@@ -95,10 +108,19 @@ class Verdict:
     timings: Timings
     detector_version: str
     request_id: str = ""
+    error_rate: float | None = None
+    """The smallest promised share of wrong predictions among accepted ones at which `predicted` is still accepted, in
+    (0, 1]; 1: at none. None where the detector promises nothing."""
+    reliable: bool | None = None
+    """`error_rate <= max_error_rate`; None where no `max_error_rate` was asked for, or an older server answered."""
     heatmap: Heatmap | None = None
     """Set where `heatmap="float"` was asked for."""
     heatmap_png: bytes | None = None
     """A PNG file, set where `heatmap="png"` was asked for."""
+    tail_estimate: TailEstimate | None = None
+    """Set where `p_value` is the smallest there is and the detector has a tail; `attacked` knows nothing of it."""
+    calibration_group: str = ""
+    """The clean images that `p_value` ranks it among, by predicted class; "" where all are one group."""
 
 
 @dataclass(frozen=True)
@@ -136,6 +158,16 @@ class OperatingPoint:
 
     false_positive_rate: float
     threshold: float
+
+
+@dataclass(frozen=True)
+class CalibrationGroup:
+    """Clean images that images of one predicted class are ranked among."""
+
+    name: str
+    """The class; "*": all classes that had too few images for a group of their own."""
+    size: int
+    operating_points: tuple[OperatingPoint, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -177,7 +209,13 @@ class DetectorInfo:
     default_false_positive_rate: float
     calibration_size: int
     smallest_false_positive_rate: float
-    """1 / (n + 1) for n calibration images: the smallest rate that may be asked for."""
+    """1 / (n + 1) for n calibration images, of the smallest group if any: the smallest rate that may be asked for."""
     operating_points: tuple[OperatingPoint, ...]
     measured: tuple[MeasuredRates, ...]
     limits: Limits
+    smallest_error_rate: float | None = None
+    """The smallest `max_error_rate` that may be asked for; None where none may."""
+    calibration_groups: tuple[CalibrationGroup, ...] = ()
+    """Empty where all calibration images are one group."""
+    has_tail: bool = False
+    """Whether verdicts have a `tail_estimate`."""

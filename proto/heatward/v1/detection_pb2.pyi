@@ -48,14 +48,16 @@ class Image(_message.Message):
     def __init__(self, encoded: _Optional[bytes] = ..., raw: _Optional[_Union[RawImage, _Mapping]] = ...) -> None: ...
 
 class Options(_message.Message):
-    __slots__ = ("false_positive_rate", "heatmap", "top_k")
+    __slots__ = ("false_positive_rate", "heatmap", "top_k", "max_error_rate")
     FALSE_POSITIVE_RATE_FIELD_NUMBER: _ClassVar[int]
     HEATMAP_FIELD_NUMBER: _ClassVar[int]
     TOP_K_FIELD_NUMBER: _ClassVar[int]
+    MAX_ERROR_RATE_FIELD_NUMBER: _ClassVar[int]
     false_positive_rate: float
     heatmap: HeatmapFormat
     top_k: int
-    def __init__(self, false_positive_rate: _Optional[float] = ..., heatmap: _Optional[_Union[HeatmapFormat, str]] = ..., top_k: _Optional[int] = ...) -> None: ...
+    max_error_rate: float
+    def __init__(self, false_positive_rate: _Optional[float] = ..., heatmap: _Optional[_Union[HeatmapFormat, str]] = ..., top_k: _Optional[int] = ..., max_error_rate: _Optional[float] = ...) -> None: ...
 
 class DetectRequest(_message.Message):
     __slots__ = ("request_id", "image", "options", "timeout_ms", "priority", "detector_version")
@@ -106,7 +108,7 @@ class Label(_message.Message):
     def __init__(self, index: _Optional[int] = ..., name: _Optional[str] = ..., probability: _Optional[float] = ...) -> None: ...
 
 class Verdict(_message.Message):
-    __slots__ = ("request_id", "predicted", "top", "attack_score", "p_value", "attacked", "false_positive_rate", "recovered", "heatmap", "timings", "detector_version", "corrected")
+    __slots__ = ("request_id", "predicted", "top", "attack_score", "p_value", "attacked", "false_positive_rate", "recovered", "heatmap", "timings", "detector_version", "corrected", "error_rate", "reliable", "tail_estimate", "calibration_group")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     PREDICTED_FIELD_NUMBER: _ClassVar[int]
     TOP_FIELD_NUMBER: _ClassVar[int]
@@ -119,6 +121,10 @@ class Verdict(_message.Message):
     TIMINGS_FIELD_NUMBER: _ClassVar[int]
     DETECTOR_VERSION_FIELD_NUMBER: _ClassVar[int]
     CORRECTED_FIELD_NUMBER: _ClassVar[int]
+    ERROR_RATE_FIELD_NUMBER: _ClassVar[int]
+    RELIABLE_FIELD_NUMBER: _ClassVar[int]
+    TAIL_ESTIMATE_FIELD_NUMBER: _ClassVar[int]
+    CALIBRATION_GROUP_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     predicted: Label
     top: _containers.RepeatedCompositeFieldContainer[Label]
@@ -131,7 +137,21 @@ class Verdict(_message.Message):
     timings: Timings
     detector_version: str
     corrected: Label
-    def __init__(self, request_id: _Optional[str] = ..., predicted: _Optional[_Union[Label, _Mapping]] = ..., top: _Optional[_Iterable[_Union[Label, _Mapping]]] = ..., attack_score: _Optional[float] = ..., p_value: _Optional[float] = ..., attacked: bool = ..., false_positive_rate: _Optional[float] = ..., recovered: _Optional[_Iterable[_Union[Label, _Mapping]]] = ..., heatmap: _Optional[_Union[Heatmap, _Mapping]] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ..., detector_version: _Optional[str] = ..., corrected: _Optional[_Union[Label, _Mapping]] = ...) -> None: ...
+    error_rate: float
+    reliable: bool
+    tail_estimate: TailEstimate
+    calibration_group: str
+    def __init__(self, request_id: _Optional[str] = ..., predicted: _Optional[_Union[Label, _Mapping]] = ..., top: _Optional[_Iterable[_Union[Label, _Mapping]]] = ..., attack_score: _Optional[float] = ..., p_value: _Optional[float] = ..., attacked: bool = ..., false_positive_rate: _Optional[float] = ..., recovered: _Optional[_Iterable[_Union[Label, _Mapping]]] = ..., heatmap: _Optional[_Union[Heatmap, _Mapping]] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ..., detector_version: _Optional[str] = ..., corrected: _Optional[_Union[Label, _Mapping]] = ..., error_rate: _Optional[float] = ..., reliable: bool = ..., tail_estimate: _Optional[_Union[TailEstimate, _Mapping]] = ..., calibration_group: _Optional[str] = ...) -> None: ...
+
+class TailEstimate(_message.Message):
+    __slots__ = ("probability", "low", "high")
+    PROBABILITY_FIELD_NUMBER: _ClassVar[int]
+    LOW_FIELD_NUMBER: _ClassVar[int]
+    HIGH_FIELD_NUMBER: _ClassVar[int]
+    probability: float
+    low: float
+    high: float
+    def __init__(self, probability: _Optional[float] = ..., low: _Optional[float] = ..., high: _Optional[float] = ...) -> None: ...
 
 class Heatmap(_message.Message):
     __slots__ = ("map", "png")
@@ -172,7 +192,7 @@ class GetDetectorRequest(_message.Message):
     def __init__(self, version: _Optional[str] = ...) -> None: ...
 
 class DetectorInfo(_message.Message):
-    __slots__ = ("name", "version", "server_version", "classifier", "evidence", "heatmap_formats", "families", "default_false_positive_rate", "calibration_size", "smallest_false_positive_rate", "operating_points", "measured", "limits")
+    __slots__ = ("name", "version", "server_version", "classifier", "evidence", "heatmap_formats", "families", "default_false_positive_rate", "calibration_size", "smallest_false_positive_rate", "operating_points", "measured", "limits", "smallest_error_rate", "calibration_groups", "has_tail")
     NAME_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     SERVER_VERSION_FIELD_NUMBER: _ClassVar[int]
@@ -186,6 +206,9 @@ class DetectorInfo(_message.Message):
     OPERATING_POINTS_FIELD_NUMBER: _ClassVar[int]
     MEASURED_FIELD_NUMBER: _ClassVar[int]
     LIMITS_FIELD_NUMBER: _ClassVar[int]
+    SMALLEST_ERROR_RATE_FIELD_NUMBER: _ClassVar[int]
+    CALIBRATION_GROUPS_FIELD_NUMBER: _ClassVar[int]
+    HAS_TAIL_FIELD_NUMBER: _ClassVar[int]
     name: str
     version: str
     server_version: str
@@ -199,7 +222,20 @@ class DetectorInfo(_message.Message):
     operating_points: _containers.RepeatedCompositeFieldContainer[OperatingPoint]
     measured: _containers.RepeatedCompositeFieldContainer[MeasuredRates]
     limits: Limits
-    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., server_version: _Optional[str] = ..., classifier: _Optional[_Union[ClassifierInfo, _Mapping]] = ..., evidence: _Optional[_Iterable[str]] = ..., heatmap_formats: _Optional[_Iterable[_Union[HeatmapFormat, str]]] = ..., families: _Optional[_Iterable[str]] = ..., default_false_positive_rate: _Optional[float] = ..., calibration_size: _Optional[int] = ..., smallest_false_positive_rate: _Optional[float] = ..., operating_points: _Optional[_Iterable[_Union[OperatingPoint, _Mapping]]] = ..., measured: _Optional[_Iterable[_Union[MeasuredRates, _Mapping]]] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ...) -> None: ...
+    smallest_error_rate: float
+    calibration_groups: _containers.RepeatedCompositeFieldContainer[CalibrationGroup]
+    has_tail: bool
+    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., server_version: _Optional[str] = ..., classifier: _Optional[_Union[ClassifierInfo, _Mapping]] = ..., evidence: _Optional[_Iterable[str]] = ..., heatmap_formats: _Optional[_Iterable[_Union[HeatmapFormat, str]]] = ..., families: _Optional[_Iterable[str]] = ..., default_false_positive_rate: _Optional[float] = ..., calibration_size: _Optional[int] = ..., smallest_false_positive_rate: _Optional[float] = ..., operating_points: _Optional[_Iterable[_Union[OperatingPoint, _Mapping]]] = ..., measured: _Optional[_Iterable[_Union[MeasuredRates, _Mapping]]] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., smallest_error_rate: _Optional[float] = ..., calibration_groups: _Optional[_Iterable[_Union[CalibrationGroup, _Mapping]]] = ..., has_tail: bool = ...) -> None: ...
+
+class CalibrationGroup(_message.Message):
+    __slots__ = ("name", "size", "operating_points")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    SIZE_FIELD_NUMBER: _ClassVar[int]
+    OPERATING_POINTS_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    size: int
+    operating_points: _containers.RepeatedCompositeFieldContainer[OperatingPoint]
+    def __init__(self, name: _Optional[str] = ..., size: _Optional[int] = ..., operating_points: _Optional[_Iterable[_Union[OperatingPoint, _Mapping]]] = ...) -> None: ...
 
 class ClassifierInfo(_message.Message):
     __slots__ = ("source", "classes", "fingerprint", "input_height", "input_width")

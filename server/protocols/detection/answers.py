@@ -35,13 +35,20 @@ def to_verdict(request: pb.DetectRequest, result: InferenceResult) -> pb.Verdict
             "batch_size": result.batch_size,
         },
         detector_version=result.model.version,
+        error_rate=verdict.error_rate,
+        calibration_group=verdict.calibration_group,
     )
+    if result.reliable is not None:
+        message.reliable = result.reliable
     if request.options.heatmap == pb.HEATMAP_FORMAT_FLOAT:
         height, width = verdict.heatmap.shape
         data = verdict.heatmap.astype("<f4").tobytes()
         message.heatmap.map.CopyFrom(pb.FloatMap(data=data, height=height, width=width))
     elif result.overlay:
         message.heatmap.png = result.overlay
+    if verdict.tail:
+        tail = verdict.tail
+        message.tail_estimate.CopyFrom(pb.TailEstimate(probability=tail.probability, low=tail.low, high=tail.high))
     return message
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from heatward.v1 import detection_pb2 as pb
 
+from detector.scoring.calibration import Calibration
 from server.config import ServerConfig
 from server.models.served_model import ServedModel
 from server.protocols.options import MAX_TOP_K
@@ -17,7 +18,7 @@ __all__ = ["to_info"]
 
 def to_info(model: ServedModel, config: ServerConfig) -> pb.DetectorInfo:
     """Writes down what is loaded, with the limits of the server."""
-    manifest = model.detector.manifest
+    manifest, groups = model.detector.manifest, model.detector.groups
     height, width = model.input_size
     return pb.DetectorInfo(
         name=model.name,
@@ -36,10 +37,7 @@ def to_info(model: ServedModel, config: ServerConfig) -> pb.DetectorInfo:
         default_false_positive_rate=model.default_rate,
         calibration_size=model.calibration_size,
         smallest_false_positive_rate=model.smallest_rate,
-        operating_points=[
-            pb.OperatingPoint(false_positive_rate=rate, threshold=threshold)
-            for rate, threshold in sorted(model.detector.calibration.operating_points().items())
-        ],
+        operating_points=() if groups else _points(model.detector.calibration),
         measured=_measured(manifest.measured if manifest else {}),
         limits=pb.Limits(
             max_image_bytes=config.max_image_bytes,
@@ -48,7 +46,22 @@ def to_info(model: ServedModel, config: ServerConfig) -> pb.DetectorInfo:
             max_top_k=MAX_TOP_K,
             max_message_bytes=config.max_message_bytes,
         ),
+        smallest_error_rate=model.smallest_error_rate,
+        calibration_groups=[
+            pb.CalibrationGroup(name=name, size=len(each.scores), operating_points=_points(each))
+            for name, each in zip(groups.names(model.classes), groups.calibrations, strict=True)
+        ]
+        if groups
+        else (),
+        has_tail=any(model.detector.tails),
     )
+
+
+def _points(calibration: Calibration) -> list[pb.OperatingPoint]:
+    return [
+        pb.OperatingPoint(false_positive_rate=rate, threshold=threshold)
+        for rate, threshold in sorted(calibration.operating_points().items())
+    ]
 
 
 def _evidence(network: Mapping[str, Any]) -> list[str]:

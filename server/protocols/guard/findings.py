@@ -50,6 +50,11 @@ class Finding:
         return None if self.result is None else self.result.verdict.p_value
 
     @property
+    def error_rate(self) -> float | None:
+        """The smallest promised error rate at which the prediction is accepted, where one is promised."""
+        return None if self.result is None else self.result.verdict.error_rate
+
+    @property
     def recovered(self) -> int | None:
         """The best estimate of the class that an attacked image showed before."""
         recovered = self.result.verdict.recovered if self.result is not None and self.attacked else ()
@@ -78,6 +83,7 @@ def annotation(findings: Sequence[Finding]) -> bytes:
     columns: dict[str, list[Any]] = {
         "verdict": [each.word for each in findings],
         "p_value": [each.p_value for each in findings],
+        "error_rate": [each.error_rate for each in findings],
         "recovered_label": [each.name(each.recovered) for each in findings],
         "recovered_index": [each.recovered for each in findings],
         "corrected_label": [each.name(each.corrected) for each in findings],

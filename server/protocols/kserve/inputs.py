@@ -19,7 +19,7 @@ from server.inference.image import ImageSource, encoded, raw
 from server.inference.request import HIGH, LOW, NORMAL, InferenceRequest
 from server.models.served_model import ServedModel
 from server.protocols.kserve.tensors import elements, shape_of
-from server.protocols.options import MAX_TOP_K, checked_id, checked_rate
+from server.protocols.options import MAX_TOP_K, checked_error_rate, checked_id, checked_rate
 
 __all__ = ["Images", "Options", "images", "options", "unknown"]
 
@@ -27,6 +27,7 @@ INPUTS = {"image": "UINT8", "image_bytes": "BYTES"}
 WHOLE = ("int64_param", "uint64_param")
 PARAMETERS: Mapping[str, Sequence[str]] = {
     "false_positive_rate": ("double_param",),
+    "max_error_rate": ("double_param",),
     "top_k": WHOLE,
     "timeout": WHOLE,
     "priority": WHOLE,
@@ -55,6 +56,7 @@ class Options:
     top_k: int = MAX_TOP_K
     timeout_ms: int = 0
     priority: int = NORMAL
+    max_error_rate: float | None = None
 
     def to_inference(self, source: ImageSource, model: ServedModel) -> InferenceRequest:
         """The request of one image.
@@ -64,7 +66,10 @@ class Options:
         """
         request_id = checked_id(self.request_id, "id")
         rate = checked_rate(self.false_positive_rate, model, "parameters[false_positive_rate]")
-        return InferenceRequest(model, source, rate, priority=self.priority, request_id=request_id)
+        borne = checked_error_rate(self.max_error_rate, model, "parameters[max_error_rate]")
+        return InferenceRequest(
+            model, source, rate, priority=self.priority, request_id=request_id, max_error_rate=borne
+        )
 
 
 def images(request: pb.ModelInferRequest, limit: int) -> Images:
@@ -108,6 +113,8 @@ def options(request: pb.ModelInferRequest) -> Options:
         value: Any = getattr(parameter, kind)
         if name == "false_positive_rate":
             asked.false_positive_rate = value
+        elif name == "max_error_rate":
+            asked.max_error_rate = value
         elif value < 0:
             raise RequestError(field, f"0 or more, but came {value}")
         elif name == "top_k":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -28,6 +29,10 @@ class Output:
     """Best first, as many as are asked for."""
 
 
+def _or_nan(value: float | None) -> float:
+    return math.nan if value is None else value
+
+
 OUTPUTS = {
     "attacked": Output("BOOL", lambda result: result.attacked),
     "p_value": Output("FP64", lambda result: result.verdict.p_value),
@@ -43,6 +48,8 @@ OUTPUTS = {
     "corrected_name": Output("BYTES", lambda result: result.model.label(result.verdict.corrected[0]).encode()),
     "top_label": Output("INT32", lambda result: [label for label, _ in result.verdict.top], (-1,), True, True),
     "top_probability": Output("FP64", lambda result: [share for _, share in result.verdict.top], (-1,), True, True),
+    "error_rate": Output("FP64", lambda result: _or_nan(result.verdict.error_rate), only_where_asked=True),
+    "reliable": Output("BOOL", lambda result: bool(result.reliable), only_where_asked=True),
     "heatmap": Output("FP32", lambda result: result.verdict.heatmap, (-1, -1), True),
 }
 MOST = 8 * len(OUTPUTS)

@@ -42,6 +42,27 @@ def test_detect_prints_a_line_for_each_image_of_a_folder(
     assert totals == "3 images: 1 attacked (at a false-positive rate of 2 %)"
 
 
+def test_detect_says_which_predictions_can_be_relied_on_where_a_rate_is_named(
+    server: FakeServer, photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.detector.error_rate = 0.02
+    asked = ["detect", str(photos / "a.png"), "--address", server.address, "--max-error-rate"]
+    assert cli.main([*asked, "0.05"]) == 0
+    head, row, _, totals = capsys.readouterr().out.splitlines()
+    assert head.split()[-3:] == ["error", "rate", "reliable"] and row.split()[-2:] == ["0.0200", "yes"]
+    assert totals.endswith(", 0 not to be relied on")
+    assert cli.main([*asked, "0.015"]) == 0
+    assert capsys.readouterr().out.splitlines()[1].split()[-2:] == ["0.0200", "NO"]
+    assert cli.main([*asked, "0.05", "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert (answer["error_rate"], answer["reliable"]) == (0.02, True)
+    assert cli.main([*asked, "0.005"]) == 2
+    assert "less than the server can promise, 0.01" in capsys.readouterr().err
+    server.detector.error_rate = None
+    assert cli.main([*asked, "0.05"]) == 2
+    assert "promises no error rate" in capsys.readouterr().err
+
+
 def test_detect_fails_with_2_when_an_image_has_no_verdict_and_still_answers_the_others(
     server: FakeServer, photos: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

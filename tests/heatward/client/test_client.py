@@ -12,6 +12,9 @@ import grpc
 import heatward
 import pytest
 from fake_servicer import FakeServer
+from heatward.cli.facts import server_lines
+from heatward.client.messages import detector_info, verdict
+from heatward.v1 import detection_pb2 as pb
 
 
 @pytest.fixture
@@ -246,3 +249,17 @@ def test_an_asynchronous_client_lets_grpc_hear_of_cancelled_calls_before_it_is_g
 
     asyncio.run(run())
     assert [0 < each <= 0.25 for each in waited] == [True] * cancels
+
+
+def test_what_a_calibration_says_beside_the_p_value_comes_through() -> None:
+    message = pb.Verdict(p_value=0.001, calibration_group="cat")
+    assert verdict(message).tail_estimate is None and verdict(message).calibration_group == "cat"
+    message.tail_estimate.CopyFrom(pb.TailEstimate(probability=1e-4, low=1e-6, high=1e-3))
+    assert verdict(message).tail_estimate == heatward.TailEstimate(1e-4, 1e-6, 1e-3)
+    group = pb.CalibrationGroup(name="cat", size=99)
+    group.operating_points.add(false_positive_rate=0.01, threshold=2.5)
+    info = detector_info(pb.DetectorInfo(calibration_groups=[group], has_tail=True))
+    point = heatward.OperatingPoint(0.01, 2.5)
+    assert info.calibration_groups == (heatward.CalibrationGroup("cat", 99, (point,)),) and info.has_tail
+    said = server_lines(info)
+    assert "clean images of cat: 99" in said and "estimated where a score is higher" in said

@@ -104,6 +104,41 @@ def test_images_that_look_attacked_are_refused_until_somebody_looked(
     assert len(load_bundle(newest(store.folder)).calibration_scores) == 32
 
 
+def test_it_may_calibrate_by_predicted_class_and_stays_so(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clean, out, again = write_images(tmp_path / "clean", 210), tmp_path / "one.heatward", tmp_path / "two.heatward"
+    words = ("--attacked-share", "0", "--json")
+    more = ("--by", "prediction", "--tail", "--out", str(out))
+    assert recalibrate(trained / "detector.heatward", clean, *words, *more) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert sum(told["groups"].values()) == 210 and len(told["groups"]) == 4
+    assert any("fewer images for the threshold of one predicted class" in each for each in told["warnings"])
+    assert any("no tail estimate in 4 of 4 groups" in each for each in told["warnings"])  # none has 200
+    manifest = read_manifest(out)
+    assert manifest.calibration["groups"] == told["groups"] and manifest.operating_points == {}
+    verdicts = Detector.from_bundle(out, allow=("tiny",)).detect(tiny.images(210, seed=77).images)
+    flagged = [each.calibration_group for each in verdicts if each.p_value <= 0.05]
+    for name, size in told["groups"].items():
+        assert flagged.count(name) == int(0.05 * (size + 1)) - 1  # each is one of its own
+    assert recalibrate(out, clean, *words, "--out", str(again)) == 0
+    assert read_manifest(again).calibration["groups"] == told["groups"]
+    capsys.readouterr()
+    assert recalibrate(out, clean, *words, "--by", "all", "--out", str(again)) == 0
+    assert json.loads(capsys.readouterr().out)["groups"] == {}
+    assert read_manifest(again).calibration == {"tail": True} and load_bundle(again).calibration_groups is None
+
+
+def test_an_estimate_of_too_few_images_and_a_client_without_records_are_refused(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clean, out = write_images(tmp_path / "clean", 30), str(tmp_path / "new.heatward")
+    assert recalibrate(trained / "detector.heatward", clean, "--attacked-share", "0", "--tail", "--out", out) == 1
+    assert "--tail: an estimate needs 200 images, 30 are left" in capsys.readouterr().err
+    assert recalibrate(trained / "detector.heatward", clean, "--client", "shop", "--out", out) == 2
+    assert "--client: whose images they are is known of --records only" in capsys.readouterr().err
+
+
 def poisoned(attacked: int, scores: Any = 2.0) -> torch.Tensor:
     """So many of the thousand images are attacked instead."""
     return torch.cat([CLEAN[: 1000 - attacked], torch.full((attacked,), scores, dtype=torch.float64)])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,17 @@ def test_an_image_counts_once_by_its_last_label(tmp_path: Path) -> None:
     assert "1 images have contradicting labels: the last one counts" in said
     assert "1 images came more than once, with other labels, and were left out" in said
     assert "1 labels belong to images that are not recorded" in said
+
+
+def test_of_one_client_only_its_images_are_taken_but_everybodys_attacks_count(tmp_path: Path) -> None:
+    mine = [replace(record(number, of=of), client="shop") for number, of in ((0, 0), (1, 1), (2, 2))]
+    theirs = [replace(record(number, of=of), client="bank") for number, of in ((3, 3), (4, 1), (5, 0), (6, 6))]
+    folder = write(tmp_path / "recorded", [*theirs, *mine], {4: Truth.ATTACK, 6: Truth.FALSE_ALARM})
+    found = read_traffic(folder, 100, SilentProgress(), client="shop")
+    assert names(found.clean) == ["r000", "r002"]  # r001 shows what r004 shows, an attack
+    assert names(found.false_alarms) == []
+    with pytest.raises(DataError, match="nothing of client 'shopp'; did you mean 'shop'"):
+        read_traffic(folder, 100, SilentProgress(), client="shopp")
 
 
 def test_what_an_image_shows_and_whether_it_is_attacked_are_two_questions(tmp_path: Path) -> None:

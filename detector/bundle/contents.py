@@ -1,0 +1,81 @@
+"""What a bundle holds, read with care: a `Bundle` in; settings, its cascade and its calibration by group out."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+from pydantic import BaseModel, JsonValue, ValidationError
+
+from detector.bundle.bundle import Bundle
+from detector.errors import BundleDamagedError, BundleVersionError, CalibrationError
+from detector.scoring.cascade import Cascade, CascadeSettings
+from detector.scoring.groups import Groups
+from detector.scoring.network import NetworkSettings
+
+__all__ = ["cascade_of", "settings_of", "stored_calibration", "whole_settings_of"]
+
+Settings = TypeVar("Settings", bound=BaseModel)
+
+
+def stored_calibration(bundle: Bundle, classes: int) -> tuple[Groups | None, bool]:
+    """Of a bundle: its calibration by group, if any, and whether it estimates tails.
+
+    Raises:
+        BundleDamagedError: The groups are not of so many classes.
+    """
+    try:
+        stored = bundle.calibration_groups
+        groups = Groups.from_tensors(stored, classes) if stored is not None else None
+    except CalibrationError as error:
+        raise BundleDamagedError(str(error)) from error
+    return groups, bundle.manifest.calibration.get("tail") is True
+
+
+def cascade_of(bundle: Bundle) -> Cascade | None:
+    """The first look that a bundle holds, on the CPU; None where it has none.
+
+    Raises:
+        BundleDamagedError: The manifest describes it badly, or the weights do not fit.
+        BundleVersionError: It does not say how its scores are made.
+    """
+    stored = bundle.manifest.cascade
+    if stored is None or bundle.glance_weights is None:
+        return None
+    whole_settings_of(NetworkSettings, stored.get("settings"), "cascade.settings")
+    settings = settings_of(CascadeSettings, stored, "cascade")
+    return Cascade.of(settings, len(bundle.manifest.families), bundle.glance_weights)
+
+
+def whole_settings_of(kind: type[Settings], stored: JsonValue, place: str) -> Settings:
+    """Settings that decide scores, every one of them from the bundle: a default may have changed since it was made.
+
+    Raises:
+        BundleDamagedError: They are no such settings.
+        BundleVersionError: One is missing.
+    """
+    settings = settings_of(kind, stored, place)
+    for name in kind.model_fields:
+        value = getattr(settings, name)
+        if name not in settings.model_fields_set:
+            raise BundleVersionError(
+                f"the bundle does not say how its scores are made: {place} lacks {name}; run `heatward train` again"
+            )
+        if isinstance(value, BaseModel) and isinstance(stored, dict):
+            whole_settings_of(type(value), stored[name], f"{place}.{name}")
+    return settings
+
+
+def settings_of(kind: type[Settings], stored: JsonValue, place: str) -> Settings:
+    """Settings as a manifest holds them.
+
+    Raises:
+        BundleDamagedError: They are no such settings.
+    """
+    try:
+        return kind.model_validate(stored)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in (place, *first["loc"]))
+        raise BundleDamagedError(
+            f"the bundle's manifest has a bad {key} ({first['msg']}): train the bundle again"
+        ) from error
