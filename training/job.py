@@ -6,7 +6,7 @@ not made again; what changed, and all that follows from it, is.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -17,13 +17,14 @@ from detector.classifier import Classifier
 from detector.evidence import CONSTANTS, hidden_by
 from training.attacks import check_attack, code_of
 from training.attacks.corruptions import STRENGTHS
+from training.attacks.through import foreseeing
 from training.attacks.transfer import check_transfer, transfers
 from training.config import CLEAN, SPLITS, Split, TrainingConfig
 from training.data import SplitImages, open_splits
 from training.data.collected import Collected, collect
 from training.data.growth import Ledger
 from training.data.sources import Item
-from training.deliveries import AT
+from training.deliveries import AT, Step
 from training.distilled import read_witness
 from training.progress import Progress
 from training.runners import Runner, ShardPlan, ShardStage
@@ -208,12 +209,13 @@ class Job:
             kind, severity = self.config.corruptions.labels[label]
             return {"corruption": kind, "strength": STRENGTHS[kind][severity - 1]}
         if (way := self.config.delivery(label)) is not None:
-            return {"delivery": [step.model_dump(mode="json", exclude_unset=True) for step in way.steps]}
+            return {"delivery": _written(way.steps)}
         attack = self.config.attack(label)
         if attack is None:
             return {"twin": self.config.twins.labels[label]}
         made = {"attack": attack.name, "parameters": attack.parameters, "label": label}
         made |= {"code": code} if (code := code_of(attack)) else {}
+        made |= {"through": _written(steps)} if (steps := self.config.foreseen(attack)) else {}
         return made | {"on": self._witnessed} if transfers(attack, self.classifier) else made
 
     @property
@@ -238,6 +240,10 @@ class Job:
             settings["evidence"] = self.config.evidence.model_dump(mode="json")
             settings["witness"] = self.witness.fingerprint if self.witness else None
         return settings
+
+
+def _written(steps: Iterable[Step]) -> list[dict[str, Any]]:
+    return [step.model_dump(mode="json", exclude_unset=True) for step in steps]
 
 
 def open_job(config: TrainingConfig, progress: Progress, *, look_only: bool = False) -> Job:
@@ -286,7 +292,8 @@ def open_job(config: TrainingConfig, progress: Progress, *, look_only: bool = Fa
     job = Job(config, classifier, splits, progress, witness, collected)
     for attack in config.attacks:
         check_transfer(attack, classifier, witness, made_later=job.distils)
-        check_attack(attack, witness if transfers(attack, classifier) else classifier)
+        target = witness if transfers(attack, classifier) else classifier
+        check_attack(attack, foreseeing(target, config.foreseen(attack)) if target else None)
     if job.distils:
         progress.note(
             f"{hidden_by(classifier)}: black-box evidence, with a witness that this job trains on the answers"

@@ -20,6 +20,7 @@ from detector.evidence import Evidence, EvidenceExtractor
 from training.attacks import Distance, attack_images, noise_twin
 from training.attacks.corruptions import corrupt
 from training.attacks.deliver import deliver
+from training.attacks.through import foreseeing
 from training.attacks.transfer import stand_in, target_of
 from training.config import Split, TrainingConfig
 from training.data.collected import open_collected
@@ -157,7 +158,7 @@ class Worker:
             return self._seen(changed, pixels, clean) | sizes
         attack = config.attack(plan.label)
         if attack is not None:
-            target = target_of(attack, self.classifier, self._made_on)
+            target = foreseeing(target_of(attack, self.classifier, self._made_on), config.foreseen(attack))
             changed = attack_images(attack, target, pixels, origin, seed=plan.seed, batch_size=batch_size)
         elif plan.label in config.corruptions.labels:
             changed = corrupt(pixels, *config.corruptions.labels[plan.label], plan.seed)
