@@ -129,6 +129,8 @@ class AttackSpec(Settings):
     `{ of_eps = 0.25 }`."""
     through: Name | None = None
     """Label of a delivery that the attacker foresees: what is attacked is the classifier behind it."""
+    native: bool = False
+    """True: changes photographs at their own size, before they are resized for the classifier; one at a time."""
     train: bool = True
     """False: an unseen attack, made for the test split only."""
     limit: Count | dict[Literal["fit", "test", "tune"], Count] | None = None
@@ -165,8 +167,8 @@ class AttackSpec(Settings):
                 f"attack {self.label!r}: {FILES} have no parameter {unknown[0]!r}"
                 f"{nearest(unknown[0], [ORIGINALS], cutoff=0.0)}"
             )
-        if self.through is not None:
-            raise ValueError(f"attack {self.label!r}: {FILES} are attacked already: leave through out")
+        if self.through is not None or self.native:
+            raise ValueError(f"attack {self.label!r}: {FILES} are attacked already: leave through and native out")
         if not isinstance(self.parameters.get(ORIGINALS, ""), str):
             raise ValueError(
                 f"attack {self.label!r}: {ORIGINALS}: expected a folder, such as parameters = {{ {ORIGINALS} = "
@@ -250,7 +252,7 @@ class TrainingConfig(BaseSettings):
             raise ValueError(f"attacks: label {sorted(twice)[0]!r} is used twice; labels must be unique")
         if not any(attack.train for attack in self.attacks):
             raise ValueError("attacks: no attack has train = true, so there is nothing to learn from")
-        check_deliveries(self.deliveries, {attack.label: attack.through for attack in self.attacks})
+        check_deliveries(self.deliveries, {each.label: (each.through, each.native) for each in self.attacks})
         families = {attack.family for attack in self.attacks}
         for group, names in self.evaluate.leave_out.groups.items():
             if unknown := sorted(set(names) - families):
@@ -285,14 +287,15 @@ class TrainingConfig(BaseSettings):
 
     def delivery(self, label: str) -> DeliverySpec | None:
         """How images of this label were delivered; None if they are as they were made."""
-        return self._way(label.partition(AT)[2])
+        return self.way(label.partition(AT)[2])
 
-    def foreseen(self, attack: AttackSpec) -> tuple[Step, ...]:
-        """What an attack foresees on the way."""
-        way = self._way(attack.through)
-        return way.steps if way else ()
+    def foreseen(self, attack: AttackSpec, *, native: bool = False) -> tuple[Step, ...]:
+        """What an attack foresees on the way, at the photograph's own size or at the classifier's."""
+        way = self.way(attack.through)
+        return way.steps if way and way.native is native else ()
 
-    def _way(self, label: str | None) -> DeliverySpec | None:
+    def way(self, label: str | None) -> DeliverySpec | None:
+        """The delivery of this label, if there is one."""
         return next((delivery for delivery in self.deliveries if delivery.label == label), None)
 
     def labels(self, split: Split) -> tuple[str, ...]:
@@ -328,7 +331,7 @@ class TrainingConfig(BaseSettings):
 
 
 def _goes(attack: AttackSpec, way: DeliverySpec) -> bool:
-    return way.of is None or attack.label in way.of
+    return (attack.native or not way.native) and (way.of is None or attack.label in way.of)
 
 
 def _delivered(attack: AttackSpec, way: DeliverySpec) -> AttackSpec:

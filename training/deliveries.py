@@ -96,22 +96,24 @@ class DeliverySpec(Settings):
     """What happens on the way, in this order."""
     of: tuple[Name, ...] | None = None
     """Labels of the attacks that are delivered so. Default: all. Clean images always are."""
+    native: bool = False
+    """True: happens to photographs at their own size, before they are resized for the classifier; of native attacks."""
     train: bool = True
     """False: made for the test split only. Otherwise also learnt from, and thresholds come from such images, too."""
     limit: int | None = Field(default=None, ge=1)
     """At most so many source images of each split."""
 
 
-def check_deliveries(deliveries: Sequence[DeliverySpec], attacks: Mapping[str, str | None]) -> None:
+def check_deliveries(deliveries: Sequence[DeliverySpec], attacks: Mapping[str, tuple[str | None, bool]]) -> None:
     """Say what does not fit together.
 
     Args:
         deliveries: All of a job.
-        attacks: Label of each attack → the delivery that it foresees.
+        attacks: Label of each attack → the delivery that it foresees, and whether it is native.
 
     Raises:
         ValueError: A label is used twice, a delivery is of an attack that is not there, or an attack foresees one that
-            is not there or never takes it.
+            is not there or never takes it, or a native delivery is of an attack that is not.
     """
     ways = {delivery.label: delivery for delivery in deliveries}
     labels = [delivery.label for delivery in deliveries]
@@ -123,7 +125,13 @@ def check_deliveries(deliveries: Sequence[DeliverySpec], attacks: Mapping[str, s
                 f"deliveries: {delivery.label!r} is of attack {unknown[0]!r}, and there is none"
                 f"{nearest(unknown[0], list(attacks)) or '; attacks: ' + ', '.join(attacks)}"
             )
-    for attack, through in attacks.items():
+        at_size = [label for label in delivery.of or () if not attacks[label][1]]
+        if delivery.native and at_size:
+            raise ValueError(
+                f"deliveries: {delivery.label!r} is native and of attack {at_size[0]!r}, which is made at the "
+                f"classifier's size: give {at_size[0]!r} native = true, or take it out of of"
+            )
+    for attack, (through, native) in attacks.items():
         if through is None:
             continue
         if through not in ways:
@@ -132,6 +140,8 @@ def check_deliveries(deliveries: Sequence[DeliverySpec], attacks: Mapping[str, s
                 f"attack {attack!r} is made through delivery {through!r}, and there is none"
                 f"{nearest(through, labels) or known}"
             )
+        if ways[through].native and not native:
+            raise ValueError(f"attack {attack!r} is made through {through!r}, which is native: give it native = true")
         of = ways[through].of
         if of is not None and attack not in of:
             raise ValueError(

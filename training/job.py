@@ -6,7 +6,7 @@ not made again; what changed, and all that follows from it, is.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -24,7 +24,7 @@ from training.data import SplitImages, open_splits
 from training.data.collected import Collected, collect
 from training.data.growth import Ledger
 from training.data.sources import Item
-from training.deliveries import AT, Step
+from training.deliveries import AT, DeliverySpec
 from training.distilled import read_witness
 from training.progress import Progress
 from training.runners import Runner, ShardPlan, ShardStage
@@ -140,7 +140,9 @@ class Job:
                 source = shard_path(self.work, "attack", split, self._made_from(label), number)
             else:
                 source = images.items[start:stop]
-            plans.append(ShardPlan(stage, split, label, path, made_from, stop - start, seed, source, originals))
+            natives = images.items[start:stop] if stage == "attack" and self._from_photographs(label) else ()
+            rows = stop - start
+            plans.append(ShardPlan(stage, split, label, path, made_from, rows, seed, source, originals, natives))
         return plans
 
     def looked_at(self, made_from: str) -> str:
@@ -169,6 +171,11 @@ class Job:
     def _made_from(self, label: str) -> str:
         """The label of the images that these are made from: what is delivered was made before."""
         return label.partition(AT)[0] if self.config.delivery(label) else CLEAN
+
+    def _from_photographs(self, label: str) -> bool:
+        """Whether they are made from photographs at their own size: by an attack, or clean ones on their way."""
+        attack, way = self.config.attack(label), self.config.delivery(label)
+        return attack is None and way.native if way else attack is not None and attack.native
 
     def plans(self, stage: ShardStage) -> Iterator[tuple[Split, str, list[ShardPlan]]]:
         """All labels of all splits, clean images first in each."""
@@ -209,13 +216,14 @@ class Job:
             kind, severity = self.config.corruptions.labels[label]
             return {"corruption": kind, "strength": STRENGTHS[kind][severity - 1]}
         if (way := self.config.delivery(label)) is not None:
-            return {"delivery": _written(way.steps)}
+            return _way(way)
         attack = self.config.attack(label)
         if attack is None:
             return {"twin": self.config.twins.labels[label]}
         made = {"attack": attack.name, "parameters": attack.parameters, "label": label}
         made |= {"code": code} if (code := code_of(attack)) else {}
-        made |= {"through": _written(steps)} if (steps := self.config.foreseen(attack)) else {}
+        made |= {"through": _way(foreseen)} if (foreseen := self.config.way(attack.through)) else {}
+        made |= {"native": True} if attack.native else {}
         return made | {"on": self._witnessed} if transfers(attack, self.classifier) else made
 
     @property
@@ -242,8 +250,10 @@ class Job:
         return settings
 
 
-def _written(steps: Iterable[Step]) -> list[dict[str, Any]]:
-    return [step.model_dump(mode="json", exclude_unset=True) for step in steps]
+def _way(way: DeliverySpec) -> dict[str, Any]:
+    """What decides how images are delivered."""
+    steps = {"delivery": [step.model_dump(mode="json", exclude_unset=True) for step in way.steps]}
+    return steps | ({"native": True} if way.native else {})
 
 
 def open_job(config: TrainingConfig, progress: Progress, *, look_only: bool = False) -> Job:

@@ -7,7 +7,7 @@ are no evidence of an attack. What is drawn is drawn for each image from its own
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,7 +20,7 @@ from training.attacks.drawing import draw_number
 from training.deliveries import Step, StepKind
 from training.shards import derived_seed
 
-__all__ = ["Change", "deliver", "deliver_and_tell"]
+__all__ = ["Change", "deliver", "deliver_and_tell", "deliver_each"]
 
 SUBSAMPLINGS = {"4:4:4": 0, "4:2:2": 1, "4:2:0": 2}  # Pillow's numbers
 Box = tuple[int, int, int, int]
@@ -42,7 +42,7 @@ def deliver(pixels: Tensor, steps: Sequence[Step], seed: int) -> Tensor:
     """Send images on their way.
 
     Args:
-        pixels: (n, 3, H, W) uint8.
+        pixels: (n, 3, H, W) uint8; `deliver_each` takes images of different sizes.
         steps: What happens, in this order.
         seed: Decides what is drawn; an image's draws depend on its row, and not on the other images.
 
@@ -61,11 +61,20 @@ def deliver_and_tell(pixels: Tensor, steps: Sequence[Step], seed: int) -> tuple[
     Raises:
         DataError: An image cannot be encoded or read again.
     """
-    ways = [
-        _one(image, steps, torch.Generator().manual_seed(derived_seed(seed, row))) for row, image in enumerate(pixels)
-    ]
+    ways = deliver_each(pixels, steps, seed)
     arrived = torch.stack([image for image, _ in ways]) if ways else pixels.clone()
     return arrived, [changes for _, changes in ways]
+
+
+def deliver_each(images: Iterable[Tensor], steps: Sequence[Step], seed: int) -> list[tuple[Tensor, list[Change]]]:
+    """(3, H, W) uint8 images as they arrive, each with what was done to it.
+
+    Raises:
+        DataError: An image cannot be encoded or read again.
+    """
+    return [
+        _one(image, steps, torch.Generator().manual_seed(derived_seed(seed, row))) for row, image in enumerate(images)
+    ]
 
 
 def _one(image: Tensor, steps: Sequence[Step], random: torch.Generator) -> tuple[Tensor, list[Change]]:

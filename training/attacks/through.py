@@ -23,7 +23,7 @@ from detector.classifier import Classifier
 from training.attacks.deliver import Box, Change, deliver_and_tell
 from training.deliveries import Step, StepKind
 
-__all__ = ["foreseeing", "sent"]
+__all__ = ["foreseeing", "rounded", "sent", "straight"]
 
 SEEDS = 2**31
 
@@ -51,14 +51,26 @@ def sent(images: Tensor, steps: Sequence[Step], seed: int) -> Tensor:
     Raises:
         DataError: An image cannot be encoded or read again.
     """
-    pixels = images.detach().clamp(0, 1).mul(255).round().to(torch.uint8).cpu()
-    arrived, changes = deliver_and_tell(pixels, steps, seed)
-    hard = arrived.to(images.device).to(images.dtype) / 255
+    arrived, changes = deliver_and_tell(rounded(images), steps, seed)
+
+    def smooth(images: Tensor) -> Tensor:
+        if not any(change.kind in _SMOOTH for each in changes for change in each):
+            return images
+        return torch.cat([_smooth(images[row : row + 1], each) for row, each in enumerate(changes)])
+
+    return straight(arrived.to(images.device).to(images.dtype) / 255, images, smooth)
+
+
+def rounded(images: Tensor) -> Tensor:
+    """Images in [0, 1] as files hold them: uint8, on the CPU."""
+    return images.detach().clamp(0, 1).mul(255).round().to(torch.uint8).cpu()
+
+
+def straight(hard: Tensor, images: Tensor, smooth: Callable[[Tensor], Tensor]) -> Tensor:
+    """`hard`, with the gradient that `smooth(images)` has."""
     if not (images.requires_grad and torch.is_grad_enabled()):
         return hard
-    soft = images
-    if any(change.kind in _SMOOTH for each in changes for change in each):
-        soft = torch.cat([_smooth(images[row : row + 1], each) for row, each in enumerate(changes)])
+    soft = smooth(images)
     return hard + (soft - soft.detach())
 
 
