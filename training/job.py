@@ -252,7 +252,7 @@ class Job:
 
 def _way(way: DeliverySpec) -> dict[str, Any]:
     """What decides how images are delivered."""
-    steps = {"delivery": [step.model_dump(mode="json", exclude_unset=True) for step in way.steps]}
+    steps: dict[str, Any] = {"delivery": [step.model_dump(mode="json", exclude_unset=True) for step in way.steps]}
     return steps | ({"native": True} if way.native else {})
 
 

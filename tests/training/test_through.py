@@ -201,7 +201,7 @@ def test_what_an_attack_foresees_is_part_of_its_digest(source: Path) -> None:
         ({}, [JPEG_WAY | {"label": "jpg"}], "through delivery 'jpeg', and there is none.*did you mean 'jpg'"),
         ({}, [], r"through delivery 'jpeg', and there is none: write \[\[deliveries\]\]"),
         ({}, [JPEG_WAY | {"of": ["pgd"]}], "which is of pgd: add 'pgd-through' to its of"),
-        ({"name": "files:there", "parameters": {}}, [JPEG_WAY], "attacked already: leave through out"),
+        ({"name": "files:there", "parameters": {}}, [JPEG_WAY], "attacked already: leave through and native out"),
     ],
 )
 def test_what_cannot_be_foreseen_is_an_error(

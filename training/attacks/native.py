@@ -101,7 +101,7 @@ def unpack(tensors: Mapping[str, Tensor]) -> list[Tensor]:
         return []
     flat, sizes = (tensors[name] for name in NATIVE)
     shapes = [(3, int(height), int(width)) for height, width in sizes.tolist()]
-    parts = flat.split([3 * height * width for _, height, width in shapes])
+    parts = torch.split(flat, [3 * height * width for _, height, width in shapes])
     return [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
 
 
