@@ -227,7 +227,7 @@ class Job:
         attack = self.config.attack(label)
         if attack is None:
             return {"twin": self.config.twins.labels[label]}
-        made = {"attack": attack.name, "parameters": attack.parameters, "label": label}
+        made: dict[str, Any] = {"attack": attack.name, "parameters": attack.parameters, "label": label}
         made |= {"code": code} if (code := code_of(attack)) else {}
         made |= {"through": _way(foreseen)} if (foreseen := self.config.way(attack.through)) else {}
         made |= {"native": True} if attack.native else {}
@@ -259,8 +259,8 @@ class Job:
 
 def _way(way: DeliverySpec) -> dict[str, Any]:
     """What decides how images are delivered."""
-    steps: dict[str, Any] = {"delivery": [step.model_dump(mode="json", exclude_unset=True) for step in way.steps]}
-    return steps | ({"native": True} if way.native else {})
+    steps = {"delivery": [step.model_dump(mode="json", exclude_unset=True) for step in way.steps]}
+    return {**steps, "native": True} if way.native else steps
 
 
 def open_job(config: TrainingConfig, progress: Progress, *, look_only: bool = False) -> Job:
