@@ -17,7 +17,7 @@ from detector.errors import ConfigError
 from detector.settings import EvidenceSettings
 from detector.spec import ClassifierSource, ClassifierSpec, check_classes
 from detector.text import nearest, plain
-from training.deliveries import AT, DeliverySpec
+from training.deliveries import AT, DeliverySpec, Step, check_deliveries
 from training.images import SPLITS, ImagesConfig, Split, Splits
 from training.parameters import read_parameter
 from training.settings import (
@@ -120,6 +120,10 @@ class AttackSpec(Settings):
     """Arguments of the attack; of files, `originals`. A number may be a fraction `"8/255"`, or a table that gives a
     number for each batch: `{ uniform = [2, 4] }`, `{ choice = [2, 3, 4] }` or a share of the attack's epsilon,
     `{ of_eps = 0.25 }`."""
+    through: Name | None = None
+    """Label of a delivery that the attacker foresees: what is attacked is the classifier behind it."""
+    native: bool = False
+    """True: changes photographs at their own size, before they are resized for the classifier; one at a time."""
     train: bool = True
     """False: an unseen attack, made for the test split only."""
     limit: Count | dict[Literal["fit", "test", "tune"], Count] | None = None
@@ -156,6 +160,8 @@ class AttackSpec(Settings):
                 f"attack {self.label!r}: {FILES} have no parameter {unknown[0]!r}"
                 f"{nearest(unknown[0], [ORIGINALS], cutoff=0.0)}"
             )
+        if self.through is not None or self.native:
+            raise ValueError(f"attack {self.label!r}: {FILES} are attacked already: leave through and native out")
         if not isinstance(self.parameters.get(ORIGINALS, ""), str):
             raise ValueError(
                 f"attack {self.label!r}: {ORIGINALS}: expected a folder, such as parameters = {{ {ORIGINALS} = "
@@ -241,16 +247,7 @@ class TrainingConfig(BaseSettings):
             raise ValueError(f"attacks: label {sorted(twice)[0]!r} is used twice; labels must be unique")
         if not any(attack.train for attack in self.attacks):
             raise ValueError("attacks: no attack has train = true, so there is nothing to learn from")
-        ways = [delivery.label for delivery in self.deliveries]
-        if twice := {label for label in ways if ways.count(label) > 1}:
-            raise ValueError(f"deliveries: label {sorted(twice)[0]!r} is used twice; labels must be unique")
-        known = [attack.label for attack in self.attacks]
-        for delivery in self.deliveries:
-            if unknown := sorted(set(delivery.of or ()) - set(known)):
-                raise ValueError(
-                    f"deliveries: {delivery.label!r} is of attack {unknown[0]!r}, and there is none"
-                    f"{nearest(unknown[0], known) or '; attacks: ' + ', '.join(known)}"
-                )
+        check_deliveries(self.deliveries, {each.label: (each.through, each.native) for each in self.attacks})
         families = {attack.family for attack in self.attacks}
         for group, names in self.evaluate.leave_out.groups.items():
             if unknown := sorted(set(names) - families):
@@ -285,8 +282,16 @@ class TrainingConfig(BaseSettings):
 
     def delivery(self, label: str) -> DeliverySpec | None:
         """How images of this label were delivered; None if they are as they were made."""
-        way = label.partition(AT)[2]
-        return next((delivery for delivery in self.deliveries if delivery.label == way), None)
+        return self.way(label.partition(AT)[2])
+
+    def foreseen(self, attack: AttackSpec, *, native: bool = False) -> tuple[Step, ...]:
+        """What an attack foresees on the way, at the photograph's own size or at the classifier's."""
+        way = self.way(attack.through)
+        return way.steps if way and way.native is native else ()
+
+    def way(self, label: str | None) -> DeliverySpec | None:
+        """The delivery of this label, if there is one."""
+        return next((delivery for delivery in self.deliveries if delivery.label == label), None)
 
     def labels(self, split: Split) -> tuple[str, ...]:
         """Folder names of a split: clean, twins, attacks, and corruptions of test images.
@@ -321,7 +326,7 @@ class TrainingConfig(BaseSettings):
 
 
 def _goes(attack: AttackSpec, way: DeliverySpec) -> bool:
-    return way.of is None or attack.label in way.of
+    return (attack.native or not way.native) and (way.of is None or attack.label in way.of)
 
 
 def _delivered(attack: AttackSpec, way: DeliverySpec) -> AttackSpec:

@@ -10,14 +10,16 @@ a table, `{ uniform = [60, 98] }` or `{ choice = [75, 90] }`, drawn anew for eac
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, JsonValue, model_validator
+from pydantic import Field, JsonValue, model_serializer, model_validator
 
+from detector.text import nearest
 from training.parameters import ParameterTable, read_parameter
 from training.settings import Name, Settings
 
-__all__ = ["AT", "BOUNDS", "DeliverySpec", "Step", "StepKind", "Subsampling"]
+__all__ = ["AT", "BOUNDS", "DeliverySpec", "Step", "StepKind", "Subsampling", "check_deliveries"]
 
 AT = "@"
 """Stands between what was made and how it was delivered."""
@@ -62,6 +64,11 @@ class Step(Settings):
                 raise ValueError(f"{self.kind}: expected a number from {low:g} to {high:.3g}, got {number:g}")
         return self
 
+    @model_serializer
+    def _as_written(self) -> dict[str, Any]:
+        """Only what was given: a step that says None of other kinds could not be read again, by a worker elsewhere."""
+        return {name: getattr(self, name) for name in type(self).model_fields if name in self.model_fields_set}
+
     @property
     def kind(self) -> StepKind:
         return next(kind for kind in BOUNDS if kind in self.model_fields_set)
@@ -89,10 +96,58 @@ class DeliverySpec(Settings):
     """What happens on the way, in this order."""
     of: tuple[Name, ...] | None = None
     """Labels of the attacks that are delivered so. Default: all. Clean images always are."""
+    native: bool = False
+    """True: happens to photographs at their own size, before they are resized for the classifier; of native attacks."""
     train: bool = True
     """False: made for the test split only. Otherwise also learnt from, and thresholds come from such images, too."""
     limit: int | None = Field(default=None, ge=1)
     """At most so many source images of each split."""
+
+
+def check_deliveries(deliveries: Sequence[DeliverySpec], attacks: Mapping[str, tuple[str | None, bool]]) -> None:
+    """Say what does not fit together.
+
+    Args:
+        deliveries: All of a job.
+        attacks: Label of each attack → the delivery that it foresees, and whether it is native.
+
+    Raises:
+        ValueError: A label is used twice, a delivery is of an attack that is not there, or an attack foresees one that
+            is not there or never takes it, or a native delivery is of an attack that is not.
+    """
+    ways = {delivery.label: delivery for delivery in deliveries}
+    labels = [delivery.label for delivery in deliveries]
+    if twice := {label for label in labels if labels.count(label) > 1}:
+        raise ValueError(f"deliveries: label {sorted(twice)[0]!r} is used twice; labels must be unique")
+    for delivery in deliveries:
+        if unknown := sorted(set(delivery.of or ()) - set(attacks)):
+            raise ValueError(
+                f"deliveries: {delivery.label!r} is of attack {unknown[0]!r}, and there is none"
+                f"{nearest(unknown[0], list(attacks)) or '; attacks: ' + ', '.join(attacks)}"
+            )
+        at_size = [label for label in delivery.of or () if not attacks[label][1]]
+        if delivery.native and at_size:
+            raise ValueError(
+                f"deliveries: {delivery.label!r} is native and of attack {at_size[0]!r}, which is made at the "
+                f"classifier's size: give {at_size[0]!r} native = true, or take it out of of"
+            )
+    for attack, (through, native) in attacks.items():
+        if through is None:
+            continue
+        if through not in ways:
+            known = f"; deliveries: {', '.join(labels)}" if labels else ": write [[deliveries]] with this label"
+            raise ValueError(
+                f"attack {attack!r} is made through delivery {through!r}, and there is none"
+                f"{nearest(through, labels) or known}"
+            )
+        if ways[through].native and not native:
+            raise ValueError(f"attack {attack!r} is made through {through!r}, which is native: give it native = true")
+        of = ways[through].of
+        if of is not None and attack not in of:
+            raise ValueError(
+                f"attack {attack!r} is made through delivery {through!r}, which is of {', '.join(of) or 'no attack'}: "
+                f"add {attack!r} to its of, or leave of out"
+            )
 
 
 def _numbers(amount: ParameterTable | Any) -> list[float]:

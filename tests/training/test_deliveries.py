@@ -14,7 +14,7 @@ from torch import Tensor
 from detector.bundle import load_bundle
 from detector.errors import ConfigError
 from training.attacks.deliver import deliver
-from training.config import CLEAN
+from training.config import CLEAN, TrainingConfig
 from training.deliveries import DeliverySpec, Step
 from training.evaluation.result import EvaluationResult
 from training.job import open_job
@@ -120,6 +120,11 @@ def test_labels_name_attack_and_way(tmp_path: Path) -> None:
     assert config.family_of("clean@jpeg") == CLEAN
     assert config.limit_of("pgd@jpeg", "fit") == 30, "no more than were attacked"
     assert config.limit_of("pgd@jpeg75", "test") == 12
+
+
+def test_a_configuration_with_deliveries_reaches_a_worker_elsewhere_as_it_is(tmp_path: Path) -> None:
+    config = configure(write_source(tmp_path), tmp_path, deliveries=WAYS)
+    assert TrainingConfig(**config.model_dump(mode="json")).deliveries == config.deliveries
 
 
 @pytest.mark.parametrize(

@@ -78,6 +78,7 @@ class Scored:
     @classmethod
     def cat(cls, parts: Sequence[Scored]) -> Scored:
         """Several tables as one."""
+        parts = [part for part in parts if len(part)] or parts[:1]  # an empty one does not know how many are recovered
         return cls(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in parts[0].__dict__})
 
     def __getitem__(self, rows: Bools) -> Scored:

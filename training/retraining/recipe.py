@@ -52,7 +52,7 @@ def recipe_in(bundle: Bundle, folder: Path, allow: Collection[str], *, new_sourc
         "classifier": manifest.classifier.model_dump(mode="json"),
         "witness": None,
         "attacks": attacks,
-        "deliveries": _deliveries(known.get("deliveries") or [], [each.get("label") for each in attacks]),
+        "deliveries": _deliveries(known.get("deliveries") or [], attacks),
         "twins": {"sizes": known["twins"]},
         "evidence": dict(manifest.evidence),
         "fit": known["fit"],
@@ -75,12 +75,13 @@ def recipe_in(bundle: Bundle, folder: Path, allow: Collection[str], *, new_sourc
     return recipe
 
 
-def _deliveries(known: list[dict[str, Any]], attacks: list[Any]) -> list[dict[str, Any]]:
-    """The ways that are learnt from, of attacks that are."""
-    ways = [dict(way) for way in known if way.get("train", True)]
+def _deliveries(known: list[dict[str, Any]], attacks: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The ways that are learnt from or foreseen, of attacks that are learnt from."""
+    foreseen, labels = {each.get("through") for each in attacks}, [each.get("label") for each in attacks]
+    ways = [dict(way) for way in known if way.get("train", True) or way.get("label") in foreseen]
     for way in ways:
         if way.get("of") is not None:
-            way["of"] = [label for label in way["of"] if label in attacks]
+            way["of"] = [label for label in way["of"] if label in labels]
     return ways
 
 

@@ -38,6 +38,9 @@ class ShardPlan:
     originals: tuple[Item | None, ...] | None = None
     """Of collected images, what each was made from, where that is known; None of other shards."""
 
+    natives: tuple[Item, ...] = ()
+    """The photographs of these rows, where they are changed at their own size."""
+
     @property
     def finished(self) -> bool:
         """Whether the shard is there and is the one that is meant."""

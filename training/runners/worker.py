@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import Any, Self
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,14 +20,16 @@ from detector.errors import ConfigError, DataError
 from detector.evidence import Evidence, EvidenceExtractor
 from training.attacks import Distance, attack_images, noise_twin
 from training.attacks.corruptions import corrupt
-from training.attacks.deliver import deliver
+from training.attacks.deliver import deliver, deliver_each
+from training.attacks.native import NATIVE, attack_native, pack, prepared, unpack
+from training.attacks.through import foreseeing
 from training.attacks.transfer import stand_in, target_of
 from training.config import Split, TrainingConfig
 from training.data.collected import open_collected
 from training.data.sources import Item, Source, open_named
 from training.data.splits import read_items
 from training.runners.plans import ShardMade, ShardPlan
-from training.shards import read_shard, write_shard
+from training.shards import read_columns, read_shard, write_shard
 
 __all__ = ["Weights", "Worker", "device_of", "load_classifiers", "predict", "prepare_torch"]
 
@@ -104,7 +107,7 @@ class Worker:
             DataError: An image or a shard cannot be read.
         """
         if not isinstance(plan.made_from, tuple):
-            return read_shard(plan.made_from), ()
+            return read_shard(plan.made_from) | self._natives(plan), ()
         skip = self.config.images.skip_unreadable and plan.originals is None
         images = read_items(plan.made_from, self._source, self.classifier.prepare, skip_unreadable=skip)
         found = {"images": images.pixels, "index": images.index, "truth": images.truth}
@@ -113,6 +116,15 @@ class Worker:
             clean = read_items([one or other for other, one in pairs], self._source, self.classifier.prepare)
             found |= {"clean": clean.pixels, "known": torch.tensor([each is not None for each in plan.originals])}
         return found, images.skipped
+
+    def _natives(self, plan: ShardPlan) -> dict[str, Tensor]:
+        """The photographs of the rows that are made, at their own size; nothing where they are not needed."""
+        if not plan.natives or isinstance(plan.made_from, tuple):
+            return {}
+        items = {item.index: item for item in plan.natives}
+        rows = read_columns(plan.made_from, ("index",))["index"][: plan.rows].tolist()
+        found = [self._source(items[row]).pixels(items[row].position) for row in rows]
+        return pack([torch.tensor(np.ascontiguousarray(each)).permute(2, 0, 1) for each in found])
 
     def compute(self, plan: ShardPlan, source: dict[str, Tensor]) -> dict[str, Tensor]:
         """The tensors of a shard, from what `read` read: touches no file.
@@ -148,16 +160,28 @@ class Worker:
         return tensors | sizes
 
     def _from_clean(self, plan: ShardPlan, clean: dict[str, Tensor]) -> dict[str, Tensor]:
-        clean = {name: column[: plan.rows] for name, column in clean.items()}
+        photographs = unpack(clean)[: plan.rows]
+        clean = {name: column[: plan.rows] for name, column in clean.items() if name not in NATIVE}
         pixels, origin = clean["images"], clean["origin"]
         config, batch_size = self.config, self.config.batch_size
         if (way := config.delivery(plan.label)) is not None:
-            changed = deliver(pixels, way.steps, plan.seed)
+            if way.native:
+                arrived = [image for image, _ in deliver_each(photographs, way.steps, plan.seed)]
+                changed = prepared(self.classifier, arrived)
+            else:
+                changed = deliver(pixels, way.steps, plan.seed)
             sizes = {name: clean[name] for name in ("linf", "l2")}  # of what the attack did, not of the way
             return self._seen(changed, pixels, clean) | sizes
         attack = config.attack(plan.label)
         if attack is not None:
-            target = target_of(attack, self.classifier, self.made_on)
+            target = foreseeing(target_of(attack, self.classifier, self.made_on), config.foreseen(attack))
+            if attack.native:
+                expected = config.foreseen(attack, native=True)
+                attacked, size = attack_native(
+                    attack, target, self.classifier, photographs, origin, foreseen=expected, seed=plan.seed
+                )
+                seen = self._seen(prepared(self.classifier, attacked), pixels, clean)
+                return seen | {"linf": size.linf, "l2": size.l2} | pack(attacked)
             changed = attack_images(attack, target, pixels, origin, seed=plan.seed, batch_size=batch_size)
         elif plan.label in config.corruptions.labels:
             changed = corrupt(pixels, *config.corruptions.labels[plan.label], plan.seed)
@@ -172,7 +196,7 @@ class Worker:
     def _evidence(self, plan: ShardPlan, attack: dict[str, Tensor]) -> dict[str, Tensor]:
         if self.config.attack(plan.label) is not None:
             success = attack["prediction"] != attack["origin"]
-            attack = {name: tensor[success] for name, tensor in attack.items()}
+            attack = {name: tensor[success] for name, tensor in attack.items() if name not in NATIVE}
         evidence = _extract(self.extractor, attack["images"], self.config.batch_size)
         stored = {name: _stored(name, tensor, plan.split) for name, tensor in evidence.tensors().items()}
         for name, tensor in stored.items():
