@@ -90,7 +90,7 @@ class Detector:
         calibration: Attack scores of clean images.
         manifest: Of the bundle all this came from, if any.
         reliability: What may be promised of predictions, if anything.
-        groups: The same by group, if p-values are to be ranks among an image's own group.
+        groups: Attack scores of clean images by group, if p-values are to be ranks among an image's own group.
         tail: Whether to estimate how rare a score is that is higher than all clean ones.
         cascade: The first look; None: every image is looked at in full.
     """

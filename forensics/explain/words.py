@@ -55,7 +55,8 @@ def p_words(explanation: Explanation) -> str:
     total = explanation.calibration_images
     as_attacked = round(explanation.verdict.p_value * (total + 1)) - 1
     count, verb = f"{as_attacked:,}" if as_attacked else "None", "looks" if as_attacked == 1 else "look"
-    return f"{count} of {total:,} clean calibration images {verb} at least as attacked."
+    images = "images of its calibration group" if explanation.verdict.calibration_group else "calibration images"
+    return f"{count} of {total:,} clean {images} {verb} at least as attacked."
 
 
 def recovered_words(explanation: Explanation) -> str:

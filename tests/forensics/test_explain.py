@@ -208,6 +208,8 @@ def test_the_verdict_in_words(explanation: Explanation, p_value: float, total: i
     assert words.flagged_words(changed) == said
     count = round(p_value * (total + 1)) - 1
     assert words.p_words(changed).startswith(f"{count or 'None'} of {total:,} clean calibration images")
+    grouped = dataclasses.replace(changed, verdict=dataclasses.replace(verdict, calibration_group="cat"))
+    assert f" of {total:,} clean images of its calibration group look" in words.p_words(grouped)
 
 
 def test_shares_are_not_rounded_to_certainty() -> None:

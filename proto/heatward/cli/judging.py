@@ -122,7 +122,9 @@ def _check(arguments: argparse.Namespace, server: DetectorInfo) -> None:
         raise ValueError(f"argument --fpr: {arguments.fpr:g} is less than the server can promise, {smallest:.3g}")
     borne, promised = arguments.max_error_rate, server.smallest_error_rate
     if borne is not None and promised is None:
-        raise ValueError("argument --max-error-rate: the server's detector promises no error rate of predictions")
+        raise ValueError(
+            "argument --max-error-rate: the server's detector promises no error rate of predictions: leave it out"
+        )
     if borne is not None and promised is not None and borne < promised:
         raise ValueError(f"argument --max-error-rate: {borne:g} is less than the server can promise, {promised:.3g}")
     if arguments.save_heatmaps and "png" not in server.heatmap_formats:
