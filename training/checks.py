@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,7 +19,8 @@ from detector.errors import CalibrationError, DataError
 from detector.scoring.calibration import FEWEST_SCORES, rank_at
 from detector.scoring.tail import FEWEST_FOR_TAIL
 from detector.text import printable
-from training.attacks.transfer import target_of
+from training.attacks.native import at_size
+from training.attacks.through import foreseeing
 from training.attacks.trial import IMAGES, try_attack
 from training.config import CLEAN, SPLITS, Split
 from training.data.splits import read_items
@@ -79,7 +81,7 @@ def check_images(job: Job) -> None:
 
 
 def try_attacks(job: Job, plans: Iterable[ShardPlan]) -> None:
-    """Run every attack of which no shard was ever made, on two images.
+    """Run every attack of which no shard was ever made, as it will be made, on two images; a native one on one.
 
     Not on a cluster, whose workers may have a device that is not here.
 
@@ -99,8 +101,14 @@ def try_attacks(job: Job, plans: Iterable[ShardPlan]) -> None:
     origin = predict(job.classifier, pixels, job.config.batch_size)
     with job.progress.task("try attacks", total=len(attacks)) as advance:
         for attack in attacks:
-            target = target_of(attack, job.classifier, job.worker.made_on)
-            try_attack(attack, target, pixels, origin, batch_size=job.config.batch_size)
+            target = job.worker.target(attack)
+            if attack.native:
+                photograph = torch.from_numpy(np.array(split.pixels(items[0]))).permute(2, 0, 1)
+                size = (photograph.shape[1], photograph.shape[2])
+                behind = foreseeing(at_size(target, job.classifier, size), job.config.foreseen(attack, native=True))
+                try_attack(attack, behind, photograph[None], origin[:1])
+            else:
+                try_attack(attack, target, pixels, origin, batch_size=job.config.batch_size)
             advance(1)
 
 
