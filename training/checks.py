@@ -29,9 +29,18 @@ from training.fitting.glance import check_vouched_for
 from training.job import Job
 from training.runners import ShardPlan
 from training.runners.worker import predict
+from training.settings import CalibrateSettings
 from training.shards import list_shards, read_columns
 
-__all__ = ["check_attacks", "check_classifier", "check_images", "near_chance", "try_attacks"]
+__all__ = [
+    "check_attacks",
+    "check_classifier",
+    "check_groups",
+    "check_images",
+    "check_tail",
+    "near_chance",
+    "try_attacks",
+]
 
 FEWEST_FOR_1_PERCENT = 99
 FEWEST_SUCCESSES = 10
@@ -115,22 +124,38 @@ def try_attacks(job: Job, plans: Iterable[ShardPlan]) -> None:
 def _check_calibration(job: Job, usable: int) -> None:
     """What `[calibrate]` asks of so many images."""
     settings, classes = job.config.calibrate, job.classifier.num_classes
+    check_tail(settings, usable)
+    check_groups(settings, usable)
+    if settings.by is not None and rank_at(settings.rate, usable // classes) < 1:
+        job.progress.note(
+            f"calibrate: {usable} images are about {usable / classes:.0f} for each of {classes} predicted classes; too "
+            f"few for a false-positive rate of {settings.rate:g} in many of them, which will share a group"
+        )
+
+
+def check_tail(settings: CalibrateSettings, usable: int) -> None:
+    """See that so many calibration images are enough for the tail estimate, if there is one.
+
+    Raises:
+        CalibrationError: They are not.
+    """
     if settings.tail and usable < FEWEST_FOR_TAIL:
         raise CalibrationError(
             f"calibrate.tail: an estimate needs at least {FEWEST_FOR_TAIL} calibration images that can be read, "
             f"images.splits.calibrate has {usable}: use more images, or leave it out"
         )
-    if settings.by is None:
-        return
-    if rank_at(settings.rate, usable) < 1:
+
+
+def check_groups(settings: CalibrateSettings, usable: int) -> None:
+    """See that so many calibration images reach the rate of each group, if there are groups.
+
+    Raises:
+        CalibrationError: They do not.
+    """
+    if settings.by is not None and rank_at(settings.rate, usable) < 1:
         raise CalibrationError(
             f"calibrate.rate: {usable} calibration images that can be read do not reach {settings.rate:g}: use more "
             "images, or a larger rate"
-        )
-    if rank_at(settings.rate, usable // classes) < 1:
-        job.progress.note(
-            f"calibrate: {usable} images are about {usable / classes:.0f} for each of {classes} predicted classes; too "
-            f"few for a false-positive rate of {settings.rate:g} in many of them, which will share a group"
         )
 
 
