@@ -45,7 +45,7 @@ class Heads:
     def __init__(self, classifier: Classifier) -> None:
         if not isinstance(classifier.module.net, VisionTransformer) or classifier.module.net.cls_token is None:
             raise ConfigError(
-                f"{classifier.spec.source}: expected a timm vision transformer with a class token, as in examples/zoo/vit.toml"
+                f"{classifier.spec.source}: expected a timm vision transformer with a class token; give its --config"
             )
         self.classifier = classifier
         self._seen: list[Tensor] = []
