@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,7 +19,8 @@ from detector.errors import CalibrationError, DataError
 from detector.scoring.calibration import FEWEST_SCORES, rank_at
 from detector.scoring.tail import FEWEST_FOR_TAIL
 from detector.text import printable
-from training.attacks.transfer import target_of
+from training.attacks.native import at_size
+from training.attacks.through import foreseeing
 from training.attacks.trial import IMAGES, try_attack
 from training.config import CLEAN, SPLITS, Split
 from training.data.splits import read_items
@@ -27,9 +29,18 @@ from training.fitting.glance import check_vouched_for
 from training.job import Job
 from training.runners import ShardPlan
 from training.runners.worker import predict
+from training.settings import CalibrateSettings
 from training.shards import list_shards, read_columns
 
-__all__ = ["check_attacks", "check_classifier", "check_images", "near_chance", "try_attacks"]
+__all__ = [
+    "check_attacks",
+    "check_classifier",
+    "check_groups",
+    "check_images",
+    "check_tail",
+    "near_chance",
+    "try_attacks",
+]
 
 FEWEST_FOR_1_PERCENT = 99
 FEWEST_SUCCESSES = 10
@@ -79,7 +90,7 @@ def check_images(job: Job) -> None:
 
 
 def try_attacks(job: Job, plans: Iterable[ShardPlan]) -> None:
-    """Run every attack of which no shard was ever made, on two images.
+    """Run every attack of which no shard was ever made, as it will be made, on two images; a native one on one.
 
     Not on a cluster, whose workers may have a device that is not here.
 
@@ -99,30 +110,52 @@ def try_attacks(job: Job, plans: Iterable[ShardPlan]) -> None:
     origin = predict(job.classifier, pixels, job.config.batch_size)
     with job.progress.task("try attacks", total=len(attacks)) as advance:
         for attack in attacks:
-            target = target_of(attack, job.classifier, job.worker.made_on)
-            try_attack(attack, target, pixels, origin, batch_size=job.config.batch_size)
+            target = job.worker.target(attack)
+            if attack.native:
+                photograph = torch.from_numpy(np.array(split.pixels(items[0]))).permute(2, 0, 1)
+                size = (photograph.shape[1], photograph.shape[2])
+                behind = foreseeing(at_size(target, job.classifier, size), job.config.foreseen(attack, native=True))
+                try_attack(attack, behind, photograph[None], origin[:1])
+            else:
+                try_attack(attack, target, pixels, origin, batch_size=job.config.batch_size)
             advance(1)
 
 
 def _check_calibration(job: Job, usable: int) -> None:
     """What `[calibrate]` asks of so many images."""
     settings, classes = job.config.calibrate, job.classifier.num_classes
+    check_tail(settings, usable)
+    check_groups(settings, usable)
+    if settings.by is not None and rank_at(settings.rate, usable // classes) < 1:
+        job.progress.note(
+            f"calibrate: {usable} images are about {usable / classes:.0f} for each of {classes} predicted classes; too "
+            f"few for a false-positive rate of {settings.rate:g} in many of them, which will share a group"
+        )
+
+
+def check_tail(settings: CalibrateSettings, usable: int) -> None:
+    """See that so many calibration images are enough for the tail estimate, if there is one.
+
+    Raises:
+        CalibrationError: They are not.
+    """
     if settings.tail and usable < FEWEST_FOR_TAIL:
         raise CalibrationError(
             f"calibrate.tail: an estimate needs at least {FEWEST_FOR_TAIL} calibration images that can be read, "
             f"images.splits.calibrate has {usable}: use more images, or leave it out"
         )
-    if settings.by is None:
-        return
-    if rank_at(settings.rate, usable) < 1:
+
+
+def check_groups(settings: CalibrateSettings, usable: int) -> None:
+    """See that so many calibration images reach the rate of each group, if there are groups.
+
+    Raises:
+        CalibrationError: They do not.
+    """
+    if settings.by is not None and rank_at(settings.rate, usable) < 1:
         raise CalibrationError(
             f"calibrate.rate: {usable} calibration images that can be read do not reach {settings.rate:g}: use more "
             "images, or a larger rate"
-        )
-    if rank_at(settings.rate, usable // classes) < 1:
-        job.progress.note(
-            f"calibrate: {usable} images are about {usable / classes:.0f} for each of {classes} predicted classes; too "
-            f"few for a false-positive rate of {settings.rate:g} in many of them, which will share a group"
         )
 
 

@@ -105,6 +105,11 @@ class CalibrateSettings(Settings):
     tail: bool = False
     """True: estimate how rare a score is that is higher than all clean ones; no verdict depends on it."""
 
+    @property
+    def grouping(self) -> dict[str, Any]:
+        """What decides p-values, as JSON; nothing where all images are one group."""
+        return self.model_dump(mode="json", exclude={"tail"}) if self.by else {}
+
 
 class CascadeConfig(Settings):
     """The first look of a cascade: docs/results/cascade.md."""

@@ -131,8 +131,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--json", type=Path, help="write the result here, too")
     options = parser.parse_args(arguments)
 
-    torch.set_num_threads(options.threads)
-    config = load_config(options.config)
+    config = load_config(options.config, {"threads": options.threads})
     with make_progress() as progress:
         job = open_job(config, progress)
         ShardResults("attribute", job).require()

@@ -44,7 +44,9 @@ class Heads:
 
     def __init__(self, classifier: Classifier) -> None:
         if not isinstance(classifier.module.net, VisionTransformer) or classifier.module.net.cls_token is None:
-            raise ConfigError(f"{classifier.spec.source}: expected a timm vision transformer with a class token")
+            raise ConfigError(
+                f"{classifier.spec.source}: expected a timm vision transformer with a class token; give its --config"
+            )
         self.classifier = classifier
         self._seen: list[Tensor] = []
         for part in classifier.module.net.modules():
@@ -62,7 +64,7 @@ class Heads:
         first, second = logits.topk(2).values.T
         gradients = torch.autograd.grad((first - second).sum(), self._seen)
         numbers: list[Tensor] = []
-        rollout = torch.eye(self._seen[0].shape[-1]).expand(len(images), -1, -1)
+        rollout = torch.eye(self._seen[0].shape[-1], device=images.device).expand(len(images), -1, -1)
         for attention, gradient in zip(self._seen, gradients, strict=True):  # (B, heads, N, N)
             attention = attention.detach()
             weighted = (attention * gradient).clamp_min(0)
@@ -95,7 +97,8 @@ def widen(job: Job, work: Path) -> None:
             rows = {int(index): row for row, index in enumerate(images["index"])}
             chosen = images["images"][[rows[int(index)] for index in evidence["index"]]]
             channels = evidence["margin.channels"]
-            seen = torch.cat([heads(part.float() / 255) for part in torch.split(chosen, BATCH)])
+            device = job.classifier.device
+            seen = torch.cat([heads(part.to(device).float() / 255).cpu() for part in torch.split(chosen, BATCH)])
             evidence["margin.channels"] = torch.cat([channels, seen.to(channels.dtype)], 1)
             write_shard(folder(work, "attribute", split, label) / plan.path.name, evidence, "")
             done(1)
@@ -109,7 +112,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
 
     torch.set_num_threads(options.threads)
-    config = load_config(options.config)
+    config = load_config(options.config, {"threads": options.threads})  # open_job sets what the configuration says
     found = {"activations": measured(config, True, torch.device("cpu"))}
     with tempfile.TemporaryDirectory() as temporary:
         with make_progress() as progress:

@@ -30,6 +30,7 @@ from detector.scoring.tail import Tail
 from training.config import CLEAN
 from training.evaluation.scores import Scored, by_network, from_evidence
 from training.evaluation.tables import render
+from training.fitting.glance import load_cascade
 from training.fitting.networks import load_networks
 from training.job import open_job
 from training.load import load_config
@@ -171,10 +172,9 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=200, help="deals (%(default)d)")
     parser.add_argument("--attacks", nargs="+", metavar="LABEL", help="only these, of the configuration's")
     arguments = parser.parse_args()
-    torch.set_num_threads(1)
     with make_progress() as progress:
-        job = open_job(load_config(arguments.config), progress)
-    answer = by_network(load_networks(job.work / "fit"), torch.device("cpu"))
+        job = open_job(load_config(arguments.config, {"threads": 1}), progress)
+    answer = by_network(load_networks(job.work / "fit"), torch.device("cpu"), load_cascade(job))
 
     def scored(split: str, label: str) -> Scored:
         return from_evidence(list_shards(job.work, "attribute", split, label), {"": answer})[""]

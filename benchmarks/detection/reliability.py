@@ -129,10 +129,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--manual", type=int, default=200, help="images changed by hand, of each kind")
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args(arguments)
-    torch.set_num_threads(options.threads)
-    config = load_config(options.config)
+    config = load_config(options.config, {"threads": options.threads})
     job = open_job(config, SilentProgress())
-    torch.set_num_threads(options.threads)
     detector = load_detector(job)
     if detector.reliability is None:
         raise SystemExit(f"{config.work}: nothing is promised of predictions; run `heatward train calibrate` again")

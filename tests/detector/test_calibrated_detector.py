@@ -90,10 +90,10 @@ def test_scores_without_a_tail_serve_all_the_same(bundle: Bundle, images: torch.
     assert detector.detect(images[:1])[0].tail is None
 
 
-def test_the_embedded_bundle_is_calibrated_as_ever() -> None:
+def test_the_embedded_bundle_ranks_among_all_images_and_estimates_a_tail() -> None:
     stored = load_bundle(EMBEDDED)
-    assert stored.calibration_groups is None and read_manifest(EMBEDDED).calibration == {}
+    assert stored.calibration_groups is None and read_manifest(EMBEDDED).calibration == {"tail": True}
     detector = Detector.assemble(stored)
-    assert detector.groups is None and not detector.tails
+    assert detector.groups is None and len(detector.tails) == 1 and detector.tails[0] is not None
     assert detector.scarcest is detector.calibration
     assert detector.detect(torch.full((1, 3, 32, 32), 0.5))[0].calibration_group == ""

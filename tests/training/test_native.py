@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from training.deliveries import Step
 from training.job import open_job
 from training.progress import SilentProgress
 from training.shards import read_shard
+from training.stages import attack as attack_stage
 from training.stages.attack import predict
 
 PGD: dict[str, Any] = {"eps": "24/255", "alpha": {"of_eps": 0.25}, "steps": 5}
@@ -145,6 +147,30 @@ def test_a_job_attacks_and_delivers_photographs_before_they_are_resized(source: 
     list(job.runner.run([evidence]))
     success = int((made["pgd-native"]["prediction"] != made["pgd-native"]["origin"]).sum())
     assert len(read_shard(evidence.path)["origin"]) == success > 0
+
+
+OWN = """
+import torch
+
+def refuses(classifier, images, labels):
+    behind = not torch.equal(classifier(images), classifier(images))
+    raise IndexError(f"{len(images)} of {tuple(images.shape[2:])}, delivered {behind}")
+"""
+
+
+@pytest.mark.parametrize(("native", "size"), [(True, r"1 of \((24, 40|36, 24)\)"), (False, r"2 of \(16, 16\)")])
+def test_an_attack_is_tried_as_it_will_be_made(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, native: bool, size: str
+) -> None:
+    (tmp_path / "native_attacks.py").write_text(OWN)
+    monkeypatch.syspath_prepend(tmp_path)
+    way = {"label": "crop", "steps": [{"crop": {"uniform": [0.5, 0.9]}}], "native": native}
+    own = {"name": "native_attacks:refuses", "label": "own", "family": "own", "native": native, "through": "crop"}
+    job = open_job(config(source, tmp_path, attacks=[SMALL, own], deliveries=[way]), SilentProgress())
+    with pytest.raises(ConfigError, match=size + ", delivered True"):
+        attack_stage.run(job)
+    assert not list((tmp_path / "work").rglob("*.safetensors"))
+    sys.modules.pop("native_attacks")
 
 
 def test_native_is_part_of_the_digest_and_of_native_attacks_alone(source: Path, tmp_path: Path) -> None:

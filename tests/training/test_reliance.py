@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
@@ -10,6 +9,7 @@ from typing import cast
 import numpy as np
 import pytest
 import torch
+from notes import Notes
 from tiny_evaluation import ROWS, evaluation_job
 
 from detector.classifier import Classifier
@@ -24,7 +24,6 @@ from training.evaluation.result import EvaluationResult
 from training.evaluation.tables import markdown
 from training.fitting.reliability import Signed, fit_reliability, in_one_way, signs_of
 from training.job import Job
-from training.progress import SilentProgress
 from training.shards import list_shards
 
 HEAD = RiskHead(*(torch.tensor(each, dtype=torch.float64) for each in ([0.0] * 4, [1.0] * 4, [0, 0, -1, 0, 0.0])))
@@ -122,7 +121,7 @@ def test_images_of_unknown_class_teach_nothing(job: tuple[TrainingConfig, Detect
     }
     found = Signed.of(shard, evidence, torch.zeros(4), torch.full((4, 4), 0.25))
     assert found.wrong.tolist() == [False, True] and found.source.tolist() == [0, 2]
-    assert len(found.signs) == 2 and replace(found).signs.shape[1] == 4  # without a witness
+    assert len(found.signs) == 2 and found.signs.shape[1] == 4  # without a witness
 
 
 def test_foreign_images_are_pictures_and_the_same_each_time() -> None:
@@ -132,17 +131,8 @@ def test_foreign_images_are_pictures_and_the_same_each_time() -> None:
     assert len(images[0].flatten(1).unique(dim=1).T) == 1 and len(images[3].unique()) > 50  # one colour, noise
 
 
-class Noting(SilentProgress):
-    notes: list[str]
-
-    def note(self, text: str) -> None:
-        self.notes.append(text)
-
-
-def opened(settings: TrainingConfig, detector: Detector, notes: list[str]) -> Job:
+def opened(settings: TrainingConfig, detector: Detector, progress: Notes) -> Job:
     """As much of a job as the calibration looks at."""
-    progress = Noting()
-    progress.notes = notes
     return cast(
         Job, SimpleNamespace(config=settings, work=settings.work, classifier=detector.classifier, progress=progress)
     )
@@ -152,9 +142,9 @@ def test_the_calibrate_split_and_the_fit_split_make_a_promise(job: tuple[Trainin
     settings, detector = job
     paths = list_shards(settings.work, "attribute", "calibrate", "clean")
     clean = [each for path in paths if (each := signs_of(path, detector.networks, detector.classifier.device))]
-    notes: list[str] = []
+    notes = Notes()
     found = fit_reliability(opened(settings, detector, notes), detector.networks, clean)
-    assert found is not None and not notes
+    assert found is not None and not notes.notes
     assert len(found.head.mean) == 4 and 0 < found.smallest_rate <= float(found.error_rates[-1]) <= 1
     again = fit_reliability(opened(settings, detector, notes), detector.networks, [*clean, *clean])
     assert again is not None and torch.equal(again.error_rates, found.error_rates)  # a photograph counts once
@@ -166,6 +156,6 @@ def test_where_no_class_is_known_nothing_is_promised_and_that_is_said(job: tuple
     found = signs_of(path, detector.networks, detector.classifier.device)
     assert found is not None
     none = Signed(found.signs[:0], found.wrong[:0], found.source[:0])
-    notes: list[str] = []
+    notes = Notes()
     assert fit_reliability(opened(settings, detector, notes), detector.networks, [none]) is None
-    assert "got 0" in notes[0] and "promises no error rate" in notes[0]
+    assert "got 0" in notes.notes[0] and "promises no error rate" in notes.notes[0]

@@ -292,8 +292,8 @@ def results(job: Job) -> Results:
     settings = job.config.evaluate.model_dump(mode="json", exclude={"leave_out"})  # measured by its own command
     fitted = fit_results(job, job.work / "fit").made_from
     parts = [fitted, shards, settings, SCHEMA_VERSION]
-    if job.config.calibrate.by:
-        parts.append(job.config.calibrate.model_dump(mode="json"))
+    if grouped := job.config.calibrate.grouping:
+        parts.append(grouped)
     if clears := job.config.cascade.clears:
         parts += [glance_results(job).made_from, str(clears)]
     made_from = digest(parts)

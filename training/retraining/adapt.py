@@ -19,6 +19,7 @@ from detector.errors import CalibrationError, ConfigError, DataError, Fingerprin
 from detector.evidence import EvidenceExtractor, hidden_by
 from detector.lock import hold
 from detector.scoring.network import EvidenceShape
+from training.checks import check_groups, check_tail
 from training.config import TrainingConfig
 from training.data import open_splits
 from training.detectors import detector_around
@@ -140,14 +141,27 @@ def _fitting(config: TrainingConfig, bundle: Bundle, progress: Progress) -> Trai
 
 
 def _vouched(job: Job) -> Job:
-    """The job, without the cascade of the bundle where so few images do not vouch for one."""
-    usable = {split: images.usable for split, images in job.splits.items()}
+    """The job, without what the bundle has and so few images do not vouch for; what that is, is said."""
+    fit, usable = job.splits["fit"].usable, job.splits["calibrate"].usable
+    config = job.config
     try:
-        check_vouched_for(job.config.cascade.clears, usable["fit"], usable["calibrate"])
+        check_vouched_for(config.cascade.clears, fit, usable)
     except CalibrationError as error:
         job.progress.note(f"the adapted detector has no cascade, and looks at every image in full. {error}")
-        return replace(job, config=job.config.model_copy(update={"cascade": CascadeConfig()}))
-    return job
+        config = config.model_copy(update={"cascade": CascadeConfig()})
+    fewer: dict[str, bool | None] = {}
+    try:
+        check_tail(config.calibrate, usable)
+    except CalibrationError as error:
+        job.progress.note(f"the adapted detector estimates no tail. {error}")
+        fewer["tail"] = False
+    try:
+        check_groups(config.calibrate, usable)
+    except CalibrationError as error:
+        job.progress.note(f"the adapted detector ranks an image among those of all classes. {error}")
+        fewer["by"] = None
+    config = config.model_copy(update={"calibrate": config.calibrate.model_copy(update=fewer)})
+    return replace(job, config=config)
 
 
 def _is_old(classifier: Classifier, bundle: Bundle) -> bool:

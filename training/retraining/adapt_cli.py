@@ -24,7 +24,7 @@ __all__ = ["adapt"]
 WORK = "work/adapt"
 OURS = ("attacks", "deliveries", "distillation", "evidence", "fit", "twins", "witness")
 """Tables that the bundle decides."""
-NOT_READ = (*OURS, "classifier", "corruptions")
+NOT_READ = (*OURS, "calibrate", "cascade", "classifier", "corruptions")
 """Tables of a file that do not count."""
 
 
@@ -33,8 +33,9 @@ def adapt(argv: Sequence[str] | None = None) -> int:
     parser = job_parser(
         "adapt",
         "Fit a bundle's detector to a new release of its classifier, from few images.",
-        "Attacks, evidence, twins, witness and network are the bundle's. Images, seed and threads come from flags or "
-        f"from --config, whose other tables do not count. Work lies in {WORK} unless --work names another folder.",
+        "Attacks, evidence, twins, witness, network, cascade and calibration are the bundle's. Images, seed and "
+        "threads come from flags or from --config, whose other tables do not count. "
+        f"Work lies in {WORK} unless --work names another folder.",
     )
     parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="the detector of the old classifier: path or URL")
     images = parser.add_mutually_exclusive_group()

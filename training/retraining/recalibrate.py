@@ -212,7 +212,9 @@ def _check_enough(count: int, left: int, options: Options) -> None:
             f"rate of {options.rate:g} needs {fewest}. Give more images, or a larger --rate"
         )
     if options.tail and left < FEWEST_FOR_TAIL:
-        raise CalibrationError(f"--tail: an estimate needs {FEWEST_FOR_TAIL} images, {left} are left: give more")
+        raise CalibrationError(
+            f"--tail: an estimate needs {FEWEST_FOR_TAIL} images, {left} are left: give more, or leave --tail out"
+        )
 
 
 def _told(detector: Detector, found: Tensor, predicted: Tensor, kept: Tensor, options: Options) -> dict[str, Any]:

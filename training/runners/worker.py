@@ -24,7 +24,7 @@ from training.attacks.deliver import deliver, deliver_each
 from training.attacks.native import NATIVE, attack_native, pack, prepared, unpack
 from training.attacks.through import foreseeing
 from training.attacks.transfer import stand_in, target_of
-from training.config import Split, TrainingConfig
+from training.config import AttackSpec, Split, TrainingConfig
 from training.data.collected import open_collected
 from training.data.sources import Item, Source, open_named
 from training.data.splits import read_items
@@ -82,7 +82,7 @@ class Worker:
         return EvidenceExtractor(self.classifier, self.config.evidence, self.witness)
 
     @cached_property
-    def made_on(self) -> Classifier | None:
+    def _made_on(self) -> Classifier | None:
         """What attacks are made on that need gradients, where the classifier has none."""
         if self.classifier.differentiable or self.witness is None:
             return None
@@ -99,6 +99,10 @@ class Worker:
         tensors = self.compute(plan, source)
         write_shard(plan.path, tensors, plan.digest)
         return ShardMade.of(plan, tensors, skipped)
+
+    def target(self, attack: AttackSpec) -> Classifier:
+        """What an attack is made on: the classifier or what stands in for it, behind what the attack foresees."""
+        return foreseeing(target_of(attack, self.classifier, self._made_on), self.config.foreseen(attack))
 
     def read(self, plan: ShardPlan) -> tuple[dict[str, Tensor], tuple[str, ...]]:
         """What a shard is made from, and the names of images that could not be read.
@@ -174,7 +178,7 @@ class Worker:
             return self._seen(changed, pixels, clean) | sizes
         attack = config.attack(plan.label)
         if attack is not None:
-            target = foreseeing(target_of(attack, self.classifier, self.made_on), config.foreseen(attack))
+            target = self.target(attack)
             if attack.native:
                 expected = config.foreseen(attack, native=True)
                 attacked, size = attack_native(

@@ -23,7 +23,7 @@ from detector.evidence import Evidence
 from detector.scoring.calibration import Calibration, one_of_each
 from detector.scoring.cascade import check_vouched, score_of_both
 from detector.scoring.groups import Groups
-from training.config import Stage, TrainingConfig
+from training.config import Stage
 from training.detectors import RELIABILITY, SCORES
 from training.fitting.calibration import describe
 from training.fitting.glance import load_cascade
@@ -35,11 +35,11 @@ from training.job import Job
 from training.resume import Results
 from training.shards import digest, list_shards, read_shard, write_shard
 
-__all__ = ["INPUTS", "grouping", "outputs", "run"]
+__all__ = ["INPUTS", "outputs", "run"]
 
 INPUTS: tuple[Stage, ...] = ("fit", "glance", "attribute")
 VERSION = 1
-"""Of how reliability is calibrated. Raise this when that changes."""
+"""Of how reliability is calibrated. Where that changes, raise this and the evaluation's SCHEMA_VERSION."""
 
 
 def outputs(job: Job) -> Results:
@@ -47,7 +47,7 @@ def outputs(job: Job) -> Results:
     shards = job.digests("attribute", "calibrate")
     parts: dict[str, Any] = {"fit": fit_results(job, job.work / "fit").made_from, "shards": shards}
     parts["reliability"] = VERSION
-    if grouped := grouping(job.config):
+    if grouped := job.config.calibrate.grouping:
         parts["calibrate"] = grouped
     if job.config.cascade.clears:
         parts["cascade"] = [glance_results(job).made_from, str(job.config.cascade.clears)]
@@ -101,8 +101,3 @@ def _score(job: Job, made_from: str) -> None:
     reliability = fit_reliability(job, networks, signed, cascade)
     write_shard(job.work / SCORES, {"scores": kept, **(groups.tensors() if groups else {})}, made_from)
     write_shard(job.work / RELIABILITY, reliability.tensors() if reliability else {}, made_from)
-
-
-def grouping(config: TrainingConfig) -> dict[str, Any]:
-    """Settings that decide p-values, as JSON; nothing where all images are one group."""
-    return config.calibrate.model_dump(mode="json", exclude={"tail"}) if config.calibrate.by else {}

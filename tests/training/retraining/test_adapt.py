@@ -98,6 +98,22 @@ def test_networks_begin_with_the_old_ones(source: Path, trained: Path, weights: 
         assert torch.allclose(bundle.network_weights[name].float(), new.network_weights[name].float(), atol=1e-4), name
 
 
+def test_what_few_images_do_not_vouch_for_is_left_out_and_said(
+    source: Path, trained: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = words(source, trained, tmp_path, "--weights", str(weights), "--fit-images", "12")
+    table = tmp_path / "config.toml"
+    table.write_text((source / "config.toml").read_text() + "\n[cascade]\nclears = 0.5\n\n[calibrate]\nrate = 0.05\n")
+    asked[asked.index("--config") + 1] = str(table)
+    wanted = ("--set", "calibrate.tail=true", "--set", 'calibrate.by="prediction"')
+    assert adapt_cli.adapt([*asked, *wanted]) == 0
+    said = capsys.readouterr().err
+    assert "estimates no tail. calibrate.tail: an estimate needs at least 200 calibration images" in said
+    assert "among those of all classes. calibrate.rate: 24 calibration images" in said
+    assert "cascade" not in said, "the file does not decide that"
+    assert read_manifest(tmp_path / "new.heatward").calibration == {}
+
+
 def test_another_architecture_begins_anew(
     source: Path, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

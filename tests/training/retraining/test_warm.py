@@ -66,9 +66,8 @@ def test_a_challenger_begins_with_the_champions_networks(
     options = Options(rate=0.05, tolerance=0.9, warm_epochs=1)
     retrain(growing(source, grown, fit={"epochs": 7}), Store.open(tmp_path / "store"), options, notes)
     assert [each.manifest.files for each in began] == [bundle.manifest.files]
-    assert [note for note in notes.notes if "epoch" in note] == [
-        note for note in notes.notes if note.startswith("network 1/1 epoch 1:")
-    ]
+    epochs = [note for note in notes.notes if "epoch" in note]
+    assert len(epochs) == 1 and epochs[0].startswith("network 1/1 epoch 1:")
     made: Any = load_bundle(grown / "work" / "retrain" / "challenger.heatward").manifest.provenance
     assert made["fit"]["epochs"] == 7, "who adapts it later needs as many"
 
