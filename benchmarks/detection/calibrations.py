@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -190,8 +189,10 @@ def main() -> None:
         by_class(calibrate, test, attacked, job.classifier.classes, arguments.draws),
         tails(clean, arguments.draws),
     ]
-    with suppress(ValueError):  # fewer clean images than a batch needs
+    if len(clean) >= max(CALIBRATED) + BATCH:
         tables.append(batches(clean, attacked, arguments.draws))
+    else:
+        print(f"No batches: they need {max(CALIBRATED) + BATCH} clean images, here are {len(clean)}.")
     print(render(tables))
     print(tables[0].caption)
 

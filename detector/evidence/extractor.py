@@ -146,9 +146,9 @@ class EvidenceExtractor:
         evidence, heatmaps = [], []
         for chunk in torch.split(images, self.settings.forward_batch):
             if self.black_box:
-                logits, view_logits = self._ask_about(chunk, with_views=True)
-                first = self._first(chunk, logits)
-                evidence.append(self._with_views(first, view_logits))
+                said = self._ask_about([chunk, *self._views_of(chunk)])
+                first = self._first(chunk, said[0])
+                evidence.append(self._with_views(first, said[1:].transpose(0, 1)))
             else:
                 first = self._glance(chunk)
                 evidence.append(self._look(first))
@@ -192,7 +192,7 @@ class EvidenceExtractor:
 
     def _glance(self, images: Tensor) -> Glance:
         if self.black_box:
-            return self._first(images, self._ask_about(images, with_views=False)[0])
+            return self._first(images, self._ask_about([images])[0])
         with torch.enable_grad():
             logits, activations = self.classifier.activations(images, self.layers)
             depths = attribute_margin(logits, activations, retain_graph=True)
@@ -222,7 +222,7 @@ class EvidenceExtractor:
 
     def _look(self, glance: Glance) -> Evidence:
         if self.black_box:
-            return self._with_views(glance, self._ask_about(glance.images, of_images=False)[1])
+            return self._with_views(glance, self._ask_about(self._views_of(glance.images)).transpose(0, 1))
         view_logits, stability = self._under_views(glance.images, glance.depths)
         return self._with_views(glance, view_logits, {"views.stability": stability})
 
@@ -237,14 +237,14 @@ class EvidenceExtractor:
             seen |= {"candidates": candidates, **answers(logits, candidates)}
         return Evidence.from_tensors({**seen, **inside, **answers_under_views(logits, view_logits, candidates)})
 
+    def _views_of(self, images: Tensor) -> list[Tensor]:
+        return [view(images) for view in self.views.values()]
+
     @torch.no_grad()
-    def _ask_about(self, images: Tensor, *, of_images: bool = True, with_views: bool = True) -> tuple[Tensor, Tensor]:
-        """Logits of a black box about images (B, K) and about their views (B, V, K), what is wanted of it together."""
-        looks = [images] if of_images else []
-        looks += [view(images) for view in self.views.values()] if with_views else []
-        said = [self.classifier(chunk) for chunk in torch.split(torch.cat(looks), self.settings.forward_batch)]
-        stacked = torch.cat(said).view(len(looks), len(images), self.classifier.num_classes)
-        return stacked[0], stacked[int(of_images) :].transpose(0, 1)
+    def _ask_about(self, looks: Sequence[Tensor]) -> Tensor:
+        """Logits of a black box (n, B, K) about n batches (B, 3, H, W), asked about together."""
+        said = [self.classifier(chunk) for chunk in torch.split(torch.cat(list(looks)), self.settings.forward_batch)]
+        return torch.cat(said).view(len(looks), -1, self.classifier.num_classes)
 
     def _map_of_witness(self, images: Tensor, labels: Tensor) -> Tensor:
         """(B, h, w): what speaks for these labels, to the witness."""

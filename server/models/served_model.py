@@ -76,7 +76,7 @@ class ServedModel:
     def smallest_error_rate(self) -> float | None:
         """The smallest share of wrong predictions among accepted ones that can be promised; None: none is."""
         reliability = self.detector.reliability
-        return None if reliability is None else reliability.smallest_rate
+        return None if reliability is None or reliability.smallest_rate >= 1 else reliability.smallest_rate
 
     @cached_property
     def classes(self) -> Sequence[str]:

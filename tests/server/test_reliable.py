@@ -26,11 +26,11 @@ from detector.scoring.risk import RiskHead
 from server.protocols.guard.findings import Finding, annotation
 
 
-def promising() -> FakeDetector:
+def promising(smallest: float = 10 / 255) -> FakeDetector:
     """Its smallest error rate is 10 / 255."""
     found = FakeDetector()
     nothing = torch.zeros(1, dtype=torch.float64)
-    found.reliability = Reliability(RiskHead(nothing, nothing, nothing), nothing, nothing + 10 / 255)
+    found.reliability = Reliability(RiskHead(nothing, nothing, nothing), nothing, nothing + smallest)
     return found
 
 
@@ -53,6 +53,15 @@ async def test_a_bundle_that_promises_nothing_says_nothing(serving):
             await served.stub.Detect(raw(picture(7), max_error_rate=0.1))
     assert not (info.HasField("smallest_error_rate") or verdict.HasField("error_rate") or verdict.HasField("reliable"))
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert "promises no error rate" in status_of(caught.value).message
+
+
+async def test_a_calibration_that_can_promise_no_rate_names_none(serving):
+    async with serving(promising(1.0)) as served:
+        info = await served.stub.GetDetector(pb.GetDetectorRequest())
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await served.stub.Detect(raw(picture(7), max_error_rate=0.1))
+    assert not info.HasField("smallest_error_rate")
     assert "promises no error rate" in status_of(caught.value).message
 
 

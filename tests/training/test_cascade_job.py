@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from training.config import Stage
 from training.detectors import load_detector
 from training.evaluation.result import IN_FULL, EvaluationResult
 from training.evaluation.tables import cascade_table
+from training.fitting import glance
 from training.fitting.glance import check_vouched_for
 from training.fitting.held_out import ONE_OF, is_held_out
 from training.fitting.rows import ShardReader
@@ -112,6 +114,22 @@ def test_the_threshold_is_chosen_on_photographs_that_the_glance_did_not_learn_fr
     everything = ShardReader(job.config, job.work, job.config.fit)
     learnt, every = len(reader.sample(100)), len(everything.sample(100))
     assert 0.75 < learnt / every < 0.98
+
+
+def test_the_glance_learns_from_what_is_not_held_out(
+    source: Path, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Told(Exception):
+        pass
+
+    def fit_networks(*_: object, learns: Callable[[torch.Tensor], torch.Tensor], **__: object) -> None:
+        index = torch.arange(400)
+        assert torch.equal(learns(index), ~is_held_out(index)) and 0 < int(is_held_out(index).sum()) < 400
+        raise Told
+
+    monkeypatch.setattr(glance, "fit_networks", fit_networks)
+    with pytest.raises(Told):
+        glance.fit_glance(opened(source, place))
 
 
 def test_one_of_eight_is_held_out_of_every_class() -> None:

@@ -43,7 +43,7 @@ __all__ = ["Options", "Outcome", "retrain"]
 FOLDER, RUN, CHALLENGER = "retrain", "run.json", "challenger.heatward"
 PROMOTED = "promoted"
 DECIDING = ("network.safetensors", "glance.safetensors", "calibration.safetensors")
-"""Files of a bundle that decide its verdicts."""
+"""Files of a bundle that decide what it flags and recovers."""
 
 
 @dataclass(frozen=True)
