@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 from detector.bundle import Bundle
+from detector.bundle.bundle import GLANCE
 from detector.errors import CalibrationError
 from detector.evidence import Evidence
 from detector.scoring.calibration import FEWEST_SCORES, one_of_each
@@ -29,8 +30,6 @@ from training.shards import digest, list_shards, read_shard, write_shard
 __all__ = ["check_vouched_for", "fit_glance", "load_cascade", "results"]
 
 FOLDER = "glance"
-GLANCE = "glance.safetensors"
-"""Of a bundle."""
 SCORES = "scores.safetensors"
 
 
@@ -49,7 +48,7 @@ def fit_glance(job: Job) -> None:
         DataError: There is nothing to tell apart.
         CalibrationError: Too few images are held out.
     """
-    folder = job.work / FOLDER
+    folder, start = job.work / FOLDER, _glance_of(job.start)
     fit_networks(
         job.config,
         job.work,
@@ -57,8 +56,8 @@ def fit_glance(job: Job) -> None:
         folder,
         Evidence.without_views,
         learns=lambda index: ~is_held_out(index),
-        start=_glance_of(job.start),
-        epochs=job.start_epochs,
+        start=start,
+        epochs=job.start_epochs if start is not None else None,
     )
     networks = [network.to(job.classifier.device) for network in load_networks(folder)]
     scores, sources = [], []

@@ -69,13 +69,13 @@ def fit_networks(
         keep: What of the evidence the networks get to see.
         learns: Which source images they learn from; None: all.
         start: A bundle whose networks they begin with, as far as shapes are equal; what is usual is learnt anew.
-        epochs: In place of those of the configuration, where they begin with others.
+        epochs: In place of those of the configuration.
 
     Raises:
         DataError: A label has no attribution shards.
     """
     settings = config.fit
-    epochs = (epochs if start is not None else None) or settings.epochs
+    epochs = epochs or settings.epochs
     device = device_of(config)
     reader = ShardReader(config, work, settings, keep, learns)
     sample, clean = reader.sample(), reader.sample(UNHARMED_SHARDS, (CLEAN,))

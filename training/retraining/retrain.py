@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from detector.bundle import load_bundle, read_manifest
+from detector.bundle.bundle import CALIBRATION, GLANCE, NETWORK
 from detector.bundle.folder import Champion
 from detector.errors import CalibrationError
 from detector.lock import hold
@@ -42,7 +43,7 @@ __all__ = ["Options", "Outcome", "retrain"]
 
 FOLDER, RUN, CHALLENGER = "retrain", "run.json", "challenger.heatward"
 PROMOTED = "promoted"
-DECIDING = ("network.safetensors", "glance.safetensors", "calibration.safetensors")
+DECIDING = (NETWORK, GLANCE, CALIBRATION)
 """Files of a bundle that decide what it flags and recovers."""
 
 

@@ -25,8 +25,6 @@ def run(job: Job) -> None:
     """
     found = outputs(job)
     found.make(
-        lambda: fit_networks(
-            job.config, job.work, job.progress, found.folder, start=job.start, epochs=job.start_epochs
-        ),
+        lambda: fit_networks(job.config, job.work, job.progress, found.folder, start=job.start, epochs=job.epochs),
         job.progress,
     )
