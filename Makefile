@@ -4,10 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help install demo test coverage check format protos imagenet clean
+.PHONY: help install demo test test-installs coverage check format protos imagenet clean
 
 help:  ## List the targets
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
 
 install: $(STAMP)  ## Make .venv and install heatward with everything it can use
 
@@ -23,10 +23,13 @@ demo: $(STAMP)  ## Start a server, attack sample photographs, ask it about them
 	$(BIN)/heatward demo
 
 test: $(STAMP)  ## Run the tests, in two processes
-	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadfile -m "not installs"
+
+test-installs: $(STAMP)  ## Run the tests that install other programs: the image's steps, MLServer and Triton behind the guard
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m installs
 
 coverage: $(STAMP)  ## Run the tests in one process, a third slower, and print how much of the product they reach
-	OMP_NUM_THREADS=1 $(BIN)/coverage run -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/coverage run -m pytest -m "not installs"
 	$(BIN)/coverage report | sed -n '1,7p;$$p'
 
 check: $(STAMP)  ## Lint, format check, static types

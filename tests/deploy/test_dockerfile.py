@@ -117,7 +117,7 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dockerfile.Mac
         shutil.rmtree(root)
 
 
-@pytest.mark.slow
+@pytest.mark.installs
 def test_the_environment_holds_what_serving_needs_and_no_more(machine: dockerfile.Machine):
     python = machine.root / "opt/heatward/bin/python"
     listed = subprocess.run([python, "-m", "pip", "list", "--format=json"], check=True, capture_output=True)
@@ -129,7 +129,7 @@ def test_the_environment_holds_what_serving_needs_and_no_more(machine: dockerfil
     assert names.isdisjoint({"torchattacks", "matplotlib", "rapidfuzz", "pytest", "grpcio-tools"})
 
 
-@pytest.mark.slow
+@pytest.mark.installs
 def test_the_start_command_serves_the_health_check_passes_and_sigterm_exits_0(machine: dockerfile.Machine):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

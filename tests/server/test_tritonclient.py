@@ -26,7 +26,7 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return install(tmp_path_factory.mktemp("triton"), *PACKAGES) / "python"
 
 
-@pytest.mark.slow
+@pytest.mark.installs
 async def test_tritonclient_and_heatward_in_one_process_hear_the_same(python: Path, tmp_path: Path):
     detector = Detector.from_bundle(EMBEDDED)
     np.save(tmp_path / "images.npy", clean_and_attacked(detector))

@@ -149,7 +149,7 @@ async def heard(
     return said
 
 
-@pytest.mark.slow
+@pytest.mark.installs
 @pytest.mark.parametrize(
     ("serve", "packages", "inputs"),
     [
