@@ -12,7 +12,9 @@ keep_freed_memory()
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "installs: installs programs into an environment of its own, minutes at the registry's speed")
+    config.addinivalue_line(
+        "markers", "installs: installs programs into an environment of its own, minutes at the registry's speed"
+    )
 
 
 @pytest.fixture(scope="session")

@@ -137,7 +137,7 @@ class RecordReader:
 
 
 def _table(path: Path, schema: pa.Schema, columns: Sequence[str], where: pc.Expression | None) -> pa.Table:
-    """Some columns of a shard.
+    """Some columns of a shard; null where it is older than one of them.
 
     Raises:
         ValueError: A column is missing, or is of another kind.
@@ -146,18 +146,19 @@ def _table(path: Path, schema: pa.Schema, columns: Sequence[str], where: pc.Expr
     found = pq.read_schema(path)
     for name in columns:
         if name not in found.names:
+            if schema.field(name).nullable:  # the shard is older than the column
+                continue
             raise ValueError(f"it has no column {name}")
         if found.field(name).type != schema.field(name).type:
             raise ValueError(f"its column {name} is of {found.field(name).type}, expected {schema.field(name).type}")
-    table = pq.read_table(path, columns=list(columns), filters=where, page_checksum_verification=True)
+    table = pq.read_table(path, columns=list(columns), schema=schema, filters=where, page_checksum_verification=True)
     table.validate(full=True)  # text that is no UTF-8
     return table
 
 
 def _fault(row: dict[str, Any]) -> str:
     """What is wrong with a record; empty where nothing is."""
-    optional = {"evidence", "image"}
-    if missing := [name for name, value in row.items() if value is None and name not in optional]:
+    if missing := [name for name, value in row.items() if value is None and not SCHEMAS[RECORDS].field(name).nullable]:
         return f"no {missing[0]}"
     if not row["record_id"]:
         return "no record_id"

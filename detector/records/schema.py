@@ -1,6 +1,6 @@
 """What is kept of an image that was judged, and what somebody knows about it: **`Record`** and **`Label`**.
 
-Their fields are the columns of the shards, in this order. Columns are only ever added, with a default.
+Their fields are the columns of the shards, in this order. Columns are only ever added, and None in older shards.
 """
 
 from __future__ import annotations
@@ -63,6 +63,12 @@ class Record:
     corrected: int
     """The likeliest class over all."""
     corrected_name: str
+    error_rate: float | None = None
+    """The smallest promised error rate at which `predicted` is accepted; None where none is promised."""
+    calibration_group: str | None = None
+    """The clean images that `p_value` ranks it among; None where all are one group."""
+    tail_estimate: float | None = None
+    """How rare such a score may be among clean images, where it is higher than all of theirs; None elsewhere."""
     evidence: bytes | None = None
     """What the heatmap network read, and the heatmap, as a safetensors file; None where it was not to be recorded."""
     image: bytes | None = None

@@ -105,7 +105,8 @@ def _verdict_lines(explanation: Explanation) -> list[str]:
         )
     ]
     numbers = f"p = {verdict.p_value:.4f}     attack score {verdict.attack_score:.2f}"
-    return [numbers, f"{words.flagged_words(explanation)} {words.p_words(explanation)}", *lists, LEGEND]
+    tail = [words.tail_words(explanation)] if verdict.tail else []
+    return [numbers, f"{words.flagged_words(explanation)} {words.p_words(explanation)}", *tail, *lists, LEGEND]
 
 
 def _sections(explanation: Explanation) -> Iterator[Section]:

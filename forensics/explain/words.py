@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from detector.scoring.groups import SHARED
 from forensics.explain.captions import Caption
 from forensics.explain.compute import CHANNEL_SHARE, ChannelResult, Explanation, Mask, MethodResult, Target
 
@@ -18,6 +19,7 @@ __all__ = [
     "recovered_words",
     "seconds_words",
     "shorten",
+    "tail_words",
     "target_words",
 ]
 
@@ -55,8 +57,22 @@ def p_words(explanation: Explanation) -> str:
     total = explanation.calibration_images
     as_attacked = round(explanation.verdict.p_value * (total + 1)) - 1
     count, verb = f"{as_attacked:,}" if as_attacked else "None", "looks" if as_attacked == 1 else "look"
-    images = "images of its calibration group" if explanation.verdict.calibration_group else "calibration images"
+    images, group = "calibration images", explanation.verdict.calibration_group
+    if group:
+        named = "classes with few images" if group == SHARED else shorten(group, 24)
+        images = f"images of its calibration group ({named})"
     return f"{count} of {total:,} clean {images} {verb} at least as attacked."
+
+
+def tail_words(explanation: Explanation) -> str:
+    """How rare such a score may be, where it is higher than those of all these images; "" elsewhere."""
+    tail = explanation.verdict.tail
+    if tail is None:
+        return ""
+    return (
+        f"A tail fitted to their highest scores estimates that a share of {tail.probability:.1g} of clean images "
+        f"({tail.low:.1g} to {tail.high:.1g}) scores so high: an estimate, no promise."
+    )
 
 
 def recovered_words(explanation: Explanation) -> str:

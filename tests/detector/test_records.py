@@ -148,6 +148,27 @@ def test_a_damaged_shard_does_not_hold_up_the_merging_of_others(
     assert [each.name[13] for each in files(folder)].count("1") == 1, "the others were merged"
 
 
+def test_shards_from_before_a_column_are_read_and_merged_with_others(
+    folder: Path, written: ShardFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    added = ("error_rate", "calibration_group", "tail_estimate")
+    old = {name: value for name, value in record(1).items() if name not in added}
+    columns = pa.schema([field for field in schema_of(Record) if field.name not in added])
+    ShardFolder(folder / "records", columns).write([old])
+    monkeypatch.setattr(shards, "TOGETHER", 2)
+    again = ShardFolder(folder / "records", schema_of(Record))
+    expected = [(None, None, None), (0.25, "cat", 1e-4)]
+
+    def told(where: pc.Expression | None = None) -> list[tuple[Any, ...]]:
+        return [tuple(getattr(each, name) for name in added) for each in RecordReader(folder).records(where=where)]
+
+    assert told() == expected[:1]
+    again.write([record(2, **dict(zip(added, expected[1], strict=True)))])
+    assert files(folder)[-1].name[13] == "1", "they were merged"
+    assert told() == expected
+    assert told(pc.field("tail_estimate") < 0.001) == expected[1:]
+
+
 def test_only_the_records_are_read_that_are_asked_for(folder: Path, written: ShardFolder) -> None:
     written.write([record(1, image=b"one"), record(2, image=b"two")])
     written.write([record(3)])

@@ -26,6 +26,7 @@ from detector.detector import Detector
 from detector.errors import ConfigError, HeatmapError
 from detector.heatmaps import METHODS
 from detector.heatmaps.overlay import enlarge, overlay, through
+from detector.scoring.tail import TailEstimate
 from forensics.explain import words
 from forensics.explain.app import main
 from forensics.explain.captions import CAPTIONS
@@ -209,7 +210,18 @@ def test_the_verdict_in_words(explanation: Explanation, p_value: float, total: i
     count = round(p_value * (total + 1)) - 1
     assert words.p_words(changed).startswith(f"{count or 'None'} of {total:,} clean calibration images")
     grouped = dataclasses.replace(changed, verdict=dataclasses.replace(verdict, calibration_group="cat"))
-    assert f" of {total:,} clean images of its calibration group look" in words.p_words(grouped)
+    assert f" of {total:,} clean images of its calibration group (cat) look" in words.p_words(grouped)
+
+
+def test_a_tail_is_told_as_an_estimate_in_page_and_picture(explanation: Explanation) -> None:
+    assert explanation.verdict.tail is None and words.tail_words(explanation) == ""
+    verdict = dataclasses.replace(explanation.verdict, tail=TailEstimate(1e-4, 2e-6, 3e-3))
+    told = dataclasses.replace(explanation, verdict=verdict)
+    said = words.tail_words(told)
+    assert "0.0001 of clean images (2e-06 to 0.003)" in said and "no promise" in said
+    assert said in render_page([told], source="")
+    drawn, without = ("\n".join(text.get_text() for text in draw(each, "").texts) for each in (told, explanation))
+    assert said in drawn and said not in without
 
 
 def test_shares_are_not_rounded_to_certainty() -> None:

@@ -19,6 +19,7 @@ from detector.classifier import Classifier
 from detector.detector import Detector, Verdict
 from detector.scoring.calibration import Calibration
 from detector.scoring.reliability import Reliability
+from detector.scoring.tail import TailEstimate
 
 CURSED = 13
 SIZE = 8
@@ -44,6 +45,8 @@ class FakeDetector(Detector):
         self.calibration = Calibration.fit(torch.arange(199.0))
         self.manifest = None
         self.reliability: Reliability | None = None
+        self.tail: TailEstimate | None = None  # of every image, as is its calibration group
+        self.group = ""
         self.cursed = cursed
         self.gate = threading.Event()
         self.gate.set()
@@ -78,6 +81,8 @@ class FakeDetector(Detector):
                 corrected=(1, 0.8),
                 heatmap=np.linspace(-1, 1, 16, dtype=np.float32).reshape(4, 4),
                 error_rate=None if self.reliability is None else max(label, 1) / 255,
+                calibration_group=self.group,
+                tail=self.tail,
             )
             for label, p in zip(labels, self.calibration.p_value(scores), strict=True)
         ]

@@ -55,6 +55,17 @@ class Finding:
         return None if self.result is None else self.result.verdict.error_rate
 
     @property
+    def tail_estimate(self) -> float | None:
+        """How rare such a score may be among clean images, where it is higher than all of theirs."""
+        tail = None if self.result is None else self.result.verdict.tail
+        return None if tail is None else tail.probability
+
+    @property
+    def calibration_group(self) -> str | None:
+        """The clean images that its p-value ranks it among, where they are not all."""
+        return None if self.result is None else self.result.verdict.calibration_group or None
+
+    @property
     def recovered(self) -> int | None:
         """The best estimate of the class that an attacked image showed before."""
         recovered = self.result.verdict.recovered if self.result is not None and self.attacked else ()
@@ -84,6 +95,8 @@ def annotation(findings: Sequence[Finding]) -> bytes:
         "verdict": [each.word for each in findings],
         "p_value": [each.p_value for each in findings],
         "error_rate": [each.error_rate for each in findings],
+        "tail_estimate": [each.tail_estimate for each in findings],
+        "calibration_group": [each.calibration_group for each in findings],
         "recovered_label": [each.name(each.recovered) for each in findings],
         "recovered_index": [each.recovered for each in findings],
         "corrected_label": [each.name(each.corrected) for each in findings],

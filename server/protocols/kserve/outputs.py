@@ -33,6 +33,12 @@ def _or_nan(value: float | None) -> float:
     return math.nan if value is None else value
 
 
+def _tail(result: InferenceResult) -> tuple[float, float, float]:
+    """The estimate and its interval."""
+    tail = result.verdict.tail
+    return (math.nan, math.nan, math.nan) if tail is None else (tail.probability, tail.low, tail.high)
+
+
 OUTPUTS = {
     "attacked": Output("BOOL", lambda result: result.attacked),
     "p_value": Output("FP64", lambda result: result.verdict.p_value),
@@ -50,6 +56,10 @@ OUTPUTS = {
     "top_probability": Output("FP64", lambda result: [share for _, share in result.verdict.top], (-1,), True, True),
     "error_rate": Output("FP64", lambda result: _or_nan(result.verdict.error_rate), only_where_asked=True),
     "reliable": Output("BOOL", lambda result: bool(result.reliable), only_where_asked=True),
+    "tail_estimate": Output("FP64", _tail, (3,), only_where_asked=True),
+    "calibration_group": Output(
+        "BYTES", lambda result: result.verdict.calibration_group.encode(), only_where_asked=True
+    ),
     "heatmap": Output("FP32", lambda result: result.verdict.heatmap, (-1, -1), True),
 }
 MOST = 8 * len(OUTPUTS)
