@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from heatward.client.sync import Client
     from heatward.client.values import (
         CalibrationGroup,
+        CascadeInfo,
         ClassifierInfo,
         DetectorInfo,
         Failure,
@@ -43,6 +44,7 @@ __all__ = [
     "AsyncClient",
     "Breaker",
     "CalibrationGroup",
+    "CascadeInfo",
     "ClassifierInfo",
     "Client",
     "DetectionError",

@@ -1,4 +1,4 @@
-"""How rare a score may be, and among which clean images it was ranked, wherever a verdict goes."""
+"""How rare a score may be, and among which clean images it ranks, wherever a verdict goes; what a cascade clears."""
 
 from __future__ import annotations
 
@@ -8,13 +8,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from fake_detector import FakeDetector
+from heatward.v1 import detection_pb2 as pb
 from sample_requests import picture, raw
 from served_models import inference_result
 from test_guard import parameters
 from test_inference import asking, pixels, stub_of, values
 from test_reliable import promising
 
+from detector.scoring.calibration import Calibration
+from detector.scoring.cascade import Cascade
 from detector.scoring.tail import TailEstimate
 from server.protocols.guard.findings import Finding, annotation
 
@@ -65,3 +69,15 @@ async def test_records_keep_both_and_the_error_rate(serving, grouped: FakeDetect
     first, second = RecordReader(tmp_path / "recorded").records()
     assert (first.tail_estimate, first.calibration_group, first.error_rate) == (1e-4, "cat", None)
     assert (second.tail_estimate, second.calibration_group, second.error_rate) == (None, None, 0.2)
+
+
+async def test_what_a_cascade_clears_is_told_as_asked_and_as_measured(serving):
+    cascading = FakeDetector()
+    cascading.cascade = Cascade((), threshold=0.0, clears=0.65)
+    cascading.calibration = Calibration.fit(torch.arange(200.0) - 120)
+    async with serving(cascading) as served:
+        info = await served.stub.GetDetector(pb.GetDetectorRequest())
+    assert (info.cascade.share_asked, info.cascade.share_cleared) == (0.65, 0.6)
+    async with serving() as served:
+        info = await served.stub.GetDetector(pb.GetDetectorRequest())
+    assert not info.HasField("cascade")

@@ -51,6 +51,11 @@ def server_lines(info: DetectorInfo, console: Console | None = None) -> str:
         pairs["calibrated by"] = f"predicted class; clean images of {_names(groups)}"
     if info.has_tail:
         pairs["tail"] = "estimated where a score is higher than those of all clean images"
+    if info.cascade:
+        cleared, asked = _percent(info.cascade.share_cleared), _percent(info.cascade.share_asked)
+        pairs["cascade"] = (
+            f"a first look clears {cleared} of clean images ({asked} asked for); the others go on to views"
+        )
     points = {point.false_positive_rate: point.threshold for point in info.operating_points}
     rates = map(dataclasses.asdict, info.measured)
     rows = [{"attack": row.pop("attack"), "n": row.pop("images"), **row} for row in rates]

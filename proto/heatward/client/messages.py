@@ -8,6 +8,7 @@ from typing import Any, Literal, TypeVar
 from heatward.client import checks
 from heatward.client.values import (
     CalibrationGroup,
+    CascadeInfo,
     ClassifierInfo,
     DetectorInfo,
     Failure,
@@ -136,6 +137,7 @@ def detector_info(message: pb.DetectorInfo) -> DetectorInfo:
             _values(CalibrationGroup, group, operating_points=_points(group.operating_points))
             for group in message.calibration_groups
         ),
+        cascade=_values(CascadeInfo, message.cascade) if message.HasField("cascade") else None,
     )
 
 

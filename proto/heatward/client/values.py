@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CalibrationGroup",
+    "CascadeInfo",
     "ClassifierInfo",
     "DetectorInfo",
     "Failure",
@@ -171,6 +172,15 @@ class CalibrationGroup:
 
 
 @dataclass(frozen=True)
+class CascadeInfo:
+    """How many clean images a first look clears, without views; the others cost several times as much."""
+
+    share_asked: float
+    share_cleared: float
+    """Of the clean images of the calibration."""
+
+
+@dataclass(frozen=True)
 class MeasuredRates:
     """How the detector did against one attack on held-out images; None where it was not measured."""
 
@@ -219,3 +229,5 @@ class DetectorInfo:
     """Empty where all calibration images are one group."""
     has_tail: bool = False
     """Whether verdicts have a `tail_estimate`."""
+    cascade: CascadeInfo | None = None
+    """None where every image is looked at in full, or an older server answered."""

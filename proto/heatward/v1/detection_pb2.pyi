@@ -192,7 +192,7 @@ class GetDetectorRequest(_message.Message):
     def __init__(self, version: _Optional[str] = ...) -> None: ...
 
 class DetectorInfo(_message.Message):
-    __slots__ = ("name", "version", "server_version", "classifier", "evidence", "heatmap_formats", "families", "default_false_positive_rate", "calibration_size", "smallest_false_positive_rate", "operating_points", "measured", "limits", "smallest_error_rate", "calibration_groups", "has_tail")
+    __slots__ = ("name", "version", "server_version", "classifier", "evidence", "heatmap_formats", "families", "default_false_positive_rate", "calibration_size", "smallest_false_positive_rate", "operating_points", "measured", "limits", "smallest_error_rate", "calibration_groups", "has_tail", "cascade")
     NAME_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     SERVER_VERSION_FIELD_NUMBER: _ClassVar[int]
@@ -209,6 +209,7 @@ class DetectorInfo(_message.Message):
     SMALLEST_ERROR_RATE_FIELD_NUMBER: _ClassVar[int]
     CALIBRATION_GROUPS_FIELD_NUMBER: _ClassVar[int]
     HAS_TAIL_FIELD_NUMBER: _ClassVar[int]
+    CASCADE_FIELD_NUMBER: _ClassVar[int]
     name: str
     version: str
     server_version: str
@@ -225,7 +226,16 @@ class DetectorInfo(_message.Message):
     smallest_error_rate: float
     calibration_groups: _containers.RepeatedCompositeFieldContainer[CalibrationGroup]
     has_tail: bool
-    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., server_version: _Optional[str] = ..., classifier: _Optional[_Union[ClassifierInfo, _Mapping]] = ..., evidence: _Optional[_Iterable[str]] = ..., heatmap_formats: _Optional[_Iterable[_Union[HeatmapFormat, str]]] = ..., families: _Optional[_Iterable[str]] = ..., default_false_positive_rate: _Optional[float] = ..., calibration_size: _Optional[int] = ..., smallest_false_positive_rate: _Optional[float] = ..., operating_points: _Optional[_Iterable[_Union[OperatingPoint, _Mapping]]] = ..., measured: _Optional[_Iterable[_Union[MeasuredRates, _Mapping]]] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., smallest_error_rate: _Optional[float] = ..., calibration_groups: _Optional[_Iterable[_Union[CalibrationGroup, _Mapping]]] = ..., has_tail: bool = ...) -> None: ...
+    cascade: CascadeInfo
+    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., server_version: _Optional[str] = ..., classifier: _Optional[_Union[ClassifierInfo, _Mapping]] = ..., evidence: _Optional[_Iterable[str]] = ..., heatmap_formats: _Optional[_Iterable[_Union[HeatmapFormat, str]]] = ..., families: _Optional[_Iterable[str]] = ..., default_false_positive_rate: _Optional[float] = ..., calibration_size: _Optional[int] = ..., smallest_false_positive_rate: _Optional[float] = ..., operating_points: _Optional[_Iterable[_Union[OperatingPoint, _Mapping]]] = ..., measured: _Optional[_Iterable[_Union[MeasuredRates, _Mapping]]] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., smallest_error_rate: _Optional[float] = ..., calibration_groups: _Optional[_Iterable[_Union[CalibrationGroup, _Mapping]]] = ..., has_tail: bool = ..., cascade: _Optional[_Union[CascadeInfo, _Mapping]] = ...) -> None: ...
+
+class CascadeInfo(_message.Message):
+    __slots__ = ("share_asked", "share_cleared")
+    SHARE_ASKED_FIELD_NUMBER: _ClassVar[int]
+    SHARE_CLEARED_FIELD_NUMBER: _ClassVar[int]
+    share_asked: float
+    share_cleared: float
+    def __init__(self, share_asked: _Optional[float] = ..., share_cleared: _Optional[float] = ...) -> None: ...
 
 class CalibrationGroup(_message.Message):
     __slots__ = ("name", "size", "operating_points")

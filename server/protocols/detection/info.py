@@ -7,6 +7,7 @@ from typing import Any
 
 from heatward.v1 import detection_pb2 as pb
 
+from detector.detector import Detector
 from detector.scoring.calibration import Calibration
 from server.config import ServerConfig
 from server.models.served_model import ServedModel
@@ -54,7 +55,15 @@ def to_info(model: ServedModel, config: ServerConfig) -> pb.DetectorInfo:
         if groups
         else (),
         has_tail=any(model.detector.tails),
+        cascade=_cascade(model.detector),
     )
+
+
+def _cascade(detector: Detector) -> pb.CascadeInfo | None:
+    if detector.cascade is None:
+        return None
+    cleared = float((detector.calibration.scores < 0).double().mean())
+    return pb.CascadeInfo(share_asked=detector.cascade.clears, share_cleared=cleared)
 
 
 def _points(calibration: Calibration) -> list[pb.OperatingPoint]:

@@ -263,3 +263,11 @@ def test_what_a_calibration_says_beside_the_p_value_comes_through() -> None:
     assert info.calibration_groups == (heatward.CalibrationGroup("cat", 99, (point,)),) and info.has_tail
     said = server_lines(info)
     assert "clean images of cat: 99" in said and "estimated where a score is higher" in said
+
+
+def test_a_cascade_comes_through_and_is_told() -> None:
+    plain = detector_info(pb.DetectorInfo())
+    assert plain.cascade is None and "cascade" not in server_lines(plain)
+    info = detector_info(pb.DetectorInfo(cascade=pb.CascadeInfo(share_asked=0.65, share_cleared=0.625)))
+    assert info.cascade == heatward.CascadeInfo(0.65, 0.625)
+    assert "clears 62.5 % of clean images (65 % asked for)" in server_lines(info)
