@@ -220,6 +220,9 @@ def test_the_dashboard_shows_only_metrics_that_exist():
     assert rows == ["Traffic", "Latency", "Batching", "Verdicts", "Guard and shadow", "Operations"]
     ids = [panel["id"] for panel in dashboard["panels"]]
     assert len(ids) == len(set(ids))
+    places = [tuple(panel["gridPos"][side] for side in "xy") for panel in dashboard["panels"]]
+    assert len(places) == len(set(places))
+    assert max(panel["gridPos"]["x"] + panel["gridPos"]["w"] for panel in dashboard["panels"]) == 24  # Grafana's width
 
 
 def alerts() -> list[dict[str, Any]]:
