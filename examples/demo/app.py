@@ -1,6 +1,6 @@
 """`heatward demo`: a server, live attacks, and its verdicts on them.
 
-    photographs ─▶ PGD, CW, Square on the bundle's classifier ─▶ PNG ─▶ heatward.Client ─▶ running server
+    photographs ─▶ PGD, CW, Square on the bundle's classifier ─▶ PNG, JPEG ─▶ heatward.Client ─▶ running server
                                                      table, totals, latency, demo.png, demo.html ◀─ verdicts
 
 The server is a process of its own and sees nothing but image bytes.
@@ -88,7 +88,7 @@ def run(argv: Sequence[str] | None = None) -> int:
 
 
 def ask(address: str, cases: Sequence[Case], rate: float, advance: Callable[[], None] = lambda: None) -> list[Answer]:
-    """Send every case as PNG bytes, one call each, as a pipeline in production would.
+    """Send every case as a file, one call each, as a pipeline in production would.
 
     Raises:
         HeatwardError: the server refused one.
@@ -101,7 +101,7 @@ def ask(address: str, cases: Sequence[Case], rate: float, advance: Callable[[], 
     try:
         with heatward.Client(address, timeout_s=60, wait_for_ready=True) as client:
             for case in cases:
-                content = encode_png(case)
+                content = case.file or encode_png(case)
                 asked = time.perf_counter()
                 verdict = client.detect(content, false_positive_rate=rate, heatmap="float")
                 answers.append(Answer(case, verdict, (time.perf_counter() - asked) * 1e3))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from rich.text import Text
 
 from detector.files import write_file
 from detector.text import printable
-from examples.demo.images import CLEAN, Case
+from examples.demo.images import CLEAN, DELIVERED, JPEG, LOSSLESS, Case
 from forensics.pages import Grid, data_url, render
 from forensics.pictures import draw_rows, figure_png
 from training.evaluation.examples import Example, pixels
@@ -24,6 +24,10 @@ __all__ = ["Answer", "Total", "latency_ms", "picture_rows", "show", "totals", "w
 
 TEMPLATE = Path(__file__).with_name("templates") / "demo.html"
 TITLE = "What the classifier looked at gives the attack away"
+DELIVERY = (
+    f"{DELIVERED}: the attacked image saved as a JPEG file (quality {JPEG['quality']}, {JPEG['subsampling']}), "
+    "counted where it still fools the classifier."
+)
 
 
 @dataclass(frozen=True)
@@ -90,37 +94,55 @@ def show(answers: Sequence[Answer], console: Console, *, rate: float, photograph
     console.print(table)
 
     console.print(_totals_table(answers, rate))
+    console.print(DELIVERY, highlight=False)
     times = ", ".join(f"{name} {value:.0f} ms" for name, value in latency_ms(answers).items())
     console.print(f"One gRPC call, image to verdict: {times}", highlight=False)
 
 
 def picture_rows(answers: Sequence[Answer]) -> list[Example]:
-    """One row a kind: the first rightly classified photograph that it fooled, each time another one."""
+    """One row a kind: the first rightly classified photograph that it fooled, each time another one.
+
+    What was delivered stands below the same photograph without loss: one that fools the classifier both ways.
+    """
     clean = {answer.case.photograph.name: answer for answer in answers if answer.case.kind == CLEAN}
-    used: set[str] = set()
+    arrived = {answer.case.photograph.name for answer in answers if answer.case.kind == DELIVERED and answer.counts}
+    used: dict[str, str] = {}  # by kind
     rows = []
     kinds = [total for total in totals(answers) if total.kind != CLEAN]
     for total in sorted(kinds, key=lambda total: not total.attacked):  # attacks first, noise last
         fits = [a for a in answers if a.case.kind == total.kind and a.counts and a.case.photograph.name in clean]
-        fits.sort(key=lambda a: a.case.photograph.truth not in ("", a.case.origin))  # rightly classified ones first
-        chosen = next((answer for answer in fits if answer.case.photograph.name not in used), fits[0] if fits else None)
-        if chosen is not None:
-            used.add(chosen.case.photograph.name)
-            rows.append(_row(clean[chosen.case.photograph.name], chosen))
+        if fits:
+            chosen = min(fits, key=lambda answer: _unfitness(answer, used, arrived))
+            used[total.kind] = chosen.case.photograph.name
+            rows.append(_row(clean[used[total.kind]], chosen))
     return rows
+
+
+def _unfitness(answer: Answer, used: Mapping[str, str], arrived: Collection[str]) -> tuple[bool, bool]:
+    """Whether another photograph is wanted, and whether this one is wrongly classified; never what the verdict is."""
+    kind, photograph = answer.case.kind, answer.case.photograph
+    if kind == DELIVERED:
+        other = photograph.name != used.get(LOSSLESS)
+    else:
+        other = photograph.name in used.values() or (kind == LOSSLESS and photograph.name not in arrived)
+    return other, photograph.truth not in ("", answer.case.origin)
 
 
 def write_report(folder: Path, answers: Sequence[Answer], *, rate: float) -> None:
     """Write demo.png and demo.html."""
+    lines = totals(answers)
+    attacks = [line for line in lines if line.attacked and line.kind != DELIVERED]
+    delivered = [line for line in lines if line.kind == DELIVERED]
     note = f"The first rightly classified photograph that each attack fooled. Flagged when p ≤ {rate:g}."
+    for line in delivered:
+        note += f" {DELIVERED}: {line.worked} of {line.sent} still fool it, {line.flagged} of these are flagged."
     image = figure_png(draw_rows(picture_rows(answers), title=TITLE, note=note), dpi=120)
     write_file(folder / "demo.png", image)
-    lines = totals(answers)
-    attacks = [line for line in lines if line.attacked]
     others = [line for line in lines if not line.attacked]
     flagged, worked = sum(line.flagged for line in attacks), sum(line.worked for line in attacks)
     numbers = [
-        (f"{flagged}/{worked}", "attacks flagged"),
+        (f"{flagged}/{worked}", "attacks as PNG, flagged"),
+        *((f"{line.flagged}/{line.worked}", f"{DELIVERED}, flagged") for line in delivered),
         (f"{sum(line.recovered for line in attacks)}/{flagged}", "labels recovered, of those flagged"),
         (f"{sum(o.flagged for o in others)}/{sum(o.worked for o in others)}", "false alarms"),
         (f"{latency_ms(answers)['p50']:.0f} ms", "one call, median"),
@@ -129,6 +151,7 @@ def write_report(folder: Path, answers: Sequence[Answer], *, rate: float) -> Non
         TEMPLATE,
         title="heatward demo",
         heading=TITLE,
+        delivery=DELIVERY,
         rate=f"{rate:g}",
         numbers=numbers,
         image=data_url(image, "png"),

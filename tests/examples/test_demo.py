@@ -1,14 +1,16 @@
 import dataclasses
+import io
 import os
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import tiny
 import torch
 from heatward import Heatmap, Label, Timings, Verdict
 from markupsafe import escape
-from PIL import Image
+from PIL import Image, JpegImagePlugin
 from rich.console import Console
 from tiny_bundle import tiny_bundle
 
@@ -17,7 +19,17 @@ from detector.classifier import Classifier
 from detector.errors import DataError
 from detector.text import printable
 from examples.demo.app import ask, run
-from examples.demo.images import ATTACKS, CLEAN, TWIN, Case, Photograph, load_photographs, make_cases
+from examples.demo.images import (
+    ATTACKS,
+    CLEAN,
+    DELIVERED,
+    LOSSLESS,
+    TWIN,
+    Case,
+    Photograph,
+    load_photographs,
+    make_cases,
+)
 from examples.demo.report import Answer, picture_rows, show, totals, write_report
 from examples.demo.server import ServerProcess, ServerProcessError
 
@@ -77,10 +89,45 @@ def test_photographs_come_from_every_class_in_turn(photographs: Path, tiny_class
 
 def test_only_attacks_that_changed_the_prediction_have_worked(photographs: Path, tiny_classifier: Classifier) -> None:
     cases = make_cases(load_photographs(photographs, tiny_classifier, 4), tiny_classifier)
-    assert [case.kind for case in cases[::4]] == [CLEAN, TWIN, *ATTACKS]
+    kinds = [CLEAN, TWIN, *ATTACKS]
+    kinds.insert(kinds.index(LOSSLESS) + 1, DELIVERED)
+    assert [case.kind for case in cases[::4]] == kinds
     seen = tiny_classifier(torch.stack([case.pixels for case in cases]).float() / 255).argmax(1).tolist()
     for case, label in zip(cases, seen, strict=True):
         assert case.worked == (case.attacked and tiny_classifier.classes[label] != case.origin)
+
+
+def test_a_delivered_attack_is_the_attack_read_from_a_small_jpeg_file(
+    photographs: Path, tiny_classifier: Classifier
+) -> None:
+    cases = make_cases(load_photographs(photographs, tiny_classifier, 4), tiny_classifier)
+    lossless, delivered = ([case for case in cases if case.kind == kind] for kind in (LOSSLESS, DELIVERED))
+    for made, arrived in zip(lossless, delivered, strict=True):
+        assert made.photograph is arrived.photograph and arrived.attacked and made.file is None
+        with Image.open(io.BytesIO(arrived.file or b"")) as file:
+            assert file.format == "JPEG" and JpegImagePlugin.get_sampling(file) == 2  # 4:2:0
+            assert torch.equal(torch.from_numpy(np.array(file)).permute(2, 0, 1), arrived.pixels)
+        assert not torch.equal(made.pixels, arrived.pixels)
+
+
+def test_a_delivered_attack_stands_below_the_same_photograph_whatever_its_verdict() -> None:
+    def named(name: str, kind: str, *, worked: bool, flagged: bool) -> Answer:
+        attacked = kind != CLEAN
+        found = answer(kind, attacked=attacked, worked=worked, flagged=flagged)
+        photograph = dataclasses.replace(found.case.photograph, name=name)
+        return dataclasses.replace(found, case=dataclasses.replace(found.case, photograph=photograph))
+
+    answers = [named(name, CLEAN, worked=False, flagged=False) for name in "abc"]
+    answers += [named(name, LOSSLESS, worked=True, flagged=True) for name in "abc"]
+    answers += [named(name, DELIVERED, worked=name != "a", flagged=name == "c") for name in "abc"]
+    answers += [named(name, "CW", worked=True, flagged=True) for name in "abc"]
+    assert [(row.title, row.flagged) for row in picture_rows(answers)] == [
+        (LOSSLESS, True),
+        (DELIVERED, False),
+        ("CW", True),
+    ]
+    chosen = [row.title for row in picture_rows(answers[:3] + answers[6:])]
+    assert chosen == [DELIVERED, "CW"], "it needs no lossless one"
 
 
 def test_totals_count_attacks_that_worked_and_labels_of_flagged_ones() -> None:
@@ -90,9 +137,13 @@ def test_totals_count_attacks_that_worked_and_labels_of_flagged_ones() -> None:
 
 
 def test_the_report_is_complete_and_escapes_what_it_is_told(tmp_path: Path) -> None:
-    write_report(tmp_path, ANSWERS, rate=0.05)
+    arrived = [
+        answer(DELIVERED, attacked=True, worked=True, flagged=True),
+        *[answer(DELIVERED, attacked=True, worked=True, flagged=False)] * 4,
+    ]
+    write_report(tmp_path, [*ANSWERS, *arrived], rate=0.05)
     html = (tmp_path / "demo.html").read_text()
-    assert "2/3" in html and "false alarm" in html and "missed" in html
+    assert "2/3" in html and "1/5" in html and "false alarm" in html and "missed" in html
     assert "&lt;b&gt;checker" in html and "<b>checker" not in html
     with Image.open(tmp_path / "demo.png") as image:
         assert image.width > 800
