@@ -22,7 +22,7 @@ from heatward.client.discoveries import discoveries
 from numpy.typing import NDArray
 from rich.table import Table
 
-from detector.errors import CalibrationError
+from detector.errors import CalibrationError, ConfigError, DataError, HeatwardError
 from detector.scoring.calibration import Calibration
 from detector.scoring.groups import Groups
 from detector.scoring.tail import Tail
@@ -134,7 +134,14 @@ def tails(clean: Scored, draws: int) -> Table:
 
 
 def batches(clean: Scored, attacked: Scored, draws: int) -> Table:
-    """One row a number of calibration images and a share of attacked images in a batch."""
+    """One row a number of calibration images and a share of attacked images in a batch.
+
+    Raises:
+        DataError: Too few clean images, or too few attacks that succeeded on images that do not calibrate.
+    """
+    needed = max(CALIBRATED) + BATCH
+    if len(clean) < needed:
+        raise DataError(f"batches of {BATCH} need {needed} clean images, here are {len(clean)}: test on more images")
     head = [f"{what}, {rate:.0%}" for rate in DISCOVERY_RATES for what in ("false discoveries", "attacks found")]
     flagged = ("false among flagged at 1 %", "attacks flagged at 1 %")
     table = Table("calibrated on", "attacked", *head, *flagged, title=f"Batches of {BATCH} images")
@@ -144,6 +151,11 @@ def batches(clean: Scored, attacked: Scored, draws: int) -> Table:
             count, said = round(share * BATCH), []
             for calibrate, others in deals(clean, calibrated, draws):
                 usable = np.flatnonzero(~np.isin(attacked.source, calibrate.source))
+                if len(usable) < count:
+                    raise DataError(
+                        f"batches of {BATCH}, {share:.0%} of them attacked, need {count} successful attacks on images "
+                        f"that do not calibrate, here are {len(usable)}: name more --attacks, or test on more images"
+                    )
                 hit = attacked.score[random.choice(usable, count, replace=False)]
                 scores = np.concatenate([hit, random.choice(others.score, BATCH - count, replace=False)])
                 fitted = Calibration.fit(torch.from_numpy(calibrate.score))
@@ -166,11 +178,23 @@ def _found(call: NDArray[np.bool_], attacked: int) -> float:
 
 def main() -> None:
     """Read the command line, print the tables."""
+    try:
+        run()
+    except HeatwardError as error:
+        raise SystemExit(f"error: {error}") from error
+
+
+def run(argv: Sequence[str] | None = None) -> None:
+    """As `main`.
+
+    Raises:
+        HeatwardError: The configuration, or what its job has made, cannot be used.
+    """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", type=Path, required=True, help="of the job, which has fitted and attributed")
     parser.add_argument("--draws", type=int, default=200, help="deals (%(default)d)")
     parser.add_argument("--attacks", nargs="+", metavar="LABEL", help="only these, of the configuration's")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     with make_progress() as progress:
         job = open_job(load_config(arguments.config, {"threads": 1}), progress)
     answer = by_network(load_networks(job.work / "fit"), torch.device("cpu"), load_cascade(job))
@@ -184,15 +208,18 @@ def main() -> None:
     clean = Scored.cat([calibrate, test])
     wanted = arguments.attacks or [attack.label for attack in job.config.attacks]
     labels = [attack.label for attack in job.config.attacks if attack.label in wanted]
+    if not labels:
+        known = ", ".join(attack.label for attack in job.config.attacks)
+        raise ConfigError(f"--attacks: the configuration has none of {', '.join(wanted)}; name some of {known}")
     attacked = Scored.cat([scored("test", label) for label in labels])
     tables = [
         by_class(calibrate, test, attacked, job.classifier.classes, arguments.draws),
         tails(clean, arguments.draws),
     ]
-    if len(clean) >= max(CALIBRATED) + BATCH:
+    try:
         tables.append(batches(clean, attacked, arguments.draws))
-    else:
-        print(f"No batches: they need {max(CALIBRATED) + BATCH} clean images, here are {len(clean)}.")
+    except DataError as error:  # the other tables need fewer
+        print(f"No batches: {error}")
     print(render(tables))
     print(tables[0].caption)
 
