@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -31,7 +34,7 @@ def build_torchscript(spec: ClassifierSpec, device: torch.device) -> Net:
 def build_export(spec: ClassifierSpec, device: torch.device) -> Net:
     path, digest = _file(spec)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _without_unpickling():
             warnings.filterwarnings("ignore", message="The given buffer is not writable", category=UserWarning)
             program = torch.export.load(path)
     except Exception as error:  # the deserialiser raises many kinds
@@ -50,6 +53,20 @@ def build_export(spec: ClassifierSpec, device: torch.device) -> Net:
 
         program = move_to_device_pass(program, device)
     return Net(program.module(), False, f"export:{digest}")
+
+
+@contextmanager
+def _without_unpickling() -> Iterator[None]:
+    """`torch.export.load` unpickles what it cannot read otherwise, unless the environment forbids it."""
+    name = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
+    before = os.environ.get(name)
+    os.environ[name] = "1"
+    try:
+        yield
+    finally:
+        os.environ.pop(name)
+        if before is not None:
+            os.environ[name] = before
 
 
 def _file(spec: ClassifierSpec) -> tuple[Path, str]:
