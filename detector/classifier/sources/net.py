@@ -69,10 +69,15 @@ def _storable(module: nn.Module, spec: ClassifierSpec) -> nn.Module:
             f"{spec.source} has lazy layers ({lazy[0]}), whose shapes are not known yet: run the net on an image once "
             "before the factory returns it."
         )
+    empty = [name for name, value in tensors.items() if value.is_meta]
+    if empty:
+        raise ClassifierSpecError(
+            f"{spec.source} has parameters without data ({empty[0]} is on the meta device): build it on the CPU."
+        )
     strange = [name for name, value in module.state_dict().items() if not isinstance(value, Tensor)]
     if strange:
         raise ClassifierSpecError(
             f"{spec.source} keeps {strange[0]!r} in its state dict, which is no tensor and cannot be stored: leave "
-            "get_extra_state out."
+            "get_extra_state out; quantised layers can only be guarded as a program or an ONNX file."
         )
     return module
