@@ -30,7 +30,7 @@ from detector.classifier.taps import Tap, first_tensor, hooked, spread, with_fir
 from detector.errors import ClassifierSpecError, ImageShapeError, LayerNotFoundError, NonFiniteLogitsError
 from detector.images.batch import check_images
 from detector.spec import ClassifierSource, ClassifierSpec
-from detector.text import nearest, printable
+from detector.text import briefly, nearest, printable
 
 __all__ = [
     "TRUSTED_MODULES",
@@ -136,7 +136,8 @@ class Classifier:
                 raise
             height, width = self.input_size
             raise ImageShapeError(
-                f"{self.spec.source} takes images of {height}×{width}, got {tuple(images.shape)}: resize ({error})"
+                f"{self.spec.source} takes images of {height}×{width}, got {tuple(images.shape)}: resize "
+                f"({briefly(error)})"
             ) from error
         finite = logits.isfinite().all(1)
         if not finite.all():

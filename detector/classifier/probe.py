@@ -23,7 +23,7 @@ from detector.classifier.survey import Survey
 from detector.classifier.taps import Tap
 from detector.errors import ClassifierSpecError, HeatwardError
 from detector.spec import ClassifierSpec
-from detector.text import first_line
+from detector.text import briefly, first_line
 
 __all__ = ["Probe", "probe"]
 
@@ -108,7 +108,7 @@ def _on_graph(module: Normalized, images: Tensor, survey: Survey) -> tuple[Any, 
         except HeatwardError:
             raise
         except Exception as error:  # the user's code
-            failed = f"it fails where gradients are on: {type(error).__name__}: {error}"
+            failed = f"it fails where gradients are on: {type(error).__name__}: {briefly(error)}"
     return None, failed
 
 
@@ -121,7 +121,7 @@ def _answer(module: Normalized, images: Tensor, spec: ClassifierSpec) -> Any:
         raise
     except Exception as error:
         asked = NUMBERS.get(count, f"{count} images")
-        told = f"{spec.source} failed on {asked} of {spec.input_size} ({type(error).__name__}: {error}): "
+        told = f"{spec.source} failed on {asked} of {spec.input_size} ({type(error).__name__}: {briefly(error)}): "
         if count == 2:
             told += (
                 _channels(module) or _precision(module) or "check input_size, and that it takes batches of any size."

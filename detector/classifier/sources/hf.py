@@ -24,7 +24,7 @@ from detector.classifier.sources.processor import images_of
 from detector.classifier.weights import read_weights
 from detector.errors import ClassifierSpecError
 from detector.spec import ClassifierSource, ClassifierSpec
-from detector.text import first_line, nearest
+from detector.text import briefly, first_line, nearest
 
 __all__ = ["build", "converted_weights", "known"]
 
@@ -121,7 +121,7 @@ def _built(spec: ClassifierSpec) -> Any:
             return transformers.AutoModelForImageClassification.from_config(config).float()
     except Exception as error:  # a library's code
         raise ClassifierSpecError(
-            f"{spec.source} could not be built from its config.json ({type(error).__name__}: {error})."
+            f"{spec.source} could not be built from its config.json ({type(error).__name__}: {briefly(error)})."
         ) from error
 
 

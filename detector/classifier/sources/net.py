@@ -11,6 +11,7 @@ from torch.nn.parameter import is_lazy
 
 from detector.errors import ClassifierSpecError
 from detector.spec import ClassifierSpec
+from detector.text import briefly
 
 __all__ = ["Net", "called"]
 
@@ -38,7 +39,8 @@ def called(factory: Callable[..., Any], spec: ClassifierSpec, arguments: dict[st
         module = factory(**{**arguments, **spec.arguments})
     except Exception as error:  # the user's or a library's code
         raise ClassifierSpecError(
-            f"{spec.source} could not be built with arguments {spec.arguments} ({type(error).__name__}: {error})."
+            f"{spec.source} could not be built with arguments {spec.arguments} ({type(error).__name__}: "
+            f"{briefly(error)})."
         ) from error
     if not isinstance(module, nn.Module):
         raise ClassifierSpecError(f"{spec.source} returned a {type(module).__name__}, expected a torch.nn.Module.")

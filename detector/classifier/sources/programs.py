@@ -14,6 +14,7 @@ import torch
 from detector.classifier.sources.net import Net
 from detector.errors import ClassifierSpecError
 from detector.spec import ClassifierSpec
+from detector.text import briefly
 
 __all__ = ["build_export", "build_torchscript"]
 
@@ -26,7 +27,7 @@ def build_torchscript(spec: ClassifierSpec, device: torch.device) -> Net:
             module = torch.jit.load(path, map_location=device)  # type: ignore[no-untyped-call]
     except (RuntimeError, ValueError) as error:
         raise ClassifierSpecError(
-            f"{path} is no TorchScript program ({error}): save it with torch.jit.save."
+            f"{path} is no TorchScript program ({briefly(error)}): save it with torch.jit.save."
         ) from error
     return Net(module.eval(), False, f"torchscript:{digest}")
 
@@ -39,7 +40,7 @@ def build_export(spec: ClassifierSpec, device: torch.device) -> Net:
             program = torch.export.load(path)
     except Exception as error:  # the deserialiser raises many kinds
         raise ClassifierSpecError(
-            f"{path} is no exported program ({error}): save it with torch.export.save."
+            f"{path} is no exported program ({briefly(error)}): save it with torch.export.save."
         ) from error
     inputs = [node for node in program.graph.nodes if node.name in program.graph_signature.user_inputs]
     if len(inputs) != 1 or isinstance(inputs[0].meta["val"].shape[0], int):
