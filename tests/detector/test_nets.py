@@ -70,6 +70,8 @@ class WithState(tiny.TinyNet):
 
 
 class Counting(tiny.TinyNet):
+    calls: torch.Tensor
+
     def __init__(self, persistent: bool = True) -> None:
         super().__init__(8, 4)
         self.register_buffer("calls", torch.zeros(1), persistent=persistent)
