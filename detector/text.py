@@ -10,7 +10,7 @@ import codecs
 import difflib
 from collections.abc import Iterable
 
-__all__ = ["LONGEST", "first_line", "nearest", "plain", "printable"]
+__all__ = ["LONGEST", "briefly", "first_line", "nearest", "plain", "printable"]
 
 LONGEST = 128
 """Characters of a foreign word that a message repeats."""
@@ -36,6 +36,14 @@ def printable(text: str, longest: int | None = LONGEST) -> str:
 def first_line(error: Exception) -> str:
     """The first line of what an error of a library says, or its kind where it says nothing."""
     return printable((str(error).splitlines() or [type(error).__name__])[0], LONGEST_ERROR)
+
+
+def briefly(error: Exception) -> str:
+    """What an error of a library or of the user's code says, on one line; of a program's traceback the last line."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if lines and "TorchScript interpreter" in lines[0]:
+        return printable(lines[-1].removeprefix("RuntimeError: "), LONGEST_ERROR)
+    return printable(" ".join(lines), LONGEST_ERROR)
 
 
 def plain(content: bytes) -> bytes:

@@ -263,6 +263,9 @@ class ServerConfig(BaseSettings):
     def _is_no_url(cls, upstream: str | None) -> str | None:
         if upstream is not None and not UPSTREAM.fullmatch(upstream):
             raise ValueError("expected host:port, without http://, spaces, and a user before an @")
+        port = (upstream or "").rpartition(":")[2]
+        if port.isdecimal() and int(port) > 65535:  # of 99999, gRPC would call 34463
+            raise ValueError("expected host:port with a port of at most 65535")
         return upstream
 
     @field_validator("upstream_model")

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from detector.errors import BlackBoxError, ClassifierSpecError, ImageShapeError, NonFiniteLogitsError
 from detector.images.batch import check_images
+from detector.text import briefly
 
 __all__ = ["BlackBox"]
 
@@ -103,7 +104,7 @@ class BlackBox:
             probabilities = answer.detach().float() if isinstance(answer, Tensor) else torch.from_numpy(_array(answer))
         except Exception as error:  # the user's code, or a network's
             raise BlackBoxError(
-                f"{self.name} failed on {len(images)} images ({type(error).__name__}: {error}): "
+                f"{self.name} failed on {len(images)} images ({type(error).__name__}: {briefly(error)}): "
                 "check that it can be reached and answers numbers."
             ) from error
         self._check(probabilities, len(images))

@@ -27,10 +27,10 @@ from detector.classifier.sources.asked import HIDES, AskedNet
 from detector.classifier.sources.kserve import STATE as ANSWERS
 from detector.classifier.sources.kserve import KServeNet
 from detector.classifier.taps import Tap, first_tensor, hooked, spread, with_first
-from detector.errors import ImageShapeError, LayerNotFoundError, NonFiniteLogitsError
+from detector.errors import ClassifierSpecError, ImageShapeError, LayerNotFoundError, NonFiniteLogitsError
 from detector.images.batch import check_images
 from detector.spec import ClassifierSource, ClassifierSpec
-from detector.text import nearest, printable
+from detector.text import briefly, nearest, printable
 
 __all__ = [
     "TRUSTED_MODULES",
@@ -97,11 +97,18 @@ class Classifier:
         self._net = net.module
         self.module = Normalized(net.module, spec.preprocessing).requires_grad_(False).to(self.device)
         if net.embeddable:
-            self.module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            _channels_last(self.module)
         self._hides = HIDES if isinstance(net.module, AskedNet) else ""
         # what a model that is asked answers has become logits already
         judged = spec.model_copy(update={"output": "logits"}) if self._hides else spec
+        before = _buffers(net.module)
         found = probe(self.module, self._net if self.embeddable else nn.Module(), judged, self.device)
+        if changing := [name for name, value in _buffers(net.module).items() if not torch.equal(value, before[name])]:
+            raise ClassifierSpecError(
+                f"{spec.source} changes {printable(changing[0])!r} in its state dict whenever it is asked, and a "
+                "bundle keeps a net as it is: let it change in training alone (if self.training: …), or "
+                "register the buffer with persistent=False."
+            )
         self.module.head = found.head
         if found.head.probabilities:
             self.spec = spec.model_copy(update={"output": "probabilities"})
@@ -129,7 +136,8 @@ class Classifier:
                 raise
             height, width = self.input_size
             raise ImageShapeError(
-                f"{self.spec.source} takes images of {height}×{width}, got {tuple(images.shape)}: resize ({error})"
+                f"{self.spec.source} takes images of {height}×{width}, got {tuple(images.shape)}: resize "
+                f"({briefly(error)})"
             ) from error
         finite = logits.isfinite().all(1)
         if not finite.all():
@@ -276,6 +284,18 @@ class Classifier:
         last = ", ".join(self.layers[-5:])
         hint = nearest(name, self.layers) or f"; the last ones are {last}."
         return f"{self.spec.source} has no layer '{printable(name)}' with a spatial map{hint}"
+
+
+def _channels_last(module: nn.Module) -> None:
+    for tensor in (*module.parameters(), *module.buffers()):
+        if tensor.ndim == 4:  # torch's own `to` fails where others have five dimensions
+            tensor.data = tensor.data.contiguous(memory_format=torch.channels_last)
+
+
+def _buffers(module: nn.Module) -> dict[str, Tensor]:
+    """What its state dict holds beside parameters: copies."""
+    stored = module.state_dict().keys()
+    return {name: value.clone() for name, value in module.named_buffers() if name in stored}
 
 
 def _fingerprint(spec: ClassifierSpec, net: Net, head: Head, state_dict: dict[str, Tensor]) -> str:

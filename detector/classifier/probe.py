@@ -23,7 +23,7 @@ from detector.classifier.survey import Survey
 from detector.classifier.taps import Tap
 from detector.errors import ClassifierSpecError, HeatwardError
 from detector.spec import ClassifierSpec
-from detector.text import first_line
+from detector.text import briefly, first_line
 
 __all__ = ["Probe", "probe"]
 
@@ -66,13 +66,13 @@ def probe(module: Normalized, shown: nn.Module, spec: ClassifierSpec, device: to
         head = find_head(answer, 2, spec)
         two = _numbers(head, answer, 2, spec)
         with survey.batch(1):
-            one = _numbers(head, _answer(module, images[:1], spec), 1, spec)
+            one = _numbers(head, _answer(module, images[2:], spec), 1, spec)
     answer, failed = _on_graph(module, images.requires_grad_(), survey)
     if failed:
         with torch.no_grad(), survey.batch(3):
             answer = _answer(module, images.detach(), spec)
     three = _numbers(head, answer, 3, spec)
-    if not (_alike(one, two[:1]) and _alike(three[:2], two)):
+    if not (_alike(one, three[2:]) and _alike(three[:2], two)):
         raise ClassifierSpecError(f"{spec.source} {_unlike(module, head, images[:2], two)}")
     head = judged(head, three, spec)
     with torch.enable_grad():
@@ -85,7 +85,10 @@ def probe(module: Normalized, shown: nn.Module, spec: ClassifierSpec, device: to
 
 
 def _images(size: tuple[int, int]) -> Tensor:
-    """(3, 3, H, W): noise, soft colours, faint noise on grey: one wakes a net that another leaves asleep."""
+    """(3, 3, H, W): noise, soft colours, faint noise on grey: one wakes a net that another leaves asleep.
+
+    The last, which is asked about alone, too, is the faintest: a net that scales by the brightest of a batch shows it.
+    """
     generator = torch.Generator().manual_seed(0)
     noise = torch.rand(2, 3, *size, generator=generator)
     soft = interpolate(torch.rand(1, 3, 4, 4, generator=generator), size=size, mode="bilinear", align_corners=False)
@@ -105,7 +108,7 @@ def _on_graph(module: Normalized, images: Tensor, survey: Survey) -> tuple[Any, 
         except HeatwardError:
             raise
         except Exception as error:  # the user's code
-            failed = f"it fails where gradients are on: {type(error).__name__}: {error}"
+            failed = f"it fails where gradients are on: {type(error).__name__}: {briefly(error)}"
     return None, failed
 
 
@@ -118,7 +121,7 @@ def _answer(module: Normalized, images: Tensor, spec: ClassifierSpec) -> Any:
         raise
     except Exception as error:
         asked = NUMBERS.get(count, f"{count} images")
-        told = f"{spec.source} failed on {asked} of {spec.input_size} ({type(error).__name__}: {error}): "
+        told = f"{spec.source} failed on {asked} of {spec.input_size} ({type(error).__name__}: {briefly(error)}): "
         if count == 2:
             told += (
                 _channels(module) or _precision(module) or "check input_size, and that it takes batches of any size."
@@ -159,6 +162,8 @@ def _numbers(head: Head, answer: Any, count: int, spec: ClassifierSpec) -> Tenso
         raise ClassifierSpecError(
             f"{spec.source} answers {shape} for {NUMBERS[count]}, expected {expected}: {_mend_shape(shape, *expected)}."
         )
+    if numbers.layout != torch.strided:
+        raise ClassifierSpecError(f"{spec.source} answers a sparse tensor, expected logits: end it in .to_dense().")
     if not numbers.is_floating_point():
         raise ClassifierSpecError(
             f"{spec.source} answers {numbers.dtype}, expected logits, a floating-point number for each class: "
@@ -169,7 +174,7 @@ def _numbers(head: Head, answer: Any, count: int, spec: ClassifierSpec) -> Tenso
 
 def _mend_shape(shape: tuple[int, ...], count: int, classes: int) -> str:
     size = torch.Size(shape).numel()
-    if shape[:2] == (count, classes) and size == count * classes:
+    if len(shape) > 2 and shape[0] == count and size == count * classes:
         return "end it in flatten(1)"
     if shape == (classes, count):
         return "images come first, end it in .T"

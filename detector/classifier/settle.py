@@ -52,7 +52,10 @@ def kind(layout: Layout, shape: tuple[int, ...]) -> Kind:
 
 
 def _with_one_grid(sights: Mapping[str, Sight]) -> dict[str, list[Layout]]:
-    """Layouts that each output may still have: not contradicted, and one grid for all that have as many tokens."""
+    """Layouts that each output may still have: not contradicted, and one grid for all that have as many tokens.
+
+    Tokens of which some contradict a grid and none follows it lie in another order, also where others are silent.
+    """
     best: dict[tuple[Axes, int], tuple[float, Layout]] = {}
     for sight in sights.values():
         for layout, reading in sight.readings.items():
@@ -60,12 +63,23 @@ def _with_one_grid(sights: Mapping[str, Sight]) -> dict[str, list[Layout]]:
                 clearest = best.setdefault((layout.axes, layout.tokens), (0.0, layout))
                 best[layout.axes, layout.tokens] = max(clearest, (reading.fit, layout), key=lambda each: each[0])
     grids = {layout for fit, layout in best.values() if fit > (FITS_ALONE if layout.rival else FITS)}
+    refuted = {
+        layout
+        for sight in sights.values()
+        for layout, reading in sight.readings.items()
+        if layout.tokens and reading is not None and reading.contradicts
+    }
+    undecided = {
+        layout
+        for sight in sights.values()
+        for layout in sight.readings
+        if (layout.axes, layout.tokens) not in best and layout.before + layout.after == 0
+    }
     return {
         name: [
             layout
             for layout, reading in sight.readings.items()
-            if not (reading is not None and reading.contradicts)
-            and (layout in grids or ((layout.axes, layout.tokens) not in best and layout.before + layout.after == 0))
+            if not (reading is not None and reading.contradicts) and layout in grids | (undecided - refuted)
         ]
         for name, sight in sights.items()
     }

@@ -47,6 +47,12 @@ def load_into(net: nn.Module, state_dict: Mapping[str, Tensor], origin: str) -> 
     misfit = _Misfit.of(taken, expected, _derived(net))
     if misfit:
         raise ClassifierSpecError(f"{origin} does not fit the net ({misfit.told()}): {misfit.mend()}")
+    strange = [name for name in taken if name in expected and _is_no_fraction(taken[name], expected[name])]
+    if strange:
+        raise ClassifierSpecError(
+            f"{origin} holds {taken[strange[0]].dtype} where the net has {expected[strange[0]].dtype} "
+            f"({_listed(strange)}): give the weights as they were before they were quantised or packed."
+        )
     if left:
         _log.warning("%s: its tensors under %r are the net's; left are %s", origin, prefix, _listed(left))
     try:
@@ -202,6 +208,10 @@ class _Misfit:
             f"its head {modules.pop()!r} has {given} classes and the spec lists {wanted}: list those {given}, or give "
             f"weights that were trained on {wanted}."
         )
+
+
+def _is_no_fraction(given: Tensor, wanted: Tensor) -> bool:
+    return wanted.is_floating_point() and not (given.is_floating_point() or given.is_quantized)
 
 
 def _listed(names: Collection[str]) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import logging
 import pathlib
+import pickletools
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -39,16 +40,23 @@ _HARMLESS: list[Any] = [
 ]
 """What may stand beside weights in a checkpoint: values that run nothing when they are made."""
 
+_MISTAKEN = {
+    b"version https://git-lfs": "it is what Git LFS keeps in the place of a file: fetch the file, git lfs pull.",
+    b"<": "it is a web page: download the file itself.",
+    b"\x89HDF": "it is an HDF5 file, as of Keras, and no PyTorch weights.",
+}
+"""Files that people take for weights, by their first bytes."""
+
 _log = logging.getLogger("heatward")
 
 
 def is_weights_file(weights: str) -> bool:
     """Whether `weights` names a file (by its suffix) and not a torchvision enum member."""
-    return _file_and_entry(weights)[0].suffix in _SUFFIXES
+    return _file_and_entry(weights)[0].suffix.lower() in _SUFFIXES
 
 
 def read_weights(path: str | Path) -> dict[str, Tensor]:
-    """Read a state dict from *.safetensors, *.pt, *.pth, *.pth.tar, *.ckpt or *.bin.
+    """Read a state dict from *.safetensors, *.pt, *.pth, *.pth.tar, *.ckpt or *.bin, whichever of them the content is.
 
     Of a checkpoint that wraps it in "state_dict" or "model", perhaps beside an averaged one ("state_dict_ema"), the
     plain one is taken, and the log says so; "FILE#state_dict_ema" takes another.
@@ -60,7 +68,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     if not file.is_file():
         raise ClassifierSpecError(f"There is no weights file {file}.")
     try:
-        if file.suffix == ".safetensors":
+        if _is_safetensors(file):
             content: Any = safetensors.torch.load_file(file)
         else:
             with torch.serialization.safe_globals(_HARMLESS):
@@ -122,6 +130,8 @@ def _file_and_entry(weights: str) -> tuple[Path, str]:
 def _chosen(content: Any, file: Path, entry: str) -> dict[str, Tensor]:
     """One state dict of a file's content."""
     found = dict(_state_dicts(content))
+    if not found and (found := dict(_state_dicts(content, mixed=True))):
+        _log.warning("%s: what is no tensor stays out of its state dict", file)
     if entry:
         under = ({key: value for key, value in each.items() if key.startswith(entry)} for each in found.values())
         chosen = found.get(entry) or next(filter(None, under), None)
@@ -152,15 +162,31 @@ def _chosen(content: Any, file: Path, entry: str) -> dict[str, Tensor]:
     return found[taken]
 
 
-def _state_dicts(content: Any, name: str = "", depth: int = _DEPTH) -> Iterator[tuple[str, dict[str, Tensor]]]:
-    """Every mapping of names to tensors, by its place, "" for the whole; not what an optimiser keeps by number."""
+def _state_dicts(
+    content: Any, name: str = "", depth: int = _DEPTH, *, mixed: bool = False
+) -> Iterator[tuple[str, dict[str, Tensor]]]:
+    """Every mapping of names to tensors, by its place, "" for the whole; not what an optimiser keeps by number.
+
+    mixed: Others may stand between the tensors, as the number of an epoch.
+    """
     if not isinstance(content, dict) or not content or not all(isinstance(key, str) for key in content):
         return
-    if all(isinstance(value, Tensor) for value in content.values()):
-        yield name, content
+    tensors = {key: value for key, value in content.items() if isinstance(value, Tensor)}
+    if len(tensors) == len(content) or (mixed and tensors):
+        yield name, tensors
     elif depth:
         for key, value in content.items():
-            yield from _state_dicts(value, f"{name}.{key}" if name else key, depth - 1)
+            yield from _state_dicts(value, f"{name}.{key}" if name else key, depth - 1, mixed=mixed)
+
+
+def _is_safetensors(file: Path) -> bool:
+    begin = _begin(file)
+    return begin[8:9] == b"{" or (file.suffix.lower() == ".safetensors" and not begin.startswith(b"PK"))
+
+
+def _begin(file: Path) -> bytes:
+    with file.open("rb") as stream:
+        return stream.read(32)
 
 
 def _is_averaged(name: str) -> bool:
@@ -173,7 +199,13 @@ def _way_out(file: Path) -> str:
         "give a state dict, saved with safetensors.torch.save_file(net.state_dict(), ...) or "
         "torch.save(net.state_dict(), ...)."
     )
-    if file.suffix == ".safetensors":
+    begin = _begin(file)
+    if not begin:
+        return "it is empty: copy it again."
+    mistaken = [told for bytes_, told in _MISTAKEN.items() if begin.lstrip().startswith(bytes_)]
+    if mistaken:
+        return mistaken[0]
+    if _is_safetensors(file):
         return f"{plain} It may have been copied in part: copy it again."
     try:
         with zipfile.ZipFile(file) as archive:
@@ -192,9 +224,27 @@ def _way_out(file: Path) -> str:
             f"{what}unpickles. Where you trust it, and with its code at hand, take the state dict out once: "
             'torch.save(torch.load(FILE, map_location="cpu", weights_only=False)["state_dict"], NEW).'
         )
+    if all(name.startswith("numpy.") for name in classes):
+        return (
+            f"{what}unpickles. Where you trust it, make tensors of its arrays once: torch.save({{name: "
+            "torch.as_tensor(value) for name, value in torch.load(FILE, weights_only=False).items()}, NEW)."
+        )
+    if _is_dictionary(pickled):
+        return (
+            f"{what}unpickles, as a whole net does. Where you trust it, and with its code at hand, save the state dict "
+            'of its entry once, as of "model": torch.save(torch.load(FILE, map_location="cpu", weights_only=False)'
+            '["model"].state_dict(), NEW).'
+        )
     return (
         f"{what}unpickles, as a whole net does. Where you trust it, and with its code at hand, save its state dict "
         'once: torch.save(torch.load(FILE, map_location="cpu", weights_only=False).state_dict(), NEW).'
+    )
+
+
+def _is_dictionary(pickled: bytes) -> bool:
+    """Whether it is one that lies there, read from the names of operations alone."""
+    return next(code.name for code, _, _ in pickletools.genops(pickled) if code.name not in ("PROTO", "FRAME")) == (
+        "EMPTY_DICT"
     )
 
 

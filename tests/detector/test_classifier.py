@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import os
 import warnings
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -386,6 +388,35 @@ def test_exported_program(tmp_path: Path, tiny_classifier: Classifier, tiny_imag
         warnings.simplefilter("ignore")
         torch.export.save(program, tmp_path / "net.pt2")
     check_program(load_classifier(changed(source=f"export:{tmp_path / 'net.pt2'}")), tiny_classifier, tiny_images)
+
+
+class Touches:
+    """Leaves a file where it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self.path,)
+
+
+def test_a_pickle_in_an_exported_program_is_not_run(tmp_path: Path) -> None:
+    program = torch.export.export(
+        tiny.net().eval(), (torch.rand(2, 3, 16, 16),), dynamic_shapes=({0: torch.export.Dim("batch")},)
+    )
+    torch.export.save(program, tmp_path / "net.pt2")
+    torch.save(Touches(tmp_path / "ran"), tmp_path / "pickle")
+    with zipfile.ZipFile(tmp_path / "net.pt2") as sound, zipfile.ZipFile(tmp_path / "bad.pt2", "w") as bad:
+        for name in sound.namelist():
+            content = sound.read(name)
+            if name.endswith("weights_config.json"):
+                content = content.replace(b'"use_pickle": false', b'"use_pickle": true')
+            elif "/weights/" in name:
+                content = (tmp_path / "pickle").read_bytes()
+            bad.writestr(name, content)
+    with pytest.raises(ClassifierSpecError, match="is no exported program"):
+        load_classifier(changed(source=f"export:{tmp_path / 'bad.pt2'}"))
+    assert not (tmp_path / "ran").exists() and "TORCH_FORCE_WEIGHTS_ONLY_LOAD" not in os.environ
 
 
 def check_program(program: Classifier, original: Classifier, images: tiny.TinyImages) -> None:

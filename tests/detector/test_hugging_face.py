@@ -241,6 +241,7 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda f: rewritten(f, problem_type="multi_label_classification"),
         "several labels an image",
     ),
+    "numbers in place of classes": (lambda f: rewritten(f, problem_type="regression"), "estimates numbers .*no class"),
     "timm's": (lambda f: rewritten(f, model_type=None, architecture="resnet18"), 'write source = "timm:local-dir:'),
     "code for its attention": (
         lambda f: rewritten(f, attn_implementation="someone/kernel"),
@@ -259,6 +260,11 @@ def test_a_folder_that_cannot_be_used_says_why(name: str, folder: Path) -> None:
     breaks(folder)
     with pytest.raises(ClassifierSpecError, match=told):
         load_classifier(ClassifierSource(source=f"hf:{folder}"))
+
+
+def test_a_misspelt_argument_is_named(folder: Path) -> None:
+    with pytest.raises(ClassifierSpecError, match="'hidden_sise' is none; did you mean 'hidden_size'"):
+        load_classifier(ClassifierSource(source=f"hf:{folder}", arguments={"hidden_sise": 8}))
 
 
 def test_classes_that_do_not_fit_the_head_are_named(folder: Path) -> None:

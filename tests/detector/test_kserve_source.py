@@ -132,6 +132,10 @@ def test_another_name_and_a_bad_address_are_named(served: ModelServer) -> None:
         (f"kserve:{served.address}/cats", "NOT_FOUND: unknown model cats"),
         (f"kserve:{served.address}", "kserve:HOST:PORT/MODEL"),
         ("kserve:somewhere/cats", "kserve:HOST:PORT/MODEL"),
+        (
+            f"kserve:127.0.0.1:{int(served.address.rpartition(':')[2]) + 65536}/{served.source.rpartition('/')[2]}",
+            "at most 65535",
+        ),
     ):
         with pytest.raises(ClassifierSpecError, match=words):
             load_classifier(tiny.SPEC.model_copy(update={"source": source, "arguments": QUICK}))

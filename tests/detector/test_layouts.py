@@ -166,6 +166,28 @@ def test_tokens_in_another_order_than_the_image_are_no_layers(order: str) -> Non
         classifier.activations(torch.rand(1, 3, SIDE, SIDE), ["blocks.1"])
 
 
+class Columns(nn.Module):
+    """Tokens column by column, without a class token, into torch's own block."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Conv2d(3, WIDTH, PATCH, PATCH)
+        self.block = nn.TransformerEncoderLayer(WIDTH, 2, WIDTH, batch_first=True)
+        self.head = nn.Linear(WIDTH, len(architectures.CLASSES))
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.block(self.embed(x).transpose(2, 3).flatten(2).transpose(1, 2)).mean(1))
+        return logits
+
+
+def test_where_some_tokens_lie_in_another_order_those_that_mix_them_all_are_no_layers_either() -> None:
+    """Attention without its residual answers nearly the same everywhere, which contradicts no order."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        classifier = architectures.load(Columns(), SIDE)
+    assert classifier.layers == ("embed",)
+
+
 @pytest.mark.parametrize(
     ("size", "before", "after"),
     [((16, 16), 1, 4), ((16, 16), 1, 8), ((16, 16), 9, 0), ((32, 16), 0, 0), ((32, 16), 4, 0)],

@@ -69,9 +69,47 @@ class WithState(tiny.TinyNet):
         return {"steps": 3}
 
 
+class Counting(tiny.TinyNet):
+    calls: torch.Tensor
+
+    def __init__(self, persistent: bool = True) -> None:
+        super().__init__(8, 4)
+        self.register_buffer("calls", torch.zeros(1), persistent=persistent)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        return super().forward(x)
+
+
+def without_data() -> nn.Module:
+    with torch.device("meta"):
+        return tiny.TinyNet(8, 4)
+
+
+def test_what_a_net_counts_beside_its_state_is_no_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert of(lambda: Counting(persistent=False), monkeypatch).layers
+
+
+class Clips(tiny.TinyNet):
+    """Keeps a parameter of five dimensions."""
+
+    def __init__(self) -> None:
+        super().__init__(8, 4)
+        self.clip = nn.Conv3d(3, 3, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(self.clip(x[:, :, None])[:, :, 0])
+
+
+def test_parameters_may_have_five_dimensions(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert of(Clips, monkeypatch).layers
+
+
 @pytest.mark.parametrize(
     ("factory", "told"),
     [
+        (Counting, r"changes 'calls' in its state dict.*persistent=False"),
+        (without_data, r"without data \(.* is on the meta device\): build it on the CPU"),
         (Lazy, r"lazy layers \(0\.weight\).*run the net on an image once"),
         (lambda: WithState(8, 4), r"'_extra_state'.*no tensor.*get_extra_state"),
         (dict, "returned a dict"),

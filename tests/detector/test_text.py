@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-import pytest
+import warnings
 
-from detector.text import LONGEST, first_line, nearest, plain, printable
+import pytest
+import torch
+from torch import nn
+
+from detector.text import LONGEST, briefly, first_line, nearest, plain, printable
 
 
 @pytest.mark.parametrize(
@@ -52,3 +56,13 @@ def test_a_byte_order_mark_is_no_part_of_the_text(encoding: str) -> None:
 def test_what_is_no_utf_16_after_all_is_refused() -> None:
     with pytest.raises(ValueError, match="utf-16"):
         plain(b"\xff\xfea")
+
+
+def test_of_a_programs_traceback_the_last_line_is_told() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = torch.jit.trace(nn.Sequential(nn.Conv2d(3, 4, 3), nn.MaxPool2d(2)), torch.rand(1, 3, 8, 8))
+    with pytest.raises(RuntimeError, match="TorchScript interpreter") as raised:
+        program(torch.rand(1, 3, 3, 3))
+    assert briefly(raised.value).startswith("Given input size: (4x1x1)")
+    assert briefly(ValueError("two\n lines \x1b[31m")) == r"two lines \x1b[31m"

@@ -88,6 +88,8 @@ CHECKPOINTS: dict[str, Callable[[Weights], Any]] = {
     },
     "an average alone": lambda w: {"model_ema": prefixed(w, "module."), "epoch": 3},
     "deep": lambda w: {"ema_state_dict": {"model": {"state_dict": w}}},
+    "an epoch among the tensors": lambda w: {**w, "epoch": 3},
+    "extra state in a checkpoint": lambda w: {"model": {**w, "_extra_state": None}, "epoch": 3},
     "a prefix of nobody's": lambda w: prefixed(w, "encoder.q."),
 }
 
@@ -209,6 +211,11 @@ UNREADABLE: dict[str, tuple[Any, str]] = {
         {"state_dict": {"model.weight": torch.ones(1)}, "hyper_parameters": {"config": Hyper()}},
         r'objects of test_weights\.Hyper.*weights_only=False\)\["state_dict"\], NEW',
     ),
+    "a net in a dictionary": (
+        {"epoch": 3, "model": tiny.TinyNet(8, 4)},
+        r'weights_only=False\)\["model"\]\.state_dict\(\), NEW',
+    ),
+    "arrays": ({"head.weight": np.ones(3)}, r"numpy.*make tensors of its arrays once: .*as_tensor"),
     "no state dict": ({"epoch": 3}, "holds no state dict"),
     "a list": ([torch.ones(1)], "holds no state dict"),
 }
@@ -239,7 +246,38 @@ def test_a_safetensors_file_cut_short_is_refused(tmp_path: Path, weights: Weight
         read_weights(tmp_path / "a.safetensors")
 
 
-@pytest.mark.parametrize("name", ["a.pt", "a.pth", "a.pth.tar", "a.ckpt", "a.bin", "a.safetensors", "a.pt#ema"])
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git lfs pull"),
+        (b"\n<!DOCTYPE html>\n<html>not found</html>", "is a web page"),
+        (b"\x89HDF\r\n\x1a\n" + bytes(40), "Keras"),
+        (b"", "is empty"),
+    ],
+)
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+def test_what_people_take_for_weights_is_named(content: bytes, told: str, suffix: str, tmp_path: Path) -> None:
+    (tmp_path / f"net{suffix}").write_bytes(content)
+    with pytest.raises(ClassifierSpecError, match=f"cannot be read .*{told}"):
+        read_weights(tmp_path / f"net{suffix}")
+
+
+def test_the_content_tells_what_a_file_is_and_not_its_suffix(tmp_path: Path, weights: Weights) -> None:
+    safetensors.torch.save_file(weights, tmp_path / "a.BIN")
+    torch.save(weights, tmp_path / "b.safetensors")
+    for name in ("a.BIN", "b.safetensors"):
+        assert_same(loaded(tmp_path / name), weights)
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.complex64])
+def test_numbers_that_are_no_weights_are_refused(dtype: torch.dtype, weights: Weights) -> None:
+    with pytest.raises(ClassifierSpecError, match=rf"holds {dtype} where the net has torch\.float32 \(head\.weight\)"):
+        load_into(tiny.net(), weights | {"head.weight": weights["head.weight"].to(dtype)}, "weights")
+
+
+@pytest.mark.parametrize(
+    "name", ["a.pt", "a.pth", "a.PTH", "a.pth.tar", "a.ckpt", "a.bin", "a.safetensors", "a.pt#ema"]
+)
 def test_files_are_known_by_their_suffix(name: str) -> None:
     assert is_weights_file(name) and not is_weights_file("IMAGENET1K_V1")
 

@@ -120,6 +120,7 @@ def test_every_number_is_finite(name: str, number: str):
         ("threads", "9" * 12, "less than or equal to 4096"),
         ("upstream", "triton:8001", "upstream_model: upstream is set"),
         ("upstream", "http://triton:8001", "expected host:port"),
+        ("upstream", "triton:73537", "at most 65535"),
         ("upstream", "triton: 8001", "expected host:port"),
         ("trusted", "[a", "trusted = '[a': expected words with commas between"),
         ("token-file", "", "token_file = '': expected a path"),

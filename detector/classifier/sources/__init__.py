@@ -3,7 +3,7 @@
 `complete` makes a spec of what a person wrote, who may leave to the source what the source knows.
 
 A bundle from elsewhere may not make us run code or send images away: then `python:` modules, program files
-(`torch.export.load` unpickles) and `kserve:` servers outside an allow list are refused.
+(torch evaluates expressions in them) and `kserve:` servers outside an allow list are refused.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import warnings
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from detector.classifier.sources.processor import images_of
 from detector.classifier.weights import read_weights
 from detector.errors import ClassifierSpecError
 from detector.spec import ClassifierSource, ClassifierSpec
-from detector.text import first_line, nearest
+from detector.text import briefly, first_line, nearest
 
 __all__ = ["build", "converted_weights", "known"]
 
@@ -55,6 +56,9 @@ def known(described: ClassifierSource) -> Known:
             f"{source} was trained to give several labels an image (problem_type multi_label_classification), and a "
             "verdict names one: it cannot be guarded."
         )
+    if config.get("problem_type") == "regression":
+        raise ClassifierSpecError(f"{source} estimates numbers (problem_type regression) and names no class.")
+    _check_arguments(described.arguments, config, source)
     names = _names(config, source)
     weights = described.weights or (str(folder) if weights_in(folder) else None)
     if weights is None:
@@ -117,7 +121,7 @@ def _built(spec: ClassifierSpec) -> Any:
             return transformers.AutoModelForImageClassification.from_config(config).float()
     except Exception as error:  # a library's code
         raise ClassifierSpecError(
-            f"{spec.source} could not be built from its config.json ({type(error).__name__}: {error})."
+            f"{spec.source} could not be built from its config.json ({type(error).__name__}: {briefly(error)})."
         ) from error
 
 
@@ -202,6 +206,19 @@ def _check_type(model_type: Any, source: str, own_code: bool = False) -> None:
         f"{source}: transformers has no image classifier of the model_type {str(model_type)!r}"
         f"{nearest(str(model_type), KNOWN) or '.'}"
     )
+
+
+def _check_arguments(arguments: Mapping[str, JsonValue], config: dict[str, Any], source: str) -> None:
+    """Transformers takes an entry of any name, and a misspelt one would change nothing."""
+    if not arguments:
+        return
+    usual = _transformers(source).AutoConfig.for_model(config["model_type"])
+    unknown = [name for name in arguments if name not in config and not hasattr(usual, name)]
+    if unknown:
+        raise ClassifierSpecError(
+            f"{source}: arguments replace entries of its config.json, and {unknown[0]!r} is none"
+            f"{nearest(unknown[0], {*config, *usual.to_dict()}) or '.'}"
+        )
 
 
 def _transformers(source: str) -> Any:

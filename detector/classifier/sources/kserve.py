@@ -145,8 +145,9 @@ class Remote:
         self.options: KServeArguments = arguments_of(KServeArguments, spec)
         self.source = spec.source
         self.address, _, self.model = spec.name.partition("/")
-        if not self.model or not self.address.rpartition(":")[2].isdecimal():
-            raise ClassifierSpecError(f'{spec.source}: expected "kserve:HOST:PORT/MODEL".')
+        port = self.address.rpartition(":")[2]
+        if not self.model or not port.isdecimal() or int(port) > 65535:  # of 99999, gRPC would ask 34463
+            raise ClassifierSpecError(f'{spec.source}: expected "kserve:HOST:PORT/MODEL", a port of at most 65535.')
         if self.options.ca is None:
             self.channel = grpc.insecure_channel(self.address, options=OPTIONS)
         else:

@@ -11,6 +11,7 @@ from torch.nn.parameter import is_lazy
 
 from detector.errors import ClassifierSpecError
 from detector.spec import ClassifierSpec
+from detector.text import briefly
 
 __all__ = ["Net", "called"]
 
@@ -38,7 +39,8 @@ def called(factory: Callable[..., Any], spec: ClassifierSpec, arguments: dict[st
         module = factory(**{**arguments, **spec.arguments})
     except Exception as error:  # the user's or a library's code
         raise ClassifierSpecError(
-            f"{spec.source} could not be built with arguments {spec.arguments} ({type(error).__name__}: {error})."
+            f"{spec.source} could not be built with arguments {spec.arguments} ({type(error).__name__}: "
+            f"{briefly(error)})."
         ) from error
     if not isinstance(module, nn.Module):
         raise ClassifierSpecError(f"{spec.source} returned a {type(module).__name__}, expected a torch.nn.Module.")
@@ -69,10 +71,15 @@ def _storable(module: nn.Module, spec: ClassifierSpec) -> nn.Module:
             f"{spec.source} has lazy layers ({lazy[0]}), whose shapes are not known yet: run the net on an image once "
             "before the factory returns it."
         )
+    empty = [name for name, value in tensors.items() if value.is_meta]
+    if empty:
+        raise ClassifierSpecError(
+            f"{spec.source} has parameters without data ({empty[0]} is on the meta device): build it on the CPU."
+        )
     strange = [name for name, value in module.state_dict().items() if not isinstance(value, Tensor)]
     if strange:
         raise ClassifierSpecError(
             f"{spec.source} keeps {strange[0]!r} in its state dict, which is no tensor and cannot be stored: leave "
-            "get_extra_state out."
+            "get_extra_state out; quantised layers can only be guarded as a program or an ONNX file."
         )
     return module

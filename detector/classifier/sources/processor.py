@@ -22,7 +22,7 @@ from detector.classifier.preprocessing import Normalized, fit_to, to_images
 from detector.classifier.sources.known import Known
 from detector.errors import ClassifierSpecError
 from detector.settings import Preprocessing
-from detector.text import first_line
+from detector.text import briefly, first_line
 
 __all__ = ["images_of"]
 
@@ -49,8 +49,8 @@ def images_of(folder: Path, found: Known, source: str) -> Known:
         mean, std, order = _normalisation(processor, grey)
     except Exception as error:  # a library's code
         raise ClassifierSpecError(
-            f"{source}: its image processor fails on a photograph ({type(error).__name__}: {error}): give input_size "
-            "and [classifier.preprocessing]."
+            f"{source}: its image processor fails on a photograph ({type(error).__name__}: {briefly(error)}): "
+            "give input_size and [classifier.preprocessing]."
         ) from error
     if answer.shape != upright.shape:
         return replace(found, why_unknown="its image processor makes images of many sizes, and a bundle has one")

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -11,6 +14,7 @@ import torch
 from detector.classifier.sources.net import Net
 from detector.errors import ClassifierSpecError
 from detector.spec import ClassifierSpec
+from detector.text import briefly
 
 __all__ = ["build_export", "build_torchscript"]
 
@@ -23,7 +27,7 @@ def build_torchscript(spec: ClassifierSpec, device: torch.device) -> Net:
             module = torch.jit.load(path, map_location=device)  # type: ignore[no-untyped-call]
     except (RuntimeError, ValueError) as error:
         raise ClassifierSpecError(
-            f"{path} is no TorchScript program ({error}): save it with torch.jit.save."
+            f"{path} is no TorchScript program ({briefly(error)}): save it with torch.jit.save."
         ) from error
     return Net(module.eval(), False, f"torchscript:{digest}")
 
@@ -31,12 +35,12 @@ def build_torchscript(spec: ClassifierSpec, device: torch.device) -> Net:
 def build_export(spec: ClassifierSpec, device: torch.device) -> Net:
     path, digest = _file(spec)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _without_unpickling():
             warnings.filterwarnings("ignore", message="The given buffer is not writable", category=UserWarning)
             program = torch.export.load(path)
     except Exception as error:  # the deserialiser raises many kinds
         raise ClassifierSpecError(
-            f"{path} is no exported program ({error}): save it with torch.export.save."
+            f"{path} is no exported program ({briefly(error)}): save it with torch.export.save."
         ) from error
     inputs = [node for node in program.graph.nodes if node.name in program.graph_signature.user_inputs]
     if len(inputs) != 1 or isinstance(inputs[0].meta["val"].shape[0], int):
@@ -50,6 +54,20 @@ def build_export(spec: ClassifierSpec, device: torch.device) -> Net:
 
         program = move_to_device_pass(program, device)
     return Net(program.module(), False, f"export:{digest}")
+
+
+@contextmanager
+def _without_unpickling() -> Iterator[None]:
+    """`torch.export.load` unpickles what it cannot read otherwise, unless the environment forbids it."""
+    name = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
+    before = os.environ.get(name)
+    os.environ[name] = "1"
+    try:
+        yield
+    finally:
+        os.environ.pop(name)
+        if before is not None:
+            os.environ[name] = before
 
 
 def _file(spec: ClassifierSpec) -> tuple[Path, str]:

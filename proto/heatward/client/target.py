@@ -33,6 +33,10 @@ def target(address: str) -> tuple[str, str | None]:
         )
     if not address:
         raise ValueError(f"an address is host:port, e.g. {DEFAULT_ADDRESS!r}; this one is empty")
+    for place in address.split(",") if not address.startswith("unix") else ():
+        port = place.rpartition(":")[2].strip()
+        if port.isdecimal() and int(port) > 65535:  # of 99999, gRPC would call 34463
+            raise ValueError(f"an address is host:port with a port of at most 65535; this is {address!r}")
     if "," not in address or address.startswith(("ipv4:", "ipv6:")):
         return address, None
     places = [_ip_and_port(place.strip()) for place in address.split(",")]

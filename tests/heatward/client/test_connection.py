@@ -112,6 +112,8 @@ def test_an_address_becomes_a_target(address: str, expected: tuple[str, str | No
         ("10.0.0.1:50051,10.0.0.2", r"'10\.0\.0\.2' is not ip:port"),
         ("10.0.0.1:50051,", "'' is not ip:port"),
         ("10.0.0.1:50051,[::1]:50051", "all IPv4 or all IPv6"),
+        ("localhost:99999", "at most 65535"),
+        ("127.0.0.1:1,127.0.0.1:65536", "at most 65535"),
     ],
 )
 def test_several_addresses_that_cannot_be_are_refused_with_the_mend(address: str, complaint: str) -> None:
