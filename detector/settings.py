@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 __all__ = ["MOST_CLEARED", "EvidenceSettings", "NetworkSettings", "Preprocessing", "ScoreSettings", "ViewSettings"]
 
@@ -82,6 +90,14 @@ class ViewSettings(BaseModel):
     """3×3 binomial blur."""
     rescale: tuple[Annotated[float, Field(gt=0, le=1)], ...] = (0.875,)
     """Shrink by this factor and enlarge again."""
+    jpeg: tuple[Annotated[int, Field(ge=1, le=100)], ...] = ()
+    """Compress to a JPEG of this quality, colours 4:2:0: attacks that arrive in a JPEG file show under it."""
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_not_used(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Settings that name no quality are written as before there were any: the same digests, readable anywhere."""
+        written: dict[str, Any] = dump(self)
+        return written if self.jpeg else {name: value for name, value in written.items() if name != "jpeg"}
 
 
 class EvidenceSettings(BaseModel):

@@ -114,7 +114,9 @@ class EvidenceExtractor:
         self.settings = settings
         self.views = make_views(settings.views, classifier.input_size, classifier.device)
         if not self.views:
-            raise ConfigError("evidence.views: no view is left; keep at least one (noise, flip, shifts, blur, rescale)")
+            raise ConfigError(
+                "evidence.views: no view is left; keep at least one (noise, flip, shifts, blur, rescale, jpeg)"
+            )
         self.layers = tuple(layers)
         few = classifier.num_classes <= ALL_CLASSES_UP_TO
         self.candidates = classifier.num_classes if few else settings.candidates

@@ -4,18 +4,20 @@ Images (B, 3, H, W) in [0, 1] flow in; one changed batch a view flows out, again
 fixed seed and shared by all images, so that an answer never depends on the neighbours in its batch.
 
 Sources: Roth et al. 2019, "The Odds are Odd" (noise); Xu et al. 2018, "Feature Squeezing" (blur); Xie et al. 2018
-(rescale and shift).
+(rescale and shift); Das et al. 2018, "SHIELD" (JPEG).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from pydantic import JsonValue
 from torch import Tensor
 from torch.nn import functional
 
+from detector.evidence.compression import compress
 from detector.settings import ViewSettings
 
 __all__ = ["CONSTANTS", "View", "ViewSettings", "make_views"]
@@ -55,6 +57,8 @@ def make_views(settings: ViewSettings, size: tuple[int, int], device: torch.devi
         views["blur"] = _blur
     for factor in settings.rescale:
         views[f"rescale-{factor:g}"] = _rescale(factor)
+    for quality in settings.jpeg:
+        views[f"jpeg-{quality}"] = partial(compress, quality=quality)
     return views
 
 
