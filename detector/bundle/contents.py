@@ -49,12 +49,14 @@ def cascade_of(bundle: Bundle) -> Cascade | None:
 def whole_settings_of(kind: type[Settings], stored: JsonValue, place: str) -> Settings:
     """Settings that decide scores, every one of them from the bundle: a default may have changed since it was made.
 
+    A setting that is not written where it is not used (`ViewSettings.jpeg`) is not missing.
+
     Raises:
         BundleDamagedError: They are no such settings.
         BundleVersionError: One is missing.
     """
     settings = settings_of(kind, stored, place)
-    for name in kind.model_fields:
+    for name in settings.model_dump():
         value = getattr(settings, name)
         if name not in settings.model_fields_set:
             raise BundleVersionError(
