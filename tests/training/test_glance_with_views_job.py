@@ -77,7 +77,7 @@ def test_other_views_are_another_glance_and_no_other_fit(job: Job, source: Path)
     none = open_job(config_of(source, job.work.parent, ()), SilentProgress())
     assert results(job).finished and not results(other).finished and not results(none).finished
     for each in (other, none):
-        assert pipeline.MODULES["fit"].outputs(each).finished
+        assert fit_results(each, each.work / "fit").finished
     fitted = fit_results(none, none.work / "glance").made_from
     assert results(none).made_from == digest([fitted, ONE_OF, False])  # as before there were views
 
