@@ -59,7 +59,8 @@ def test_each_rate_of_a_bundle_stands_beside_its_number_of_images(
 def test_a_bundle_tells_how_it_is_calibrated_and_what_its_glance_clears(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    cascade = {"clears": 0.65, "threshold": -1.5, "shape": {"groups": {}}, "settings": {"width": 256}, "views": ["flip"]}
+    told = {"clears": 0.65, "threshold": -1.5, "views": ["flip"]}
+    cascade = {**told, "shape": {"groups": {}}, "settings": {"width": 256}}
     assert cli.main(["inspect", bundle(tmp_path, calibration={"tail": True}, cascade=cascade)]) == 0
     lines = capsys.readouterr().out.splitlines()
     at = lines.index("calibrated")
