@@ -4,7 +4,7 @@
                                              ├─▶ origin probabilities ─▶ recovered and corrected label
                                              └─▶ with the evidence ─▶ risk ─▶ error rate promised of the prediction
 
-With a cascade a glance clears some images, and only the other rows of the batch go on to the views
+With a cascade a glance clears some images, and only the other rows of the batch go on to the other views
 (`detector.scoring.cascade`).
 A detector belongs to one thread at a time: evidence observes the classifier through hooks that live for one call.
 """
@@ -67,7 +67,7 @@ class Verdict:
     looked at."""
     evidence: Mapping[str, NDArray[Any]] | None = None
     """What the heatmap network read, by name (`detector.evidence.Evidence`); None unless it was asked for. Of a cleared
-    image it lacks the groups of views."""
+    image it lacks the views that the glance did not take."""
     error_rate: float | None = None
     """The smallest promised share of wrong predictions among accepted ones at which `label` is still accepted, in
     (0, 1]; 1: at none. The prediction can be relied on where this is at most what the caller bears. None where the
@@ -77,7 +77,7 @@ class Verdict:
     tail: TailEstimate | None = None
     """How rare the score may be, where it is higher than those of all clean images; None where nothing estimates it."""
     cleared: bool = False
-    """Whether a glance let the image go, without views: `recovered` and `corrected` are then the glance networks'."""
+    """Whether a glance let the image go: `recovered` and `corrected` are then the glance networks'."""
 
 
 class Detector:
@@ -229,7 +229,8 @@ class Detector:
         groups = self.groups.of(labels[:, 0]).tolist() if self.groups else [0] * len(images)
         error_rates: Sequence[float | None] = [None] * len(images)
         if self.reliability is not None:
-            error_rates = self.reliability.error_rate(seen.evidence, scores, origin).tolist()
+            read = seen.evidence if self.cascade is None else seen.evidence.at_a_glance()  # what every image has
+            error_rates = self.reliability.error_rate(read, scores, origin).tolist()
         heatmaps = seen.heatmaps.cpu().numpy()
         kept = seen.kept() if keep_evidence else [None] * len(images)
         return [
@@ -255,7 +256,7 @@ class Detector:
         if self.cascade is None:
             evidence, heatmaps = self.extractor.with_heatmap(images)
             return _Seen(*score(self.networks, evidence), heatmaps, evidence)
-        glance = self.extractor.glance(images)
+        glance = self.extractor.glance(images, self.cascade.views)
         looks: list[Evidence] = []
 
         def look(rows: Tensor) -> Evidence:

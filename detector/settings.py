@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -98,6 +99,31 @@ class ViewSettings(BaseModel):
         """Settings that name no quality are written as before there were any: the same digests, readable anywhere."""
         written: dict[str, Any] = dump(self)
         return written if self.jpeg else {name: value for name, value in written.items() if name != "jpeg"}
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the views, in the order of the evidence; two of one name are one view."""
+        return (
+            *(f"noise-{sigma:g}-{draw}" for sigma in self.noise for draw in range(self.noise_draws)),
+            *(["flip"] if self.flip else []),
+            *(f"shift{down:+d}{right:+d}" for down, right in self.shifts),
+            *(["blur"] if self.blur else []),
+            *(f"rescale-{factor:g}" for factor in self.rescale),
+            *(f"jpeg-{quality}" for quality in self.jpeg),
+        )
+
+    def places(self, names: Iterable[str]) -> tuple[int, ...]:
+        """Of some views among all, ascending: what the glance of a cascade takes.
+
+        Raises:
+            ValueError: There is no such view, or none is left for the full look.
+        """
+        there, wanted = list(dict.fromkeys(self.names)), set(names)
+        if unknown := sorted(wanted.difference(there)):
+            raise ValueError(f"the evidence has no view {unknown[0]!r}; it has {', '.join(there) or 'none'}")
+        if there and len(wanted) == len(there):
+            raise ValueError("the glance takes every view of the evidence: leave at least one to the full look")
+        return tuple(at for at, name in enumerate(there) if name in wanted)
 
 
 class EvidenceSettings(BaseModel):

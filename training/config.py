@@ -248,6 +248,10 @@ class TrainingConfig(BaseSettings):
         if not any(attack.train for attack in self.attacks):
             raise ValueError("attacks: no attack has train = true, so there is nothing to learn from")
         check_deliveries(self.deliveries, {each.label: (each.through, each.native) for each in self.attacks})
+        try:
+            self.evidence.views.places(self.cascade.views)
+        except ValueError as error:
+            raise ValueError(f"cascade.views: {error}") from error
         families = {attack.family for attack in self.attacks}
         for group, names in self.evaluate.leave_out.groups.items():
             if unknown := sorted(set(names) - families):

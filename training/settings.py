@@ -115,7 +115,9 @@ class CascadeConfig(Settings):
     """The first look of a cascade: docs/results/cascade.md."""
 
     clears: float = Field(default=0, ge=0, lt=1)
-    """Share of clean images that a glance, which takes no view, lets go. 0: every image is looked at in full."""
+    """Share of clean images that a glance lets go. 0: every image is looked at in full."""
+    views: tuple[str, ...] = ()
+    """Views that the glance takes, by name, such as `flip`; each costs every image a forward pass."""
 
     @field_validator("clears")
     @classmethod

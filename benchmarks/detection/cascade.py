@@ -6,7 +6,8 @@
 Each look is fitted once, without the photographs that thresholds are chosen on (benchmarks/detection/looks.py), and
 kept under --work. Every pair of looks is a cascade: the first clears a share of the clean images, the second ranks the
 others, and p-values are ranks of both as one score. "All views" are the networks that the job itself fitted; with
---alike, they are fitted as the other looks are. TPR is of attacks on rightly classified images, at thresholds of clean
+--alike, they are fitted as the other looks are. Where the configuration has a [cascade], "own glance" are the glance
+networks that the job fitted. TPR is of attacks on rightly classified images, at thresholds of clean
 calibration images, mean over the attacks of training. Cost is in forward passes of the classifier, on clean traffic.
 """
 
@@ -22,7 +23,15 @@ import torch
 from numpy.typing import NDArray
 from rich.table import Table
 
-from benchmarks.detection.looks import LOOKS, Answers, answers_of, columns_of, job_answers
+from benchmarks.detection.looks import (
+    LOOKS,
+    OWN_GLANCE,
+    Answers,
+    answers_of,
+    columns_of,
+    glance_answers,
+    job_answers,
+)
 from detector.evidence import EvidenceExtractor
 from detector.malloc import keep_freed_memory
 from detector.scoring.calibration import one_of_each
@@ -42,7 +51,7 @@ from training.shards import write_json
 
 __all__ = ["Point", "cascaded", "front", "measured"]
 
-CLEARED = (0.0, 0.3, 0.5, 0.6, 0.65, 0.7, 0.75, 0.8, MOST_CLEARED)
+CLEARED = (0.0, 0.3, 0.5, 0.6, 0.65, 0.7, 0.75, 0.8, 0.82, 0.84, MOST_CLEARED)
 RATES = (0.01, 0.05)
 WHOLE = "all views"
 LOSS = 0.5  # points of mean TPR at 1 % that `standard` may cost
@@ -194,7 +203,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", type=Path, required=True, help="of a job whose fit stage is finished")
     parser.add_argument("--work", type=Path, default=Path("work/looks"), help="keeps the looks' networks and answers")
-    parser.add_argument("--looks", nargs="+", default=list(LOOKS), choices=list(LOOKS), help="default: all")
+    parser.add_argument("--looks", nargs="*", default=list(LOOKS), choices=list(LOOKS), help="default: all")
     parser.add_argument("--alike", action="store_true", help="fit all views as the other looks are, too")
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--ensemble", type=int, default=1)
@@ -216,10 +225,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
             else job_answers(job, options.work)
             for look in dict.fromkeys((*options.looks, WHOLE))
         }
+        if config.cascade.clears:
+            said = {OWN_GLANCE: glance_answers(job, options.work), **said}
         alone = cost_of(EvidenceExtractor(job.classifier, config.evidence, job.witness))
     if alone is None:
         raise SystemExit("the classifier's operations cannot be seen: nothing to measure cost in")
-    places = {look: columns_of(config, job.classifier.input_size, look) for look in said}
+    places = {look: columns_of(config, look) for look in said}
     points = every_point(config, said, places, alone)
     named = operating_points(points)
     shown = {"Operating points": list(named.values()), "Front": front(points), "Every cascade": points}

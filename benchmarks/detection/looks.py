@@ -9,7 +9,7 @@ made from.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +17,16 @@ import torch
 from torch import Tensor
 
 from detector.evidence import Evidence
-from detector.evidence.views import make_views
 from detector.scoring.network import HeatmapNetwork
 from training.config import CLEAN, Split, TrainingConfig
 from training.evaluation.scores import Scored, by_network, from_evidence
+from training.fitting.glance import results as glance_results
 from training.fitting.held_out import is_held_out
 from training.fitting.networks import fit_networks, load_networks, results
 from training.job import Job
 from training.shards import digest, digest_of, list_shards, read_shard, write_shard
 
-__all__ = ["LOOKS", "Answers", "answers_of", "columns_of", "job_answers"]
+__all__ = ["LOOKS", "OWN_GLANCE", "Answers", "answers_of", "columns_of", "glance_answers", "job_answers"]
 
 LOOKS: dict[str, tuple[str, ...] | None] = {
     "no view": (),
@@ -37,40 +37,28 @@ LOOKS: dict[str, tuple[str, ...] | None] = {
     "all views": None,
 }
 """Look → its views; None: every view of the evidence."""
+OWN_GLANCE = "own glance"
+"""Of a job with a cascade: what its `glance` stage fitted."""
 
 Answers = Mapping[tuple[str, str], Scored]
 """Split and label → what a look says."""
 
 
-def columns_of(config: TrainingConfig, size: tuple[int, int], look: str) -> list[int]:
+def columns_of(config: TrainingConfig, look: str) -> list[int]:
     """Places of the look's views among those of the evidence."""
-    names = list(make_views(config.evidence.views, size))
-    wanted = LOOKS[look]
-    return [at for at, name in enumerate(names) if wanted is None or name in wanted]
-
-
-def seen(evidence: Evidence, columns: list[int]) -> Evidence:
-    """The evidence with these views alone."""
-
-    def kept(name: str, group: Tensor) -> Tensor:
-        return group[:, columns] if name == "views.stability" else group[..., columns]
-
-    groups = {
-        name: kept(name, group) if name.startswith("views.") else group
-        for name, group in evidence.groups.items()
-        if columns or not name.startswith("views.")
-    }
-    return replace(evidence, groups=groups)
+    wanted = config.cascade.views if look == OWN_GLANCE else LOOKS[look]
+    there = dict.fromkeys(config.evidence.views.names)
+    return [at for at, name in enumerate(there) if wanted is None or name in wanted]
 
 
 def answers_of(job: Job, config: TrainingConfig, look: str, folder: Path) -> Answers:
     """Fit a look's networks and ask them about the held-out, calibrate and test images; or read what they said."""
-    columns = columns_of(config, job.classifier.input_size, look)
+    columns = columns_of(config, look)
     place = folder / look.replace(" ", "-")
 
     def fit() -> list[HeatmapNetwork]:
         def part(evidence: Evidence) -> Evidence:
-            return seen(evidence, columns)
+            return evidence.at_a_glance(columns)
 
         fit_networks(config, config.work, job.progress, place, part, learns=lambda index: ~is_held_out(index))
         return load_networks(place)
@@ -82,9 +70,17 @@ def answers_of(job: Job, config: TrainingConfig, look: str, folder: Path) -> Ans
 
 def job_answers(job: Job, folder: Path) -> Answers:
     """The same of the networks that the job itself fitted, to all views and all photographs."""
-    columns = columns_of(job.config, job.classifier.input_size, "all views")
+    columns = columns_of(job.config, "all views")
     learnt = [results(job, job.work / "fit").made_from]
     return _answers(job, folder / "own.safetensors", [], learnt, columns, lambda: load_networks(job.work / "fit"))
+
+
+def glance_answers(job: Job, folder: Path) -> Answers:
+    """The same of the glance networks that the job itself fitted."""
+    found, columns = glance_results(job), columns_of(job.config, OWN_GLANCE)
+    found.require()
+    path = folder / "own-glance.safetensors"
+    return _answers(job, path, [], [found.made_from], columns, lambda: load_networks(found.folder))
 
 
 def _answers(
@@ -103,7 +99,7 @@ def _answers(
         said: dict[str, Tensor] = {}
         for split, label in wanted:
             paths = list_shards(job.work, "attribute", split, label)
-            scored = from_evidence(paths, {"": lambda evidence: answer(seen(evidence.float(), columns))})[""]
+            scored = from_evidence(paths, {"": lambda evidence: answer(evidence.float().at_a_glance(columns))})[""]
             said |= {f"{split}/{label}/{key}": torch.from_numpy(each) for key, each in asdict(scored).items()}
         write_shard(path, said, made_from)
     stored = read_shard(path)

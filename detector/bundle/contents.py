@@ -11,6 +11,7 @@ from detector.errors import BundleDamagedError, BundleVersionError, CalibrationE
 from detector.scoring.cascade import Cascade, CascadeSettings
 from detector.scoring.groups import Groups
 from detector.scoring.network import NetworkSettings
+from detector.settings import EvidenceSettings
 
 __all__ = ["cascade_of", "settings_of", "stored_calibration", "whole_settings_of"]
 
@@ -43,7 +44,19 @@ def cascade_of(bundle: Bundle) -> Cascade | None:
         return None
     whole_settings_of(NetworkSettings, stored.get("settings"), "cascade.settings")
     settings = settings_of(CascadeSettings, stored, "cascade")
-    return Cascade.of(settings, len(bundle.manifest.families), bundle.glance_weights)
+    evidence = settings_of(EvidenceSettings, bundle.manifest.evidence, "evidence")
+    try:
+        views = evidence.views.places(settings.views)
+    except ValueError as error:
+        raise BundleDamagedError(
+            f"the bundle's manifest has bad cascade.views ({error}): train the bundle again"
+        ) from error
+    if settings.shape != settings.shape.at_a_glance(len(views)):
+        raise BundleDamagedError(
+            f"the bundle's manifest has a bad cascade.shape (of other views than cascade.views, {len(views)}): train "
+            "the bundle again"
+        )
+    return Cascade.of(settings, len(bundle.manifest.families), bundle.glance_weights, views)
 
 
 def whole_settings_of(kind: type[Settings], stored: JsonValue, place: str) -> Settings:

@@ -9,10 +9,11 @@
     in full
     views of the images  ─▶ forward only ─▶ logits per class, attribution under the view against the original's
 
-A cascade takes the second step for some rows of a batch only (`glance`, then `look`); nothing is computed twice.
+A cascade takes the second step for some rows of a batch only (`glance`, then `look`); its glance may take some of the
+views itself. Nothing is computed twice.
 
 A classifier that shows no gradients or no layers is a black box: it is asked for logits alone, and the witness must be
-there (docs/black-box.md). Where every image is looked at in full, image and views are asked about in one batch. The
+there (docs/black-box.md). Image and views that are looked at together are asked about in one batch. The
 heatmap people are shown is then the witness's for the class that the classifier predicts.
 
 Every magnitude is kept: a heatmap scaled to [0, 1] loses the strongest signal. Nothing depends on the other images of
@@ -25,6 +26,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
+from typing import Any
 
 import torch
 from pydantic import JsonValue
@@ -56,6 +58,7 @@ EPSILON = 1e-8
 DEPTHS = 4  # where no layers are named
 MAP_SIDE = 6  # cells a side, at least, of the heatmap that people are shown
 WITNESS_SEED = 1
+NOTHING: Mapping[str, Any] = MappingProxyType({})
 CONSTANTS: dict[str, JsonValue] = {
     "all_classes_up_to": ALL_CLASSES_UP_TO,
     "evidence_epsilon": EPSILON,
@@ -147,14 +150,9 @@ class EvidenceExtractor:
         self._check(images)
         evidence, heatmaps = [], []
         for chunk in torch.split(images, self.settings.forward_batch):
-            if self.black_box:
-                said = self._ask_about([chunk, *self._views_of(chunk)])
-                first = self._first(chunk, said[0])
-                evidence.append(self._with_views(first, said[1:].transpose(0, 1)))
-            else:
-                first = self._glance(chunk)
-                evidence.append(self._look(first))
-            heatmaps.append(first.heatmaps)
+            seen = self._glance(chunk, range(len(self.views)))
+            evidence.append(seen.evidence)
+            heatmaps.append(seen.heatmaps)
         return Evidence.cat(evidence), torch.cat(heatmaps)
 
     @property
@@ -162,15 +160,15 @@ class EvidenceExtractor:
         """Whether there is evidence without views: not where views propose the candidates."""
         return self.witness is not None or self.candidates == self.classifier.num_classes
 
-    def glance(self, images: Tensor) -> Glance:
-        """What costs no view: the first step of a cascade; images and errors as of a call.
+    def glance(self, images: Tensor, views: Sequence[int] = ()) -> Glance:
+        """The first step of a cascade, with views of these places alone; images and errors as of a call.
 
         Raises:
             ConfigError: Views propose the candidates, so nothing is known without them.
         """
         self.check_glance()
         self._check(images)
-        return Glance.cat([self._glance(chunk) for chunk in torch.split(images, self.settings.forward_batch)])
+        return Glance.cat([self._glance(chunk, views) for chunk in torch.split(images, self.settings.forward_batch)])
 
     def check_glance(self) -> None:
         """See that there is evidence without views.
@@ -186,26 +184,28 @@ class EvidenceExtractor:
 
     def look(self, glance: Glance) -> Evidence:
         """All evidence about the images of a glance, of which nothing is computed again: the second step."""
-        return Evidence.cat([self._look(chunk) for chunk in glance.split(self.settings.forward_batch)])
+        left = [place for place in range(len(self.views)) if place not in glance.views]
+        return Evidence.cat([self._more(chunk, left).evidence for chunk in glance.split(self.settings.forward_batch)])
 
     def _check(self, images: Tensor) -> None:
         check_images(images, device=self.classifier.device, size=self.classifier.input_size)
         check_range(images)
 
-    def _glance(self, images: Tensor) -> Glance:
+    def _glance(self, images: Tensor, views: Sequence[int]) -> Glance:
         if self.black_box:
-            return self._first(images, self._ask_about([images])[0])
+            said = self._ask_about([images, *self._under(views, images)])
+            return self._joined(self._first(images, said[0]), views, said[1:].transpose(0, 1))
         with torch.enable_grad():
             logits, activations = self.classifier.activations(images, self.layers)
             depths = attribute_margin(logits, activations, retain_graph=True)
             heatmaps, _ = attribute_classes(logits, activations[self.map_layer])
-        return self._first(images, logits.detach(), depths, heatmaps[:, 0])
+        return self._more(self._first(images, logits.detach(), depths, heatmaps[:, 0]), views)
 
     def _first(
         self,
         images: Tensor,
         logits: Tensor,
-        depths: Mapping[str, LayerAttribution] = MappingProxyType({}),
+        depths: Mapping[str, LayerAttribution] = NOTHING,
         heatmaps: Tensor | None = None,
     ) -> Glance:
         """What is seen without views: in the answer, inside, and by the witness."""
@@ -222,25 +222,32 @@ class EvidenceExtractor:
             heatmaps = self._map_of_witness(images, logits.argmax(1))
         return Glance(images, evidence, depths, heatmaps)
 
-    def _look(self, glance: Glance) -> Evidence:
+    def _more(self, glance: Glance, views: Sequence[int]) -> Glance:
+        """A glance with these views as well."""
+        if not views:
+            return glance
+        changed = self._under(views, glance.images)
         if self.black_box:
-            return self._with_views(glance, self._ask_about(self._views_of(glance.images)).transpose(0, 1))
-        view_logits, stability = self._under_views(glance.images, glance.depths)
-        return self._with_views(glance, view_logits, {"views.stability": stability})
+            return self._joined(glance, views, self._ask_about(changed).transpose(0, 1))
+        view_logits, stability = self._seen_inside(changed, glance.depths)
+        return self._joined(glance, views, view_logits, {"views.stability": stability})
 
-    def _with_views(
-        self, glance: Glance, view_logits: Tensor, inside: Mapping[str, Tensor] = MappingProxyType({})
-    ) -> Evidence:
-        """The evidence of a glance, and what views (B, V, K) show beside it."""
-        seen = glance.evidence.tensors()
-        logits, candidates = seen["logits"], seen["candidates"]
+    def _joined(
+        self, glance: Glance, views: Sequence[int], view_logits: Tensor, inside: Mapping[str, Tensor] = NOTHING
+    ) -> Glance:
+        """A glance, and what these views (B, V, K) show beside it."""
+        if not views:
+            return glance
+        logits, candidates, proposed = glance.evidence.logits, glance.evidence.candidates, {}
         if not self.glances:  # the views propose the candidates
             candidates = self._candidates(logits, view_logits.softmax(-1).mean(1))
-            seen |= {"candidates": candidates, **answers(logits, candidates)}
-        return Evidence.from_tensors({**seen, **inside, **answers_under_views(logits, view_logits, candidates)})
+            proposed = {"candidates": candidates, **answers(logits, candidates)}
+        return glance.joined(views, {**proposed, **inside, **answers_under_views(logits, view_logits, candidates)})
 
-    def _views_of(self, images: Tensor) -> list[Tensor]:
-        return [view(images) for view in self.views.values()]
+    def _under(self, views: Sequence[int], images: Tensor) -> list[Tensor]:
+        """The images under each of these views."""
+        every = list(self.views.values())
+        return [every[place](images) for place in views]
 
     @torch.no_grad()
     def _ask_about(self, looks: Sequence[Tensor]) -> Tensor:
@@ -268,19 +275,18 @@ class EvidenceExtractor:
         return torch.stack([witness(_at_size_of(witness, look)) for look in looks], dim=1)
 
     @torch.no_grad()
-    def _under_views(self, images: Tensor, depths: Mapping[str, LayerAttribution]) -> tuple[Tensor, Tensor]:
-        """Logits under each view (B, V, K); how far each depth's channel heatmap moves (B, V, L, 3)."""
-        batch = len(images)
-        changed = torch.cat([view(images) for view in self.views.values()])  # (V·B, 3, H, W)
+    def _seen_inside(self, changed: Sequence[Tensor], depths: Mapping[str, LayerAttribution]) -> tuple[Tensor, Tensor]:
+        """Logits under each of V views (B, V, K); how far each depth's channel heatmap moves (B, V, L, 3)."""
+        count, batch = len(changed), len(changed[0])
         outputs = [
             self.classifier.activations(chunk, self.layers)
-            for chunk in torch.split(changed, self.settings.forward_batch)
+            for chunk in torch.split(torch.cat(list(changed)), self.settings.forward_batch)
         ]
-        logits = torch.cat([output[0] for output in outputs]).view(len(self.views), batch, self.classifier.num_classes)
+        logits = torch.cat([output[0] for output in outputs]).view(count, batch, self.classifier.num_classes)
         moved = []
         for name, depth in depths.items():
             pooled = torch.cat([activations[name].mean((2, 3)) for _, activations in outputs])
-            pooled = pooled.view(len(self.views), batch, pooled.shape[1])  # (V, B, N)
+            pooled = pooled.view(count, batch, pooled.shape[1])  # (V, B, N)
             attribution = pooled * depth.weights
             original = depth.activation * depth.weights
             distances = [

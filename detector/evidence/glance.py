@@ -1,14 +1,14 @@
-"""A first look at B images, without any view: what a cascade decides by, and what the second look goes on from."""
+"""A first look at B images, with few views or none: what a cascade decides by, and what goes on to the other views."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from detector.evidence.groups import Evidence
+from detector.evidence.groups import VIEWS, Evidence, join_views
 from detector.heatmaps.channels import LayerAttribution
 
 __all__ = ["Glance"]
@@ -16,12 +16,13 @@ __all__ = ["Glance"]
 
 @dataclass(frozen=True)
 class Glance:
-    """What one forward pass, the margin's backward and the witness say of B images, in their order."""
+    """What a forward pass, the margin's backward, the witness and some views say of B images, in their order."""
 
     images: Tensor  # (B, 3, H, W)
-    evidence: Evidence  # without the groups of views
+    evidence: Evidence  # with the groups of these views alone
     depths: Mapping[str, LayerAttribution]  # by layer, which views are compared with; empty of a black box
     heatmaps: Tensor  # (B, h, w), what people are shown
+    views: tuple[int, ...] = ()  # places of those that were taken, ascending
 
     def __len__(self) -> int:
         return len(self.images)
@@ -29,7 +30,17 @@ class Glance:
     def __getitem__(self, rows: slice | Tensor) -> Glance:
         """Some of the images."""
         depths = {name: _joined([depth], lambda each: each[0][rows]) for name, depth in self.depths.items()}
-        return Glance(self.images[rows], self.evidence[rows], depths, self.heatmaps[rows])
+        return Glance(self.images[rows], self.evidence[rows], depths, self.heatmaps[rows], self.views)
+
+    def joined(self, views: Sequence[int], seen: Mapping[str, Tensor]) -> Glance:
+        """With more views, whose groups these are; and with other groups in place of its own."""
+        every, own = (*self.views, *views), self.evidence.tensors()
+        joined = {
+            name: join_views(name, (own[name], group), every) if self.views and name.startswith(VIEWS) else group
+            for name, group in seen.items()
+        }
+        evidence = Evidence.from_tensors({**own, **joined})
+        return replace(self, evidence=evidence, views=tuple(sorted(every)))
 
     def split(self, size: int) -> list[Glance]:
         """Parts of at most so many images; one of none where there are none."""
@@ -42,6 +53,7 @@ class Glance:
             Evidence.cat([part.evidence for part in parts]),
             {name: _joined([part.depths[name] for part in parts], torch.cat) for name in parts[0].depths},
             torch.cat([part.heatmaps for part in parts]),
+            parts[0].views,
         )
 
 

@@ -32,7 +32,7 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
-__all__ = ["INSIDE", "PER_CANDIDATE", "PER_IMAGE", "VIEWS", "Evidence", "EvidenceShape"]
+__all__ = ["INSIDE", "PER_CANDIDATE", "PER_IMAGE", "VIEWS", "Evidence", "EvidenceShape", "join_views", "of_views"]
 
 PER_IMAGE = ("margin.channels", "witness.answer", "witness.divergence", "views.stability")
 PER_CANDIDATE = (
@@ -45,7 +45,8 @@ PER_CANDIDATE = (
     "witness.log_ratio",
 )
 VIEWS = "views."
-"""How the names of groups begin that take views, a forward pass each: a glance has all the others."""
+"""How the names of groups begin that take views, a forward pass each; their first dimension V is in the order of
+`ViewSettings.names`. A glance has all the others, and of these the views that it takes."""
 INSIDE = ("margin.channels", "views.stability")
 """What is seen inside the classifier, by its gradients and layers."""
 
@@ -66,9 +67,13 @@ class Evidence:
         """(B, n) or (B, C, n): the numbers of some groups side by side, in this order; absent ones are left out."""
         return torch.cat([self.groups[name].flatten(_first(name)) for name in names if name in self.groups], -1)
 
-    def without_views(self) -> Evidence:
-        """What is known at a glance."""
-        groups = {name: group for name, group in self.groups.items() if not name.startswith(VIEWS)}
+    def at_a_glance(self, views: Sequence[int] = ()) -> Evidence:
+        """What is known with these views alone, by their places; without groups of views where it is none."""
+        groups = {
+            name: of_views(name, group, views) if name.startswith(VIEWS) else group
+            for name, group in self.groups.items()
+            if views or not name.startswith(VIEWS)
+        }
         return Evidence(self.logits, self.candidates, groups)
 
     def tensors(self) -> dict[str, Tensor]:
@@ -116,9 +121,13 @@ class EvidenceShape(BaseModel):
         """Whether nothing was seen inside the classifier."""
         return not any(name in self.groups for name in INSIDE)
 
-    def without_views(self) -> EvidenceShape:
-        """Of what is known at a glance."""
-        groups = {name: sizes for name, sizes in self.groups.items() if not name.startswith(VIEWS)}
+    def at_a_glance(self, views: int = 0) -> EvidenceShape:
+        """Of what is known with so many views."""
+        groups = {
+            name: (views, *sizes[1:]) if name.startswith(VIEWS) else sizes
+            for name, sizes in self.groups.items()
+            if views or not name.startswith(VIEWS)
+        }
         return self.model_copy(update={"groups": groups})
 
     @classmethod
@@ -132,6 +141,18 @@ class EvidenceShape(BaseModel):
     def columns(self, names: Iterable[str]) -> int:
         """How many numbers `Evidence.columns` gives."""
         return sum(math.prod(self.groups[name]) for name in names if name in self.groups)
+
+
+def of_views(name: str, group: Tensor, places: Sequence[int]) -> Tensor:
+    """Some of the views of a group of views, in this order."""
+    at = _first(name)
+    return torch.stack([group.select(at, place) for place in places], at)
+
+
+def join_views(name: str, parts: Sequence[Tensor], places: Sequence[int]) -> Tensor:
+    """A group of views from parts of it whose views, one after the other, have these places among all."""
+    order = sorted(range(len(places)), key=places.__getitem__)
+    return of_views(name, torch.cat(list(parts), _first(name)), order)
 
 
 def _first(name: str) -> int:

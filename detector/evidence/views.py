@@ -42,24 +42,22 @@ def make_views(settings: ViewSettings, size: tuple[int, int], device: torch.devi
     Returns:
         Name → function from (B, 3, H, W) in [0, 1] to the same shape and range.
     """
-    views: dict[str, View] = {}
+    views: list[View] = []
     generator = torch.Generator().manual_seed(SEED)
     for sigma in settings.noise:
-        for draw in range(settings.noise_draws):
+        for _ in range(settings.noise_draws):
             pattern = torch.randn(1, 3, *size, generator=generator) * (sigma / 255)
-            views[f"noise-{sigma:g}-{draw}"] = _add(pattern.to(device))
+            views.append(_add(pattern.to(device)))
     if settings.flip:
-        views["flip"] = lambda images: images.flip(-1)
+        views.append(lambda images: images.flip(-1))
     step = max(1, round(min(size) / SHIFTS_PER_SIDE))
     for down, right in settings.shifts:
-        views[f"shift{down:+d}{right:+d}"] = _shift(down * step, right * step)
+        views.append(_shift(down * step, right * step))
     if settings.blur:
-        views["blur"] = _blur
-    for factor in settings.rescale:
-        views[f"rescale-{factor:g}"] = _rescale(factor)
-    for quality in settings.jpeg:
-        views[f"jpeg-{quality}"] = partial(compress, quality=quality)
-    return views
+        views.append(_blur)
+    views += [_rescale(factor) for factor in settings.rescale]
+    views += [partial(compress, quality=quality) for quality in settings.jpeg]
+    return dict(zip(settings.names, views, strict=True))
 
 
 def _add(pattern: Tensor) -> View:

@@ -1,7 +1,7 @@
 """Two looks as one score: a glance clears most clean images, the full networks rank what it does not clear.
 
-    evidence without views ─▶ glance networks ─▶ score ─┬─ below the threshold: cleared ─▶ score − threshold, below 0
-                                                        └─ goes on ─▶ all evidence ─▶ networks ─▶ their score, 0 and up
+    evidence of a glance ─▶ glance networks ─▶ score ─┬─ below the threshold: cleared ─▶ score − threshold, below 0
+                                                      └─ goes on ─▶ all evidence ─▶ networks ─▶ their score, 0 and up
 
 The pair is one fixed function of an image, so a conformal p-value of it is exact over both looks (ADR 24): who is
 cleared is ranked below all who went on. The threshold is chosen on images that are neither calibration nor test.
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -42,6 +42,8 @@ class CascadeSettings(BaseModel):
     """Of the evidence that the glance networks read."""
     settings: NetworkSettings
     """Theirs."""
+    views: tuple[str, ...] = ()
+    """Names of the views that the glance takes."""
 
 
 @dataclass(frozen=True)
@@ -52,24 +54,28 @@ class Cascade:
         networks: The glance networks, in eval mode.
         threshold: Images whose glance score is below it are cleared.
         clears: Share of clean images that was to be cleared.
+        views: Places of the views that the glance takes, among those of the evidence.
     """
 
     networks: tuple[HeatmapNetwork, ...]
     threshold: float
     clears: float
+    views: tuple[int, ...] = ()
 
     @classmethod
-    def of(cls, settings: CascadeSettings, families: int, weights: dict[str, Tensor]) -> Cascade:
-        """Rebuild it from what a bundle holds.
+    def of(
+        cls, settings: CascadeSettings, families: int, weights: dict[str, Tensor], views: tuple[int, ...] = ()
+    ) -> Cascade:
+        """Rebuild it from what a bundle holds, and the places of its views.
 
         Raises:
             BundleDamagedError: The weights do not fit the sizes.
         """
         networks = HeatmapNetwork.ensemble(settings.shape, families, settings.settings, weights)
-        return cls(tuple(networks), settings.threshold, settings.clears)
+        return cls(tuple(networks), settings.threshold, settings.clears, views)
 
     def to(self, device: torch.device | str) -> Cascade:
-        return Cascade(tuple(network.to(device) for network in self.networks), self.threshold, self.clears)
+        return replace(self, networks=tuple(network.to(device) for network in self.networks))
 
     def judge(
         self, glance: Evidence, networks: Sequence[HeatmapNetwork], look: Callable[[Tensor], Evidence]
@@ -77,7 +83,7 @@ class Cascade:
         """Rank B images, in their order.
 
         Args:
-            glance: Evidence about them; groups of views are not read.
+            glance: Evidence about them, with the views that the glance takes.
             networks: The full ones.
             look: Rows (n,) that go on → all evidence about these images; not asked where none does.
 
@@ -85,7 +91,7 @@ class Cascade:
             Attack score (B,) float64: below 0 where the glance cleared an image, by how far; origin probabilities
             (B, C) over the candidates, by the look that decided; and the rows (n,) that went on.
         """
-        scores, origin = score(self.networks, glance.without_views())
+        scores, origin = score(self.networks, glance)
         scores = scores - self.threshold
         rows = (scores >= 0).nonzero()[:, 0]
         if len(rows):
@@ -107,7 +113,7 @@ def score_of_both(
     """
     if cascade is None:
         return score(networks, evidence)
-    return cascade.judge(evidence, networks, lambda rows: evidence[rows])[:2]
+    return cascade.judge(evidence.at_a_glance(cascade.views), networks, lambda rows: evidence[rows])[:2]
 
 
 def threshold_of(scores: Tensor, clears: float) -> float:

@@ -111,7 +111,7 @@ class Metrics(Observer):
         self._served = counter("version_images_total", "Images judged, by detector and verdict", "version", "verdict")
         self._looks = counter(
             "looks_total",
-            "Images judged, by how far they went: glance (a cascade cleared them without views), full",
+            "Images judged, by how far they went: glance (a cascade cleared them at once), full",
             "look",
         )
         self._records = counter("records_total", "Images that were recorded")

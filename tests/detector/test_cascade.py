@@ -63,7 +63,7 @@ def test_who_goes_on_has_the_score_and_labels_of_the_full_look_and_the_others_th
     assert detector.cascade is not None
     evidence = detector.extractor(IMAGES)
     full, full_origin = score(detector.networks, evidence)
-    first, first_origin = score(detector.cascade.networks, evidence.without_views())
+    first, first_origin = score(detector.cascade.networks, evidence.at_a_glance())
     for i, each in enumerate(verdicts):
         expected = float(first[i]) - detector.cascade.threshold if each.cleared else float(full[i])
         origin = (first_origin if each.cleared else full_origin)[i]
@@ -165,7 +165,7 @@ def test_the_second_step_goes_on_from_the_first(tiny_classifier: Classifier, bla
     extractor = EvidenceExtractor(tiny_classifier, EvidenceSettings(forward_batch=7), witness, black_box=black_box)
     whole, rows = extractor(IMAGES[:10]), torch.tensor([1, 4, 9])
     glance = extractor.glance(IMAGES[:10])
-    assert set(whole.without_views().tensors()) == set(glance.evidence.tensors())
+    assert set(whole.at_a_glance().tensors()) == set(glance.evidence.tensors())
     found = extractor.look(glance[rows]).tensors()
     assert found.keys() == whole.tensors().keys()
     for name, each in whole.tensors().items():
@@ -174,7 +174,7 @@ def test_the_second_step_goes_on_from_the_first(tiny_classifier: Classifier, bla
 
 def bundle_of(detector: Detector) -> Bundle:
     assert detector.cascade is not None
-    shape = EvidenceShape.of(detector.extractor(IMAGES[:1]).without_views())
+    shape = EvidenceShape.of(detector.extractor(IMAGES[:1]).at_a_glance())
     settings = CascadeSettings(
         clears=detector.cascade.clears,
         threshold=detector.cascade.threshold,
@@ -200,7 +200,7 @@ def test_a_bundle_gives_the_cascade_back(detector: Detector) -> None:
         detector.cascade.threshold,
         detector.cascade.clears,
     )
-    evidence = detector.extractor(IMAGES).without_views()
+    evidence = detector.extractor(IMAGES).at_a_glance()
     torch.testing.assert_close(
         score(found.networks, evidence)[0], score(detector.cascade.networks, evidence)[0], rtol=1e-2, atol=1e-2
     )

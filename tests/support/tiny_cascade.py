@@ -27,16 +27,32 @@ def network_for(shape: EvidenceShape, seed: int) -> HeatmapNetwork:
         return HeatmapNetwork(shape, FAMILIES, NETWORK).eval().requires_grad_(False)
 
 
-def detector(classifier: Classifier, calibration: Tensor | None = None) -> Detector:
-    """A detector that clears about 60 % of tiny images; calibrated on `calibration`, (n, 3, 16, 16)."""
-    extractor = EvidenceExtractor(classifier, EVIDENCE)
+def detector(
+    classifier: Classifier,
+    calibration: Tensor | None = None,
+    views: tuple[int, ...] = (),
+    witness: Classifier | None = None,
+    *,
+    black_box: bool | None = None,
+) -> Detector:
+    """A detector that clears about 60 % of tiny images.
+
+    Args:
+        classifier: That it guards.
+        calibration: Images (n, 3, 16, 16) that it is calibrated on.
+        views: Places of those that its glance takes.
+        witness: Of its evidence.
+        black_box: As of `EvidenceExtractor`.
+    """
+    extractor = EvidenceExtractor(classifier, EVIDENCE, witness, black_box=black_box)
     evidence = extractor(tiny.images(80, seed=3).images)
     full = network_for(EvidenceShape.of(evidence), 0)
-    first = network_for(EvidenceShape.of(evidence.without_views()), 1)
-    for network, seen in ((full, evidence), (first, evidence.without_views())):
+    glanced = evidence.at_a_glance(views)
+    first = network_for(EvidenceShape.of(glanced), 1)
+    for network, seen in ((full, evidence), (first, glanced)):
         network.fit_scales(seen)
-    held_out, _ = score([first], evidence.without_views())
-    cascade = Cascade((first,), threshold_of(held_out, CLEARS), CLEARS)
+    held_out, _ = score([first], glanced)
+    cascade = Cascade((first,), threshold_of(held_out, CLEARS), CLEARS, views)
     made = Detector(classifier, extractor, [full], Calibration(torch.zeros(0)), cascade=cascade)
     images = tiny.images(60, seed=4).images if calibration is None else calibration
     made.calibration = Calibration.fit(torch.tensor([each.attack_score for each in made.detect(images)]).double())

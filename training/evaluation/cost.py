@@ -5,7 +5,7 @@ Floating-point operations are counted, not timed, and divided by those of the cl
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -21,7 +21,8 @@ class Cost:
     """Of an image, in forward passes of the classifier."""
 
     glance: float
-    """What every image costs: a forward pass, the margin's backward, the witness, and the heatmap people are shown."""
+    """What every image costs: a forward pass, the margin's backward, the witness, the heatmap people are shown, and
+    the views that the glance takes."""
     views: float
     """What an image costs besides that goes on to the full look."""
 
@@ -30,15 +31,15 @@ class Cost:
         return self.glance + went_on * self.views
 
 
-def cost_of(extractor: EvidenceExtractor) -> Cost | None:
-    """Count on one grey image; None where the classifier's operations cannot be seen."""
+def cost_of(extractor: EvidenceExtractor, views: Sequence[int] = ()) -> Cost | None:
+    """Count on one grey image, glanced at with these views; None where the classifier's operations cannot be seen."""
     classifier = extractor.classifier
     image = torch.full((1, 3, *classifier.input_size), 0.5, device=classifier.device)
     with torch.no_grad():
         forward = operations(lambda: classifier(image))
     if not forward:
         return None
-    glance = operations(lambda: extractor.glance(image))
+    glance = operations(lambda: extractor.glance(image, views))
     return Cost(glance / forward, (operations(lambda: extractor(image)) - glance) / forward)
 
 

@@ -190,7 +190,7 @@ def _cascade(detector: Detector, scored: Mapping[str, Scored], bootstrap: Bootst
     for label, each in scored.items():
         known = each if label == CLEAN else each[each.fair]
         went_on[label] = bootstrap.rate(known.score >= 0, known.source)
-    cost = cost_of(detector.extractor)
+    cost = cost_of(detector.extractor, detector.cascade.views)
     return CascadeResult(
         clears=detector.cascade.clears,
         went_on=went_on,

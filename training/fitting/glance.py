@@ -1,6 +1,6 @@
 """The first look of a cascade: attribution shards of the split `fit` in, glance networks and held-out scores out.
 
-    fit images, but for those held out ─▶ evidence without views ─▶ glance networks
+    fit images, but for those held out ─▶ evidence with the glance's views alone ─▶ glance networks
     held-out clean images ─▶ their scores ─▶ the threshold that lets the configured share of them go
 
 The share may change without another fit: only the scores are kept.
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -20,6 +21,7 @@ from detector.evidence import Evidence
 from detector.scoring.calibration import FEWEST_SCORES, one_of_each
 from detector.scoring.cascade import Cascade, threshold_of
 from detector.scoring.network import score
+from training.config import TrainingConfig
 from training.fitting.held_out import ONE_OF, is_held_out
 from training.fitting.networks import fit_networks, load_networks
 from training.fitting.networks import results as fit_results
@@ -37,7 +39,9 @@ def results(job: Job) -> Results:
     """The glance networks and the scores, with the digest of everything that decides them."""
     fitted = fit_results(job, job.work / FOLDER, FOLDER)
     start = _glance_of(job.start)
-    told = [fitted.made_from, ONE_OF, start is not None and start.manifest.files[GLANCE]]
+    told: list[Any] = [fitted.made_from, ONE_OF, start is not None and start.manifest.files[GLANCE]]
+    if views := _views(job.config):
+        told.append(views)
     return replace(fitted, files=(*fitted.files, SCORES), made_from=digest(told))
 
 
@@ -48,13 +52,13 @@ def fit_glance(job: Job) -> None:
         DataError: There is nothing to tell apart.
         CalibrationError: Too few images are held out.
     """
-    folder, start = job.work / FOLDER, _glance_of(job.start)
+    folder, start, views = job.work / FOLDER, _glance_of(job.start), _views(job.config)
     fit_networks(
         job.config,
         job.work,
         job.progress,
         folder,
-        Evidence.without_views,
+        lambda evidence: evidence.at_a_glance(views),
         learns=lambda index: ~is_held_out(index),
         start=start,
         epochs=job.start_epochs if start is not None else None,
@@ -65,7 +69,7 @@ def fit_glance(job: Job) -> None:
         for path in list_shards(job.work, "attribute", "fit", label):
             shard = read_shard(path)
             held = is_held_out(shard["index"])
-            evidence = Evidence.from_tensors(shard)[held].without_views().float()
+            evidence = Evidence.from_tensors(shard)[held].at_a_glance(views).float()
             if len(evidence):
                 scores.append(score(networks, evidence.to(job.classifier.device))[0].double().cpu())
                 sources.append(shard["index"][held])
@@ -87,7 +91,7 @@ def load_cascade(job: Job) -> Cascade | None:
         return None
     folder: Path = job.work / FOLDER
     threshold = threshold_of(read_shard(folder / SCORES)["scores"], clears)
-    return Cascade(tuple(load_networks(folder)), threshold, clears)
+    return Cascade(tuple(load_networks(folder)), threshold, clears, _views(job.config))
 
 
 def check_vouched_for(clears: float, fit: int, calibrate: int) -> None:
@@ -120,6 +124,11 @@ def too_few(held_out: int) -> CalibrationError:
         f"[cascade]: about {held_out} clean images would choose the glance's threshold, one of {ONE_OF} images to fit; "
         f"at least {FEWEST_SCORES} are needed: raise images.splits.fit to {ONE_OF * FEWEST_SCORES}, or have no cascade"
     )
+
+
+def _views(config: TrainingConfig) -> tuple[int, ...]:
+    """Places of the views that the glance takes."""
+    return config.evidence.views.places(config.cascade.views)
 
 
 def _glance_of(start: Bundle | None) -> Bundle | None:

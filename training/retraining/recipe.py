@@ -59,7 +59,7 @@ def recipe_in(bundle: Bundle, folder: Path, allow: Collection[str], *, new_sourc
         "calibrate": {name: each for name, each in manifest.calibration.items() if name in ("by", "rate", "tail")},
     }
     if manifest.cascade is not None:
-        recipe["cascade"] = {"clears": manifest.cascade["clears"]}
+        recipe["cascade"] = {name: each for name, each in manifest.cascade.items() if name in ("clears", "views")}
     if isinstance(known.get("witness"), dict):  # the job made it of a black box
         recipe["distillation"] = known["witness"]
     if new_source:

@@ -81,7 +81,7 @@ def _assemble(job: Job, measured: dict[str, Any]) -> Bundle:
         witness_fingerprint=witness.fingerprint if witness else "",
         evidence=config.evidence.model_dump(mode="json"),
         network={"settings": described["settings"], "shape": described["shape"]},
-        cascade=_described(cascade, described) if cascade is not None else None,
+        cascade=_described(cascade, config.cascade.views, described) if cascade is not None else None,
         families=tuple(described["families"]),
         operating_points={str(rate): cut for rate, cut in points.items()},
         calibration=describe(calibration, groups, config.calibrate, classifier.classes)[0],
@@ -111,15 +111,16 @@ def _assemble(job: Job, measured: dict[str, Any]) -> Bundle:
     )
 
 
-def _described(cascade: Cascade, network: dict[str, Any]) -> dict[str, Any]:
+def _described(cascade: Cascade, views: tuple[str, ...], network: dict[str, Any]) -> dict[str, Any]:
     shape = EvidenceShape.model_validate(network["shape"])
     settings = CascadeSettings(
         clears=cascade.clears,
         threshold=cascade.threshold,
-        shape=shape.without_views(),
+        shape=shape.at_a_glance(len(cascade.views)),
         settings=network["settings"],
+        views=views,
     )
-    return settings.model_dump(mode="json")
+    return settings.model_dump(mode="json", exclude=None if views else {"views"})  # older releases know no views
 
 
 def _seen_from_outside(job: Job) -> dict[str, Any]:

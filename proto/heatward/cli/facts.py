@@ -85,7 +85,7 @@ def bundle_lines(path: str, manifest: Mapping[str, Any], console: Console | None
             *_pairs(pairs, console),
             *_outline("made from", _mapping(manifest.get("provenance"))),
             *_outline("calibrated", _mapping(manifest.get("calibration"))),
-            *_outline("cascade", {key: cascade[key] for key in ("clears", "threshold") if key in cascade}),
+            *_outline("cascade", {key: cascade[key] for key in ("clears", "threshold", "views") if key in cascade}),
             *_points(_mapping(manifest.get("operating_points"))),
             *_table(attacks, console),
             *_outline("measured", measured),

@@ -6,12 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
+from tiny_job import configure, write_source
 
 from benchmarks.detection.cascade import Point, cascaded, front, measured, operating_points
 from benchmarks.detection.cascade_plot import draw
-from benchmarks.detection.looks import seen
-from detector.evidence import Evidence
+from benchmarks.detection.looks import OWN_GLANCE, columns_of
 from training.config import CLEAN
 from training.evaluation.cost import Cost
 from training.evaluation.scores import Scored
@@ -81,14 +80,7 @@ def test_the_front_and_its_operating_points(tmp_path: Path) -> None:
     assert (tmp_path / "plot.png").stat().st_size > 10_000
 
 
-def test_a_look_sees_its_views_and_a_glance_none() -> None:
-    groups = {
-        "margin.channels": torch.rand(2, 5),
-        "views.stability": torch.rand(2, 4, 3, 3),
-        "views.logit": torch.rand(2, 6, 4),
-    }
-    evidence = Evidence(torch.rand(2, 6), torch.zeros(2, 6).long(), groups)
-    found = seen(evidence, [1, 3]).groups
-    assert torch.equal(found["views.stability"], groups["views.stability"][:, [1, 3]])
-    assert torch.equal(found["views.logit"], groups["views.logit"][..., [1, 3]])
-    assert seen(evidence, []).groups.keys() == {"margin.channels"}
+def test_a_look_has_its_views_and_the_jobs_own_glance_those_of_the_job(tmp_path: Path) -> None:
+    config = configure(write_source(tmp_path, 8), tmp_path, cascade={"clears": 0.5, "views": ["flip"]})
+    assert [columns_of(config, look) for look in ("no view", "mirror", "all views")] == [[], [1], [0, 1]]
+    assert columns_of(config, OWN_GLANCE) == [1]

@@ -59,13 +59,14 @@ def test_each_rate_of_a_bundle_stands_beside_its_number_of_images(
 def test_a_bundle_tells_how_it_is_calibrated_and_what_its_glance_clears(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    cascade = {"clears": 0.65, "threshold": -1.5, "shape": {"groups": {}}, "settings": {"width": 256}}
+    told = {"clears": 0.65, "threshold": -1.5, "views": ["flip"]}
+    cascade = {**told, "shape": {"groups": {}}, "settings": {"width": 256}}
     assert cli.main(["inspect", bundle(tmp_path, calibration={"tail": True}, cascade=cascade)]) == 0
     lines = capsys.readouterr().out.splitlines()
     at = lines.index("calibrated")
     assert lines[at + 1].split() == ["tail:", "True"]
     at = lines.index("cascade")
-    assert [line.strip() for line in lines[at + 1 : at + 3]] == ["clears: 0.65", "threshold: -1.5"]
+    assert [line.strip() for line in lines[at + 1 : at + 4]] == ["clears: 0.65", "threshold: -1.5", "views: flip"]
 
 
 def test_nothing_but_a_list_of_classes_is_cut(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
