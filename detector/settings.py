@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -74,10 +74,25 @@ class Preprocessing(BaseModel):
         return None
 
 
-class ViewSettings(BaseModel):
-    """Which views are taken; each costs one forward pass an image."""
+class Looks(BaseModel):
+    """Settings of which those that came `LATER` are written only where they are used.
+
+    What does not use them is written as before there were any: with the same digests, and readable by older releases.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    LATER: ClassVar[tuple[str, ...]] = ()
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        unused = {name for name in self.LATER if getattr(self, name) == type(self).model_fields[name].default}
+        return {name: value for name, value in dump(self).items() if name not in unused}
+
+
+class ViewSettings(Looks):
+    """Which views are taken; each costs one forward pass an image."""
+
+    LATER = ("jpeg",)
 
     noise: tuple[Annotated[float, Field(ge=0)], ...] = (2.0, 4.0, 8.0, 16.0)
     """Gaussian noise, sigma in 1/255."""
@@ -93,12 +108,6 @@ class ViewSettings(BaseModel):
     """Shrink by this factor and enlarge again."""
     jpeg: tuple[Annotated[int, Field(ge=1, le=100)], ...] = ()
     """Compress to a JPEG of this quality, colours 4:2:0: attacks that arrive in a JPEG file show under it."""
-
-    @model_serializer(mode="wrap")
-    def _without_what_is_not_used(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Settings that name no quality are written as before there were any: the same digests, readable anywhere."""
-        written: dict[str, Any] = dump(self)
-        return written if self.jpeg else {name: value for name, value in written.items() if name != "jpeg"}
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -126,10 +135,10 @@ class ViewSettings(BaseModel):
         return tuple(at for at, name in enumerate(there) if name in wanted)
 
 
-class EvidenceSettings(BaseModel):
+class EvidenceSettings(Looks):
     """What is looked at. Part of the bundle: training and serving must look at the same things."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    LATER = ("spread",)
 
     layers: tuple[str, ...] = ()
     """Depths of channel attribution; empty: four, spread evenly."""
@@ -137,6 +146,9 @@ class EvidenceSettings(BaseModel):
     """Classes looked at when there are more than 16: the prediction and those that witness and views propose."""
     witness_noise: float = Field(default=8.0, ge=0)
     """Gaussian noise on the mirrored image that the witness sees, sigma in 1/255."""
+    spread: bool = False
+    """Also how unevenly each channel is active over the image, and the witness's channels: no pass more, and what
+    is left of an attack after compression shows a little better."""
     views: ViewSettings = ViewSettings()
     forward_batch: int = Field(default=256, ge=1)
     """Images of one forward pass; bounds memory."""

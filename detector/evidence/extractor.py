@@ -37,7 +37,7 @@ from detector.classifier import Classifier
 from detector.errors import ConfigError, LayerNotFoundError, NoGradientError
 from detector.evidence.answers import answers, answers_under_views
 from detector.evidence.glance import Glance
-from detector.evidence.groups import PER_CANDIDATE, PER_IMAGE, Evidence
+from detector.evidence.groups import ASKED_FOR, PER_CANDIDATE, PER_IMAGE, Evidence
 from detector.evidence.views import CONSTANTS as VIEW_CONSTANTS
 from detector.evidence.views import make_views
 from detector.evidence.witness import testify
@@ -46,6 +46,7 @@ from detector.heatmaps.channels import (
     attribute_classes,
     attribute_margin,
     class_activation_gradients,
+    spread,
 )
 from detector.heatmaps.occlusion import occlusion
 from detector.images.batch import check_images, check_range
@@ -62,7 +63,7 @@ NOTHING: Mapping[str, Any] = MappingProxyType({})
 CONSTANTS: dict[str, JsonValue] = {
     "all_classes_up_to": ALL_CLASSES_UP_TO,
     "evidence_epsilon": EPSILON,
-    "evidence_groups": [*PER_IMAGE, *PER_CANDIDATE],
+    "evidence_groups": [name for name in (*PER_IMAGE, *PER_CANDIDATE) if name not in ASKED_FOR],
     "witness_seed": WITNESS_SEED,
     "depths": DEPTHS,
     **VIEW_CONSTANTS,
@@ -88,7 +89,7 @@ class EvidenceExtractor:
     Raises:
         NoGradientError: The classifier shows no gradients or no layers, and there is no witness.
         LayerNotFoundError: A named layer does not exist.
-        ConfigError: The witness knows other classes, or no view is left.
+        ConfigError: The witness knows other classes, no view is left, or `spread` is asked of black boxes alone.
     """
 
     def __init__(
@@ -128,6 +129,11 @@ class EvidenceExtractor:
         self.witness_noise = (noise * settings.witness_noise / 255).to(classifier.device)
         if witness is not None and witness.classes != classifier.classes:
             raise ConfigError("the witness must have the classifier's classes, in the same order")
+        self.witness_layers = witness.depths(DEPTHS) if witness is not None and settings.spread else ()
+        if settings.spread and not self.layers and not self.witness_layers:
+            raise ConfigError(
+                "evidence.spread: neither classifier nor witness shows inner layers; leave it out"
+            )
         self.map_from = witness if self.black_box and witness is not None else classifier
         shown = self.layers or self.map_from.depths(DEPTHS)
         self.map_layer = _map_layer(self.map_from, shown) if shown and self.map_from.differentiable else ""
@@ -209,14 +215,16 @@ class EvidenceExtractor:
         heatmaps: Tensor | None = None,
     ) -> Glance:
         """What is seen without views: in the answer, inside, and by the witness."""
-        said = self._ask_witness(self.witness, images) if self.witness is not None else None
+        said, of_witness = (None, {}) if self.witness is None else self._ask_witness(self.witness, images)
         candidates = self._candidates(logits, (logits[:, None] if said is None else said).softmax(-1).mean(1))
         groups = answers(logits, candidates)
         if depths:
             channels = [c for d in depths.values() for c in (d.attribution, d.gradient_norm, d.activation)]
             groups |= {"margin.channels": torch.cat(channels, dim=1)}
+            if self.settings.spread:
+                groups |= {"margin.spread": torch.cat([d.spread for d in depths.values()], dim=1)}
         if said is not None:
-            groups |= testify(logits, said, candidates)
+            groups |= {**testify(logits, said, candidates), **of_witness}
         evidence = Evidence.from_tensors({"logits": logits, "candidates": candidates, **groups})
         if heatmaps is None:
             heatmaps = self._map_of_witness(images, logits.argmax(1))
@@ -269,10 +277,16 @@ class EvidenceExtractor:
         return votes.scatter(1, logits.argmax(1, keepdim=True), torch.inf).topk(self.candidates).indices
 
     @torch.no_grad()
-    def _ask_witness(self, witness: Classifier, images: Tensor) -> Tensor:
-        """(B, 2, K) logits of the image, and of the mirrored and noisy image."""
-        looks = [images, (images.flip(-1) + self.witness_noise).clamp(0, 1)]
-        return torch.stack([witness(_at_size_of(witness, look)) for look in looks], dim=1)
+    def _ask_witness(self, witness: Classifier, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """(B, 2, K) logits of the image, and of the mirrored and noisy image; what is seen inside."""
+        look, mirrored = (
+            _at_size_of(witness, each) for each in (images, (images.flip(-1) + self.witness_noise).clamp(0, 1))
+        )
+        if not self.witness_layers:
+            return torch.stack([witness(look), witness(mirrored)], dim=1), {}
+        logits, activations = witness.activations(look, self.witness_layers)
+        channels = [part for maps in activations.values() for part in (maps.mean((2, 3)), spread(maps))]
+        return torch.stack([logits, witness(mirrored)], dim=1), {"witness.channels": torch.cat(channels, dim=1)}
 
     @torch.no_grad()
     def _seen_inside(self, changed: Sequence[Tensor], depths: Mapping[str, LayerAttribution]) -> tuple[Tensor, Tensor]:

@@ -10,6 +10,8 @@ B images, C candidates, L depths, V views. Groups that begin with `witness` exis
     witness.divergence          (2)        KL(witness ‖ classifier), KL(classifier ‖ witness)
     views.stability             (V, L, 3)  how far the channel heatmap moves: cosine of activations, cosine of
                                            attributions, relative distance of attributions
+    margin.spread               (Σ N)      where settings ask: standard deviation of activations over space
+    witness.channels            (Σ 2·N)    where settings ask, of the witness's depths: mean activations, deviations
     per candidate (B, C, …)
     classes.logit               (1)        centred logit
     views.logit                 (V)        its change under each view
@@ -32,9 +34,21 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
-__all__ = ["INSIDE", "PER_CANDIDATE", "PER_IMAGE", "VIEWS", "Evidence", "EvidenceShape", "join_views", "of_views"]
+__all__ = [
+    "ASKED_FOR",
+    "INSIDE",
+    "PER_CANDIDATE",
+    "PER_IMAGE",
+    "VIEWS",
+    "Evidence",
+    "EvidenceShape",
+    "join_views",
+    "of_views",
+]
 
-PER_IMAGE = ("margin.channels", "witness.answer", "witness.divergence", "views.stability")
+ASKED_FOR = ("margin.spread", "witness.channels")
+"""Only there where settings ask for them."""
+PER_IMAGE = ("margin.channels", "witness.answer", "witness.divergence", "views.stability", *ASKED_FOR)
 PER_CANDIDATE = (
     "classes.logit",
     "views.logit",
@@ -47,7 +61,7 @@ PER_CANDIDATE = (
 VIEWS = "views."
 """How the names of groups begin that take views, a forward pass each; their first dimension V is in the order of
 `ViewSettings.names`. A glance has all the others, and of these the views that it takes."""
-INSIDE = ("margin.channels", "views.stability")
+INSIDE = ("margin.channels", "views.stability", "margin.spread")
 """What is seen inside the classifier, by its gradients and layers."""
 
 

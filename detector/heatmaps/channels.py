@@ -28,6 +28,7 @@ __all__ = [
     "attribute_margin",
     "channel_attribution",
     "class_activation_gradients",
+    "spread",
 ]
 
 
@@ -43,6 +44,8 @@ class LayerAttribution:
     """(B, D): L2 norm of the gradient over space."""
     activation: Tensor
     """(B, D): mean activation over space."""
+    spread: Tensor
+    """(B, D): standard deviation of the activation over space."""
 
 
 @dataclass(frozen=True)
@@ -196,4 +199,10 @@ def _pool(activation: Tensor, gradient: Tensor) -> LayerAttribution:
         weights=gradient.mean((2, 3), dtype=torch.float32),
         gradient_norm=torch.linalg.vector_norm(gradient, dim=(2, 3), dtype=torch.float32),
         activation=activation.mean((2, 3), dtype=torch.float32),
+        spread=spread(activation),
     )
+
+
+def spread(activation: Tensor) -> Tensor:
+    """(B, D), float32: how unevenly each channel of (B, D, h, w) is active, the standard deviation over space."""
+    return activation.float().flatten(2).std(2, correction=0)

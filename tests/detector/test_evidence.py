@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from detector.classifier import Classifier, load_classifier
 from detector.errors import ConfigError, LayerNotFoundError, NoGradientError
 from detector.evidence import Evidence, EvidenceExtractor, EvidenceSettings, EvidenceShape
+from detector.evidence.extractor import CONSTANTS
 from detector.evidence.views import ViewSettings
 
 
@@ -122,6 +123,8 @@ def test_a_model_without_inner_layers_may_only_be_the_witness(
     with pytest.raises(NoGradientError, match="inner layers"):
         EvidenceExtractor(hidden, EvidenceSettings())
     evidence = EvidenceExtractor(tiny_classifier, EvidenceSettings(), hidden)(tiny_images.images[:2])
+    with pytest.raises(ConfigError, match=r"evidence\.spread"):
+        EvidenceExtractor(hidden, EvidenceSettings(spread=True), hidden)
     torch.testing.assert_close(  # as a witness, it is asked for answers only
         evidence.groups["witness.log_probability"][..., 0],
         hidden(tiny_images.images[:2]).log_softmax(1).gather(1, evidence.candidates),
@@ -158,6 +161,28 @@ def test_a_witness_adds_its_groups(tiny_classifier: Classifier, tiny_images: tin
     assert all(torch.equal(witnessed.groups[name], group) for name, group in alone.groups.items())
     one_by_one = EvidenceExtractor(tiny_classifier, settings, other())
     assert_equal(witnessed, Evidence.cat([one_by_one(image[None]) for image in images]))
+
+
+def test_spread_adds_how_unevenly_channels_are_active(
+    tiny_classifier: Classifier, tiny_images: tiny.TinyImages
+) -> None:
+    images, witness, layers = tiny_images.images[:5], other(), ("block1", "block2")
+    plain = EvidenceExtractor(tiny_classifier, EvidenceSettings(layers=layers), witness)(images)
+    asked = EvidenceExtractor(tiny_classifier, EvidenceSettings(layers=layers, spread=True), witness)(images)
+    assert set(asked.groups) - set(plain.groups) == {"margin.spread", "witness.channels"}
+    assert_equal(plain, asked)
+    _, seen = tiny_classifier.activations(images, layers)
+    deviations = torch.cat([seen[name].flatten(2).std(2, correction=0) for name in layers], dim=1)
+    torch.testing.assert_close(asked.groups["margin.spread"], deviations.detach())
+    _, seen = witness.activations(images, witness.depths())
+    parts = [part for maps in seen.values() for part in (maps.mean((2, 3)), maps.flatten(2).std(2, correction=0))]
+    torch.testing.assert_close(asked.groups["witness.channels"], torch.cat(parts, dim=1).detach())
+
+
+def test_settings_that_are_not_used_are_written_as_before(tiny_classifier: Classifier) -> None:
+    assert "spread" not in EvidenceSettings().model_dump(mode="json")
+    assert not {"margin.spread", "witness.channels"} & set(CONSTANTS["evidence_groups"])
+    assert EvidenceSettings.model_validate(EvidenceSettings(spread=True).model_dump(mode="json")).spread
 
 
 def test_a_caller_without_gradients_gets_the_same(tiny_classifier: Classifier, tiny_images: tiny.TinyImages) -> None:
