@@ -45,7 +45,7 @@ PARTS: dict[str, tuple[str, ...]] = {
     "novelty": (),
     "views": ("views.",),
     "witness": ("witness.",),
-    "channel attribution": ("margin.channels",),
+    "channel attribution": ("margin.",),
 }
 """Part → how the names of its groups begin."""
 

@@ -24,10 +24,12 @@ def evidence_of(batch: int, classes: int, candidates: int, seed: int = 0) -> Evi
         "witness.logit": (1,),
         "witness.log_ratio": (1,),
     }
+    asked_for = {"margin.spread": (4,), "witness.channels": (6,)}
     logits = torch.randn(batch, classes, generator=generator)
     return Evidence(
         logits=logits,
         candidates=logits.topk(candidates).indices,
         groups={name: torch.randn(batch, *sizes, generator=generator) for name, sizes in image.items()}
-        | {name: torch.randn(batch, candidates, *sizes, generator=generator) for name, sizes in candidate.items()},
+        | {name: torch.randn(batch, candidates, *sizes, generator=generator) for name, sizes in candidate.items()}
+        | {name: torch.randn(batch, *sizes, generator=generator) for name, sizes in asked_for.items()},
     )
