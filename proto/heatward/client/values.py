@@ -173,7 +173,7 @@ class CalibrationGroup:
 
 @dataclass(frozen=True)
 class CascadeInfo:
-    """How many clean images a first look clears, without views; the others cost several times as much."""
+    """How many clean images a first look clears; the others cost several times as much."""
 
     share_asked: float
     share_cleared: float
