@@ -131,9 +131,7 @@ class EvidenceExtractor:
             raise ConfigError("the witness must have the classifier's classes, in the same order")
         self.witness_layers = witness.depths(DEPTHS) if witness is not None and settings.spread else ()
         if settings.spread and not self.layers and not self.witness_layers:
-            raise ConfigError(
-                "evidence.spread: neither classifier nor witness shows inner layers; leave it out"
-            )
+            raise ConfigError("evidence.spread: neither classifier nor witness shows inner layers; leave it out")
         self.map_from = witness if self.black_box and witness is not None else classifier
         shown = self.layers or self.map_from.depths(DEPTHS)
         self.map_layer = _map_layer(self.map_from, shown) if shown and self.map_from.differentiable else ""
