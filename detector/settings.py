@@ -15,7 +15,15 @@ from pydantic import (
     model_validator,
 )
 
-__all__ = ["MOST_CLEARED", "EvidenceSettings", "NetworkSettings", "Preprocessing", "ScoreSettings", "ViewSettings"]
+__all__ = [
+    "MOST_CLEARED",
+    "EvidenceSettings",
+    "NetworkSettings",
+    "Preprocessing",
+    "ScoreSettings",
+    "StoredSettings",
+    "ViewSettings",
+]
 
 MOST_CLEARED = 0.85
 """Share of clean images that the glance of a cascade may clear: the largest operating point, 10 %, must lie among those
@@ -74,7 +82,7 @@ class Preprocessing(BaseModel):
         return None
 
 
-class Looks(BaseModel):
+class StoredSettings(BaseModel):
     """Settings of which those that came `LATER` are written only where they are used.
 
     What does not use them is written as before there were any: with the same digests, and readable by older releases.
@@ -89,7 +97,7 @@ class Looks(BaseModel):
         return {name: value for name, value in dump(self).items() if name not in unused}
 
 
-class ViewSettings(Looks):
+class ViewSettings(StoredSettings):
     """Which views are taken; each costs one forward pass an image."""
 
     LATER = ("jpeg",)
@@ -135,7 +143,7 @@ class ViewSettings(Looks):
         return tuple(at for at, name in enumerate(there) if name in wanted)
 
 
-class EvidenceSettings(Looks):
+class EvidenceSettings(StoredSettings):
     """What is looked at. Part of the bundle: training and serving must look at the same things."""
 
     LATER = ("spread",)

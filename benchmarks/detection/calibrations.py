@@ -195,8 +195,13 @@ def run(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--draws", type=int, default=200, help="deals (%(default)d)")
     parser.add_argument("--attacks", nargs="+", metavar="LABEL", help="only these, of the configuration's")
     arguments = parser.parse_args(argv)
+    config = load_config(arguments.config, {"threads": 1})
+    known = [attack.label for attack in config.attacks]
+    wanted = arguments.attacks or known
+    if unknown := sorted({*wanted}.difference(known)):
+        raise ConfigError(f"--attacks: the configuration has no {unknown[0]!r}; name some of {', '.join(known)}")
     with make_progress() as progress:
-        job = open_job(load_config(arguments.config, {"threads": 1}), progress)
+        job = open_job(config, progress)
     answer = by_network(load_networks(job.work / "fit"), torch.device("cpu"), load_cascade(job))
 
     def scored(split: str, label: str) -> Scored:
@@ -206,12 +211,7 @@ def run(argv: Sequence[str] | None = None) -> None:
     apart = int(test.source.max()) + 1  # a test image is no calibration image
     calibrate = replace(calibrate, source=calibrate.source + apart)
     clean = Scored.cat([calibrate, test])
-    wanted = arguments.attacks or [attack.label for attack in job.config.attacks]
-    labels = [attack.label for attack in job.config.attacks if attack.label in wanted]
-    if not labels:
-        known = ", ".join(attack.label for attack in job.config.attacks)
-        raise ConfigError(f"--attacks: the configuration has none of {', '.join(wanted)}; name some of {known}")
-    attacked = Scored.cat([scored("test", label) for label in labels])
+    attacked = Scored.cat([scored("test", label) for label in known if label in wanted])
     tables = [
         by_class(calibrate, test, attacked, job.classifier.classes, arguments.draws),
         tails(clean, arguments.draws),

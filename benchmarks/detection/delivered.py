@@ -50,7 +50,7 @@ ATTACKS = {
     "PGD through JPEG": (PGD, FORESEEN),
 }
 WRONG = 0.05
-"""Error rate that is borne: a prediction that is promised no less is not relied on."""
+"""Error rate that is borne: a prediction that is promised a higher one is not relied on."""
 COLUMNS = (
     "attack",
     "arrives as",

@@ -103,7 +103,8 @@ class Classifier:
         judged = spec.model_copy(update={"output": "logits"}) if self._hides else spec
         before = _buffers(net.module)
         found = probe(self.module, self._net if self.embeddable else nn.Module(), judged, self.device)
-        if changing := [name for name, value in _buffers(net.module).items() if not torch.equal(value, before[name])]:
+        after = _buffers(net.module)
+        if changing := [name for name in before | after if not _same(before.get(name), after.get(name))]:
             raise ClassifierSpecError(
                 f"{spec.source} changes {printable(changing[0])!r} in its state dict whenever it is asked, and a "
                 "bundle keeps a net as it is: let it change in training alone (if self.training: …), or "
@@ -296,6 +297,13 @@ def _buffers(module: nn.Module) -> dict[str, Tensor]:
     """What its state dict holds beside parameters: copies."""
     stored = module.state_dict().keys()
     return {name: value.clone() for name, value in module.named_buffers() if name in stored}
+
+
+def _same(one: Tensor | None, other: Tensor | None) -> bool:
+    """Whether both are there and alike; NaN is like NaN."""
+    if one is None or other is None or one.shape != other.shape:
+        return False
+    return bool(((one == other) | (one.isnan() & other.isnan())).all())
 
 
 def _fingerprint(spec: ClassifierSpec, net: Net, head: Head, state_dict: dict[str, Tensor]) -> str:

@@ -75,11 +75,12 @@ def _with_one_grid(sights: Mapping[str, Sight]) -> dict[str, list[Layout]]:
         for layout in sight.readings
         if (layout.axes, layout.tokens) not in best and layout.before + layout.after == 0
     }
+    possible = grids | (undecided - refuted)
     return {
         name: [
             layout
             for layout, reading in sight.readings.items()
-            if not (reading is not None and reading.contradicts) and layout in grids | (undecided - refuted)
+            if not (reading is not None and reading.contradicts) and layout in possible
         ]
         for name, sight in sights.items()
     }

@@ -203,7 +203,10 @@ class EvidenceExtractor:
             logits, activations = self.classifier.activations(images, self.layers)
             depths = attribute_margin(logits, activations, retain_graph=True)
             heatmaps, _ = attribute_classes(logits, activations[self.map_layer])
-        return self._more(self._first(images, logits.detach(), depths, heatmaps[:, 0]), views)
+        inside = NOTHING
+        if self.settings.spread:
+            inside = {"margin.spread": torch.cat([spread(maps.detach()) for maps in activations.values()], dim=1)}
+        return self._more(self._first(images, logits.detach(), depths, heatmaps[:, 0], inside), views)
 
     def _first(
         self,
@@ -211,16 +214,15 @@ class EvidenceExtractor:
         logits: Tensor,
         depths: Mapping[str, LayerAttribution] = NOTHING,
         heatmaps: Tensor | None = None,
+        inside: Mapping[str, Tensor] = NOTHING,
     ) -> Glance:
         """What is seen without views: in the answer, inside, and by the witness."""
         said, of_witness = (None, {}) if self.witness is None else self._ask_witness(self.witness, images)
         candidates = self._candidates(logits, (logits[:, None] if said is None else said).softmax(-1).mean(1))
-        groups = answers(logits, candidates)
+        groups = {**answers(logits, candidates), **inside}
         if depths:
             channels = [c for d in depths.values() for c in (d.attribution, d.gradient_norm, d.activation)]
             groups |= {"margin.channels": torch.cat(channels, dim=1)}
-            if self.settings.spread:
-                groups |= {"margin.spread": torch.cat([d.spread for d in depths.values()], dim=1)}
         if said is not None:
             groups |= {**testify(logits, said, candidates), **of_witness}
         evidence = Evidence.from_tensors({"logits": logits, "candidates": candidates, **groups})

@@ -44,8 +44,6 @@ class LayerAttribution:
     """(B, D): L2 norm of the gradient over space."""
     activation: Tensor
     """(B, D): mean activation over space."""
-    spread: Tensor
-    """(B, D): standard deviation of the activation over space."""
 
 
 @dataclass(frozen=True)
@@ -199,10 +197,11 @@ def _pool(activation: Tensor, gradient: Tensor) -> LayerAttribution:
         weights=gradient.mean((2, 3), dtype=torch.float32),
         gradient_norm=torch.linalg.vector_norm(gradient, dim=(2, 3), dtype=torch.float32),
         activation=activation.mean((2, 3), dtype=torch.float32),
-        spread=spread(activation),
     )
 
 
 def spread(activation: Tensor) -> Tensor:
     """(B, D), float32: how unevenly each channel of (B, D, h, w) is active, the standard deviation over space."""
+    if not len(activation):  # torch warns of a deviation of nothing
+        return activation.new_empty(activation.shape[:2], dtype=torch.float32)
     return activation.float().flatten(2).std(2, correction=0)

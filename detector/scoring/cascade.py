@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor
 
 from detector.errors import CalibrationError
@@ -23,16 +23,16 @@ from detector.evidence import Evidence, EvidenceShape
 from detector.scoring.calibration import RATES, Calibration
 from detector.scoring.groups import SHARED, Groups
 from detector.scoring.network import HeatmapNetwork, score
-from detector.settings import MOST_CLEARED, NetworkSettings
+from detector.settings import MOST_CLEARED, NetworkSettings, StoredSettings
 from detector.text import printable
 
 __all__ = ["Cascade", "CascadeSettings", "check_vouched", "score_of_both", "threshold_of"]
 
 
-class CascadeSettings(BaseModel):
+class CascadeSettings(StoredSettings):
     """What a bundle knows of its cascade, beside the weights of the glance networks."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    LATER = ("views",)
 
     clears: float = Field(gt=0, le=MOST_CLEARED)
     """Share of clean images that was to be cleared."""

@@ -179,6 +179,13 @@ def test_spread_adds_how_unevenly_channels_are_active(
     torch.testing.assert_close(asked.groups["witness.channels"], torch.cat(parts, dim=1).detach())
 
 
+def test_of_no_images_there_is_evidence_of_the_same_sizes(tiny_classifier: Classifier) -> None:
+    settings = EvidenceSettings(spread=True, views=ViewSettings(jpeg=(60,)))
+    extractor = EvidenceExtractor(tiny_classifier, settings, other())
+    images = tiny.images(1).images
+    assert EvidenceShape.of(extractor(images[:0])) == EvidenceShape.of(extractor(images))
+
+
 def test_settings_that_are_not_used_are_written_as_before(tiny_classifier: Classifier) -> None:
     assert "spread" not in EvidenceSettings().model_dump(mode="json")
     known = CONSTANTS["evidence_groups"]

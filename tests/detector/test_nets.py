@@ -81,6 +81,28 @@ class Counting(tiny.TinyNet):
         return super().forward(x)
 
 
+class Remembers(tiny.TinyNet):
+    """Makes a buffer where it is first asked, as nets do that keep a grid of places."""
+
+    def __init__(self) -> None:
+        super().__init__(8, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if "grid" not in dict(self.named_buffers()):
+            self.register_buffer("grid", torch.zeros(1))
+        return super().forward(x)
+
+
+class Unfilled(tiny.TinyNet):
+    def __init__(self) -> None:
+        super().__init__(8, 4)
+        self.register_buffer("unused", torch.tensor([1.0, float("nan")]))
+
+
+def test_a_buffer_of_nan_that_stays_as_it_is_does_not_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert of(Unfilled, monkeypatch).layers
+
+
 def without_data() -> nn.Module:
     with torch.device("meta"):
         return tiny.TinyNet(8, 4)
@@ -109,6 +131,7 @@ def test_parameters_may_have_five_dimensions(monkeypatch: pytest.MonkeyPatch) ->
     ("factory", "told"),
     [
         (Counting, r"changes 'calls' in its state dict.*persistent=False"),
+        (Remembers, r"changes 'grid' in its state dict.*persistent=False"),
         (without_data, r"without data \(.* is on the meta device\): build it on the CPU"),
         (Lazy, r"lazy layers \(0\.weight\).*run the net on an image once"),
         (lambda: WithState(8, 4), r"'_extra_state'.*no tensor.*get_extra_state"),

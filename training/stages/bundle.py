@@ -120,7 +120,7 @@ def _described(cascade: Cascade, views: tuple[str, ...], network: dict[str, Any]
         settings=network["settings"],
         views=views,
     )
-    return settings.model_dump(mode="json", exclude=None if views else {"views"})  # older releases know no views
+    return settings.model_dump(mode="json")
 
 
 def _seen_from_outside(job: Job) -> dict[str, Any]:

@@ -57,7 +57,9 @@ def known(described: ClassifierSource) -> Known:
             "verdict names one: it cannot be guarded."
         )
     if config.get("problem_type") == "regression":
-        raise ClassifierSpecError(f"{source} estimates numbers (problem_type regression) and names no class.")
+        raise ClassifierSpecError(
+            f"{source} estimates numbers (problem_type regression) and names no class: it cannot be guarded."
+        )
     _check_arguments(described.arguments, config, source)
     names = _names(config, source)
     weights = described.weights or (str(folder) if weights_in(folder) else None)

@@ -9,7 +9,7 @@ import torch
 from detector.classifier.sources.net import Net, called
 from detector.errors import ClassifierSpecError
 from detector.spec import ClassifierSpec
-from detector.text import nearest
+from detector.text import briefly, nearest
 
 __all__ = ["build"]
 
@@ -24,7 +24,7 @@ def build(spec: ClassifierSpec, device: torch.device) -> Net:
         ) from error
     except Exception as error:  # the user's code, or a name that is none
         raise ClassifierSpecError(
-            f"{spec.source}: {module_name} cannot be imported ({type(error).__name__}: {error})."
+            f"{spec.source}: {module_name} cannot be imported ({type(error).__name__}: {briefly(error)})."
         ) from error
     factory = getattr(module, factory_name, None)
     if not callable(factory):

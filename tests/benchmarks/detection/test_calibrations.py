@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+from tiny_job import write_source
 
-from benchmarks.detection.calibrations import batches
-from detector.errors import DataError
+from benchmarks.detection.calibrations import batches, run
+from detector.errors import ConfigError, DataError
 from training.evaluation.scores import Scored
 
 RANDOM = np.random.default_rng(0)
@@ -41,3 +44,9 @@ def test_batches_of_enough_images_have_a_row_for_each_calibration_and_share() ->
 def test_too_few_images_are_an_error_that_counts_them(clean: int, attacked: Scored, said: str) -> None:
     with pytest.raises(DataError, match=said):
         batches(scored(clean, first=0), attacked, draws=1)
+
+
+def test_an_attack_that_the_configuration_lacks_is_named_although_another_is_there(tmp_path: Path) -> None:
+    config = write_source(tmp_path, 8) / "config.toml"
+    with pytest.raises(ConfigError, match="no 'pdg'; name some of fgsm, pgd"):
+        run(["--config", str(config), "--attacks", "fgsm", "pdg"])
