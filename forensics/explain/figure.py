@@ -105,8 +105,8 @@ def _verdict_lines(explanation: Explanation) -> list[str]:
         )
     ]
     numbers = f"p = {verdict.p_value:.4f}     attack score {verdict.attack_score:.2f}"
-    tail = [words.tail_words(explanation)] if verdict.tail else []
-    return [numbers, f"{words.flagged_words(explanation)} {words.p_words(explanation)}", *tail, *lists, LEGEND]
+    said = (words.flagged_words(explanation), words.p_words(explanation), words.tail_words(explanation))
+    return [numbers, *filter(None, said), *lists, LEGEND]
 
 
 def _sections(explanation: Explanation) -> Iterator[Section]:

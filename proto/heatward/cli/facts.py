@@ -54,7 +54,7 @@ def server_lines(info: DetectorInfo, console: Console | None = None) -> str:
     if info.cascade:
         cleared, asked = _percent(info.cascade.share_cleared), _percent(info.cascade.share_asked)
         pairs["cascade"] = (
-            f"a first look clears {cleared} of clean images ({asked} asked for); the others go on to views"
+            f"a first look clears {cleared} of clean images ({asked} asked for); the others get the full look"
         )
     points = {point.false_positive_rate: point.threshold for point in info.operating_points}
     rates = map(dataclasses.asdict, info.measured)
