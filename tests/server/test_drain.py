@@ -22,6 +22,8 @@ from test_lifecycle import start
 from test_service import settle
 from test_slow_reader import IMAGES, SLOW, SMALL_WINDOW, WINDOW, Wordy
 
+from server.transport import streams
+
 UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
 
 
@@ -38,13 +40,16 @@ def _log(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "heatward")
 
 
-async def test_a_half_closed_stream_is_answered_whole_and_ends_well(serving, caplog: pytest.LogCaptureFixture):
+async def test_a_half_closed_stream_is_answered_whole_and_ends_well(
+    serving, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(streams, "PAUSE_S", 0.5)  # a busy machine makes pauses of its own
     async with serving(in_flight_per_call=2) as served:
         served.detector.gate.clear()
         call = served.stub.DetectStream(iter([raw(picture(i), str(i)) for i in range(20, 60)]))
         await settle(lambda: served.app.batcher.pending + sum(map(len, served.detector.batches)) >= 2)
         drain = asyncio.create_task(served.app.drain(20))
-        await asyncio.sleep(0.3)  # longer than a pause: the window, not the client, holds the reading up
+        await asyncio.sleep(0.8)  # longer than a pause: the window, not the client, holds the reading up
         served.detector.gate.set()
         answered = {result.request_id: result.verdict.predicted.index async for result in call}
         assert answered == {str(i): i for i in range(20, 60)}
