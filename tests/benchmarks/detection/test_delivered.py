@@ -14,6 +14,7 @@ from benchmarks.detection.delivered import COLUMNS, RATES, WRONG, not_relied_on,
 class Judged:
     p_value: float
     error_rate: float | None
+    attack_score: float = 0.0
 
 
 @pytest.mark.parametrize(("error_rate", "expected"), [(None, True), (WRONG, False), (WRONG + 1e-9, True), (0.0, False)])
@@ -23,7 +24,12 @@ def test_a_prediction_is_relied_on_where_the_rate_that_is_borne_is_promised(erro
 
 
 def test_what_is_flagged_or_not_relied_on_counts_each_image_once():
-    verdicts: Any = [Judged(min(RATES), 1.0), Judged(0.04, 0.01), Judged(0.5, None), Judged(0.5, 0.01)]
-    assert stopped(verdicts) == ["25.0 %", "50.0 %", "50.0 %", "50.0 %"]
-    assert stopped([]) == [share([])] * 4
-    assert len(stopped(verdicts)) == len(COLUMNS) - 5  # beside attack, way, still fool, label recovered, images
+    verdicts: Any = [
+        Judged(min(RATES), 1.0, 3.0),
+        Judged(0.04, 0.01, 2.0),
+        Judged(0.5, None, 2.5),
+        Judged(0.5, 0.01, -1.0),
+    ]
+    assert stopped(verdicts, 2.5) == ["25.0 %", "50.0 %", "50.0 %", "50.0 %", "25.0 %"]
+    assert stopped([], 2.5) == [share([])] * 5
+    assert len(stopped(verdicts, 2.5)) == len(COLUMNS) - 5  # beside attack, way, still fool, label recovered, images
