@@ -79,7 +79,8 @@ def run_stage(job: Job, name: Stage) -> None:
 def work_of(job: Job, name: Stage) -> int:
     """How many images a stage that is made as a whole goes through."""
     split, times = WHOLE[name]
-    return len(job.splits[split]) * (times or job.epochs * job.config.fit.ensemble)
+    ensemble = (name == "glance" and job.config.cascade.ensemble) or job.config.fit.ensemble
+    return len(job.splits[split]) * (times or job.epochs * ensemble)
 
 
 def require(job: Job, name: Stage) -> None:

@@ -118,6 +118,8 @@ class CascadeConfig(Settings):
     """Share of clean images that a glance lets go. 0: every image is looked at in full."""
     views: tuple[str, ...] = ()
     """Views that the glance takes, by name, such as `flip`; each costs every image a forward pass."""
+    ensemble: int | None = Field(default=None, ge=1)
+    """Networks of the glance; None: as many as `fit.ensemble`. A bundle holds them beside the others."""
 
     @field_validator("clears")
     @classmethod

@@ -72,6 +72,25 @@ def test_a_recipe_asks_for_the_views_again(job: Job, tmp_path: Path) -> None:
     assert recipe["cascade"] == {"clears": 0.6, "views": ["flip"]}
 
 
+def test_a_glance_may_have_fewer_networks(source: Path, tmp_path: Path) -> None:
+    config = configure(
+        source,
+        tmp_path,
+        cascade={"clears": 0.6, "ensemble": 1},
+        fit={"ensemble": 2, "epochs": 1},
+        images={"splits": SPLITS},
+    )
+    pipeline.run(config, SilentProgress())
+    bundle = load_bundle(config.out)
+    served = Detector.assemble(bundle, allow=("tiny",))
+    assert served.cascade is not None
+    assert (len(served.cascade.networks), len(served.networks)) == (1, 2)
+    assert recipe_in(bundle, tmp_path, ("tiny",))["cascade"]["ensemble"] == 1
+    more = config.model_copy(update={"cascade": config.cascade.model_copy(update={"ensemble": 2})})
+    other = open_job(more, SilentProgress())
+    assert not results(other).finished and fit_results(other, other.work / "fit").finished
+
+
 def test_other_views_are_another_glance_and_no_other_fit(job: Job, source: Path) -> None:
     other = open_job(config_of(source, job.work.parent, ("noise-8-0",)), SilentProgress())
     none = open_job(config_of(source, job.work.parent, ()), SilentProgress())

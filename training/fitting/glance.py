@@ -29,19 +29,21 @@ from training.job import Job
 from training.resume import Results
 from training.shards import digest, list_shards, read_shard, write_shard
 
-__all__ = ["check_vouched_for", "fit_glance", "load_cascade", "results"]
+__all__ = ["GLANCE_FOLDER", "check_vouched_for", "fit_glance", "load_cascade", "results"]
 
-FOLDER = "glance"
+GLANCE_FOLDER = "glance"
 SCORES = "scores.safetensors"
 
 
 def results(job: Job) -> Results:
     """The glance networks and the scores, with the digest of everything that decides them."""
-    fitted = fit_results(job, job.work / FOLDER, FOLDER)
+    fitted = fit_results(job, job.work / GLANCE_FOLDER, GLANCE_FOLDER)
     start = _glance_of(job.start)
     told: list[Any] = [fitted.made_from, ONE_OF, start is not None and start.manifest.files[GLANCE]]
     if views := _views(job.config):
         told.append(views)
+    if (ensemble := job.config.cascade.ensemble) is not None:
+        told.append({"ensemble": ensemble})
     return replace(fitted, files=(*fitted.files, SCORES), made_from=digest(told))
 
 
@@ -52,9 +54,9 @@ def fit_glance(job: Job) -> None:
         DataError: There is nothing to tell apart.
         CalibrationError: Too few images are held out.
     """
-    folder, start, views = job.work / FOLDER, _glance_of(job.start), _views(job.config)
+    folder, start, views = job.work / GLANCE_FOLDER, _glance_of(job.start), _views(job.config)
     fit_networks(
-        job.config,
+        _fitted_by(job.config),
         job.work,
         job.progress,
         folder,
@@ -89,7 +91,7 @@ def load_cascade(job: Job) -> Cascade | None:
     clears = job.config.cascade.clears
     if not clears:
         return None
-    folder: Path = job.work / FOLDER
+    folder: Path = job.work / GLANCE_FOLDER
     threshold = threshold_of(read_shard(folder / SCORES)["scores"], clears)
     return Cascade(tuple(load_networks(folder)), threshold, clears, _views(job.config))
 
@@ -124,6 +126,12 @@ def too_few(held_out: int) -> CalibrationError:
         f"[cascade]: about {held_out} clean images would choose the glance's threshold, one of {ONE_OF} images to fit; "
         f"at least {FEWEST_SCORES} are needed: raise images.splits.fit to {ONE_OF * FEWEST_SCORES}, or have no cascade"
     )
+
+
+def _fitted_by(config: TrainingConfig) -> TrainingConfig:
+    """The configuration, with as many networks as the glance has."""
+    ensemble = config.cascade.ensemble or config.fit.ensemble
+    return config.model_copy(update={"fit": config.fit.model_copy(update={"ensemble": ensemble})})
 
 
 def _views(config: TrainingConfig) -> tuple[int, ...]:

@@ -12,9 +12,11 @@ from typing import Any
 from safetensors.torch import save
 
 from detector.bundle import Bundle
+from detector.bundle.contents import whole_settings_of
 from detector.classifier import load_classifier
 from detector.errors import BundleError, ConfigError
 from detector.files import write_file
+from detector.settings import NetworkSettings
 from detector.text import printable
 from training.attacks.methods import module_of
 
@@ -60,6 +62,9 @@ def recipe_in(bundle: Bundle, folder: Path, allow: Collection[str], *, new_sourc
     }
     if manifest.cascade is not None:
         recipe["cascade"] = {name: each for name, each in manifest.cascade.items() if name in ("clears", "views")}
+        glance = whole_settings_of(NetworkSettings, manifest.cascade.get("settings"), "cascade.settings")
+        if glance.ensemble != known["fit"]["ensemble"]:
+            recipe["cascade"]["ensemble"] = glance.ensemble
     if isinstance(known.get("witness"), dict):  # the job made it of a black box
         recipe["distillation"] = known["witness"]
     if new_source:

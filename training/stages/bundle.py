@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import heatward
@@ -16,7 +17,7 @@ from torch import Tensor
 from detector.bundle import Bundle, Manifest, save_bundle
 from detector.classifier import Classifier, ClassifierSpec
 from detector.classifier.weights import halve_where_lossless
-from detector.evidence import EvidenceShape, hidden_by
+from detector.evidence import hidden_by
 from detector.remote import shown
 from detector.scoring.calibration import Calibration
 from detector.scoring.cascade import Cascade, CascadeSettings
@@ -27,7 +28,7 @@ from training.config import SPLITS, Stage
 from training.detectors import load_calibration, load_reliability
 from training.evaluation.result import EvaluationResult, results
 from training.fitting.calibration import describe
-from training.fitting.glance import load_cascade
+from training.fitting.glance import GLANCE_FOLDER, load_cascade
 from training.fitting.networks import load_networks
 from training.job import Job
 from training.progress import SilentProgress
@@ -81,7 +82,7 @@ def _assemble(job: Job, measured: dict[str, Any]) -> Bundle:
         witness_fingerprint=witness.fingerprint if witness else "",
         evidence=config.evidence.model_dump(mode="json"),
         network={"settings": described["settings"], "shape": described["shape"]},
-        cascade=_described(cascade, config.cascade.views, described) if cascade is not None else None,
+        cascade=_described(cascade, config.cascade.views, job.work / GLANCE_FOLDER) if cascade is not None else None,
         families=tuple(described["families"]),
         operating_points={str(rate): cut for rate, cut in points.items()},
         calibration=describe(calibration, groups, config.calibrate, classifier.classes)[0],
@@ -111,12 +112,12 @@ def _assemble(job: Job, measured: dict[str, Any]) -> Bundle:
     )
 
 
-def _described(cascade: Cascade, views: tuple[str, ...], network: dict[str, Any]) -> dict[str, Any]:
-    shape = EvidenceShape.model_validate(network["shape"])
+def _described(cascade: Cascade, views: tuple[str, ...], folder: Path) -> dict[str, Any]:
+    network = json.loads((folder / "network.json").read_text(encoding="utf-8"))
     settings = CascadeSettings(
         clears=cascade.clears,
         threshold=cascade.threshold,
-        shape=shape.at_a_glance(len(cascade.views)),
+        shape=network["shape"],
         settings=network["settings"],
         views=views,
     )

@@ -1,4 +1,4 @@
-"""The attacks of the recipe's test split that are its own."""
+"""The attacks that are the recipe's own."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from detector.architectures import cifar10_net
-from examples.cifar10.unseen import WIDTHS, mixture, transfer
+from examples.cifar10.attacks import WIDTHS, mixture, transfer
 
 IMAGES = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 0.6 + 0.2
 LABELS = torch.tensor([0, 1, 2])

@@ -1,4 +1,4 @@
-"""Attacks of the recipe's test split that torchattacks has not: images (B, 3, H, W) in [0, 1] in, attacked ones out.
+"""Attacks of the recipe that no library has: images (B, 3, H, W) in [0, 1] in, attacked ones out.
 
 `transfer` sees the witness and not the classifier (Papernot et al. 2017), and fools both or nobody; `mixture` turns and
 brightens a picture and then takes small gradient steps, after the compositions of Hsiung et al. 2023.
