@@ -94,6 +94,11 @@ def recalibrate(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--tail", action="store_true", help="estimate how rare a score is that is higher than all of these images"
     )
+    parser.add_argument(
+        "--delivered",
+        action="store_true",
+        help="count each image also as it arrives in the ways that the bundle learnt ([[deliveries]])",
+    )
     parser.add_argument("--out", type=Path, metavar="FILE", help="where a bundle calibrated anew goes")
     parser.add_argument(
         "--rate", type=rate, default=0.01, help="false-positive rate that must be reached (%(default)g)"
@@ -209,7 +214,7 @@ def _recalibrate(arguments: argparse.Namespace) -> int:
     from training.retraining.store import Store
     from training.retraining.traffic import read_traffic
 
-    options = Options(arguments.rate, arguments.attacked_share, arguments.by, arguments.tail)
+    options = Options(arguments.rate, arguments.attacked_share, arguments.by, arguments.tail, arguments.delivered)
     with ExitStack() as stack:
         store = Store.open(arguments.target) if is_store else None
         if store is not None:

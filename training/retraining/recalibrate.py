@@ -8,7 +8,7 @@ What the bundle was measured to flag belongs to its old thresholds, and goes; wh
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -22,14 +22,16 @@ from detector.bundle import Bundle
 from detector.detector import Detector
 from detector.errors import CalibrationError, DataError, ImageError
 from detector.images import decode
-from detector.scoring.calibration import Calibration, rank_at
+from detector.scoring.calibration import Calibration, one_of_each, rank_at
 from detector.scoring.cascade import check_vouched
 from detector.scoring.groups import Groups
 from detector.scoring.tail import FEWEST_FOR_TAIL
 from training.data.folders import find_images
+from training.deliveries import DeliverySpec
 from training.evaluation.result import Result
 from training.fitting.calibration import describe
 from training.progress import Progress
+from training.retraining.arriving import versions, ways_of
 from training.retraining.comparison import ATTACKS
 from training.retraining.robust import breakdown, needed, suspicious, trimmed
 from training.settings import CalibrateSettings
@@ -54,6 +56,8 @@ class Options:
     """Which images one is ranked among: those of its predicted class, or all. None: as before."""
     tail: bool = False
     """Whether to estimate how rare scores above all others are; where it was so before, it stays so."""
+    delivered: bool = False
+    """Whether an image also counts as it arrives in every way that the bundle learnt; still once in all."""
 
 
 class Recalibration(Result):
@@ -120,25 +124,29 @@ def recalibrate(
         CalibrationError: Too few images, or they look attacked and no `attacked_share` was given.
         HeatwardError: The bundle cannot be used.
     """
+    ways = ways_of(bundle) if options.delivered else ()
     detector = Detector.assemble(bundle, device=device, allow=allow)
     seen: set[str] = set()
     counts = {"copies": 0, "unreadable": 0}
     scores: list[float] = []
     labels: list[int] = []
     with progress.task("recalibrate", 0) as advance:
-        for batch in _batches(detector, images, seen, counts, progress):
-            verdicts = detector.detect(batch)
+        for batch in _batches(detector, images, ways, seen, counts, progress):
+            verdicts = detector.detect(batch.flatten(0, 1))
             scores += [verdict.attack_score for verdict in verdicts]
             labels += [verdict.label for verdict in verdicts]
             advance(len(batch))
-    found, predicted = torch.tensor(scores, dtype=torch.float64), torch.tensor(labels, dtype=torch.int64)
+    every, predictions = torch.tensor(scores, dtype=torch.float64), torch.tensor(labels, dtype=torch.int64)
+    source, as_it_is = torch.arange(len(every)) // (1 + len(ways)), slice(None, None, 1 + len(ways))
+    found, predicted = every[as_it_is], predictions[as_it_is]
     settings = _settings(bundle, options)
-    keep = _keep(found, predicted if settings.by else torch.zeros_like(predicted), options.attacked_share or 0.0)
-    kept, classes = found[keep], detector.classifier.classes
+    keep = _keep(every, predictions if settings.by else torch.zeros_like(predictions), options.attacked_share or 0.0)
+    kept = torch.from_numpy(one_of_each(every[keep].numpy(), source[keep].numpy()))
+    classes = detector.classifier.classes
     _check_enough(len(found), len(kept), options)
     calibration, groups = Calibration.fit(kept), None
     if settings.by:
-        apart = (kept.numpy(), predicted[keep].numpy(), np.arange(len(kept)))
+        apart = (each[keep].numpy() for each in (every, predictions, source))
         groups = Groups.fit(*apart, classes=detector.classifier.num_classes, rate=settings.rate)
     if detector.cascade is not None:
         check_vouched(calibration, groups, classes)
@@ -181,8 +189,14 @@ def _of_one_group(groups: Groups, rate: float) -> tuple[str, ...]:
 
 
 def _batches(
-    detector: Detector, images: Iterable[tuple[str, bytes]], seen: set[str], counts: dict[str, int], progress: Progress
+    detector: Detector,
+    images: Iterable[tuple[str, bytes]],
+    ways: Sequence[DeliverySpec],
+    seen: set[str],
+    counts: dict[str, int],
+    progress: Progress,
 ) -> Iterator[Tensor]:
+    """(n, 1 + ways, 3, h, w), n different photographs as they are and as they arrive."""
     batch: list[Tensor] = []
     for name, content in images:
         try:
@@ -196,7 +210,7 @@ def _batches(
             counts["copies"] += 1
             continue
         seen.add(identity)
-        batch.append(detector.classifier.prepare(pixels))
+        batch.append(versions(detector.classifier, pixels, ways, seed=int(identity[:8], 16)))
         if len(batch) == BATCH:
             yield torch.stack(batch)
             batch = []
@@ -273,6 +287,7 @@ def _manifest(
         "images_sha256": digest(sorted(seen)),
         "rate": options.rate,
         "attacked_share": options.attacked_share or 0.0,
+        "delivered": options.delivered,
     }
     known = {**manifest.provenance, "parent": manifest.digest, "recalibrated": said}
     return manifest.model_copy(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,13 @@ import torch
 from PIL import Image
 from tiny_store import ALWAYS, NEVER, make_store
 
-from detector.bundle import load_bundle, read_manifest
+from detector.bundle import load_bundle, read_manifest, save_bundle
 from detector.bundle.folder import newest
 from detector.detector import Detector
 from detector.errors import CalibrationError
 from detector.scoring.calibration import Calibration
 from training.retraining import cli
+from training.retraining.arriving import versions, ways_of
 from training.retraining.robust import breakdown, needed, suspicious, trimmed
 
 CLEAN = torch.linspace(0, 1, 1000, dtype=torch.float64)
@@ -175,3 +177,38 @@ def test_the_number_needed_reaches_the_rate_and_one_less_does_not() -> None:
         breakdown(torch.rand(count, dtype=torch.float64), rate, {})
         with pytest.raises(CalibrationError, match=f"use {count}"):
             breakdown(torch.rand(count - 1, dtype=torch.float64), rate, {})
+
+
+def test_images_also_count_as_they_arrive(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    clean, out = write_images(tmp_path / "clean", 40), str(tmp_path / "new.heatward")
+    words = ("--attacked-share", "0", "--json", "--out", out, "--delivered")
+    assert recalibrate(trained / "detector.heatward", clean, *words) == 2
+    assert "--delivered: the bundle learnt no delivery" in capsys.readouterr().err
+
+    bundle = load_bundle(trained / "detector.heatward")
+    noisy = {"label": "noisy", "steps": [{"noise": "32/255"}]}
+    unlearnt = {"label": "dark", "steps": [{"jpeg": 1}], "train": False}
+    known = {
+        **bundle.manifest.provenance,
+        "deliveries": [noisy, {**noisy, "label": "native", "native": True}, unlearnt],
+    }
+    manifest = bundle.manifest.model_copy(update={"provenance": known})
+    save_bundle(tmp_path / "learnt.heatward", replace(bundle, manifest=manifest))
+    assert recalibrate(tmp_path / "learnt.heatward", clean, *words) == 0
+    assert json.loads(capsys.readouterr().out)["images"] == 40
+    new = load_bundle(tmp_path / "new.heatward")
+    assert len(new.calibration_scores) == 40 and new.manifest.provenance["recalibrated"]["delivered"] is True
+
+    detector = Detector.assemble(new, allow=("tiny",))
+    ways = ways_of(new)
+    assert [way.label for way in ways] == ["noisy", "native"]
+    pixels = np.asarray(Image.open(clean / "000.png"))
+    seen = versions(detector.classifier, pixels, ways, seed=1)
+    assert torch.equal(seen[0], detector.classifier.prepare(pixels))
+    assert torch.equal(seen[1], seen[2])  # of the classifier's size, native or not is the same
+    assert 0.05 < (seen[1] - seen[0]).abs().mean() < 0.2
+
+    plain = str(tmp_path / "plain.heatward")
+    assert recalibrate(tmp_path / "learnt.heatward", clean, *words[:4], plain) == 0
+    before, after = (torch.as_tensor(each.calibration_scores) for each in (load_bundle(plain), new))
+    assert not torch.equal(before, after)
