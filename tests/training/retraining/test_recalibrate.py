@@ -197,7 +197,8 @@ def test_images_also_count_as_they_arrive(trained: Path, tmp_path: Path, capsys:
     assert recalibrate(tmp_path / "learnt.heatward", clean, *words) == 0
     assert json.loads(capsys.readouterr().out)["images"] == 40
     new = load_bundle(tmp_path / "new.heatward")
-    assert len(new.calibration_scores) == 40 and new.manifest.provenance["recalibrated"]["delivered"] is True
+    said: Any = new.manifest.provenance["recalibrated"]
+    assert len(new.calibration_scores) == 40 and said["delivered"] is True
 
     detector = Detector.assemble(new, allow=("tiny",))
     ways = ways_of(new)
