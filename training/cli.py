@@ -61,11 +61,7 @@ FLAGS = {
     "images": ("images.source", "image folder (one folder a class), also s3://BUCKET/FOLDER, or torchvision:NAME"),
     "test-images": ("images.test_source", "images of the test split; default: a part of --images"),
     "limit": ("images.limit", "use at most so many images"),
-    "classifier": (
-        "classifier.source",
-        "torchvision:NAME, timm:NAME, hf:FOLDER, export:FILE, torchscript:FILE, python:MODULE:FACTORY, onnx:FILE "
-        "or kserve:HOST:PORT/MODEL",
-    ),
+    "classifier": ("classifier.source", "torchvision:NAME, timm:NAME, hf:FOLDER, onnx:FILE, …: docs/classifiers.md"),
     "weights": ("classifier.weights", "safetensors or checkpoint file, or the name of torchvision weights"),
     "labels": ("classifier.labels", "text file, one class name a line; default: the image folder's class folders"),
 }
@@ -99,7 +95,8 @@ def evaluate(argv: Sequence[str] | None = None, report: Report | None = None) ->
         "Makes the attacks it needs if they are not there. Without --bundle it evaluates the detector that "
         "`heatward train` made in WORK.",
     )
-    parser.add_argument("--bundle", type=Path, help="evaluate this bundle instead: a path or a URL")
+    told = "evaluate this bundle instead: a path or a URL; with --out, write it with its results"
+    parser.add_argument("--bundle", type=Path, help=told)
     parser.add_argument(
         "--leave-out",
         action="store_true",
@@ -186,10 +183,12 @@ def _evaluate(arguments: argparse.Namespace, report: Report | None) -> int:
     config = job_config(arguments)
     if arguments.bundle is not None and not (remote.is_url(arguments.bundle) or arguments.bundle.exists()):
         raise ConfigError(f"--bundle {arguments.bundle}: there is no such file or folder")
+    if into := config.out if arguments.bundle and arguments.out else None:
+        check_out(into)
     keep_freed_memory()
     from detector.lock import hold
     from training import pipeline
-    from training.detectors import open_detector
+    from training.detectors import open_detector, write_measured
     from training.evaluation import leave_out
     from training.job import open_job
     from training.progress import make_progress
@@ -212,8 +211,11 @@ def _evaluate(arguments: argparse.Namespace, report: Report | None) -> int:
             evaluate_detector(job, detector)
     if arguments.leave_out:
         _show_leave_out(config, left_out, as_json=arguments.json)
-    else:
-        _tell(_measured(config, report), {}, as_json=arguments.json)
+        return ExitCode.OK
+    found = _measured(config, report)
+    if into is not None:
+        write_measured(arguments.bundle, into, found.result.measured())
+    _tell(found, {}, as_json=arguments.json)
     return ExitCode.OK
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
-from detector.bundle import Bundle, load_bundle
+from detector.bundle import Bundle, load_bundle, save_bundle
 from detector.bundle.contents import cascade_of, stored_calibration
 from detector.classifier import load_classifier
 from detector.detector import Detector
@@ -31,6 +32,7 @@ __all__ = [
     "load_detector",
     "load_reliability",
     "open_detector",
+    "write_measured",
 ]
 
 SCORES = Path("calibrate/scores.safetensors")
@@ -126,3 +128,9 @@ def detector_around(bundle: Bundle, extractor: EvidenceExtractor) -> Detector:
         *stored_calibration(bundle, classifier.num_classes),
         cascade.to(classifier.device) if cascade is not None else None,
     )
+
+
+def write_measured(bundle: Path, out: Path, measured: dict[str, Any]) -> None:
+    """Write a bundle again, with what was measured of it."""
+    found = load_bundle(bundle)
+    save_bundle(out, replace(found, manifest=found.manifest.model_copy(update={"measured": measured})))

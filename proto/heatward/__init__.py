@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from heatward.errors import DetectionError, Violation
     from heatward.images import ImageInput
 
-__version__ = "0.5.0"
+__version__ = "0.6.0"
 
 __all__ = [
     "AsyncClient",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import fsspec
@@ -12,7 +13,7 @@ from PIL import Image
 from tiny_job import write_source
 
 from detector import remote
-from detector.bundle import load_bundle
+from detector.bundle import load_bundle, save_bundle
 from detector.errors import ConfigError, DataError, StoreError
 from training import cli
 from training.config import ImagesConfig
@@ -134,6 +135,14 @@ def test_a_job_reads_from_and_writes_to_a_store(tmp_path: Path, capsys: pytest.C
     assert system.cat_file(f"{path}/my.heatward") == (tmp_path / "local.heatward").read_bytes()
     assert cli.evaluate([*words, *remotely, "--bundle", f"{url}/my.heatward"]) == 0, capsys.readouterr().err
     assert load_bundle(f"{url}/my.heatward").manifest.families == ("clean", "one-step", "iterative")
+
+    whole = load_bundle(tmp_path / "local.heatward")
+    bare = str(tmp_path / "bare.heatward")
+    save_bundle(bare, replace(whole, manifest=whole.manifest.model_copy(update={"measured": {}})))
+    assert cli.evaluate([*words, *local, "--bundle", bare, "--out", f"{tmp_path}/told.heatward"]) == 0
+    assert whole.manifest.measured
+    assert load_bundle(tmp_path / "told.heatward").manifest.measured == whole.manifest.measured
+    assert not load_bundle(bare).manifest.measured
 
 
 @pytest.mark.parametrize(("out", "said"), [("memory://x", "give a name.heatward"), ("nosuch://a/b.heatward", "nosuch")])

@@ -186,8 +186,8 @@ def test_images_also_count_as_they_arrive(trained: Path, tmp_path: Path, capsys:
     assert "--delivered: the bundle learnt no delivery" in capsys.readouterr().err
 
     bundle = load_bundle(trained / "detector.heatward")
-    noisy = {"label": "noisy", "steps": [{"noise": "32/255"}]}
-    unlearnt = {"label": "dark", "steps": [{"jpeg": 1}], "train": False}
+    noisy: dict[str, Any] = {"label": "noisy", "steps": [{"noise": "32/255"}]}
+    unlearnt: dict[str, Any] = {"label": "dark", "steps": [{"jpeg": 1}], "train": False}
     known = {
         **bundle.manifest.provenance,
         "deliveries": [noisy, {**noisy, "label": "native", "native": True}, unlearnt],
