@@ -35,6 +35,7 @@ from heatward.v1 import (
 from detector.cpus import available_cpus
 from detector.detector import Detector
 from detector.errors import ConfigError, HeatwardError
+from server.access.disclosure import Disclosure
 from server.access.tls import credentials
 from server.access.tokens import Tokens
 from server.addresses import addresses_of, taken, with_port
@@ -54,6 +55,7 @@ from server.observers.recording import open_recorder
 from server.observers.shadow import Shadow
 from server.observers.statistics import Statistics
 from server.observers.systemd import notify
+from server.observers.untold import Untold
 from server.protocols.admin import AdminService
 from server.protocols.detection.service import DetectionService
 from server.protocols.guard.proxy import Guard
@@ -135,7 +137,7 @@ class App:
         self._statistics = Statistics()
         self._traces = open_traces(config.otlp_endpoint)
         devices = devices_of(config.device)
-        observers = Observers(self.metrics, self._statistics)
+        observers = Observers(self.metrics, self._statistics, Untold())
         if self._traces is not None:
             observers.add(self._traces)
         self.batcher = Batcher(
@@ -167,7 +169,7 @@ class App:
         self._recorder = open_recorder(config, self.metrics)
         if self._recorder is not None:
             observers.add(self._recorder)
-        self.rpcs = RpcContexts(config.default_deadline_s, observers)
+        self.rpcs = RpcContexts(config.default_deadline_s, observers, Disclosure(config.disclosure))
         self._streams = Streams()
         self._health = Health(self.metrics.ready)
         parts = config, self._registry, self._pipeline, self.rpcs, self._streams

@@ -102,8 +102,13 @@ class ServerConfig(BaseSettings):
     )
     token_file: Path | None = Field(
         None,
-        description="file of callers, `name token [images_per_second]` a line; calls must show one of the tokens; "
-        "followed when it changes",
+        description="file of callers, `name token [images_per_second] [disclosure]` a line; calls must show one of the "
+        "tokens; followed when it changes",
+    )
+    disclosure: Literal["full", "verdict", "none"] = Field(
+        "full",
+        description="how much callers are told whose line names none: full; verdict: attacked or not; none: what the "
+        "classifier says, as if nothing were judged",
     )
     keepalive_s: float = Field(
         60.0,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from server.access.disclosure import Disclosure
 from server.access.tokens import Quota
 
 __all__ = ["RequestContext", "Tally"]
@@ -28,6 +29,8 @@ class RequestContext:
     """Who calls, by the name of the token or by address: images of different clients take turns in the queue."""
     quota: Quota = field(default_factory=Quota)
     """Asked where each image starts; without a token, or a rate beside it, it never refuses."""
+    disclosure: Disclosure = Disclosure.FULL
+    """How much the caller is told of what the detector finds."""
     unanswered: Tally = field(default_factory=Tally)
     notes: dict[str, Any] = field(default_factory=dict)
     """What observers keep for the length of the call."""
