@@ -51,7 +51,7 @@ from server.models.reload import Load, Outcome, Reloader
 from server.models.upstream_classifier import asked_upstream, trusted
 from server.observers.exporter import open_traces
 from server.observers.metrics import Metrics
-from server.observers.recording import open_recorder
+from server.observers.recording import open_flagged, open_recorder
 from server.observers.shadow import Shadow
 from server.observers.statistics import Statistics
 from server.observers.systemd import notify
@@ -167,8 +167,9 @@ class App:
         self._shadow = Shadow(self._registry, self._pipeline, config.default_deadline_s, self.metrics.shadowed)
         observers.add(self._shadow)
         self._recorder = open_recorder(config, self.metrics)
-        if self._recorder is not None:
-            observers.add(self._recorder)
+        self._writers = [*([] if self._recorder is None else [self._recorder]), *open_flagged(config, self.metrics)]
+        for writer in self._writers:
+            observers.add(writer)
         self.rpcs = RpcContexts(config.default_deadline_s, observers, Disclosure(config.disclosure))
         self._streams = Streams()
         self._health = Health(self.metrics.ready)
@@ -286,8 +287,8 @@ class App:
         self._shadow.close()
         self._pipeline.close()
         await asyncio.to_thread(self.engines.join, CLOSE_S)
-        if self._recorder is not None:
-            await asyncio.to_thread(self._recorder.close)
+        for writer in self._writers:
+            await asyncio.to_thread(writer.close)
         if self._traces is not None:
             await asyncio.to_thread(self._traces.close)
         self._endpoints.close()

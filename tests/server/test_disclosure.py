@@ -200,7 +200,7 @@ async def test_whoever_is_not_told_all_neither_administers_nor_looks_for_records
 async def test_the_guard_annotates_as_much_as_the_caller_may_know(guarding, file: Path):
     async with guarding(token_file=file) as (served, behind):
         full, verdict, nothing = [
-            await call(served, labelled(ATTACKED), **bearer(token)) for token in (ALICE, BOB, CAROL)
+            await call(served, labelled(ATTACKED), metadata=bearer(token)["metadata"]) for token in (ALICE, BOB, CAROL)
         ]
     assert {"p_value", "recovered_label"} < parameters(full).keys()
     assert parameters(verdict) == {"verdict": "attacked"}
@@ -210,9 +210,10 @@ async def test_the_guard_annotates_as_much_as_the_caller_may_know(guarding, file
 async def test_the_guard_rejects_without_a_number_and_lets_pass_where_nothing_is_told(guarding, file: Path):
     async with guarding(token_file=file, guard_policy="reject") as (served, behind):
         full, verdict = [
-            info_of(await failure(call(served, labelled(CLEAN, ATTACKED), **bearer(token)))) for token in (ALICE, BOB)
+            info_of(await failure(call(served, labelled(CLEAN, ATTACKED), metadata=bearer(token)["metadata"])))
+            for token in (ALICE, BOB)
         ]
-        passed = await call(served, labelled(ATTACKED), **bearer(CAROL))
+        passed = await call(served, labelled(ATTACKED), metadata=bearer(CAROL)["metadata"])
         for _ in range(500):
             if counted(served, "observe", "attacked"):
                 break
@@ -242,7 +243,7 @@ async def test_a_policy_that_acts_on_nobody_is_warned_of(guarding, policy: str, 
 async def test_replace_puts_the_corrected_label_in_though_it_is_not_named(guarding, file: Path):
     async with guarding(token_file=file, guard_policy="replace") as (served, behind):
         behind.answers["ModelInfer"] = answer_of("label", "INT64", [5], raw=True)
-        answer = await call(served, labelled(ATTACKED), **bearer(BOB))
+        answer = await call(served, labelled(ATTACKED), metadata=bearer(BOB)["metadata"])
     assert kserve.ModelInferResponse.FromString(answer).raw_output_contents[0] == (1).to_bytes(8, "little")
     assert parameters(answer) == {"verdict": "attacked"}
 

@@ -22,8 +22,8 @@ def to_verdict(request: pb.DetectRequest, answer: Answer) -> pb.Verdict:
         request_id=request.request_id,
         predicted=_labels([(answer.label, answer.probability)], names)[0],
         top=_labels(answer.top[:top_k], names),
-        attacked=answer.attacked,
-        false_positive_rate=answer.false_positive_rate,
+        attacked=bool(answer.attacked),
+        false_positive_rate=answer.false_positive_rate or 0.0,
         detector_version=answer.model.version,
         **({} if answer.details is None else _details(answer.details)),
     )

@@ -25,7 +25,7 @@ from heatward.inference import grpc_service_pb2 as kserve
 
 from server.access.disclosure import Disclosure
 from server.errors import RequestError, UnguardedError
-from server.inference.context import RequestContext
+from server.inference.context import Action, RequestContext
 from server.inference.image import ImageSource
 from server.inference.request import InferenceRequest, InferenceResult
 from server.protocols.guard.findings import Finding, annotation, corrected, rejection, unjudged
@@ -55,6 +55,7 @@ UPSTREAMS = {
 """Triton's other methods. One that is not known here might carry images past the guard: UNIMPLEMENTED."""
 UNTOLD = "observe"
 """In place of the policy, where the caller is told nothing."""
+ACTIONS = {"annotate": Action.OBSERVED, "reject": Action.DENIED, "replace": Action.MODIFIED}
 LONGEST_MARGIN_S = 0.05
 LONGEST_REASON = 400
 
@@ -74,7 +75,7 @@ class Guard(Service, grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc ship
         failure = self.config.guard_failure or ("open" if self.config.guard_policy == "annotate" else "closed")
         self._closed = failure == "closed"
         self._unseen: set[asyncio.Future[list[Finding]]] = set()
-        if self.config.disclosure == Disclosure.NONE and self.config.guard_policy != "annotate":
+        if self.config.disclosure == Disclosure.NONE.value and self.config.guard_policy != "annotate":
             log.warning(
                 "guard_policy = %s acts on no caller who is told nothing: disclosure = none lets attacked images pass",
                 self.config.guard_policy,
@@ -135,7 +136,7 @@ class Guard(Service, grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc ship
         self, request: kserve.ModelInferRequest, data: bytes, context: grpc.aio.ServicerContext
     ) -> bytes:
         async with self.rpcs.begin("ModelInfer", context, request.id) as rpc:
-            judging = asyncio.ensure_future(self._findings(request, _earlier(rpc)))
+            judging = asyncio.ensure_future(self._findings(request, self._judged_as(_earlier(rpc))))
             try:
                 answer = await self.upstream.unary(_path("ModelInfer"), data, context)
                 if rpc.disclosure is Disclosure.NONE:
@@ -171,6 +172,11 @@ class Guard(Service, grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc ship
             else Finding(None, _why(each, rpc))
             for each in outcomes
         ]
+
+    def _judged_as(self, rpc: RequestContext) -> RequestContext:
+        """The call, with what becomes of it where an image is flagged."""
+        told = rpc.disclosure is not Disclosure.NONE
+        return replace(rpc, action=ACTIONS[self.config.guard_policy] if told else Action.OBSERVED)
 
     def _request(self, image: ImageSource) -> InferenceRequest:
         model = self.registry.choose("")
