@@ -20,15 +20,16 @@ from detector.errors import BusyError, ConfigError
 from server.inference.observer import Observer
 from server.inference.request import InferenceRequest, InferenceResult
 
-__all__ = ["EVERY_S", "MOST", "MOST_BYTES", "Background", "Dropped", "Waiting"]
+__all__ = ["EVERY_S", "MOST", "REASONS", "Background", "Dropped", "Waiting"]
 
 EVERY_S = 1.0
 MOST, MOST_BYTES = 4096, 256 * 2**20
 """What may wait to be written."""
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
+REASONS = ("queue_full", "disk_full", "unwritable", "locked", "defect")
 Dropped = Callable[[str, int], None]
-"""Told why so many were not written: "queue_full", "disk_full", "unwritable", "locked", "defect"."""
+"""Told why, one of `REASONS`, so many were not written."""
 
 
 class Waiting(NamedTuple):

@@ -26,6 +26,7 @@ from server.inference.context import RequestContext
 from server.inference.observer import Observer
 from server.inference.request import InferenceRequest, InferenceResult
 from server.models.served_model import ServedModel
+from server.observers.background import REASONS
 from server.observers.drift import RATES, Drift
 from server.observers.histogram import BulkHistogram
 
@@ -150,6 +151,9 @@ class Metrics(Observer):
             self._images.labels(verdict)
         for look in (GLANCE, FULL):
             self._looks.labels(look)
+        for reason in REASONS:
+            self._events_dropped.labels(reason)
+            self._quarantine_dropped.labels(reason)
         for outcome in ("loaded", "failed"):
             self._reloads.labels("detector", outcome)
 
