@@ -29,7 +29,7 @@ from server.inference.request import InferenceRequest, InferenceResult
 from server.observers.background import EVERY_S, MOST, Background, Dropped, Waiting
 from server.observers.row import to_record
 
-__all__ = ["Recorder"]
+__all__ = ["EVERY_S", "MOST", "Recorder"]
 
 log = logging.getLogger("heatward.records")
 
