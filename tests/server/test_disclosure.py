@@ -233,6 +233,24 @@ async def test_where_nothing_is_told_an_answer_waits_for_no_verdict(guarding):
         assert await call(served, labelled(13)) == behind.answers["ModelInfer"]  # the fake's detection fails
 
 
+async def test_a_short_deadline_keeps_no_image_from_being_judged(guarding, monkeypatch: pytest.MonkeyPatch):
+    deadlines: list[float | None] = []
+    async with guarding(disclosure="none") as (served, _):
+        original = served.app._pipeline.results
+
+        async def results(count, read, context):
+            deadlines.append(context.deadline_s)
+            return await original(count, read, context)
+
+        monkeypatch.setattr(served.app._pipeline, "results", results)
+        await call(served, labelled(ATTACKED), timeout=10)
+        for _ in range(500):
+            if counted(served, "observe", "attacked"):
+                break
+            await asyncio.sleep(0.01)
+    assert deadlines == [None]
+
+
 @pytest.mark.parametrize("policy", ["reject", "replace"])
 async def test_a_policy_that_acts_on_nobody_is_warned_of(guarding, policy: str, caplog: pytest.LogCaptureFixture):
     async with guarding(disclosure="none", guard_policy=policy):

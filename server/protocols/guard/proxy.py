@@ -136,7 +136,7 @@ class Guard(Service, grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc ship
         self, request: kserve.ModelInferRequest, data: bytes, context: grpc.aio.ServicerContext
     ) -> bytes:
         async with self.rpcs.begin("ModelInfer", context, request.id) as rpc:
-            judging = asyncio.ensure_future(self._findings(request, self._judged_as(_earlier(rpc))))
+            judging = asyncio.ensure_future(self._findings(request, self._judged_as(rpc)))
             try:
                 answer = await self.upstream.unary(_path("ModelInfer"), data, context)
                 if rpc.disclosure is Disclosure.NONE:
@@ -174,9 +174,13 @@ class Guard(Service, grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc ship
         ]
 
     def _judged_as(self, rpc: RequestContext) -> RequestContext:
-        """The call, with what becomes of it where an image is flagged."""
-        told = rpc.disclosure is not Disclosure.NONE
-        return replace(rpc, action=ACTIONS[self.config.guard_policy] if told else Action.OBSERVED)
+        """The call, with what becomes of it where an image is flagged.
+
+        One that waits for no verdict hurries none: a short deadline would keep its images from being judged.
+        """
+        if rpc.disclosure is Disclosure.NONE:
+            return replace(rpc, deadline_s=None)
+        return replace(_earlier(rpc), action=ACTIONS[self.config.guard_policy])
 
     def _request(self, image: ImageSource) -> InferenceRequest:
         model = self.registry.choose("")
@@ -214,7 +218,7 @@ class Guard(Service, grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc ship
     def _note(self, policy: str, findings: Sequence[Finding], *, acted_on: bool) -> str:
         """Counts and logs the outcome of a call, and returns why it has no verdict, if it has none."""
         reason = next((each.reason for each in findings if each.reason), "")
-        if any(each.attacked for each in findings) and (policy == "reject" or not reason):
+        if any(each.attacked for each in findings) and (policy in ("reject", UNTOLD) or not reason):
             outcome = "attacked"
         elif reason:
             outcome = "failed_closed" if self._closed and acted_on else "failed_open"
