@@ -129,7 +129,8 @@ def _check(arguments: argparse.Namespace, server: DetectorInfo) -> None:
     if borne is not None and promised is not None and borne < promised:
         raise ValueError(f"argument --max-error-rate: {borne:g} is less than the server can promise, {promised:.3g}")
     if arguments.save_heatmaps and "png" not in server.heatmap_formats:
-        raise ValueError("argument --save-heatmaps: the server makes no heatmaps, or none for you")
+        why = "makes no heatmaps" if server.calibration_size else "shows you no heatmaps: ask its operator (disclosure)"
+        raise ValueError(f"argument --save-heatmaps: the server {why}")
 
 
 def _standard_input(most: int) -> bytes:
