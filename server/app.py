@@ -35,6 +35,7 @@ from heatward.v1 import (
 from detector.cpus import available_cpus
 from detector.detector import Detector
 from detector.errors import ConfigError, HeatwardError
+from server.access.disclosure import Disclosure
 from server.access.tls import credentials
 from server.access.tokens import Tokens
 from server.addresses import addresses_of, taken, with_port
@@ -50,10 +51,11 @@ from server.models.reload import Load, Outcome, Reloader
 from server.models.upstream_classifier import asked_upstream, trusted
 from server.observers.exporter import open_traces
 from server.observers.metrics import Metrics
-from server.observers.recording import open_recorder
+from server.observers.recording import open_flagged, open_recorder
 from server.observers.shadow import Shadow
 from server.observers.statistics import Statistics
 from server.observers.systemd import notify
+from server.observers.untold import Untold
 from server.protocols.admin import AdminService
 from server.protocols.detection.service import DetectionService
 from server.protocols.guard.proxy import Guard
@@ -135,7 +137,7 @@ class App:
         self._statistics = Statistics()
         self._traces = open_traces(config.otlp_endpoint)
         devices = devices_of(config.device)
-        observers = Observers(self.metrics, self._statistics)
+        observers = Observers(self.metrics, self._statistics, Untold())
         if self._traces is not None:
             observers.add(self._traces)
         self.batcher = Batcher(
@@ -165,9 +167,10 @@ class App:
         self._shadow = Shadow(self._registry, self._pipeline, config.default_deadline_s, self.metrics.shadowed)
         observers.add(self._shadow)
         self._recorder = open_recorder(config, self.metrics)
-        if self._recorder is not None:
-            observers.add(self._recorder)
-        self.rpcs = RpcContexts(config.default_deadline_s, observers)
+        self._writers = [*([] if self._recorder is None else [self._recorder]), *open_flagged(config, self.metrics)]
+        for writer in self._writers:
+            observers.add(writer)
+        self.rpcs = RpcContexts(config.default_deadline_s, observers, Disclosure(config.disclosure))
         self._streams = Streams()
         self._health = Health(self.metrics.ready)
         parts = config, self._registry, self._pipeline, self.rpcs, self._streams
@@ -284,8 +287,8 @@ class App:
         self._shadow.close()
         self._pipeline.close()
         await asyncio.to_thread(self.engines.join, CLOSE_S)
-        if self._recorder is not None:
-            await asyncio.to_thread(self._recorder.close)
+        for writer in self._writers:
+            await asyncio.to_thread(writer.close)
         if self._traces is not None:
             await asyncio.to_thread(self._traces.close)
         self._endpoints.close()

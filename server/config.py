@@ -102,8 +102,13 @@ class ServerConfig(BaseSettings):
     )
     token_file: Path | None = Field(
         None,
-        description="file of callers, `name token [images_per_second]` a line; calls must show one of the tokens; "
-        "followed when it changes",
+        description="file of callers, `name token [images_per_second] [disclosure]` a line; calls must show one of the "
+        "tokens; followed when it changes",
+    )
+    disclosure: Literal["full", "verdict", "none"] = Field(
+        "full",
+        description="how much callers are told whose line names none: full; verdict: attacked or not; none: what the "
+        "classifier says, as if nothing were judged",
     )
     keepalive_s: float = Field(
         60.0,
@@ -232,6 +237,20 @@ class ServerConfig(BaseSettings):
         (), description="names of tokens that may label recorded images; empty: whoever may call"
     )
 
+    events: Path | None = Field(
+        None,
+        description="file that gets a line of JSON for each flagged image, an OCSF Detection Finding; null: none does",
+    )
+    events_chain: bool = Field(
+        False, description="each event names the sha256 of the one before, for `heatward events verify`"
+    )
+    quarantine: Path | None = Field(
+        None, description="folder where flagged images are kept as records (extra record); null: none are"
+    )
+    quarantine_days: float | None = Field(
+        30.0, gt=0, description="images in quarantine that are older are removed; null: none for its age"
+    )
+
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="info logs every call; warning only what went wrong"
     )
@@ -274,6 +293,13 @@ class ServerConfig(BaseSettings):
         if info.data.get("upstream") and not model:
             raise ValueError("upstream is set: name its model that is to be guarded")
         return model
+
+    @field_validator("quarantine")
+    @classmethod
+    def _has_a_folder_of_its_own(cls, folder: Path | None, info: ValidationInfo) -> Path | None:
+        if folder is not None and folder == info.data.get("record_folder"):
+            raise ValueError("expected another folder than record_folder: its records are kept for another time")
+        return folder
 
     @field_validator("upstream_mean", "upstream_std")
     @classmethod

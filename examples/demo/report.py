@@ -212,8 +212,8 @@ def _row(clean: Answer, sent: Answer) -> Example:
         label_after=sent.verdict.predicted.name,
         probability_before=clean.verdict.predicted.probability,
         probability_after=sent.verdict.predicted.probability,
-        flagged=sent.verdict.attacked,
-        p_value=sent.verdict.p_value,
+        flagged=bool(sent.verdict.attacked),
+        p_value=1.0 if sent.verdict.p_value is None else sent.verdict.p_value,
         attacked=sent.case.attacked,
         recovered=sent.recovered,
     )

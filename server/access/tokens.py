@@ -1,8 +1,8 @@
-"""The token file ─▶ **who calls**, and how many images a second they may send.
+"""The token file ─▶ **who calls**, how many images a second they may send, and how much they are told.
 
-One `name token [images_per_second]` a line, `#` begins a comment. The file is read again within a second of a change.
-Tokens are kept as sha256 digests, compared in constant time, and neither logged nor put into an error. A name may stand
-twice, with an old and a new token, so that clients can change over.
+One `name token [images_per_second] [disclosure]` a line, `#` begins a comment. The file is read again within a second
+of a change. Tokens are kept as sha256 digests, compared in constant time, and neither logged nor put into an error. A
+name may stand twice, with an old and a new token, so that clients can change over.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import NoReturn
 
 from detector.errors import ConfigError
+from detector.text import nearest
+from server.access.disclosure import Disclosure
 from server.access.watched import Watched
 from server.errors import QuotaError
 
@@ -26,6 +28,8 @@ __all__ = ["CALLER", "Caller", "Quota", "Tokens"]
 
 CHECK_S = 1.0
 BURST_S = 2.0
+LINE = "`name token [images_per_second] [disclosure]`"
+LEVELS = tuple(Disclosure)
 TOKEN = re.compile(r"[A-Za-z0-9._~+/-]{16,}=*")  # RFC 6750, and long enough not to be guessed
 
 
@@ -69,6 +73,8 @@ class Caller:
 
     name: str
     quota: Quota
+    disclosure: Disclosure | None = None
+    """How much is told; None: as the server's setting says."""
 
 
 CALLER: ContextVar[Caller | None] = ContextVar("caller", default=None)
@@ -79,7 +85,7 @@ class Tokens:
     """The callers that the token file lets in.
 
     Args:
-        file: One `name token [images_per_second]` a line.
+        file: One `name token [images_per_second] [disclosure]` a line.
         on_reload: Told "tokens" and whether a new file could be used.
 
     Raises:
@@ -107,20 +113,27 @@ class Tokens:
             words = line.partition("#")[0].split()
             if not words:
                 continue
-            if len(words) not in (2, 3):
-                self._refuse(number, f"expected `name token [images_per_second]`, but came {len(words)} words")
-            name, token = words[:2]
+            if not 2 <= len(words) <= 4:
+                self._refuse(number, f"expected {LINE}, but came {len(words)} words")
+            name, token, *rest = words
             if not TOKEN.fullmatch(token):
                 self._refuse(number, "a token has at least 16 characters out of A-Z a-z 0-9 - . _ ~ + /")
-            rate = _rate(words[2]) if len(words) == 3 else math.inf
+            disclosure = Disclosure(rest.pop()) if rest and rest[-1] in LEVELS else None
+            if len(rest) == 2:
+                near = nearest(rest[1], LEVELS)  # names what is known, never what came: it may be a token
+                self._refuse(number, f"expected {LINE}, with a disclosure of {', '.join(LEVELS)}{near}")
+            rate = _rate(rest[0]) if rest else math.inf
             if rate is None:
-                self._refuse(number, "images_per_second must be a number above 0")
+                near = nearest(rest[0], LEVELS)
+                self._refuse(
+                    number, f"images_per_second must be a number above 0, a disclosure {', '.join(LEVELS)}{near}"
+                )
             digest = hashlib.sha256(token.encode()).digest()
             if digest in callers:
                 # By line, not by name: where the columns are swapped, the names are the tokens.
                 self._refuse(number, f"the same token as in line {lines[digest]}: each line needs its own")
             lines[digest] = number
-            callers[digest] = Caller(name, self._quotas.setdefault((name, rate), Quota(rate)))
+            callers[digest] = Caller(name, self._quotas.setdefault((name, rate), Quota(rate)), disclosure)
         if not callers:
             raise ConfigError(f"token_file: {self._file} holds no token: nobody could call")
         return callers

@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any
 
+from server.access.disclosure import Disclosure
 from server.access.tokens import Quota
 
-__all__ = ["RequestContext", "Tally"]
+__all__ = ["Action", "RequestContext", "Tally"]
+
+
+class Action(StrEnum):
+    """What becomes of a call with a flagged image."""
+
+    OBSERVED = "observed"
+    """It is answered as any other."""
+    DENIED = "denied"
+    MODIFIED = "modified"
+    """Its answer has another label."""
 
 
 @dataclass(slots=True)
@@ -28,6 +40,10 @@ class RequestContext:
     """Who calls, by the name of the token or by address: images of different clients take turns in the queue."""
     quota: Quota = field(default_factory=Quota)
     """Asked where each image starts; without a token, or a rate beside it, it never refuses."""
+    disclosure: Disclosure = Disclosure.FULL
+    """How much the caller is told of what the detector finds."""
+    action: Action = Action.OBSERVED
+    """What becomes of it where an image is flagged."""
     unanswered: Tally = field(default_factory=Tally)
     notes: dict[str, Any] = field(default_factory=dict)
     """What observers keep for the length of the call."""

@@ -41,6 +41,10 @@ class ImageSource:
         except ImageError as error:
             raise RequestError(self.field, str(error)) from error
 
+    def content(self, limits: ImageLimits) -> bytes:
+        """The file as it came, or its pixels (H, W, 3) where it came as pixels."""
+        return self.decode(limits).tobytes() if self.file is None else self.file
+
 
 def encoded(data: bytes, field: str) -> ImageSource:
     """A JPEG, PNG or WebP file."""

@@ -64,6 +64,11 @@ class InferenceResult:
         return self.verdict.p_value <= self.false_positive_rate
 
     @property
+    def flagged(self) -> bool:
+        """Attacked at the rate of the request or at the server's own: no caller chooses whether it is noticed."""
+        return self.verdict.p_value <= max(self.false_positive_rate, self.model.default_rate)
+
+    @property
     def reliable(self) -> bool | None:
         """Whether the prediction is accepted by whoever bears `max_error_rate`; None where nobody asked."""
         if self.max_error_rate is None or self.verdict.error_rate is None:

@@ -26,6 +26,7 @@ from server.inference.context import RequestContext
 from server.inference.observer import Observer
 from server.inference.request import InferenceRequest, InferenceResult
 from server.models.served_model import ServedModel
+from server.observers.background import REASONS
 from server.observers.drift import RATES, Drift
 from server.observers.histogram import BulkHistogram
 
@@ -122,6 +123,12 @@ class Metrics(Observer):
             "truth",
             "contradicts",
         )
+        self._events = counter("events_total", "Flagged images that an event was written of")
+        self._events_dropped = counter("events_dropped_total", "Flagged images without their event, and why", "reason")
+        self._quarantined = counter("quarantined_total", "Flagged images that were kept in quarantine")
+        self._quarantine_dropped = counter(
+            "quarantine_dropped_total", "Flagged images that should have been, and why not", "reason"
+        )
         # Looking up a child by its labels takes as long as counting does.
         self._image = lru_cache(256)(self._images.labels)
         self._failure = lru_cache(256)(self._failed.labels)
@@ -144,6 +151,9 @@ class Metrics(Observer):
             self._images.labels(verdict)
         for look in (GLANCE, FULL):
             self._looks.labels(look)
+        for reason in REASONS:
+            self._events_dropped.labels(reason)
+            self._quarantine_dropped.labels(reason)
         for outcome in ("loaded", "failed"):
             self._reloads.labels("detector", outcome)
 
@@ -203,6 +213,18 @@ class Metrics(Observer):
 
     def not_recorded(self, reason: str, images: int) -> None:
         self._records_dropped.labels(reason).inc(images)
+
+    def event_written(self, images: int) -> None:
+        self._events.inc(images)
+
+    def event_dropped(self, reason: str, images: int) -> None:
+        self._events_dropped.labels(reason).inc(images)
+
+    def quarantined(self, images: int) -> None:
+        self._quarantined.inc(images)
+
+    def not_quarantined(self, reason: str, images: int) -> None:
+        self._quarantine_dropped.labels(reason).inc(images)
 
     def labelled(self, truth: str, contradicts: bool) -> None:
         self._labels.labels(truth, "yes" if contradicts else "no").inc()

@@ -11,6 +11,7 @@ from heatward.v1 import feedback_pb2_grpc as pb_grpc
 
 from detector.records.schema import Truth
 from detector.text import nearest, printable
+from server.access.disclosure import Disclosure
 from server.errors import ForbiddenError, RequestError
 from server.inference.context import RequestContext
 from server.observers.recorder import Recorder
@@ -38,7 +39,8 @@ class FeedbackService(Service, pb_grpc.FeedbackServiceServicer):
     @answered()
     async def Feedback(self, request: pb.FeedbackRequest, rpc: RequestContext) -> pb.FeedbackResponse:
         rpc.quota.take()
-        if self.config.record_labellers and rpc.client not in self.config.record_labellers:
+        named = not self.config.record_labellers or rpc.client in self.config.record_labellers
+        if not named or rpc.disclosure is Disclosure.NONE:  # the answer would say what was recorded
             raise ForbiddenError("your token does not allow you to label: ask the operator (record_labellers)")
         if not 1 <= len(request.id.encode()) <= LONGEST_ID_BYTES:
             raise RequestError("id", f"a request id or a record id, of 1 to {LONGEST_ID_BYTES} bytes")

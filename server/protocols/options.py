@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from detector.scoring.calibration import RATES
+from server.access.disclosure import Disclosure
 from server.errors import RequestError
 from server.models.served_model import ServedModel
 
@@ -22,8 +24,13 @@ def checked_id(request_id: str, field: str) -> str:
     return request_id
 
 
-def checked_rate(asked: float | None, model: ServedModel, field: str) -> float:
+def checked_rate(
+    asked: float | None, model: ServedModel, field: str, disclosure: Disclosure = Disclosure.FULL
+) -> float:
     """The false-positive rate that was asked for, or the model's own.
+
+    Whoever may name any rate finds the p-value by halving: a caller who is told the verdict alone gets the next smaller
+    of few rates, and one who is told nothing the model's own, so that nobody chooses whether he is found out.
 
     Raises:
         RequestError: It is out of range, or less than the calibration can promise.
@@ -32,17 +39,24 @@ def checked_rate(asked: float | None, model: ServedModel, field: str) -> float:
         return model.default_rate
     if not 0 < asked < 1:
         raise RequestError(field, f"between 0 and 1 (exclusive), but came {asked}")
+    if disclosure is Disclosure.NONE:
+        return model.default_rate
     if asked < model.smallest_rate:
         raise RequestError(
             field,
             f"{asked} is less than the detector's calibration can promise; the smallest rate is "
             f"{model.smallest_rate:.3g}",
         )
+    if disclosure is Disclosure.VERDICT:
+        steps = model.smallest_rate, model.default_rate, *RATES
+        return max(rate for rate in steps if model.smallest_rate <= rate <= asked)
     return asked
 
 
-def checked_error_rate(asked: float | None, model: ServedModel, field: str) -> float | None:
-    """The share of wrong predictions that a caller bears; None where none was named.
+def checked_error_rate(
+    asked: float | None, model: ServedModel, field: str, disclosure: Disclosure = Disclosure.FULL
+) -> float | None:
+    """The share of wrong predictions that a caller bears; None where none was named, or no more than a verdict is told.
 
     Raises:
         RequestError: It is out of range, less than the calibration can promise, or nothing is promised.
@@ -51,6 +65,8 @@ def checked_error_rate(asked: float | None, model: ServedModel, field: str) -> f
         return None
     if not 0 < asked < 1:
         raise RequestError(field, f"between 0 and 1 (exclusive), but came {asked}")
+    if disclosure is not Disclosure.FULL:
+        return None
     smallest = model.smallest_error_rate
     if smallest is None:
         raise RequestError(field, "the detector's bundle promises no error rate of predictions: leave it out")

@@ -15,6 +15,7 @@ import grpc
 from heatward.inference import grpc_service_pb2
 from heatward.v1 import admin_pb2, detection_pb2, feedback_pb2
 
+from server.access.disclosure import Disclosure
 from server.access.tokens import CALLER, Quota
 from server.errors import NotReadyError
 from server.inference.context import RequestContext, Tally
@@ -44,10 +45,17 @@ class RpcContexts:
     Args:
         default_deadline_s: Of a call that sends none.
         observer: Told of each call.
+        disclosure: How much callers are told whose token says nothing of it.
     """
 
-    def __init__(self, default_deadline_s: float, observer: Observer | None = None) -> None:
+    def __init__(
+        self,
+        default_deadline_s: float,
+        observer: Observer | None = None,
+        disclosure: Disclosure = Disclosure.FULL,
+    ) -> None:
         self._default_s = default_deadline_s
+        self._disclosure = disclosure
         self._observer = observer or Observer()
         self.in_flight = 0
         self._open: dict[asyncio.Task[Any], Tally] = {}  # gRPC's own tasks: they end once the status is sent
@@ -118,6 +126,7 @@ class RpcContexts:
             self._default_s,
             caller.name if caller else _client(context.peer()),
             caller.quota if caller else Quota(),
+            (caller.disclosure if caller else None) or self._disclosure,
         )
         labels = self._observer.call_began(rpc, METHODS.get(method, OTHER), context.invocation_metadata)
         about.set({"request_id": request_id, **labels})

@@ -23,6 +23,7 @@ from served_models import inference_request, inference_result, served_model
 from server.config import ServerConfig
 from server.errors import QueueFullError, RequestError
 from server.inference.context import RequestContext
+from server.observers.background import REASONS
 from server.observers.metrics import Metrics
 
 ROOT = Path(__file__).parents[2]
@@ -139,7 +140,9 @@ def test_a_failed_image_has_a_reason_of_few(error: BaseException, reason: str, c
 def test_what_alerts_look_for_is_there_before_it_happens():
     """`increase` sees nothing where a series begins at 1."""
     seen = values(Metrics().registry)
-    for name in ("reloads_total[outcome=failed][what=detector]", "images_total[verdict=attacked]"):
+    found = ["reloads_total[outcome=failed][what=detector]", "images_total[verdict=attacked]"]
+    found += [f"{name}_dropped_total[reason={reason}]" for name in ("events", "quarantine") for reason in REASONS]
+    for name in found:
         assert seen[f"heatward_{name}"] == 0
 
 

@@ -22,6 +22,9 @@ from heatward.v1 import detection_pb2_grpc
 SERVICE = "heatward.v1.DetectionService"
 CLASSES = ("cat", "dog", "ship")
 PNG = b"\x89PNG heatmap"
+DETAILS = ("attack_score", "p_value", "recovered", "corrected", "heatmap", "timings", "error_rate", "reliable")
+UNTOLD = {"full": (), "verdict": DETAILS, "none": (*DETAILS, "attacked", "false_positive_rate")}
+"""Fields of a verdict that a server leaves out."""
 
 
 def packed(message: Message) -> AnyMessage:
@@ -89,6 +92,7 @@ class FakeDetector(detection_pb2_grpc.DetectionServiceServicer):
         self.described = 0  # how often GetDetector was called
         self.limits = pb.Limits()  # what `INFO` says, but for these
         self.error_rate: float | None = None  # of every prediction; half of it is the smallest that is promised
+        self.disclosure = "full"  # how much a caller is told: a verdict, or none
         self.no_description: grpc.StatusCode | None = None  # what GetDetector answers instead
 
     def Detect(self, request: pb.DetectRequest, context: grpc.ServicerContext) -> pb.Verdict:
@@ -183,6 +187,8 @@ class FakeDetector(detection_pb2_grpc.DetectionServiceServicer):
             verdict.heatmap.map.CopyFrom(pb.FloatMap(data=data, height=2, width=3))
         elif request.options.heatmap == pb.HEATMAP_FORMAT_PNG_OVERLAY:
             verdict.heatmap.png = PNG
+        for field in UNTOLD[self.disclosure]:
+            verdict.ClearField(field)
         return pb.DetectResult(request_id=request.request_id, verdict=verdict)
 
 

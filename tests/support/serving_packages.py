@@ -19,7 +19,8 @@ from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[2]
 OF_EXTRAS = {
-    f"server.{name}" for name in ("observers.otel", "observers.recorder", "observers.row", "protocols.feedback")
+    f"server.{name}"
+    for name in ("observers.otel", "observers.quarantine", "observers.recorder", "observers.row", "protocols.feedback")
 }
 """Modules that are imported only where a setting asks for what an extra brings: `trace`, `record`."""
 

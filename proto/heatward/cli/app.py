@@ -24,7 +24,7 @@ __all__ = ["main"]
 
 Command = Callable[[list[str]], int]
 
-BUILT_IN = ("detect", "inspect", "health", "label")
+BUILT_IN = ("detect", "inspect", "health", "label", "events")
 """Each a function in a module of its name."""
 GROUP = "heatward.commands"
 
@@ -43,6 +43,7 @@ SUMMARIES = {
     "inspect": "show what a bundle or a running server holds:  heatward inspect BUNDLE | HOST:PORT",
     "label": "tell a server that records what an image was:  heatward label ID false-alarm | attack | true-label=CLASS",
     "review": "look at what a server recorded and flagged, and label it, in a browser:  heatward review RECORDS",
+    "events": "check that nobody changed a server's events:  heatward events verify FILE ...",
     "health": "exit 0 when a server answers requests, 1 when not (for container health checks)",
     "version": "print the versions of heatward, grpcio, protobuf and Python",
 }
@@ -110,7 +111,7 @@ def _load(name: str) -> Command | None:
     except ModuleNotFoundError as error:
         missing = f"the module {error.name!r} is not installed"
     print(
-        f"heatward {name}: {missing}. The client package holds only detect, inspect, label and health;\n"
+        f"heatward {name}: {missing}. The client package holds only detect, inspect, label, events and health;\n"
         f"for {name}, install heatward from a checkout of its repository:  {INSTALL}",
         file=sys.stderr,
     )

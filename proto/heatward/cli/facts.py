@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["bundle_lines", "server_lines"]
 
 CLASSES_SHOWN = 12
+UNTOLD = "not told (the server's disclosure)"
 FEW = 30
 """Images below which a rate means little."""
 
@@ -37,9 +38,13 @@ def server_lines(info: DetectorInfo, console: Console | None = None) -> str:
         "evidence": ", ".join(info.evidence),
         "heatmaps": ", ".join(info.heatmap_formats) or "none",
         "trained on": ", ".join(info.families),
-        "default rate": f"{_percent(info.default_false_positive_rate)} of clean images flagged",
+        "default rate": f"{_percent(info.default_false_positive_rate)} of clean images flagged"
+        if info.default_false_positive_rate
+        else UNTOLD,
         "calibration": f"{info.calibration_size} clean images; smallest rate "
-        f"{_percent(info.smallest_false_positive_rate)}",
+        f"{_percent(info.smallest_false_positive_rate)}"
+        if info.calibration_size
+        else UNTOLD,
         "reliability": None
         if info.smallest_error_rate is None
         else f"smallest error rate of predictions {_percent(info.smallest_error_rate)}",

@@ -67,7 +67,7 @@ def judge(found: Found, arguments: argparse.Namespace) -> int:
     except (DetectionError, OSError, ValueError, KeyboardInterrupt, SystemExit) as error:
         cut = error
     rows.finish()
-    complaints = [found.left_out_line(), heatmaps.lost_line() if heatmaps else "", *rows.doubts()]
+    complaints = [found.left_out_line(), heatmaps.lost_line() if heatmaps else "", *rows.doubts(), rows.untold_line()]
     if isinstance(cut, DetectionError):
         complaints.append(explain(cut, arguments.address))
     elif isinstance(cut, Exception):
@@ -78,7 +78,8 @@ def judge(found: Found, arguments: argparse.Namespace) -> int:
         complain(NAME, line)
     if isinstance(cut, KeyboardInterrupt | SystemExit):
         raise cut
-    if cut or rows.missing_line() or rows.totals.failed or (heatmaps and heatmaps.lost):
+    untold = rows.missing_line() or rows.untold_line()
+    if cut or untold or rows.totals.failed or (heatmaps and heatmaps.lost):
         return ExitCode.MISTAKE
     return ExitCode.FAILED if arguments.exit_code and rows.totals.attacked else ExitCode.OK
 
@@ -128,7 +129,8 @@ def _check(arguments: argparse.Namespace, server: DetectorInfo) -> None:
     if borne is not None and promised is not None and borne < promised:
         raise ValueError(f"argument --max-error-rate: {borne:g} is less than the server can promise, {promised:.3g}")
     if arguments.save_heatmaps and "png" not in server.heatmap_formats:
-        raise ValueError("argument --save-heatmaps: the server makes no heatmaps")
+        why = "makes no heatmaps" if server.calibration_size else "shows you no heatmaps: ask its operator (disclosure)"
+        raise ValueError(f"argument --save-heatmaps: the server {why}")
 
 
 def _standard_input(most: int) -> bytes:
@@ -184,16 +186,27 @@ class _Rows:
         first = path_text(self._files[self._following].path)
         return f"{self.totals.answered} of {len(self._files)} answered; {images} without a verdict, the first: {first}"
 
+    def untold_line(self) -> str:
+        """What was asked for and the server does not tell; empty where it tells."""
+        if self.totals.untold:
+            images = "1 image" if self.totals.untold == 1 else f"{self.totals.untold} images"
+            return f"the server does not tell you the verdicts of {images}: ask its operator (disclosure)"
+        if self.totals.false_discovery_rate is not None and not self._all_ranked():
+            return (
+                "argument --false-discovery-rate: the server does not tell you p-values: each image decided for itself"
+            )
+        return ""
+
     def doubts(self) -> list[str]:
         """What keeps a false discovery rate from being met, or anything from being found; empty where nothing does."""
         verdicts = [answer for _, answer, _ in self._held if isinstance(answer, Verdict)]
         rate = self.totals.false_discovery_rate
-        if rate is None or not verdicts:
+        if rate is None or not verdicts or not self._all_ranked():
             return []
         said: list[str] = []
         if len({verdict.detector_version for verdict in verdicts}) > 1:
             said.append("several detectors answered: the false discovery rate holds for the images of one")
-        smallest = min(verdict.p_value for verdict in verdicts)
+        smallest = min(verdict.p_value or 1.0 for verdict in verdicts)
         if not self.totals.attacked and smallest <= rate:
             said.append(
                 f"none is called attacked: with p-values from {smallest:.3g} it would be at least "
@@ -214,13 +227,19 @@ class _Rows:
 
     def _discover(self, rate: float) -> None:
         """Decides on all that were answered, and prints them."""
+        ranked = self._all_ranked()
         verdicts = [answer for _, answer, _ in self._held if isinstance(answer, Verdict)]
-        found = iter(discoveries([verdict.p_value for verdict in verdicts], rate))
+        found = iter(discoveries([verdict.p_value for verdict in verdicts], rate) if ranked else ())
         self.totals.attacked = 0
         for number, row in enumerate(self._held):
-            discovery = next(found) if isinstance(row[1], Verdict) else None
-            self.totals.attacked += bool(discovery)
+            verdict = row[1] if isinstance(row[1], Verdict) else None
+            discovery = next(found) if verdict and ranked else None
+            self.totals.attacked += bool(discovery if ranked else verdict and verdict.attacked)
             self._print(row, first=number == 0, discovery=discovery)
+
+    def _all_ranked(self) -> bool:
+        """Whether the server tells p-values."""
+        return all(answer.p_value is not None for _, answer, _ in self._held if isinstance(answer, Verdict))
 
     def _print(self, row: Row, *, first: bool, discovery: bool | None = None) -> None:
         position, answer, saved = row

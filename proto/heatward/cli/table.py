@@ -62,7 +62,10 @@ def table_line(
     attacked = answer.attacked if discovery is None else discovery
     recovered = _label(answer.recovered[0]) if attacked and answer.recovered else "-"
     verdict, style = ("ATTACKED", "bold red") if attacked else ("clean", "green")
-    cells = [name, verdict, f"{answer.p_value:.4f}", _label(answer.predicted), recovered]
+    if attacked is None:
+        verdict, style = "not told", "yellow"
+    p_value = "-" if answer.p_value is None else f"{answer.p_value:.4f}"
+    cells = [name, verdict, p_value, _label(answer.predicted), recovered]
     if relied:
         cells += ["-" if answer.error_rate is None else f"{answer.error_rate:.4f}", "yes" if answer.reliable else "NO"]
     return columns.row(cells, ("", style))
@@ -97,6 +100,8 @@ class Totals:
     answered: int = 0
     attacked: int = 0
     failed: int = 0
+    untold: int = 0
+    """Verdicts that the server does not tell."""
     unreliable: int | None = None
     rate: float | None = None
     false_discovery_rate: float | None = None
@@ -107,7 +112,8 @@ class Totals:
         if isinstance(answer, Failure):
             self.failed += 1
         else:
-            self.attacked += answer.attacked
+            self.attacked += bool(answer.attacked)
+            self.untold += answer.attacked is None
             self.rate = answer.false_positive_rate
             if answer.reliable is not None:
                 self.unreliable = (self.unreliable or 0) + (not answer.reliable)
@@ -118,6 +124,8 @@ class Totals:
             text += f" (at a false discovery rate of {self.false_discovery_rate * 100:.3g} %)"
         elif self.rate is not None:
             text += f" (at a false-positive rate of {self.rate * 100:.3g} %)"
+        if self.untold:
+            text += f", {self.untold} not told"
         if self.unreliable is not None:
             text += f", {self.unreliable} not to be relied on"
         return text + (f", {self.failed} failed" if self.failed else "")

@@ -18,7 +18,7 @@ from heatward.client import checks
 __all__ = ["discoveries", "fewest_discoveries"]
 
 
-def discoveries(p_values: Iterable[float], false_discovery_rate: float) -> list[bool]:
+def discoveries(p_values: Iterable[float | None], false_discovery_rate: float) -> list[bool]:
     """Which images of a batch are discoveries.
 
     All must come from one detector (`Verdict.detector_version`), and be all that were judged: to leave out those that
@@ -32,10 +32,13 @@ def discoveries(p_values: Iterable[float], false_discovery_rate: float) -> list[
         As many as p-values, in their order.
 
     Raises:
-        ValueError: A rate or a p-value is out of range.
+        ValueError: A rate or a p-value is out of range, or a p-value is None: the server does not tell it.
     """
     rate = checks.rate("false_discovery_rate", false_discovery_rate)
-    values = [float(each) for each in p_values]
+    told = list(p_values)
+    values = [float(each) for each in told if each is not None]
+    if len(values) < len(told):
+        raise ValueError("a p-value is None: the server does not tell it, and nothing can be discovered without")
     for value in values:
         if not 0 < value <= 1:
             raise ValueError(f"a p-value lies above 0 and at most at 1; this is {value}")

@@ -98,14 +98,19 @@ def timeout_ms(seconds: float) -> int:
 
 def verdict(message: pb.Verdict) -> Verdict:
     kind = message.heatmap.WhichOneof("content")
+    decided, detailed = message.false_positive_rate > 0, message.p_value > 0  # 0, which is neither: it is not told
     return _values(
         Verdict,
         message,
+        attacked=message.attacked if decided else None,
+        false_positive_rate=message.false_positive_rate if decided else None,
+        p_value=message.p_value if detailed else None,
+        attack_score=message.attack_score if detailed else None,
         predicted=_label(message.predicted),
         top=tuple(map(_label, message.top)),
         recovered=tuple(map(_label, message.recovered)),
-        corrected=_label(_corrected(message)),
-        timings=_values(Timings, message.timings),
+        corrected=_label(_corrected(message)) if detailed else None,
+        timings=_values(Timings, message.timings) if message.HasField("timings") else None,
         heatmap=_values(Heatmap, message.heatmap.map) if kind == "map" else None,
         heatmap_png=message.heatmap.png if kind == "png" else None,
         tail_estimate=_values(TailEstimate, message.tail_estimate) if message.HasField("tail_estimate") else None,

@@ -87,26 +87,31 @@ class TailEstimate:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Attacked or not, how sure, and what the image showed before the attack."""
+    """Attacked or not, how sure, and what the image showed before the attack.
 
-    attacked: bool
-    """`p_value <= false_positive_rate`."""
-    p_value: float
+    A server may tell a caller less (its setting `disclosure`): attacked or not and no more, or only what the classifier
+    says. What it does not tell is None, or an empty tuple.
+    """
+
+    attacked: bool | None
+    """`p_value <= false_positive_rate`. None, which is not "clean": the server does not tell."""
+    p_value: float | None
     """Share of clean calibration images at least as suspect as this one, in (0, 1]."""
-    attack_score: float
+    attack_score: float | None
     """Larger is more suspect; compare it only between answers of the same `detector_version`. Below 0 where the first
     look of a cascade cleared the image."""
-    false_positive_rate: float
-    """The rate at which `attacked` was decided."""
+    false_positive_rate: float | None
+    """The rate at which `attacked` was decided: yours, or the server's, or the next of few below yours where the server
+    tells no p-value."""
     predicted: Label
     """The classifier's answer for the image as it is."""
     top: tuple[Label, ...]
     """The classifier's most probable labels, best first."""
     recovered: tuple[Label, ...]
     """Given an attack: what the image showed before, best first, never `predicted`; of use where `attacked`."""
-    corrected: Label
+    corrected: Label | None
     """Attacked or not: the likeliest label. `predicted` where a false alarm is likelier; the one to go on with."""
-    timings: Timings
+    timings: Timings | None
     detector_version: str
     request_id: str = ""
     error_rate: float | None = None
@@ -206,7 +211,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class DetectorInfo:
-    """What a server has loaded."""
+    """What a server has loaded. What it does not tell a caller (`Verdict`) is empty, None or 0."""
 
     name: str
     version: str

@@ -1,4 +1,4 @@
-"""An `InferenceResult` → **the contract's `Verdict`**."""
+"""An `Answer` → **the contract's `Verdict`**. What the caller is not told stays unset."""
 
 from __future__ import annotations
 
@@ -7,37 +7,53 @@ from typing import Any
 
 from heatward.v1 import detection_pb2 as pb
 
+from server.inference.answer import Answer
 from server.inference.request import InferenceResult
 from server.protocols.options import MAX_TOP_K
 
 __all__ = ["to_verdict"]
 
 
-def to_verdict(request: pb.DetectRequest, result: InferenceResult) -> pb.Verdict:
+def to_verdict(request: pb.DetectRequest, answer: Answer) -> pb.Verdict:
     """Writes the answer to one request."""
-    verdict, names = result.verdict, result.model.classes
+    names = answer.model.classes
     top_k = min(request.options.top_k or MAX_TOP_K, MAX_TOP_K)
     message = pb.Verdict(
         request_id=request.request_id,
-        predicted=_labels([(verdict.label, verdict.probability)], names)[0],
-        top=_labels(verdict.top[:top_k], names),
-        attack_score=verdict.attack_score,
-        p_value=verdict.p_value,
-        attacked=result.attacked,
-        false_positive_rate=result.false_positive_rate,
-        recovered=_labels(verdict.recovered, names),
-        corrected=_labels([verdict.corrected], names)[0],
-        timings={
+        predicted=_labels([(answer.label, answer.probability)], names)[0],
+        top=_labels(answer.top[:top_k], names),
+        attacked=bool(answer.attacked),
+        false_positive_rate=answer.false_positive_rate or 0.0,
+        detector_version=answer.model.version,
+        **({} if answer.details is None else _details(answer.details)),
+    )
+    if answer.details is not None:
+        _add_optional(message, request, answer.details)
+    return message
+
+
+def _details(result: InferenceResult) -> dict[str, Any]:
+    """What every verdict has that is told in full."""
+    verdict, names = result.verdict, result.model.classes
+    return {
+        "attack_score": verdict.attack_score,
+        "p_value": verdict.p_value,
+        "recovered": _labels(verdict.recovered, names),
+        "corrected": _labels([verdict.corrected], names)[0],
+        "timings": {
             "queue_ms": result.queue_s * 1e3,
             "decode_ms": result.decode_s * 1e3,
             "compute_ms": result.compute_s * 1e3,
             "total_ms": result.total_s * 1e3,
             "batch_size": result.batch_size,
         },
-        detector_version=result.model.version,
-        error_rate=verdict.error_rate,
-        calibration_group=verdict.calibration_group,
-    )
+        "error_rate": verdict.error_rate,
+        "calibration_group": verdict.calibration_group,
+    }
+
+
+def _add_optional(message: pb.Verdict, request: pb.DetectRequest, result: InferenceResult) -> None:
+    verdict = result.verdict
     if result.reliable is not None:
         message.reliable = result.reliable
     if request.options.heatmap == pb.HEATMAP_FORMAT_FLOAT:
@@ -49,7 +65,6 @@ def to_verdict(request: pb.DetectRequest, result: InferenceResult) -> pb.Verdict
     if verdict.tail:
         tail = verdict.tail
         message.tail_estimate.CopyFrom(pb.TailEstimate(probability=tail.probability, low=tail.low, high=tail.high))
-    return message
 
 
 def _labels(pairs: Iterable[tuple[int, float]], names: Sequence[str]) -> list[dict[str, Any]]:

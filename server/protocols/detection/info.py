@@ -9,6 +9,7 @@ from heatward.v1 import detection_pb2 as pb
 
 from detector.detector import Detector
 from detector.scoring.calibration import Calibration
+from server.access.disclosure import Disclosure
 from server.config import ServerConfig
 from server.models.served_model import ServedModel
 from server.protocols.options import MAX_TOP_K
@@ -17,11 +18,10 @@ from server.surroundings import release
 __all__ = ["to_info"]
 
 
-def to_info(model: ServedModel, config: ServerConfig) -> pb.DetectorInfo:
-    """Writes down what is loaded, with the limits of the server."""
-    manifest, groups = model.detector.manifest, model.detector.groups
+def to_info(model: ServedModel, config: ServerConfig, disclosure: Disclosure = Disclosure.FULL) -> pb.DetectorInfo:
+    """Writes down what is loaded, with the limits of the server; of the detector as much as the caller may know."""
     height, width = model.input_size
-    return pb.DetectorInfo(
+    info = pb.DetectorInfo(
         name=model.name,
         version=model.version,
         server_version=release(),
@@ -32,14 +32,6 @@ def to_info(model: ServedModel, config: ServerConfig) -> pb.DetectorInfo:
             input_height=height,
             input_width=width,
         ),
-        evidence=_evidence(manifest.network if manifest else {}),
-        heatmap_formats=[pb.HEATMAP_FORMAT_FLOAT, pb.HEATMAP_FORMAT_PNG_OVERLAY],
-        families=manifest.families if manifest else (),
-        default_false_positive_rate=model.default_rate,
-        calibration_size=model.calibration_size,
-        smallest_false_positive_rate=model.smallest_rate,
-        operating_points=() if groups else _points(model.detector.calibration),
-        measured=_measured(manifest.measured if manifest else {}),
         limits=pb.Limits(
             max_image_bytes=config.max_image_bytes,
             max_image_pixels=config.max_image_pixels,
@@ -47,6 +39,25 @@ def to_info(model: ServedModel, config: ServerConfig) -> pb.DetectorInfo:
             max_top_k=MAX_TOP_K,
             max_message_bytes=config.max_message_bytes,
         ),
+    )
+    if disclosure is not Disclosure.NONE:
+        info.default_false_positive_rate = model.default_rate
+        info.smallest_false_positive_rate = model.smallest_rate
+    if disclosure is Disclosure.FULL:
+        info.MergeFrom(_details(model))
+    return info
+
+
+def _details(model: ServedModel) -> pb.DetectorInfo:
+    """How the detector judges, and how well."""
+    manifest, groups = model.detector.manifest, model.detector.groups
+    return pb.DetectorInfo(
+        evidence=_evidence(manifest.network if manifest else {}),
+        heatmap_formats=[pb.HEATMAP_FORMAT_FLOAT, pb.HEATMAP_FORMAT_PNG_OVERLAY],
+        families=manifest.families if manifest else (),
+        calibration_size=model.calibration_size,
+        operating_points=() if groups else _points(model.detector.calibration),
+        measured=_measured(manifest.measured if manifest else {}),
         smallest_error_rate=model.smallest_error_rate,
         calibration_groups=[
             pb.CalibrationGroup(name=name, size=len(each.scores), operating_points=_points(each))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from heatward.v1 import detection_pb2 as pb
 
+from server.access.disclosure import Disclosure
 from server.errors import RequestError
 from server.inference.image import ImageSource, encoded, raw
 from server.inference.request import HIGH, LOW, NORMAL, InferenceRequest
@@ -19,13 +20,16 @@ HEATMAPS, KNOWN_PRIORITIES = (frozenset(each.values()) for each in (pb.HeatmapFo
 PRIORITIES = {pb.PRIORITY_LOW: LOW, pb.PRIORITY_HIGH: HIGH}
 
 
-def to_inference(request: pb.DetectRequest, path: str, model: ServedModel) -> InferenceRequest:
+def to_inference(
+    request: pb.DetectRequest, path: str, model: ServedModel, disclosure: Disclosure = Disclosure.FULL
+) -> InferenceRequest:
     """Validates everything but the image's content.
 
     Args:
         request: One image with its options.
         path: Where it stands in the call's message: "" or "requests[3].".
         model: Judges it.
+        disclosure: How much the caller is told.
 
     Raises:
         RequestError: A field is missing or out of range.
@@ -33,9 +37,9 @@ def to_inference(request: pb.DetectRequest, path: str, model: ServedModel) -> In
     request_id = checked_id(request.request_id, f"{path}request_id")
     options = request.options
     asked = options.false_positive_rate if options.HasField("false_positive_rate") else None
-    rate = checked_rate(asked, model, f"{path}options.false_positive_rate")
+    rate = checked_rate(asked, model, f"{path}options.false_positive_rate", disclosure)
     borne = options.max_error_rate if options.HasField("max_error_rate") else None
-    borne = checked_error_rate(borne, model, f"{path}options.max_error_rate")
+    borne = checked_error_rate(borne, model, f"{path}options.max_error_rate", disclosure)
     if options.heatmap not in HEATMAPS:
         raise RequestError(f"{path}options.heatmap", f"unknown format {options.heatmap}")
     if request.priority not in KNOWN_PRIORITIES:
@@ -44,7 +48,7 @@ def to_inference(request: pb.DetectRequest, path: str, model: ServedModel) -> In
         model,
         _image(request.image, f"{path}image"),
         rate,
-        options.heatmap == pb.HEATMAP_FORMAT_PNG_OVERLAY,
+        options.heatmap == pb.HEATMAP_FORMAT_PNG_OVERLAY and disclosure is Disclosure.FULL,
         PRIORITIES.get(request.priority, NORMAL),
         request.timeout_ms,
         request_id,

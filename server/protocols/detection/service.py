@@ -17,6 +17,7 @@ from heatward.v1 import detection_pb2_grpc as pb_grpc
 
 from detector.text import printable
 from server.errors import RequestError
+from server.inference.answer import disclosed
 from server.inference.context import RequestContext
 from server.inference.request import InferenceRequest, InferenceResult, Outcome
 from server.protocols.detection.answers import to_verdict
@@ -36,7 +37,8 @@ class DetectionService(Service, pb_grpc.DetectionServiceServicer):
     @answered(lambda request: request.request_id)
     async def Detect(self, request: pb.DetectRequest, rpc: RequestContext) -> pb.Verdict:
         rpc.unanswered.images = 1
-        return to_verdict(request, await self.pipeline.result(lambda _: self._request(request), rpc))
+        result = await self.pipeline.result(lambda _: self._request(request, rpc), rpc)
+        return to_verdict(request, disclosed(result, rpc.disclosure))
 
     @answered()
     async def DetectBatch(self, request: pb.DetectBatchRequest, rpc: RequestContext) -> pb.DetectBatchResponse:
@@ -47,7 +49,7 @@ class DetectionService(Service, pb_grpc.DetectionServiceServicer):
             raise RequestError("requests", f"between 1 and {self.config.images_per_call} images, but came {count}")
         rpc.unanswered.images = count
         outcomes = await self.pipeline.results(
-            count, lambda place: self._request(items[place], f"requests[{place}]."), rpc
+            count, lambda place: self._request(items[place], rpc, f"requests[{place}]."), rpc
         )
         response = pb.DetectBatchResponse()
         for item, outcome in zip(items, outcomes, strict=True):
@@ -65,7 +67,7 @@ class DetectionService(Service, pb_grpc.DetectionServiceServicer):
             open_requests: dict[str, InferenceRequest] = {}
 
             def make(request: pb.DetectRequest, place: int) -> InferenceRequest:
-                return self._request(request)
+                return self._request(request, rpc)
 
             async def read() -> None:
                 async for request in messages:
@@ -104,10 +106,10 @@ class DetectionService(Service, pb_grpc.DetectionServiceServicer):
 
     @answered()
     async def GetDetector(self, request: pb.GetDetectorRequest, rpc: RequestContext) -> pb.DetectorInfo:
-        return to_info(self.registry.named(request.version), self.config)
+        return to_info(self.registry.named(request.version), self.config, rpc.disclosure)
 
-    def _request(self, request: pb.DetectRequest, path: str = "") -> InferenceRequest:
-        return to_inference(request, path, self.registry.choose(request.detector_version))
+    def _request(self, request: pb.DetectRequest, rpc: RequestContext, path: str = "") -> InferenceRequest:
+        return to_inference(request, path, self.registry.choose(request.detector_version), rpc.disclosure)
 
     def _result(self, request: pb.DetectRequest, outcome: Outcome, rpc: RequestContext) -> pb.DetectResult:
         return pb.DetectResult(**self._parts(request, outcome, rpc))
@@ -117,7 +119,7 @@ class DetectionService(Service, pb_grpc.DetectionServiceServicer):
         request_id = request.request_id
         try:
             if isinstance(outcome, InferenceResult):
-                return {"request_id": request_id, "verdict": to_verdict(request, outcome)}
+                return {"request_id": request_id, "verdict": to_verdict(request, disclosed(outcome, rpc.disclosure))}
             raise outcome
         except Exception as error:
             shown_id = printable(request_id or rpc.request_id)

@@ -15,7 +15,9 @@ import numpy as np
 from heatward.inference import grpc_service_pb2 as kserve
 from numpy.typing import NDArray
 
+from server.access.disclosure import Disclosure
 from server.errors import AdversarialInputError, ServiceError, UnjudgedError
+from server.inference.answer import disclosed
 from server.inference.request import InferenceResult
 from server.protocols.kserve.tensors import CONTENTS, DTYPES
 
@@ -36,6 +38,13 @@ class Finding:
     """None: it could not be judged."""
     reason: str = ""
     """Why there is no verdict, or why it could not be acted on."""
+    disclosure: Disclosure = Disclosure.FULL
+    """How much of it the caller is told; the policy acts on all of it."""
+
+    @property
+    def _told(self) -> InferenceResult | None:
+        """All of it, where the caller may know."""
+        return None if self.result is None else disclosed(self.result, self.disclosure).details
 
     @property
     def attacked(self) -> bool:
@@ -47,39 +56,41 @@ class Finding:
 
     @property
     def p_value(self) -> float | None:
-        return None if self.result is None else self.result.verdict.p_value
+        return None if self._told is None else self._told.verdict.p_value
 
     @property
     def error_rate(self) -> float | None:
         """The smallest promised error rate at which the prediction is accepted, where one is promised."""
-        return None if self.result is None else self.result.verdict.error_rate
+        return None if self._told is None else self._told.verdict.error_rate
 
     @property
     def tail_estimate(self) -> float | None:
         """How rare such a score may be among clean images, where it is higher than all of theirs."""
-        tail = None if self.result is None else self.result.verdict.tail
+        tail = None if self._told is None else self._told.verdict.tail
         return None if tail is None else tail.probability
 
     @property
     def calibration_group(self) -> str | None:
         """The clean images that its p-value ranks it among, where they are not all."""
-        return None if self.result is None else self.result.verdict.calibration_group or None
+        return None if self._told is None else self._told.verdict.calibration_group or None
 
     @property
     def recovered(self) -> int | None:
         """The best estimate of the class that an attacked image showed before."""
-        recovered = self.result.verdict.recovered if self.result is not None and self.attacked else ()
+        recovered = self._told.verdict.recovered if self._told is not None and self.attacked else ()
         return recovered[0][0] if recovered else None
 
     @property
     def corrected(self) -> int | None:
         """The class to go on with where an image is flagged: of all flagged images, it is right for more of them."""
-        return self.result.verdict.corrected[0] if self.result is not None and self.attacked else None
+        return self._told.verdict.corrected[0] if self._told is not None and self.attacked else None
 
     @property
     def replacement(self) -> int | None:
-        """`corrected`, unless it confirms the prediction: then upstream's answer stands."""
-        return None if self.result is None or self.corrected == self.result.verdict.label else self.corrected
+        """The corrected label of an attacked image; None where it confirms the prediction: upstream's answer stands."""
+        if self.result is None or not self.attacked or self.result.verdict.corrected[0] == self.result.verdict.label:
+            return None
+        return self.result.verdict.corrected[0]
 
     def name(self, index: int | None) -> str | None:
         """Of a class, or its number where it has none."""
@@ -116,12 +127,12 @@ def rejection(findings: Sequence[Finding]) -> AdversarialInputError:
     found = [(place, each) for place, each in enumerate(findings) if each.attacked]
     message = f"{len(found)} of {len(findings)} images attacked, the first at index {found[0][0]}"
     found = found[:LISTED]
-    return AdversarialInputError(
-        message,
-        index=",".join(str(place) for place, _ in found),
-        p_value=",".join(f"{each.p_value:.6g}" for _, each in found),
-        recovered_index=",".join("" if each.recovered is None else str(each.recovered) for _, each in found),
-    )
+    metadata = {"index": ",".join(str(place) for place, _ in found)}
+    p_values = [f"{each.p_value:.6g}" for _, each in found if each.p_value is not None]
+    if p_values:  # all of a call are told alike
+        recovered = ("" if each.recovered is None else str(each.recovered) for _, each in found)
+        metadata |= {"p_value": ",".join(p_values), "recovered_index": ",".join(recovered)}
+    return AdversarialInputError(message, **metadata)
 
 
 def unjudged(findings: Sequence[Finding]) -> UnjudgedError:

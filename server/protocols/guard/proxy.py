@@ -3,7 +3,8 @@
     request ─┬─▶ upstream ───────────────▶ answer ─┬─▶ annotate, reject or replace ─▶ answer
              └─▶ images ─▶ pipeline ─▶ findings ───┘
 
-Both ways at once, so a verdict costs the time by which it is later than the answer. Every other call passes as it came,
+Both ways at once, so a verdict costs the time by which it is later than the answer. A caller who is told nothing gets
+upstream's answer as soon as it is there, whatever the verdict will be. Every other call passes as it came,
 byte for byte, but for those of our own model, which stays at hand under its name.
 """
 
@@ -22,8 +23,9 @@ from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 from heatward.inference import grpc_service_pb2 as kserve
 
+from server.access.disclosure import Disclosure
 from server.errors import RequestError, UnguardedError
-from server.inference.context import RequestContext
+from server.inference.context import Action, RequestContext
 from server.inference.image import ImageSource
 from server.inference.request import InferenceRequest, InferenceResult
 from server.protocols.guard.findings import Finding, annotation, corrected, rejection, unjudged
@@ -51,6 +53,9 @@ UPSTREAMS = {
     *("CudaSharedMemoryStatus", "CudaSharedMemoryRegister", "CudaSharedMemoryUnregister"),
 }
 """Triton's other methods. One that is not known here might carry images past the guard: UNIMPLEMENTED."""
+UNTOLD = "observe"
+"""In place of the policy, where the caller is told nothing."""
+ACTIONS = {"annotate": Action.OBSERVED, "reject": Action.DENIED, "replace": Action.MODIFIED}
 LONGEST_MARGIN_S = 0.05
 LONGEST_REASON = 400
 
@@ -69,6 +74,12 @@ class Guard(Service, grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc ship
     def __post_init__(self) -> None:
         failure = self.config.guard_failure or ("open" if self.config.guard_policy == "annotate" else "closed")
         self._closed = failure == "closed"
+        self._unseen: set[asyncio.Future[list[Finding]]] = set()
+        if self.config.disclosure == Disclosure.NONE.value and self.config.guard_policy != "annotate":
+            log.warning(
+                "guard_policy = %s acts on no caller who is told nothing: disclosure = none lets attacked images pass",
+                self.config.guard_policy,
+            )
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:
         service, _, method = handler_call_details.method.removeprefix("/").rpartition("/")
@@ -125,17 +136,27 @@ class Guard(Service, grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc ship
         self, request: kserve.ModelInferRequest, data: bytes, context: grpc.aio.ServicerContext
     ) -> bytes:
         async with self.rpcs.begin("ModelInfer", context, request.id) as rpc:
-            judging = asyncio.ensure_future(self._findings(request, _earlier(rpc)))
+            judging = asyncio.ensure_future(self._findings(request, self._judged_as(rpc)))
             try:
                 answer = await self.upstream.unary(_path("ModelInfer"), data, context)
-                findings = await self._in_time(judging)
+                if rpc.disclosure is Disclosure.NONE:
+                    self._unseen.add(judging)
+                    judging.add_done_callback(self._seen)
+                else:
+                    answer = self._act(answer, await self._in_time(judging), rpc)
             except grpc.aio.AioRpcError:
                 self.on_outcome(self.config.guard_policy, "upstream_error")
                 raise
             finally:
-                judging.cancel()
-            answer = self._act(answer, findings, rpc)
+                if judging not in self._unseen:
+                    judging.cancel()
         return answer
+
+    def _seen(self, judging: asyncio.Future[list[Finding]]) -> None:
+        """Takes note of what a caller was not told."""
+        self._unseen.discard(judging)
+        if not judging.cancelled():
+            self._note(UNTOLD, judging.result(), acted_on=False)
 
     async def _findings(self, request: kserve.ModelInferRequest, rpc: RequestContext) -> list[Finding]:
         """One for each image; a single one that says why where the images cannot be read."""
@@ -146,8 +167,20 @@ class Guard(Service, grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc ship
         except Exception as error:
             return [Finding(None, _why(error, rpc))]
         return [
-            Finding(each) if isinstance(each, InferenceResult) else Finding(None, _why(each, rpc)) for each in outcomes
+            Finding(each, disclosure=rpc.disclosure)
+            if isinstance(each, InferenceResult)
+            else Finding(None, _why(each, rpc))
+            for each in outcomes
         ]
+
+    def _judged_as(self, rpc: RequestContext) -> RequestContext:
+        """The call, with what becomes of it where an image is flagged.
+
+        One that waits for no verdict hurries none: a short deadline would keep its images from being judged.
+        """
+        if rpc.disclosure is Disclosure.NONE:
+            return replace(rpc, deadline_s=None)
+        return replace(_earlier(rpc), action=ACTIONS[self.config.guard_policy])
 
     def _request(self, image: ImageSource) -> InferenceRequest:
         model = self.registry.choose("")
@@ -175,20 +208,25 @@ class Guard(Service, grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc ship
             except Exception as error:
                 why = _why(error, rpc)
                 findings = [replace(each, reason=why) if each.attacked else each for each in findings]
-        reason = next((each.reason for each in findings if each.reason), "")
-        if found and (policy == "reject" or not reason):
-            outcome = "attacked"
-        elif reason:
-            outcome = "failed_closed" if self._closed else "failed_open"
-        else:
-            outcome = "clean"
-        self.on_outcome(policy, outcome)
-        log.info("guarded", extra={"outcome": outcome, "reason": reason})
+        reason = self._note(policy, findings, acted_on=True)
         if found and policy == "reject":
             raise rejection(findings)
         if reason and self._closed:
             raise unjudged(findings)
         return answer + annotation(findings)
+
+    def _note(self, policy: str, findings: Sequence[Finding], *, acted_on: bool) -> str:
+        """Counts and logs the outcome of a call, and returns why it has no verdict, if it has none."""
+        reason = next((each.reason for each in findings if each.reason), "")
+        if any(each.attacked for each in findings) and (policy in ("reject", UNTOLD) or not reason):
+            outcome = "attacked"
+        elif reason:
+            outcome = "failed_closed" if self._closed and acted_on else "failed_open"
+        else:
+            outcome = "clean"
+        self.on_outcome(policy, outcome)
+        log.info("guarded", extra={"outcome": outcome, "reason": reason})
+        return reason
 
 
 def _path(method: str) -> str:

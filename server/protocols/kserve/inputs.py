@@ -14,6 +14,7 @@ from heatward.inference import grpc_service_pb2 as pb
 
 from detector.images import from_raw
 from detector.text import nearest, printable
+from server.access.disclosure import Disclosure
 from server.errors import RequestError
 from server.inference.image import ImageSource, encoded, raw
 from server.inference.request import HIGH, LOW, NORMAL, InferenceRequest
@@ -58,15 +59,15 @@ class Options:
     priority: int = NORMAL
     max_error_rate: float | None = None
 
-    def to_inference(self, source: ImageSource, model: ServedModel) -> InferenceRequest:
-        """The request of one image.
+    def to_inference(self, source: ImageSource, model: ServedModel, disclosure: Disclosure) -> InferenceRequest:
+        """The request of one image, of a caller who is told so much.
 
         Raises:
             RequestError: An option is out of range.
         """
         request_id = checked_id(self.request_id, "id")
-        rate = checked_rate(self.false_positive_rate, model, "parameters[false_positive_rate]")
-        borne = checked_error_rate(self.max_error_rate, model, "parameters[max_error_rate]")
+        rate = checked_rate(self.false_positive_rate, model, "parameters[false_positive_rate]", disclosure)
+        borne = checked_error_rate(self.max_error_rate, model, "parameters[max_error_rate]", disclosure)
         return InferenceRequest(
             model, source, rate, priority=self.priority, request_id=request_id, max_error_rate=borne
         )

@@ -17,7 +17,9 @@ from heatward.inference import grpc_service_pb2 as pb
 from heatward.inference import grpc_service_pb2_grpc as pb_grpc
 
 from detector.text import printable
+from server.access.disclosure import Disclosure
 from server.errors import ModelNotFoundError
+from server.inference.answer import disclosed
 from server.inference.context import RequestContext
 from server.inference.request import InferenceResult
 from server.models.served_model import ServedModel
@@ -78,6 +80,8 @@ class InferenceService(Service, pb_grpc.GRPCInferenceServiceServicer):
     ) -> pb.ModelStatisticsResponse:
         name = request.name or NAME
         version = self._model(name, request.version).version
+        if rpc.disclosure is not Disclosure.FULL:  # what an image took tells how far the detector went
+            return pb.ModelStatisticsResponse(model_stats=[pb.ModelStatistics(name=name, version=version)])
         return pb.ModelStatisticsResponse(model_stats=[self.statistics.message(name, version)])
 
     @answered(lambda request: request.id)
@@ -88,7 +92,8 @@ class InferenceService(Service, pb_grpc.GRPCInferenceServiceServicer):
             names, asked = wanted(request), options(request)
             results = await self._results(request, asked, rpc)
             judged_s = time.monotonic()
-            response = respond(request, names, results, asked.top_k)
+            answers = [disclosed(each, rpc.disclosure) for each in results]
+            response = respond(request, names, answers, asked.top_k)
         except Exception:
             self.statistics.call_failed(time.monotonic() - started_s)
             raise
@@ -118,6 +123,9 @@ class InferenceService(Service, pb_grpc.GRPCInferenceServiceServicer):
         rpc.unanswered.images = found.count
         rpc = replace(rpc, deadline_s=rpc.expires_s(time.monotonic(), asked.timeout_ms))  # of all images together
         results = await self.pipeline.results(
-            found.count, lambda place: asked.to_inference(found.at(place), model), rpc, all_or_nothing=True
+            found.count,
+            lambda place: asked.to_inference(found.at(place), model, rpc.disclosure),
+            rpc,
+            all_or_nothing=True,
         )
         return cast(list[InferenceResult], results)  # an error would have been raised

@@ -1,0 +1,50 @@
+"""*Flagged images* → **a finding each, as a line of a file** that a SIEM reads; written as `background.py` says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from server.config import ServerConfig
+from server.inference.request import InferenceRequest, InferenceResult
+from server.observers.background import Background, Dropped, Waiting
+from server.observers.event_file import EventFile
+from server.observers.finding import to_finding
+
+__all__ = ["Events"]
+
+
+class Events(Background):
+    """Writes an event for each image that is flagged, at the rate of its request or at the server's own.
+
+    Args:
+        path: The file.
+        config: Whether events are chained.
+        on_written: Told how many were written.
+        on_dropped: Told why so many were not.
+    """
+
+    def __init__(
+        self, path: Path, config: ServerConfig, on_written: Callable[[int], None], on_dropped: Dropped
+    ) -> None:
+        super().__init__("events", path, on_written, on_dropped)
+        self._limits = config.image_limits
+        self._file = EventFile(path, chained=config.events_chain)
+        self.start()
+
+    def finished(self, request: InferenceRequest, result: InferenceResult) -> None:
+        if result.flagged:
+            self.put(request, result, request.size_bytes)
+
+    def _write(self, batch: list[Waiting]) -> int:
+        events = []
+        for waiting in batch:
+            try:
+                events.append(to_finding(*waiting, self._limits))
+            except Exception as error:  # of one image; the others have their events
+                self._log.error("an image has no event", exc_info=error)
+        self._file.append(events)
+        return len(events)
+
+    def _release(self) -> None:
+        self._file.close()
