@@ -48,7 +48,8 @@ SERVER = (
 )
 # The same for the rooms of training/.
 TRAINING = (
-    {"settings", "deliveries", "parameters", "images", "progress", "shards", "command", "rates", "tracking", "signing"},
+    {"settings", "deliveries", "parameters", "images", "progress", "shards", "command", "rates", "tracking"},
+    {"signing"},
     {"config", "load"},
     {"attacks", "data", "distilled"},
     {"runners"},

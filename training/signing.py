@@ -10,8 +10,9 @@ import sys
 from pathlib import Path
 
 from detector.keys import PublicKeys, SigningKey
+from training.progress import Progress
 
-__all__ = ["public_keys", "signing_key"]
+__all__ = ["note_unsigned", "public_keys", "signing_key"]
 
 
 def signing_key(file: Path | None, *, quiet: bool = False) -> SigningKey | None:
@@ -31,3 +32,14 @@ def signing_key(file: Path | None, *, quiet: bool = False) -> SigningKey | None:
 def public_keys(key: SigningKey | None) -> PublicKeys | None:
     """What the bundle that a job begins with must be signed by."""
     return key.public() if key is not None else None
+
+
+def note_unsigned(champion: Path, key: SigningKey | None, progress: Progress) -> None:
+    """Say that the successor of a signed bundle will not be signed, in time to stop the job."""
+    from detector.bundle.archive import MANIFEST, SIGNATURE, read_files
+
+    if key is None and SIGNATURE in read_files(champion, (MANIFEST, SIGNATURE))[0]:
+        progress.note(
+            "the champion is signed, its successor will not be: servers with bundle_keys refuse that until somebody "
+            "signs it (heatward sign), or give sign_key"
+        )

@@ -24,7 +24,7 @@ from detector.remote import is_url, shown
 from detector.text import printable
 from training.cli import Report, add_mlflow, check_out, job_config, job_parser, print_tables
 from training.command import exit_code
-from training.signing import public_keys, signing_key
+from training.signing import note_unsigned, public_keys, signing_key
 from training.tracking import Run, check_mlflow, point_alias, send
 
 if TYPE_CHECKING:
@@ -223,6 +223,8 @@ def _recalibrate(arguments: argparse.Namespace) -> int:
         champion = store.champion() if store is not None else None
         progress = stack.enter_context(make_progress(as_json=True))
         old = load_bundle(store.path(champion) if store and champion else arguments.target, public_keys(key))
+        if store is not None and champion is not None:
+            note_unsigned(store.path(champion), key, progress)
         images = (
             images_in(arguments.clean, progress)
             if arguments.clean

@@ -38,7 +38,7 @@ from training.retraining.shown import write_shown
 from training.retraining.store import Store
 from training.retraining.warm import begin_with, check_warm
 from training.shards import digest, write_json
-from training.signing import public_keys, signing_key
+from training.signing import note_unsigned, public_keys, signing_key
 
 __all__ = ["Options", "Outcome", "retrain"]
 
@@ -96,6 +96,7 @@ def retrain(config: TrainingConfig, store: Store, options: Options, progress: Pr
         if _ended(run, store, champion):  # it was killed after the pointer had moved
             return _end(folder, champion, Comparison.read(folder))
         old = load_bundle(store.path(champion), public_keys(key))
+        note_unsigned(store.path(champion), key, progress)
         traffic = keep_traffic(folder, options.records, options.traffic, old.manifest, progress)
         job = learn_attacks(open_job(traffic.with_lessons(config), progress), traffic.attacks)
         one = open_contestant(job, "champion", old)
