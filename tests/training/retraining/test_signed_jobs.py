@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 import tiny
+from PIL import Image
 from safetensors.torch import save_file
 from signers import pair
 from small_bundles import save_small, small_bundle
-from test_recalibrate import recalibrate, write_images
 from tiny_store import NEVER, make_store, words
 
 from detector.bundle import load_bundle, sign_bundle, verify_bundle
@@ -19,6 +19,18 @@ from detector.errors import SignatureError
 from forensics.report import app
 from training.retraining import adapt_cli, cli
 from training.retraining.store import Store
+
+
+def write_images(folder: Path, count: int) -> Path:
+    folder.mkdir()
+    for number, image in enumerate(tiny.images(count, seed=77).images):
+        pixels = (image * 255).round().byte().permute(1, 2, 0).contiguous().numpy()
+        Image.fromarray(pixels).save(folder / f"{number:03d}.png")
+    return folder
+
+
+def recalibrate(target: Path, clean: Path, *more: str) -> int:
+    return cli.recalibrate([str(target), "--clean", str(clean), "--trusted", "tiny", "--rate", "0.05", *more])
 
 
 def is_signed(path: Path) -> bool:
