@@ -29,6 +29,7 @@ from detector.classifier import Classifier, ClassifierSpec, load_classifier
 from detector.errors import FingerprintMismatchError
 from detector.evidence import Evidence, EvidenceExtractor, EvidenceSettings
 from detector.images.batch import check_images
+from detector.keys import PublicKeys
 from detector.scoring.calibration import Calibration
 from detector.scoring.cascade import Cascade
 from detector.scoring.groups import Groups
@@ -133,6 +134,7 @@ class Detector:
         device: torch.device | str = "cpu",
         allow: Collection[str] = (),
         placed: Callable[[ClassifierSpec], ClassifierSpec] = lambda spec: spec,
+        keys: PublicKeys | None = None,
     ) -> Detector:
         """Load and verify a bundle.
 
@@ -142,12 +144,13 @@ class Detector:
             allow: Modules a `python:` classifier may come from, besides ours (importing a module runs its code), and
                 servers (`HOST:PORT`) that a `kserve:` classifier may send images to.
             placed: Says where the classifier and the witness are, if not where the bundle says.
+            keys: One of these must have signed the bundle; None: nobody need have.
 
         Raises:
-            BundleError: Damaged, foreign, too new, or made for another classifier.
+            BundleError: Damaged, foreign, too new, not signed, or made for another classifier.
             ClassifierSpecError: The classifier cannot be built.
         """
-        return cls.assemble(load_bundle(path), device=device, allow=allow, placed=placed)
+        return cls.assemble(load_bundle(path, keys), device=device, allow=allow, placed=placed)
 
     @classmethod
     def assemble(

@@ -17,7 +17,8 @@ HeatwardError                     INTERNAL
 │   ├── BundleDamagedError                             a file is missing or its sha256 differs
 │   ├── BundleForeignError                             not a heatward bundle
 │   ├── BundleVersionError                             written by another schema version
-│   └── FingerprintMismatchError                       made for another classifier
+│   ├── FingerprintMismatchError                       made for another classifier
+│   └── SignatureError                                 not signed by a trusted key
 ├── CalibrationError              INVALID_ARGUMENT     too few clean scores, rate out of range
 ├── ConfigError                   INVALID_ARGUMENT     unknown key, value out of range
 ├── DataError                     FAILED_PRECONDITION  images, shards or folders that training cannot use
@@ -54,6 +55,7 @@ __all__ = [
     "LayerNotFoundError",
     "NoGradientError",
     "NonFiniteLogitsError",
+    "SignatureError",
     "StoreError",
 ]
 
@@ -141,6 +143,10 @@ class BundleVersionError(BundleError):
 
 class FingerprintMismatchError(BundleError):
     """The bundle was made for another classifier."""
+
+
+class SignatureError(BundleError):
+    """No trusted key signed the bundle."""
 
 
 class CalibrationError(HeatwardError):

@@ -46,6 +46,7 @@ from server.inference.engines import Engines, devices_of
 from server.inference.observer import Observers
 from server.inference.pipeline import Pipeline
 from server.logs import log_to_stderr
+from server.models.keys import trusted_keys
 from server.models.registry import ModelRegistry
 from server.models.reload import Load, Outcome, Reloader
 from server.models.upstream_classifier import asked_upstream, trusted
@@ -114,7 +115,8 @@ def run(config: ServerConfig, load: Load | None = None, *, passed_over: Sequence
 
 def load_detector(config: ServerConfig, path: Path, device: str) -> Detector:
     """Loads a bundle onto a device."""
-    return Detector.from_bundle(path, device=device, allow=trusted(config), placed=partial(asked_upstream, config))
+    placed = partial(asked_upstream, config)
+    return Detector.from_bundle(path, device=device, allow=trusted(config), placed=placed, keys=trusted_keys(config))
 
 
 class App:
@@ -125,11 +127,12 @@ class App:
         load: Makes a detector from a bundle; called on a thread of its own.
 
     Raises:
-        ConfigError: The certificates or tokens cannot be used.
+        ConfigError: The certificates, tokens or keys cannot be used.
     """
 
     def __init__(self, config: ServerConfig, load: Load) -> None:
         self._config = config
+        trusted_keys(config)
         try:
             self.metrics = Metrics()
         except OSError as error:

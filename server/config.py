@@ -53,6 +53,7 @@ def _device(name: str) -> str:
 Words = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
 Formats = Annotated[tuple[Literal["JPEG", "PNG", "WEBP"], ...], NoDecode, BeforeValidator(_split)]
 Devices = Annotated[tuple[Annotated[str, AfterValidator(_device)], ...], NoDecode, BeforeValidator(_split)]
+Files = Annotated[Annotated[tuple[Path, ...], Field(min_length=1)] | None, NoDecode, BeforeValidator(_split)]
 Channels = Annotated[tuple[float, ...], NoDecode, BeforeValidator(_split)]  # one number, or one each for R, G and B
 
 
@@ -89,6 +90,11 @@ class ServerConfig(BaseSettings):
         False,
         description="take in bundles for another classifier, or with other classes, than the current one's: by reload, "
         "as canary or as shadow",
+    )
+    bundle_keys: Files = Field(
+        None,
+        description="files of public Ed25519 keys in PEM; only bundles that one of them signed are served; read again "
+        "with each bundle; null: signed or not, all are",
     )
     admin: bool = Field(False, description="serve heatward.v1.AdminService: Reload, ListVersions")
     host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0 or [::] opens the server to the network")

@@ -10,7 +10,20 @@ from source_tree import PACKAGES, ROOT, imports, module_name, sources, tree
 
 # A room of detector/ may import what stands on its own line or above it.
 DETECTOR = (
-    {"errors", "text", "files", "lock", "cpus", "malloc", "service_variables", "settings", "load", "records", "remote"},
+    {
+        "errors",
+        "text",
+        "files",
+        "keys",
+        "lock",
+        "cpus",
+        "malloc",
+        "service_variables",
+        "settings",
+        "load",
+        "records",
+        "remote",
+    },
     {"spec", "images", "architectures"},
     {"classifier"},
     {"heatmaps"},
@@ -31,11 +44,12 @@ SERVER = (
     {"observers"},
     {"protocols"},
     {"app"},
-    {"cli"},
+    {"cli", "signing"},
 )
 # The same for the rooms of training/.
 TRAINING = (
     {"settings", "deliveries", "parameters", "images", "progress", "shards", "command", "rates", "tracking"},
+    {"signing"},
     {"config", "load"},
     {"attacks", "data", "distilled"},
     {"runners"},

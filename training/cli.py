@@ -22,6 +22,7 @@ from detector.text import printable
 from training.command import exit_code
 from training.config import STAGES, Stage, TrainingConfig
 from training.load import load_config
+from training.signing import signing_key
 from training.tracking import Run, check_mlflow, send
 
 if TYPE_CHECKING:
@@ -48,14 +49,12 @@ Report = Callable[[Path], Path]
 FLAGS = {
     "work": ("work", "folder for shards and results; a killed job goes on from here"),
     "out": ("out", "where the bundle goes: FILE.heatward, a folder, or s3://BUCKET/FILE.heatward"),
+    "sign-key": ("sign_key", "private Ed25519 key (PEM) that signs the bundle; heatward keygen makes one"),
     "seed": ("seed", "decides everything random"),
     "threads": ("threads", "CPU threads"),
     "device": ("device", "cpu, cuda, cuda:1, or auto"),
     "engine": ("engine", "where attacks and heatmaps are made: local (default) or ray"),
-    "ray-address": (
-        "ray.address",
-        "the Ray cluster, e.g. ray://head:10001; default: RAY_ADDRESS, or one here",
-    ),
+    "ray-address": ("ray.address", "the Ray cluster, e.g. ray://head:10001; default: RAY_ADDRESS, or one here"),
     "shard-size": ("shard_size", "images a shard"),
     "batch-size": ("batch_size", "images an attack sees at once"),
     "images": ("images.source", "image folder (one folder a class), also s3://BUCKET/FOLDER, or torchvision:NAME"),
@@ -113,6 +112,7 @@ def _train(arguments: argparse.Namespace, report: Report | None) -> int:
     if arguments.plan:
         return _plan(config, stages, as_json=arguments.json)
     check_out(config.out)
+    signing_key(config.sign_key)
     check_mlflow(arguments.mlflow)
     keep_freed_memory()
     # torch and torchattacks: only once the command line is right

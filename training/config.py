@@ -209,6 +209,8 @@ class TrainingConfig(BaseSettings):
     """Folder for shards and results; a killed job goes on from here."""
     out: Place = Path("work/detector.heatward")
     """The bundle: a file if the name ends in `.heatward`, a folder otherwise; or a URL, `s3://bucket/my.heatward`."""
+    sign_key: Place | None = None
+    """File of the private key that signs the bundle. A job that replaces one takes only what this key signed."""
     seed: int = 0
     threads: Annotated[int, Field(ge=1)] | None = None
     """CPU threads of torch. Default: as many as this process may use, by its affinity and its container's quota."""

@@ -10,5 +10,17 @@ from detector.bundle.bundle import (
     read_manifest,
     save_bundle,
 )
+from detector.bundle.signing import sign_bundle, verify_bundle
 
-__all__ = ["EMBEDDED", "FORMAT", "SCHEMA_VERSION", "Bundle", "Manifest", "load_bundle", "read_manifest", "save_bundle"]
+__all__ = [
+    "EMBEDDED",
+    "FORMAT",
+    "SCHEMA_VERSION",
+    "Bundle",
+    "Manifest",
+    "load_bundle",
+    "read_manifest",
+    "save_bundle",
+    "sign_bundle",
+    "verify_bundle",
+]

@@ -21,9 +21,10 @@ from detector.errors import BundleDamagedError, BundleError, BundleForeignError
 from detector.files import replacing, temporary_name, write_file
 from detector.remote import is_url, shown, uploading
 
-__all__ = ["LIMITS", "MANIFEST", "ZIP_SUFFIX", "read_files", "write_files"]
+__all__ = ["LIMITS", "MANIFEST", "SIGNATURE", "ZIP_SUFFIX", "read_files", "write_files"]
 
 MANIFEST = "manifest.json"
+SIGNATURE = "signature.json"
 ZIP_SUFFIX = ".heatward"
 
 LIMITS = {
@@ -34,6 +35,7 @@ LIMITS = {
     "glance.safetensors": 2**30,
     "calibration.safetensors": 2**28,
     "reliability.safetensors": 2**20,
+    SIGNATURE: 2**16,
 }
 """Every file a bundle may have and its largest size in bytes."""
 

@@ -7,6 +7,7 @@
     glance.safetensors        those of the glance networks, where there is a cascade
     calibration.safetensors   attack scores of clean images, by group as well where it calibrates by group
     reliability.safetensors   what may be promised of predictions, where that was calibrated
+    signature.json            whose bundle it is, where somebody signed it (outside the manifest)
 
 Nothing is unpickled and nothing is extracted; a bundle from elsewhere is read within limits. The same content gives the
 same bytes, and a reader sees the old bundle or the new one, never a torn file.
@@ -26,11 +27,13 @@ import torch
 from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 from torch import Tensor
 
-from detector.bundle.archive import LIMITS, MANIFEST, read_files, write_files
+from detector.bundle.archive import LIMITS, MANIFEST, SIGNATURE, read_files, write_files
+from detector.bundle.signature import check_signature, sign
 from detector.classifier import ClassifierSpec
 from detector.classifier.weights import is_weights_file
 from detector.errors import BundleDamagedError, BundleError, BundleForeignError, BundleVersionError
 from detector.evidence import CONSTANTS
+from detector.keys import PublicKeys, SigningKey
 from detector.remote import local_copy
 
 __all__ = ["EMBEDDED", "FORMAT", "SCHEMA_VERSION", "Bundle", "Manifest", "load_bundle", "read_manifest", "save_bundle"]
@@ -120,13 +123,14 @@ class Bundle:
     glance_weights: dict[str, Tensor] | None = None
 
 
-def save_bundle(path: str | Path, bundle: Bundle, *, half: bool = False) -> None:
+def save_bundle(path: str | Path, bundle: Bundle, *, half: bool = False, key: SigningKey | None = None) -> None:
     """Write a bundle: a zip if `path` ends in .heatward, otherwise a directory.
 
     Args:
         path: Where, also a URL; a bundle that is there is replaced.
         bundle: What; `manifest.files` is filled here, and a weights file's path is dropped from an embedded classifier.
         half: Store float32 weights as float16 (round them before taking the classifier's fingerprint).
+        key: Signs it.
 
     Raises:
         BundleError: A weight does not fit into float16, or the place holds something that is no bundle.
@@ -157,27 +161,37 @@ def save_bundle(path: str | Path, bundle: Bundle, *, half: bool = False) -> None
     described = manifest.model_dump(mode="json", exclude=unset)
     described["files"][MANIFEST] = _manifest_digest(described)
     contents[MANIFEST] = (json.dumps(described, indent=2, sort_keys=True) + "\n").encode()
+    if key is not None:
+        contents[SIGNATURE] = sign(described["files"][MANIFEST], key)
     write_files(Path(path), contents)
 
 
-def load_bundle(path: str | Path) -> Bundle:
+def load_bundle(path: str | Path, keys: PublicKeys | None = None) -> Bundle:
     """Read and verify a bundle, by path or URL; nothing of it is used before its sha256 fits.
+
+    Args:
+        path: A directory, a `.heatward` file, or the URL of one.
+        keys: One of these must have signed it; None: nobody need have.
 
     Raises:
         StoreError: It cannot be fetched from its URL.
+        SignatureError: None of the keys signed it.
         BundleError: There is no such file or directory.
         BundleForeignError: It is something else.
         BundleVersionError: It has another schema version, or scores are made otherwise.
         BundleDamagedError: Truncated, changed, or a file is missing.
     """
     with local_copy(path) as file:
-        return _loaded(file)
+        return _loaded(file, keys)
 
 
-def _loaded(path: Path) -> Bundle:
+def _loaded(path: Path, keys: PublicKeys | None) -> Bundle:
     contents, others = read_files(path)
+    signature = contents.pop(SIGNATURE, None)
     described = _described(contents.pop(MANIFEST), path)
     manifest = _manifest(described, path)
+    if keys is not None:
+        check_signature(path, manifest.digest, signature, keys)
     if foreign := [*others, *sorted(manifest.files.keys() - LIMITS.keys())]:
         raise BundleForeignError(f"{path} holds {foreign[0]!r}, which is no file of a bundle: train the bundle again.")
     needed = {NETWORK, CALIBRATION} | ({GLANCE} if manifest.cascade is not None else set())

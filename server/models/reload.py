@@ -4,8 +4,9 @@
                                             └─ anything fails: the old one stays, the log and a counter say why
 
 Each must guard the classifier that the current one guards, unless the settings allow another. A bundle that was refused
-is tried again only once its files have changed, or the store that failed answers; a watched one, once they have come to
-rest. Where nothing has changed, a classifier that another server computes is asked whether it is still the same.
+is tried again only once its files or the trusted keys have changed, or the store that failed answers; a watched one,
+once they have come to rest. Where nothing has changed, a classifier that another server computes is asked whether it is
+still the same.
 """
 
 from __future__ import annotations
@@ -20,12 +21,13 @@ from pathlib import Path
 
 from detector.bundle import EMBEDDED
 from detector.detector import Detector
-from detector.errors import HeatwardError, StoreError
+from detector.errors import HeatwardError, SignatureError, StoreError
 from detector.remote import local_copy, shown
 from detector.text import printable
 from server.config import ServerConfig
 from server.models.classifiers import refuse_other
 from server.models.folder import Stamp, newest, stamp_of_newest
+from server.models.keys import stamp_of_keys
 from server.models.registry import ModelRegistry, Role
 from server.models.served_model import ServedModel
 from server.models.warm_up import aside, load_soon
@@ -57,7 +59,7 @@ class Reloader:
         devices: Where engines compute, in their order.
         registry: Where it is put.
         on_reload: Told "detector" and whether a changed bundle could be used; False, too, where the served model that
-            an unchanged one asks does not answer as it did.
+            an unchanged one asks does not answer as it did. Told "signature" and False where no trusted key signed it.
         on_current: Told of the model that answers by default from now on.
     """
 
@@ -131,6 +133,8 @@ class Reloader:
                 extra={"role": role.value, "version": before, "error": error},
                 exc_info=unexpected,
             )
+            if isinstance(failure, SignatureError):
+                self._on_reload("signature", False)
         self._on_reload("detector", not error)
         return Outcome(role, self._version(role), self._version(role) != before, error)
 
@@ -180,7 +184,7 @@ class Reloader:
     async def _look(self, role: Role) -> Stamp:
         """What there is to be loaded; where there is nothing, why, so that this is tried and told once, too."""
         try:
-            return await aside(lambda: stamp_of_newest(self._paths[role]))
+            return await aside(lambda: stamp_of_newest(self._paths[role]) + stamp_of_keys(self._config))
         except (HeatwardError, OSError) as error:
             return ((str(error), 0, 0, 0),)
 

@@ -107,7 +107,10 @@ class Metrics(Observer):
             "outcome",
         )
         self._reloads = counter(
-            "reloads_total", "What was loaded anew while serving: detector, certificates, tokens", "what", "outcome"
+            "reloads_total",
+            "What was loaded anew while serving: detector, certificates, tokens; signature: no trusted key signed it",
+            "what",
+            "outcome",
         )
         self._served = counter("version_images_total", "Images judged, by detector and verdict", "version", "verdict")
         self._looks = counter(
@@ -156,6 +159,7 @@ class Metrics(Observer):
             self._quarantine_dropped.labels(reason)
         for outcome in ("loaded", "failed"):
             self._reloads.labels("detector", outcome)
+        self._reloads.labels("signature", "failed")
 
     def watch(self, pending: Callable[[], int], in_flight: Callable[[], int]) -> None:
         """Names the functions that give the current depth of the queue and number of calls."""

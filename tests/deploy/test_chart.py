@@ -18,6 +18,7 @@ from training.config import TrainingConfig
 VALUES = sorted((helm.CHART / "ci").glob("*-values.yaml"))
 NAMES = [path.name.removesuffix("-values.yaml") for path in VALUES]
 OF_THE_CHART = {"bundle", "host", "port", "metrics_port", "tls_certificate", "tls_key", "tls_client_ca", "token_file"}
+OF_THE_CHART |= {"bundle_keys"}
 """Settings that follow from other values."""
 METRICS = helm.ROOT / "docs" / "serving.md"
 
@@ -148,6 +149,24 @@ def test_the_nightly_job_has_a_configuration_that_training_accepts_and_never_run
     TrainingConfig.model_validate(tomllib.loads(text))
 
 
+def test_who_signs_and_who_verifies_have_their_own_half_of_the_key() -> None:
+    things = of("production")
+    (keys,) = settings(things).bundle_keys or ()
+    server, pod = container(things), _pod(things)
+    assert {"name": "keys", "mountPath": str(keys.parent), "readOnly": True} in server["volumeMounts"]
+    assert {"name": "keys", "configMap": {"name": "heatward-keys"}} in pod["volumes"]
+    job = objects.only(things, "CronJob")["spec"]["jobTemplate"]["spec"]["template"]["spec"]
+    (trainer,) = job["containers"]
+    (variable,) = trainer["env"]
+    assert variable["name"] == f"{TrainingConfig.model_config['env_prefix']}SIGN_KEY"
+    place = str(Path(variable["value"]).parent)
+    assert {"name": "sign", "mountPath": place, "readOnly": True} in trainer["volumeMounts"]
+    (secret,) = [each["secret"] for each in job["volumes"] if each["name"] == "sign"]
+    assert secret == {"secretName": "heatward-sign", "defaultMode": 0o440}
+    assert "heatward-sign" not in str(pod)  # a server that is broken into signs nothing
+    assert settings(of("default")).bundle_keys is None and "keys" not in str(_pod(of("default"))["volumes"])
+
+
 def test_autoscaling_follows_metrics_that_exist() -> None:
     adapter = yaml.safe_load((helm.ROOT / "deploy/monitoring/prometheus-adapter.yml").read_text())
     (rule,) = adapter["rules"]["custom"]
@@ -197,6 +216,7 @@ def test_who_may_call_and_whom_the_server_may_call() -> None:
         ("--set=replicas=0", "replicas"),
         ("--set=autoscaling.kind=cpu", "kind"),
         ("--set=bundle.claim=Capital", "claim"),
+        ("--set=bundle.keys=Capital", "keys"),
         ("--set=bundle.claim=a,bundle.fetch.image=b", "bundle"),
         ("--set=bundle.fetch.args={a}", "fetch"),
         ("--set=retrain.schedule=nightly", "schedule"),

@@ -218,4 +218,5 @@ def test_a_real_server_answers_every_case_and_stops_cleanly(
         label = int(tiny_classifier(given.case.pixels[None].float() / 255).argmax())
         assert given.verdict.predicted.name == tiny_classifier.classes[label]  # the very pixels arrived
         assert given.verdict.heatmap is not None
+        assert given.verdict.p_value is not None
         assert given.verdict.attacked == (given.verdict.p_value <= 0.05)

@@ -33,6 +33,7 @@ from training.retraining.provenance import code_digest, recipe_of
 from training.retraining.warm import shape_of
 from training.runners.worker import device_of
 from training.settings import CascadeConfig
+from training.signing import signing_key
 from training.stages.evaluate import evaluate_detector
 
 __all__ = ["Options", "adapt"]
@@ -68,11 +69,11 @@ def adapt(bundle: Bundle, config: TrainingConfig, options: Options, progress: Pr
         HeatwardError: Something the message explains.
         OSError: A folder cannot be written.
     """
-    out, parent = config.out, bundle.manifest
+    out, parent, key = config.out, bundle.manifest, signing_key(config.sign_key, quiet=True)
     with hold(config.work):
         config = _fitting(config, bundle, progress)
         config = _sized(config, options, progress)
-        config = config.model_copy(update={"out": config.work / ADAPTED})
+        config = config.model_copy(update={"out": config.work / ADAPTED, "sign_key": None})
         job = _vouched(open_job(config, progress))
         config = job.config
         run_stage(job, "attack")
@@ -96,7 +97,7 @@ def adapt(bundle: Bundle, config: TrainingConfig, options: Options, progress: Pr
             "adapted": {**asdict(options), "before": before and before.dump()},
         }
         manifest = made.manifest.model_copy(update={"provenance": {**made.manifest.provenance, **said}})
-        save_bundle(out, replace(made, manifest=manifest))
+        save_bundle(out, replace(made, manifest=manifest), key=key)
     return Adaptation(
         bundle=str(out),
         digest=read_manifest(out).digest,

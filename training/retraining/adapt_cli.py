@@ -12,12 +12,13 @@ from heatward.cli.exit_codes import ExitCode
 from heatward.cli.options import count, rate
 
 from detector import remote
-from detector.errors import ConfigError
+from detector.errors import BusyError, ConfigError
 from detector.malloc import keep_freed_memory
 from training.cli import check_out, job_overrides, job_parser, print_tables
 from training.command import exit_code
 from training.load import load_config
 from training.retraining.cli import SHOWN
+from training.signing import signing_key
 
 __all__ = ["adapt"]
 
@@ -73,7 +74,7 @@ def _adapt(arguments: argparse.Namespace) -> int:
     check_out(Path(arguments.out))
     keep_freed_memory()
     # torch and torchattacks: only once the command line is right
-    from detector.bundle import load_bundle
+    from detector.bundle import load_bundle, verify_bundle
     from training.progress import make_progress
     from training.retraining.adapt import Options
     from training.retraining.adapt import adapt as run
@@ -85,6 +86,9 @@ def _adapt(arguments: argparse.Namespace) -> int:
     recipe = recipe_in(bundle, work, arguments.trusted, new_source=arguments.classifier is not None)
     recipe["classifier"] = _merged(recipe["classifier"], given.pop("classifier", {}))
     config = load_config(arguments.config, {**recipe, **given}, without=NOT_READ)
+    key = signing_key(config.sign_key)
+    if key is not None and verify_bundle(arguments.bundle, key.public())[0] != bundle.manifest.digest:
+        raise BusyError(f"BUNDLE {remote.shown(arguments.bundle)} was replaced meanwhile: run the same command again")
     fraction = None if arguments.fit_images else arguments.fraction or 0.1
     options = Options(fraction, arguments.fit_images, arguments.measure_images)
     with make_progress(as_json=True) as progress:

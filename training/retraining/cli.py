@@ -24,6 +24,7 @@ from detector.remote import is_url, shown
 from detector.text import printable
 from training.cli import Report, add_mlflow, check_out, job_config, job_parser, print_tables
 from training.command import exit_code
+from training.signing import note_unsigned, public_keys, signing_key
 from training.tracking import Run, check_mlflow, point_alias, send
 
 if TYPE_CHECKING:
@@ -109,6 +110,9 @@ def recalibrate(argv: Sequence[str] | None = None) -> int:
         metavar="SHARE",
         help="leave out so many of the highest scores, for they may be attacked; 0: all images are clean",
     )
+    parser.add_argument(
+        "--sign-key", type=Path, metavar="FILE", help="private Ed25519 key that signed the old bundle and signs the new"
+    )
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:1 (%(default)s)")
     parser.add_argument(
         "--trusted", action="append", default=[], metavar="MODULE", help="a module that a python: classifier comes from"
@@ -143,6 +147,7 @@ def history(argv: Sequence[str] | None = None) -> int:
 
 def _retrain(arguments: argparse.Namespace, report: Report | None) -> int:
     config = job_config(arguments)
+    signing_key(config.sign_key)
     names = ("rate", "tolerance", "records", "traffic", "warm_epochs")
     given = {name: value for name in names if (value := getattr(arguments, name)) is not None}
     check_mlflow(arguments.mlflow)
@@ -205,6 +210,7 @@ def _recalibrate(arguments: argparse.Namespace) -> int:
     if arguments.client is not None and arguments.records is None:
         raise ConfigError("--client: whose images they are is known of --records only; give these instead of --clean")
     check_mlflow(arguments.mlflow)
+    key = signing_key(arguments.sign_key)
     if arguments.out is not None:
         check_out(arguments.out)
     keep_freed_memory()
@@ -221,7 +227,9 @@ def _recalibrate(arguments: argparse.Namespace) -> int:
             stack.enter_context(store.hold())
         champion = store.champion() if store is not None else None
         progress = stack.enter_context(make_progress(as_json=True))
-        old = load_bundle(store.path(champion) if store and champion else arguments.target)
+        old = load_bundle(store.path(champion) if store and champion else arguments.target, public_keys(key))
+        if store is not None and champion is not None:
+            note_unsigned(store.path(champion), key, progress)
         images = (
             images_in(arguments.clean, progress)
             if arguments.clean
@@ -230,10 +238,10 @@ def _recalibrate(arguments: argparse.Namespace) -> int:
         new, told = recalibrate(old, images, options, progress, device=arguments.device, allow=arguments.trusted)
         if store is not None and champion is not None:
             why = f"thresholds of {told.images - told.left_out} images"
-            pointed = store.promote(new, "recalibrated", why, champion)
+            pointed = store.promote(new, "recalibrated", why, champion, key)
             name, digest = pointed.bundle, pointed.digest
         else:
-            save_bundle(arguments.out, new)
+            save_bundle(arguments.out, new, key=key)
             name, digest = str(arguments.out), read_manifest(arguments.out).digest
         made: dict[str, Any] = {}
         if arguments.mlflow:

@@ -38,6 +38,7 @@ from training.retraining.shown import write_shown
 from training.retraining.store import Store
 from training.retraining.warm import begin_with, check_warm
 from training.shards import digest, write_json
+from training.signing import note_unsigned, public_keys, signing_key
 
 __all__ = ["Options", "Outcome", "retrain"]
 
@@ -82,18 +83,20 @@ def retrain(config: TrainingConfig, store: Store, options: Options, progress: Pr
     Raises:
         BusyError: Another job uses the work folder or the store, or another became champion meanwhile.
         ConfigError: Networks are to begin with the champion's, which may know the test images.
+        SignatureError: The result is to be signed, and the champion is not signed by that key.
         HeatwardError: Something the message explains.
         OSError: A folder cannot be written.
     """
     check_warm(config, options.warm_epochs)
-    folder = config.work / FOLDER
-    config = config.model_copy(update={"out": folder / CHALLENGER})
+    folder, key = config.work / FOLDER, signing_key(config.sign_key, quiet=True)
+    config = config.model_copy(update={"out": folder / CHALLENGER, "sign_key": None})  # signed once it is promoted
     with store.hold(), hold(config.work):
         champion = store.champion()
         run = _begin(folder, config, options, store, champion)
         if _ended(run, store, champion):  # it was killed after the pointer had moved
             return _end(folder, champion, Comparison.read(folder))
-        old = load_bundle(store.path(champion))
+        old = load_bundle(store.path(champion), public_keys(key))
+        note_unsigned(store.path(champion), key, progress)
         traffic = keep_traffic(folder, options.records, options.traffic, old.manifest, progress)
         job = learn_attacks(open_job(traffic.with_lessons(config), progress), traffic.attacks)
         one = open_contestant(job, "champion", old)
@@ -116,7 +119,7 @@ def retrain(config: TrainingConfig, store: Store, options: Options, progress: Pr
         if comparison.promoted:
             made = challenger.manifest.provenance | lineage(job, comparison, run.name, traffic.reported)
             manifest = challenger.manifest.model_copy(update={"provenance": made})
-            champion = store.promote(replace(challenger, manifest=manifest), PROMOTED, why, champion)
+            champion = store.promote(replace(challenger, manifest=manifest), PROMOTED, why, champion, key)
         else:
             store.keep(CHALLENGER, challenger.manifest.digest, why)
         return _end(folder, champion, comparison)

@@ -19,10 +19,11 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from detector.bundle import Bundle, read_manifest, save_bundle
+from detector.bundle import Bundle, read_manifest, save_bundle, sign_bundle
 from detector.bundle.archive import MANIFEST, ZIP_SUFFIX
 from detector.bundle.folder import Champion, newest, read_champion, write_champion
 from detector.errors import BundleError, BusyError, ConfigError, HeatwardError
+from detector.keys import SigningKey
 from detector.lock import hold
 from detector.remote import shown
 from detector.text import printable
@@ -110,7 +111,9 @@ class Store:
         """Where a champion's bundle lies."""
         return self.folder / champion.bundle
 
-    def promote(self, bundle: Bundle, event: str, why: str, expected: Champion) -> Champion:
+    def promote(
+        self, bundle: Bundle, event: str, why: str, expected: Champion, key: SigningKey | None = None
+    ) -> Champion:
         """Put a bundle into the store and have the pointer name it.
 
         Args:
@@ -118,6 +121,7 @@ class Store:
             event: How it came there.
             why: Why.
             expected: The champion that it was compared with.
+            key: Signs it.
 
         Raises:
             BusyError: Another became champion meanwhile.
@@ -130,7 +134,7 @@ class Store:
                     f"store: {expected.bundle} is no longer the champion of {self.folder}, with which another was "
                     "compared: run the same command again"
                 )
-            name, digest = self._add(bundle)
+            name, digest = self._add(bundle, key)
             return self._point(name, digest, event, why, now.digest)
 
     def keep(self, name: str, digest: str, why: str) -> None:
@@ -233,13 +237,15 @@ class Store:
             error.filename = error.filename or str(path)
             raise
 
-    def _add(self, bundle: Bundle) -> tuple[str, str]:
+    def _add(self, bundle: Bundle, key: SigningKey | None) -> tuple[str, str]:
         incoming = self.folder / INCOMING
-        save_bundle(incoming, bundle)
+        save_bundle(incoming, bundle, key=key)
         digest = read_manifest(incoming).digest
         there = self.bundles()
         if digest in there:
             incoming.unlink()
+            if key is not None:
+                sign_bundle(self.folder / there[digest], key)
             return there[digest], digest
         numbers = [int(head) for name in there.values() if (head := name.partition("-")[0]).isdecimal()]
         name = f"{max(numbers, default=0) + 1:04d}-{digest[:12]}{ZIP_SUFFIX}"

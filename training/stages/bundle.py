@@ -18,6 +18,7 @@ from detector.bundle import Bundle, Manifest, save_bundle
 from detector.classifier import Classifier, ClassifierSpec
 from detector.classifier.weights import halve_where_lossless
 from detector.evidence import hidden_by
+from detector.keys import SHOWN
 from detector.remote import shown
 from detector.scoring.calibration import Calibration
 from detector.scoring.cascade import Cascade, CascadeSettings
@@ -33,6 +34,7 @@ from training.fitting.networks import load_networks
 from training.job import Job
 from training.progress import SilentProgress
 from training.shards import digest
+from training.signing import signing_key
 
 __all__ = ["INPUTS", "outputs", "run"]
 
@@ -58,8 +60,9 @@ def run(job: Job) -> None:
         measured = EvaluationResult.read(evaluation.folder).measured()
     else:
         job.progress.note("bundle: not evaluated with these settings, so the bundle carries no measured results")
-    save_bundle(job.config.out, _assemble(job, measured))
-    job.progress.note(f"bundle: {shown(job.config.out)}")
+    key = signing_key(job.config.sign_key, quiet=True)
+    save_bundle(job.config.out, _assemble(job, measured), key=key)
+    job.progress.note(f"bundle: {shown(job.config.out)}" + (f", signed by {key.name[:SHOWN]}" if key else ""))
 
 
 def _assemble(job: Job, measured: dict[str, Any]) -> Bundle:

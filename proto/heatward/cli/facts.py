@@ -67,7 +67,12 @@ def server_lines(info: DetectorInfo, console: Console | None = None) -> str:
     return "\n".join([*_pairs(pairs, console), *_points(points), *_table(rows, console)])
 
 
-def bundle_lines(path: str, manifest: Mapping[str, Any], console: Console | None = None) -> str:
+def bundle_lines(
+    path: str,
+    manifest: Mapping[str, Any],
+    console: Console | None = None,
+    signature: Mapping[str, Any] | None = None,
+) -> str:
     classifier = _mapping(manifest.get("classifier"))
     size = classifier.get("input_size")
     pairs = {
@@ -80,6 +85,8 @@ def bundle_lines(path: str, manifest: Mapping[str, Any], console: Console | None
         "fingerprint": manifest.get("fingerprint"),
         "trained on": ", ".join(map(str, _list(manifest.get("families")))),
         "files": ", ".join(sorted(_mapping(manifest.get("files")))),
+        "digest": _digest(manifest),
+        "signed by": "nobody" if signature is None else _signed_by(signature, _digest(manifest)),
     }
     measured = dict(_mapping(manifest.get("measured")))
     attacks, cascade = _attacks(measured), _mapping(manifest.get("cascade"))
@@ -96,6 +103,19 @@ def bundle_lines(path: str, manifest: Mapping[str, Any], console: Console | None
             *_outline("measured", measured),
         ]
     )
+
+
+def _digest(manifest: Mapping[str, Any]) -> Any:
+    return _mapping(manifest.get("files")).get("manifest.json")
+
+
+def _signed_by(signature: Mapping[str, Any], digest: Any) -> str:
+    """What is written there, which anybody can write."""
+    if not signature.get("key"):
+        return "a signature that cannot be read"
+    if signature.get("digest") != digest:
+        return "a signature of another bundle: it does not fit"
+    return f"key {_flat(signature['key'])}, it says (heatward verify BUNDLE --key FILE tells whether that is so)"
 
 
 def _attacks(measured: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -1,7 +1,7 @@
 """`heatward inspect`: a bundle's path or URL, or a server's address goes in, what it holds comes out as text or JSON.
 
-Of a bundle, a directory or a `.heatward` zip, it reads `manifest.json` only, with a bound on its size: no weights, no
-code.
+Of a bundle, a directory or a `.heatward` zip, it reads `manifest.json` and `signature.json`, with bounds on their size:
+no weights, no code. Whose key signed it is told as it is written there; `heatward verify` tells whether that is so.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from heatward.cli.text import printable
 __all__ = ["inspect"]
 
 NAME = "heatward inspect"
-MANIFEST = "manifest.json"
+MANIFEST, SIGNATURE = "manifest.json", "signature.json"
 FORMAT = "heatward-bundle"
 MAX_MANIFEST_BYTES = 16 * 2**20
 GRPC = r"(?!(?:dns|unix(?:-abstract)?|ipv[46]|vsock|xds|grpcs?):|https?://[^/]*/?$)"
@@ -38,7 +38,7 @@ ADDRESS = re.compile(r"(?:[a-z0-9+.-]+:.*[^:]|.*:\d+)", re.IGNORECASE)
 def inspect(argv: list[str]) -> int:
     parser = Parser(
         prog=NAME,
-        description="Shows what a bundle or a running server holds. Of a bundle, only the manifest is read.",
+        description="Shows what a bundle or a running server holds. Of a bundle, manifest and signature are read.",
     )
     parser.add_argument(
         "target", metavar="BUNDLE | HOST:PORT", help="a bundle (folder or .heatward file, or a file's URL) or a server"
@@ -60,12 +60,10 @@ def inspect(argv: list[str]) -> int:
 
 def _shown(target: str, arguments: argparse.Namespace) -> str:
     if target and Path(target).exists():
-        manifest = _parsed(target, _manifest_bytes(Path(target)))
-        return json_text(manifest, indent=2) if arguments.json else bundle_lines(target, manifest, open_console())
+        return _bundle(target, _files_of(Path(target)), arguments)
     if URL.fullmatch(target):
         shown = SECRETS.sub("", target)
-        manifest = _parsed(shown, _manifest_at(target, shown))
-        return json_text(manifest, indent=2) if arguments.json else bundle_lines(shown, manifest, open_console())
+        return _bundle(shown, _files_at(target, shown), arguments)
     if not ADDRESS.fullmatch(target):
         raise ValueError(f"'{printable(target)}': no such file, nor an address HOST:PORT")
 
@@ -80,6 +78,24 @@ def _shown(target: str, arguments: argparse.Namespace) -> str:
     return json_text(dataclasses.asdict(info), indent=2) if arguments.json else server_lines(info, open_console())
 
 
+def _bundle(place: str, files: tuple[bytes, bytes | None], arguments: argparse.Namespace) -> str:
+    manifest, signature = _parsed(place, files[0]), _signature(files[1])
+    if arguments.json:
+        return json_text(manifest if signature is None else {**manifest, "signature": signature}, indent=2)
+    return bundle_lines(place, manifest, open_console(), signature)
+
+
+def _signature(text: bytes | None) -> dict[str, Any] | None:
+    """What it says, unverified; nothing of it where it cannot be read; None where there is none."""
+    if text is None:
+        return None
+    try:
+        said = json.loads(text)
+    except (ValueError, RecursionError):
+        return {}
+    return said if isinstance(said, dict) else {}
+
+
 def _parsed(place: str, text: bytes) -> dict[str, Any]:
     """The manifest as it was written, unverified: `heatward serve` verifies a bundle when it loads it."""
     try:
@@ -91,17 +107,21 @@ def _parsed(place: str, text: bytes) -> dict[str, Any]:
     return manifest
 
 
-def _manifest_bytes(path: Path) -> bytes:
+def _files_of(path: Path) -> tuple[bytes, bytes | None]:
     if path.is_dir():
         file = path / MANIFEST
         if not file.is_file():
             raise ValueError(f"{path}: a folder without {MANIFEST}: not a heatward bundle")
         with file.open("rb") as opened:
-            return _bounded(path, opened.read(MAX_MANIFEST_BYTES + 1))
+            manifest = _bounded(path, opened, MANIFEST)
+        if not (path / SIGNATURE).is_file():
+            return manifest, None
+        with (path / SIGNATURE).open("rb") as opened:
+            return manifest, _bounded(path, opened, SIGNATURE)
     if not path.is_file():  # a pipe or a device may have no end
         raise ValueError(f"{path}: neither a folder nor a regular file")
     try:
-        return _member(path, path)
+        return _members(path, path)
     except KeyError as error:
         raise ValueError(f"{path}: a zip file without {MANIFEST}: not a heatward bundle") from error
     except Exception as error:  # zipfile may raise anything over a damaged file
@@ -110,7 +130,7 @@ def _manifest_bytes(path: Path) -> bytes:
         raise ValueError(f"{path}: neither a folder nor a readable zip file ({error})") from error
 
 
-def _manifest_at(url: str, shown: str) -> bytes:
+def _files_at(url: str, shown: str) -> tuple[bytes, bytes | None]:
     """Of a bundle in a store: the driver fetches the parts of the zip that hold it."""
     try:
         import fsspec
@@ -118,7 +138,7 @@ def _manifest_at(url: str, shown: str) -> bytes:
         raise ValueError(f"{shown}: URLs need fsspec: pip install 'heatward[remote]'") from error
     try:
         with fsspec.open(url, "rb") as stored:
-            return _member(shown, stored)
+            return _members(shown, stored)
     except ImportError as error:
         raise ValueError(f"{shown}: no driver is installed: {error}") from error
     except FileNotFoundError as error:
@@ -128,12 +148,18 @@ def _manifest_at(url: str, shown: str) -> bytes:
         raise ValueError(f"{shown}: cannot be read: {said}") from error
 
 
-def _member(place: str | Path, file: Path | IO[bytes]) -> bytes:
-    with zipfile.ZipFile(file) as archive, archive.open(MANIFEST) as opened:
-        return _bounded(place, opened.read(MAX_MANIFEST_BYTES + 1))
+def _members(place: str | Path, file: Path | IO[bytes]) -> tuple[bytes, bytes | None]:
+    with zipfile.ZipFile(file) as archive:
+        with archive.open(MANIFEST) as opened:
+            manifest = _bounded(place, opened, MANIFEST)
+        if SIGNATURE not in archive.namelist():
+            return manifest, None
+        with archive.open(SIGNATURE) as opened:
+            return manifest, _bounded(place, opened, SIGNATURE)
 
 
-def _bounded(path: str | Path, data: bytes) -> bytes:
+def _bounded(place: str | Path, opened: IO[bytes], name: str) -> bytes:
+    data = opened.read(MAX_MANIFEST_BYTES + 1)
     if len(data) > MAX_MANIFEST_BYTES:
-        raise ValueError(f"{path}: {MANIFEST} is larger than {MAX_MANIFEST_BYTES} bytes")
+        raise ValueError(f"{place}: {name} is larger than {MAX_MANIFEST_BYTES} bytes")
     return data

@@ -56,6 +56,50 @@ def test_each_rate_of_a_bundle_stands_beside_its_number_of_images(
     assert "    clean: 0.01: 0.0123 [0.0023, 0.0223] (n = 2000)" in lines
 
 
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize(
+    ("signature", "said"),
+    [
+        (None, "nobody"),
+        ({"key": "a1" * 32, "digest": "d" * 64}, f"key {'a1' * 32}, it says (heatward verify BUNDLE --key FILE tells"),
+        ({"key": STEERING, "digest": "d" * 64}, "key "),
+        ({"key": "a1" * 32, "digest": "e" * 64}, "a signature of another bundle: it does not fit"),
+        ({}, "a signature that cannot be read"),
+        ([1], "a signature that cannot be read"),
+        ("not JSON", "a signature that cannot be read"),
+    ],
+)
+def test_whose_key_signed_a_bundle_is_told_as_it_is_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], signature: Any, said: str, packed: bool
+) -> None:
+    target = bundle(tmp_path, files={"manifest.json": "d" * 64})
+    if signature is not None:
+        text = "{" if signature == "not JSON" else json.dumps(signature)
+        (tmp_path / "signature.json").write_text(text)
+    if packed:
+        with zipfile.ZipFile(tmp_path / "a.heatward", "w") as archive:
+            for file in tmp_path.glob("*.json"):
+                archive.write(file, file.name)
+        target = str(tmp_path / "a.heatward")
+    assert cli.main(["inspect", target]) == 0
+    out = capsys.readouterr().out
+    (line,) = [line for line in out.splitlines() if line.startswith("signed by")]
+    assert line.removeprefix("signed by").strip().startswith(said) and line.isprintable()
+    assert [each.split() for each in out.splitlines() if each.startswith("digest")] == [["digest", "d" * 64]]
+    assert cli.main(["inspect", target, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert ("signature" in told) == (signature is not None)
+    assert told.get("signature") == (signature if isinstance(signature, dict) else None if signature is None else {})
+
+
+def test_a_signature_without_end_is_not_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    target = bundle(tmp_path)
+    with (tmp_path / "signature.json").open("wb") as file:
+        file.truncate(module.MAX_MANIFEST_BYTES + 1)
+    assert cli.main(["inspect", target]) == 2
+    assert "signature.json is larger than" in capsys.readouterr().err
+
+
 def test_a_bundle_tells_how_it_is_calibrated_and_what_its_glance_clears(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

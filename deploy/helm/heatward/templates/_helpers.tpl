@@ -35,6 +35,7 @@ capabilities: {drop: [ALL]}
 {{- $settings := dict }}
 {{- range $name, $value := .Values.settings }}{{ if not (kindIs "invalid" $value) }}{{ $_ := set $settings $name $value }}{{ end }}{{ end }}
 {{- with .Values.bundle.path }}{{ $_ := set $settings "bundle" . }}{{ end }}
+{{- if .Values.bundle.keys }}{{ $_ := set $settings "bundle_keys" (list "/etc/heatward/keys/keys.pem") }}{{ end }}
 {{- if .Values.tls.secret }}
 {{- $_ := set $settings "tls_certificate" "/etc/heatward/tls/tls.crt" }}
 {{- $_ := set $settings "tls_key" "/etc/heatward/tls/tls.key" }}
