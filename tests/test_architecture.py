@@ -10,14 +10,15 @@ from source_tree import PACKAGES, ROOT, imports, module_name, sources, tree
 
 # A room of detector/ may import what stands on its own line or above it.
 DETECTOR = (
-    {"errors", "text", "files", "lock", "cpus", "malloc", "service_variables", "settings", "load", "records", "remote"},
+    {"errors", "text", "files", "lock", "cpus", "malloc", "service_variables", "settings", "load", "records", "remote"}
+    | {"surrogate"},
     {"spec", "images", "architectures"},
     {"classifier"},
     {"heatmaps"},
     {"evidence"},
     {"scoring"},
     {"bundle"},
-    {"detector"},
+    {"detector", "differentiable"},
 )
 # The same for the rooms of server/.
 SERVER = (
