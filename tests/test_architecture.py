@@ -50,6 +50,7 @@ TRAINING = (
     {"forecast"},
     {"cli"},
     {"retraining"},
+    {"redteam"},
 )
 # For those of forensics/.
 FORENSICS = ({"theme", "drawing"}, {"pages", "pictures"}, {"explain", "report", "review"})
