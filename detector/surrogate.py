@@ -38,7 +38,7 @@ class SmoothSlopes(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         if func in RELUS:
-            return _ReLU.apply(args[0] if args else kwargs["input"])
+            return _ReLU.apply(args[0] if args else kwargs["input"])  # type: ignore[no-untyped-call]
         return func(*args, **kwargs)
 
 
@@ -49,9 +49,9 @@ class _ReLU(torch.autograd.Function):
         return x.clamp_min(0)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
         (x,) = ctx.saved_tensors
-        slope: Tensor = _Slope.apply(x)
+        slope: Tensor = _Slope.apply(x)  # type: ignore[no-untyped-call]
         return gradient * slope
 
 
@@ -62,7 +62,7 @@ class _Slope(torch.autograd.Function):
         return (x > 0).to(x.dtype)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
         (x,) = ctx.saved_tensors
         share = torch.sigmoid(SHARPNESS * x)
         return gradient * (SHARPNESS * share * (1 - share))

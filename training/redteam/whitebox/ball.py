@@ -97,9 +97,9 @@ class Ball:
 
     def _outside(self, change: Tensor) -> Tensor:
         """(B, 1, 1, 1) whether a change of this many 1/255 is too long."""
-        return change.flatten(1).norm(dim=1).view(-1, 1, 1, 1) > self.budget.eps * 255 + SLACK
+        return torch.linalg.vector_norm(change, dim=(1, 2, 3), keepdim=True) > self.budget.eps * 255 + SLACK
 
 
 def _length(change: Tensor) -> Tensor:
     """(B, 1, 1, 1) L2."""
-    return change.flatten(1).norm(dim=1).clamp_min(TINY).view(-1, 1, 1, 1)
+    return torch.linalg.vector_norm(change, dim=(1, 2, 3), keepdim=True).clamp_min(TINY)

@@ -71,14 +71,14 @@ class Target:
             images: (n, 3, H, W).
             rows: (n,) whose labels they are to be led away from.
         """
-        parts = [self._margin(*part) for part in zip(images.split(CHUNK), rows.split(CHUNK), strict=True)]
+        parts = [self._margin(*part) for part in zip(torch.split(images, CHUNK), torch.split(rows, CHUNK), strict=True)]
         margin, gradient = (torch.cat(each) for each in zip(*parts, strict=True))
         unknown = torch.full(margin.shape, torch.inf, dtype=torch.float64, device=margin.device)
         return Look(margin, gradient, unknown, torch.zeros_like(gradient), torch.zeros_like(unknown))
 
     def ask(self, look: Look, images: Tensor, which: Tensor) -> None:
         """Ask the detector about some of the images of a look, `which` (n,) bool, and write it there."""
-        for part in which.nonzero()[:, 0].split(CHUNK):
+        for part in torch.split(which.nonzero()[:, 0], CHUNK):
             if not len(part):
                 continue
             leaf = images[part].clone().requires_grad_()
