@@ -97,9 +97,11 @@ class Ball:
 
     def _outside(self, change: Tensor) -> Tensor:
         """(B, 1, 1, 1) whether a change of this many 1/255 is too long."""
-        return torch.linalg.vector_norm(change, dim=(1, 2, 3), keepdim=True) > self.budget.eps * 255 + SLACK
+        outside: Tensor = _length(change) > self.budget.eps * 255 + SLACK
+        return outside
 
 
 def _length(change: Tensor) -> Tensor:
     """(B, 1, 1, 1) L2."""
-    return torch.linalg.vector_norm(change, dim=(1, 2, 3), keepdim=True).clamp_min(TINY)
+    length: Tensor = torch.linalg.vector_norm(change, dim=(1, 2, 3), keepdim=True)
+    return length.clamp_min(TINY)
