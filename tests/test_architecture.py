@@ -23,6 +23,7 @@ DETECTOR = (
         "load",
         "records",
         "remote",
+        "surrogate",
     },
     {"spec", "images", "architectures"},
     {"classifier"},
@@ -30,7 +31,7 @@ DETECTOR = (
     {"evidence"},
     {"scoring"},
     {"bundle"},
-    {"detector"},
+    {"detector", "differentiable"},
 )
 # The same for the rooms of server/.
 SERVER = (
@@ -63,6 +64,7 @@ TRAINING = (
     {"forecast"},
     {"cli"},
     {"retraining"},
+    {"redteam"},
 )
 # For those of forensics/.
 FORENSICS = ({"theme", "drawing"}, {"pages", "pictures"}, {"explain", "report", "review"})

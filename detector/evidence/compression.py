@@ -18,6 +18,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from detector.surrogate import straight
+
 __all__ = ["compress"]
 
 BLOCK = 8
@@ -71,7 +73,7 @@ def _blockwise(planes: Tensor, steps: Tensor) -> Tensor:
 
 
 def _rounded(values: Tensor) -> Tensor:
-    return torch.floor(values + 0.5 + TIE)
+    return straight(torch.floor(values + 0.5 + TIE), values)
 
 
 def _cosines() -> Tensor:

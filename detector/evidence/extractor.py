@@ -85,6 +85,7 @@ class EvidenceExtractor:
         layers: Depths of channel attribution; () of a black box.
         map_layer: Of the heatmap that people are shown, where `map_from` shows layers.
         map_from: Whose heatmap that is: the classifier, or of a black box the witness.
+        on_graph: Whether evidence stays on the graph of the images (`detector.differentiable`).
 
     Raises:
         NoGradientError: The classifier shows no gradients or no layers, and there is no witness.
@@ -125,6 +126,7 @@ class EvidenceExtractor:
         few = classifier.num_classes <= ALL_CLASSES_UP_TO
         self.candidates = classifier.num_classes if few else settings.candidates
         self.witness = witness
+        self.on_graph = False
         noise = torch.randn(1, 3, *classifier.input_size, generator=torch.Generator().manual_seed(WITNESS_SEED))
         self.witness_noise = (noise * settings.witness_noise / 255).to(classifier.device)
         if witness is not None and witness.classes != classifier.classes:
@@ -201,12 +203,12 @@ class EvidenceExtractor:
             return self._joined(self._first(images, said[0]), views, said[1:].transpose(0, 1))
         with torch.enable_grad():
             logits, activations = self.classifier.activations(images, self.layers)
-            depths = attribute_margin(logits, activations, retain_graph=True)
-            heatmaps, _ = attribute_classes(logits, activations[self.map_layer])
+            depths = attribute_margin(logits, activations, retain_graph=True, attached=self.on_graph)
+            heatmaps, _ = attribute_classes(logits, activations[self.map_layer], retain_graph=self.on_graph)
         inside = NOTHING
         if self.settings.spread:
-            inside = {"margin.spread": torch.cat([spread(maps.detach()) for maps in activations.values()], dim=1)}
-        return self._more(self._first(images, logits.detach(), depths, heatmaps[:, 0], inside), views)
+            inside = {"margin.spread": torch.cat([spread(self._cut(maps)) for maps in activations.values()], dim=1)}
+        return self._more(self._first(images, self._cut(logits), depths, heatmaps[:, 0], inside), views)
 
     def _first(
         self,
@@ -257,10 +259,11 @@ class EvidenceExtractor:
         every = list(self.views.values())
         return [every[place](images) for place in views]
 
-    @torch.no_grad()
     def _ask_about(self, looks: Sequence[Tensor]) -> Tensor:
         """Logits of a black box (n, B, K) about n batches (B, 3, H, W), asked about together."""
-        said = [self.classifier(chunk) for chunk in torch.split(torch.cat(list(looks)), self.settings.forward_batch)]
+        chunks = torch.split(torch.cat(list(looks)), self.settings.forward_batch)
+        with torch.set_grad_enabled(self.on_graph):
+            said = [self.classifier(chunk) for chunk in chunks]
         return torch.cat(said).view(len(looks), -1, self.classifier.num_classes)
 
     def _map_of_witness(self, images: Tensor, labels: Tensor) -> Tensor:
@@ -276,26 +279,27 @@ class EvidenceExtractor:
             return logits.topk(self.candidates).indices
         return votes.scatter(1, logits.argmax(1, keepdim=True), torch.inf).topk(self.candidates).indices
 
-    @torch.no_grad()
+    def _cut(self, seen: Tensor) -> Tensor:
+        return seen if self.on_graph else seen.detach()
+
     def _ask_witness(self, witness: Classifier, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """(B, 2, K) logits of the image, and of the mirrored and noisy image; what is seen inside."""
         look, mirrored = (
             _at_size_of(witness, each) for each in (images, (images.flip(-1) + self.witness_noise).clamp(0, 1))
         )
-        if not self.witness_layers:
-            return torch.stack([witness(look), witness(mirrored)], dim=1), {}
-        logits, activations = witness.activations(look, self.witness_layers)
-        channels = [part for maps in activations.values() for part in (maps.mean((2, 3)), spread(maps))]
-        return torch.stack([logits, witness(mirrored)], dim=1), {"witness.channels": torch.cat(channels, dim=1)}
+        with torch.set_grad_enabled(self.on_graph):
+            if not self.witness_layers:
+                return torch.stack([witness(look), witness(mirrored)], dim=1), {}
+            logits, activations = witness.activations(look, self.witness_layers)
+            channels = [part for maps in activations.values() for part in (maps.mean((2, 3)), spread(maps))]
+            return torch.stack([logits, witness(mirrored)], dim=1), {"witness.channels": torch.cat(channels, dim=1)}
 
-    @torch.no_grad()
     def _seen_inside(self, changed: Sequence[Tensor], depths: Mapping[str, LayerAttribution]) -> tuple[Tensor, Tensor]:
         """Logits under each of V views (B, V, K); how far each depth's channel heatmap moves (B, V, L, 3)."""
         count, batch = len(changed), len(changed[0])
-        outputs = [
-            self.classifier.activations(chunk, self.layers)
-            for chunk in torch.split(torch.cat(list(changed)), self.settings.forward_batch)
-        ]
+        chunks = torch.split(torch.cat(list(changed)), self.settings.forward_batch)
+        with torch.set_grad_enabled(self.on_graph):
+            outputs = [self.classifier.activations(chunk, self.layers) for chunk in chunks]
         logits = torch.cat([output[0] for output in outputs]).view(count, batch, self.classifier.num_classes)
         moved = []
         for name, depth in depths.items():

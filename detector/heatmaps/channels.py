@@ -135,7 +135,12 @@ def class_activation_gradients(
 
 
 def attribute_margin(
-    logits: Tensor, activations: Mapping[str, Tensor], pair: Tensor | None = None, *, retain_graph: bool = False
+    logits: Tensor,
+    activations: Mapping[str, Tensor],
+    pair: Tensor | None = None,
+    *,
+    retain_graph: bool = False,
+    attached: bool = False,
 ) -> dict[str, LayerAttribution]:
     """`channel_attribution` for a forward pass that has been made: one backward.
 
@@ -144,8 +149,9 @@ def attribute_margin(
         activations: By layer, (B, D, h, w), out of the same graph.
         pair: As in `channel_attribution`.
         retain_graph: Leave the graph for another backward.
+        attached: Keep the attribution itself on the graph, for who asks how it changes with the image.
     """
-    gradients = _margin_gradients(logits, activations, pair, retain_graph=retain_graph)
+    gradients = _margin_gradients(logits, activations, pair, retain_graph=retain_graph, attached=attached)
     return {name: _pool(activation, gradient) for name, (activation, gradient) in gradients.items()}
 
 
@@ -169,14 +175,21 @@ def attribute_classes(
 
 
 def _margin_gradients(
-    logits: Tensor, activations: Mapping[str, Tensor], pair: Tensor | None, *, retain_graph: bool = False
+    logits: Tensor,
+    activations: Mapping[str, Tensor],
+    pair: Tensor | None,
+    *,
+    retain_graph: bool = False,
+    attached: bool = False,
 ) -> dict[str, tuple[Tensor, Tensor]]:
     """By layer, the activation and the margin's gradient, (B, D, h, w) each."""
     classes = _margin_classes(logits, pair)  # (B, 2)
     first, second = logits.gather(1, classes).sum(0)
-    gradients = torch.autograd.grad(first - second, list(activations.values()), retain_graph=retain_graph)
+    gradients = torch.autograd.grad(
+        first - second, list(activations.values()), retain_graph=retain_graph or attached, create_graph=attached
+    )
     return {
-        name: (activation.detach(), gradient)
+        name: (activation if attached else activation.detach(), gradient)
         for (name, activation), gradient in zip(activations.items(), gradients, strict=True)
     }
 

@@ -148,9 +148,8 @@ class HeatmapNetwork(nn.Module):
         return NetworkOutput(family_logits, origin_logits)
 
 
-@torch.no_grad()
 def score(networks: Sequence[HeatmapNetwork], evidence: Evidence) -> tuple[Tensor, Tensor]:
-    """Average an ensemble.
+    """Average an ensemble: on the graph of the evidence, where that is on one, and else on none.
 
     Args:
         networks: In eval mode.
@@ -160,6 +159,11 @@ def score(networks: Sequence[HeatmapNetwork], evidence: Evidence) -> tuple[Tenso
         Attack score (B,), −log of the mean P(clean) plus the weighted novelty, higher is more attack-like;
         origin probabilities (B, C).
     """
+    with torch.set_grad_enabled(torch.is_grad_enabled() and evidence.logits.requires_grad):
+        return _averaged(networks, evidence)
+
+
+def _averaged(networks: Sequence[HeatmapNetwork], evidence: Evidence) -> tuple[Tensor, Tensor]:
     outputs = [network(evidence) for network in networks]
     log_clean = torch.stack([output.family_logits.double().log_softmax(1)[:, 0] for output in outputs])
     origin = torch.stack([output.origin_logits.softmax(1) for output in outputs]).mean(0)

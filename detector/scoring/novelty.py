@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from detector.evidence import Evidence, EvidenceShape
 from detector.scoring.standardise import Standardise
 from detector.settings import ScoreSettings
+from detector.surrogate import straight
 
 __all__ = ["Novelty"]
 
@@ -88,10 +89,24 @@ class Novelty(nn.Module):
         self.clean.copy_(torch.quantile(self._numbers(clean), levels, dim=0).T)
 
     def forward(self, evidence: Evidence) -> Tensor:
-        lower = torch.searchsorted(self.clean, self._numbers(evidence).T.contiguous())  # (numbers, B)
+        numbers = self._numbers(evidence).T.contiguous()  # (numbers, B)
+        lower = torch.searchsorted(self.clean, numbers)
+        log_share = self._share(lower).log()
+        if numbers.requires_grad:
+            log_share = straight(log_share, self._slope(lower) * numbers)
+        return -log_share.sum(0)
+
+    def _share(self, lower: Tensor) -> Tensor:
+        """Of clean images with a higher number, by how many quantiles are lower."""
         count = self.settings.quantiles
-        share = (1 + count - lower) / (1 + count)
-        return -share.log().sum(0)
+        return (1 + count - lower) / (1 + count)
+
+    def _slope(self, lower: Tensor) -> Tensor:
+        """Of the table's log share between quantiles; beyond the last that before it, below the first none."""
+        above = lower.clamp(1, self.settings.quantiles - 1)
+        run = self.clean.gather(1, above) - self.clean.gather(1, above - 1)
+        rise = self._share(above).log() - self._share(above - 1).log()
+        return torch.where((lower > 0) & (run > 0) & run.isfinite(), rise / run, 0.0)
 
     def _numbers(self, evidence: Evidence) -> Tensor:
         """(B, numbers), each higher for what is less usual."""
