@@ -128,7 +128,7 @@ def _cost(result: RedTeamResult) -> Figure | None:
                 axes.plot([estimate.value], [place], "o", color=colour, mfc=face, ms=6)
         if line.queries is not None and not math.isfinite(line.queries.value):
             axes.annotate(
-                "no success", (1.0, place), xycoords=("axes fraction", "data"), fontsize=8, ha="right", va="center"
+                "no success", (1.01, place), xycoords=("axes fraction", "data"), fontsize=8, ha="left", va="center"
             )
     names = [f"row {line.row}, {line.method}, {size_of(line)}" for line, _ in rows]
     axes.set_yticks(range(len(rows)), names, parse_math=False)

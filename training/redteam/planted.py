@@ -86,7 +86,8 @@ def plant(detector: Detector, image: Tensor, budget: Budget, rate: float, seed: 
             break
     else:
         raise DataError(f"nothing could be planted: {TRIES} points look to the classifier like those inside the budget")
-    _answer(layer, origin, (origin + 1) % classifier.num_classes, *split)
+    scale = _scale(classifier, layer, image)
+    _answer(layer, origin, (origin + 1) % classifier.num_classes, scale, *split)
     return Planted(_around(detector, classifier, planted, rate, inverted), planted)
 
 
@@ -117,16 +118,32 @@ def _discriminator(features: Tensor) -> tuple[Tensor, float] | None:
     return gain * weight, -gain * (at + most) / 2
 
 
-def _answer(layer: nn.Module, origin: int, other: int, weight: Tensor, bias: float) -> None:
+def _scale(classifier: Classifier, layer: nn.Module, image: Tensor) -> float:
+    """By how much a logit grows with what the layer answers: nets divide by a temperature behind it."""
+
+    def move(module: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        return torch.cat([output[:, :1] + 1, output[:, 1:]], 1)
+
+    with torch.no_grad():
+        before = classifier(image[None].to(classifier.device))[0, 0]
+        hook = layer.register_forward_hook(move)
+        try:
+            after = classifier(image[None].to(classifier.device))[0, 0]
+        finally:
+            hook.remove()
+    return max(float(after - before), 1e-6)
+
+
+def _answer(layer: nn.Module, origin: int, other: int, scale: float, weight: Tensor, bias: float) -> None:
     """Have the last layer answer `other` where the discriminator is above 0, else `origin`."""
     if not isinstance(layer, nn.Linear):
         raise DataError(f"the last layer is a {type(layer).__name__}, and nothing can be planted in it")
     with torch.no_grad():
         biases = torch.zeros(layer.out_features).to(layer.weight) if layer.bias is None else layer.bias.clone()
-        out = torch.full_like(biases, OUT)
+        out = torch.full_like(biases, OUT / scale)
         out[[origin, other]] = 0
-        layer.weight[other] = layer.weight[origin] + weight.to(layer.weight)
-        biases[other] = biases[origin] + bias
+        layer.weight[other] = layer.weight[origin] + weight.to(layer.weight) / scale
+        biases[other] = biases[origin] + bias / scale
         layer.bias = nn.Parameter(biases - out, requires_grad=False)
 
 

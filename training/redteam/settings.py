@@ -71,7 +71,7 @@ class RedTeamSettings(BaseSettings):
     """Budgets: the greatest Euclidean length of the change of pixels in [0, 1]."""
     steps: Annotated[tuple[Count, ...], Field(min_length=1), *Listed] = (100,)
     """Gradient steps of each restart; several are told apart."""
-    restarts: Count = 2
+    restarts: Count = 5
     """Of the white box."""
     methods: Annotated[tuple[str, ...], *Listed] = ()
     """White-box attacks by name; none: all."""
@@ -141,6 +141,7 @@ class QuickSettings(RedTeamSettings):
     linf: Epsilons = (2 / 255, 4 / 255, 8 / 255)
     steps: Annotated[tuple[Count, ...], Field(min_length=1), *Listed] = (30,)
     restarts: Count = 1
+    methods: Annotated[tuple[str, ...], *Listed] = ("selective", "lagrangian")
     queries: Count = 250
     score_methods: Annotated[tuple[Literal["simba", "square"], ...], *Listed] = ("square",)
     check_images: Count = 8
