@@ -114,4 +114,4 @@ def test_a_client_that_cannot_be_made_says_why(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="--token-file"):
         open_client("localhost:1", tmp_path / "none", None)
     with pytest.raises(ConfigError, match="--server"):
-        open_client("no address", None, None)
+        open_client("localhost:99999", None, None)
