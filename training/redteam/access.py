@@ -91,15 +91,16 @@ def plan(
     reason = hidden(detector)
     if 1 in settings.rows:
         why = "no --twin was given" if twin is None else f"of the twin, {told}" if (told := hidden(twin)) else ""
-        _white(1, settings, twin or detector, attacks, why, found)
+        digest = twin.manifest.digest if twin is not None and twin.manifest is not None else ""
+        _white(1, settings, twin or detector, attacks, why, found, digest)
     if {2, 3} & set(settings.rows):
         asked = oracle()
         origin = ClassifierOracle(detector.classifier)
         if 2 in settings.rows:
             chosen = {name: SCORE[name] for name in settings.score_methods}
-            _asking(2, chosen, _score_budgets(settings), asked, origin, settings.rate, found)
+            _asking(2, chosen, _score_budgets(settings), asked, origin, settings.rate, found, settings.server or "")
         if 3 in settings.rows:
-            _asking(3, DECISION, _least_budgets(settings), asked, origin, settings.rate, found)
+            _asking(3, DECISION, _least_budgets(settings), asked, origin, settings.rate, found, settings.server or "")
     if 4 in settings.rows:
         _white(4, settings, detector, attacks, reason, found)
     return found
@@ -136,6 +137,7 @@ def _asking(
     knows: ClassifierOracle,
     rate: float | None,
     found: Plan,
+    against: str = "",
 ) -> None:
     for name, attack in attacks.items():
         for budget in budgets:
@@ -145,11 +147,17 @@ def _asking(
             def run(images: Tensor, seed: int, attack: BlackBox = attack, budget: Budget = budget) -> Outcome:
                 return asking(attack, oracle, images, knows.ask(images).label, rate, budget, seed)
 
-            found.pieces.append(Piece(row, name, budget, run, least=name in DECISION))
+            found.pieces.append(Piece(row, name, budget, run, least=name in DECISION, against=against))
 
 
 def _white(
-    row: int, settings: RedTeamSettings, target: Detector, attacks: Mapping[str, Attack], why: str, found: Plan
+    row: int,
+    settings: RedTeamSettings,
+    target: Detector,
+    attacks: Mapping[str, Attack],
+    why: str,
+    found: Plan,
+    against: str = "",
 ) -> None:
     """White-box attacks on a detector."""
     why = why or ("" if attacks else f"this installation has no white-box attacks ({MODULE})")
@@ -160,9 +168,8 @@ def _white(
         for norm, eps in settings.budgets:
             for steps in settings.steps:
                 budget = Budget(norm, eps, steps, settings.restarts)
-                found.pieces.append(
-                    Piece(row, name, budget, partial(_white_run, attack, target, settings.rate, budget))
-                )
+                run = partial(_white_run, attack, target, settings.rate, budget)
+                found.pieces.append(Piece(row, name, budget, run, against=against))
 
 
 def _white_run(attack: Attack, target: Detector, rate: float, budget: Budget, images: Tensor, seed: int) -> Outcome:

@@ -43,6 +43,8 @@ class Piece:
     """Whether it looks for the least change: the size of the budget is then no bound."""
     purpose: str = ""
     """Of a check: its name."""
+    against: str = ""
+    """What it is made against or asks, where that is not the bundle: a twin's digest, a server."""
 
     @property
     def name(self) -> str:
@@ -105,7 +107,7 @@ class Workshop:
     Attributes:
         folder: Of the parts.
         detector: Judges.
-        decides: What decides all parts: digests of bundles, the rate, whether a server is asked.
+        decides: What decides all parts: the bundle's digest, and the rate.
         seed: Of everything random.
         batch_size: Images a part.
     """
@@ -128,7 +130,7 @@ class Workshop:
             batch = slice(start, start + self.batch_size)
             part = Targets(targets.images[batch], targets.truth[batch], targets.accuracy)
             path = self.folder / piece.name / f"{number:05d}.safetensors"
-            made_from = digest([VERSION, piece.name, self.seed, number, part.digest, *self.decides])
+            made_from = digest([VERSION, piece.name, self.seed, number, part.digest, piece.against, *self.decides])
             wanted.append((path, part, made_from))
         done = [digest_of(path) == made_from for path, _, made_from in wanted]
         finished = sum(len(part) for (_, part, _), there in zip(wanted, done, strict=True) if there)

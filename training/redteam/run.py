@@ -69,7 +69,7 @@ def run(
     targets = find_targets(settings.images, detector.classifier, settings.count, settings.seed)
     if len(targets) < settings.count:
         progress.note(f"only {len(targets)} images that the classifier gets right, {settings.count} were asked for")
-    decides = (own.digest, twin.digest if twin else "", settings.rate, settings.server or "")
+    decides = (own.digest, settings.rate)
     workshop = Workshop(settings.out / "parts", detector, decides, settings.seed, settings.batch_size, progress)
     made = plan(
         settings, detector, twin.detector if twin else None, attacks, lambda: _oracle(settings, detector, progress)
