@@ -69,5 +69,5 @@ def install(patch: pytest.MonkeyPatch, **attacks: object) -> None:
     if attacks:
         module = ModuleType(MODULE)
         module.WHITE_BOX = attacks  # type: ignore[attr-defined]
-    patch.setitem(sys.modules, MODULE, module)  # type: ignore[arg-type]  # None: there is no such module
+    patch.setitem(sys.modules, MODULE, module)  # None: there is no such module
     made.clear()

@@ -97,7 +97,7 @@ def plan(
         asked = oracle()
         origin = ClassifierOracle(detector.classifier)
         if 2 in settings.rows:
-            chosen = {name: SCORE[name] for name in settings.score_methods}
+            chosen = _chosen(settings)
             _asking(2, chosen, _score_budgets(settings), asked, origin, settings.rate, found, settings.server or "")
         if 3 in settings.rows:
             _asking(3, DECISION, _least_budgets(settings), asked, origin, settings.rate, found, settings.server or "")
@@ -118,7 +118,7 @@ def _oblivious(settings: RedTeamSettings, detector: Detector, found: Plan) -> No
     else:
         found.refused[0] = f"pgd and cw not run, because {hidden(detector)}"
     oracle = ClassifierOracle(classifier)
-    chosen = {name: SCORE[name] for name in settings.score_methods}
+    chosen = _chosen(settings)
     _asking(0, chosen, _score_budgets(settings), oracle, oracle, None, found)
     _asking(0, DECISION, _least_budgets(settings), oracle, oracle, None, found)
 
@@ -174,6 +174,11 @@ def _white(
 
 def _white_run(attack: Attack, target: Detector, rate: float, budget: Budget, images: Tensor, seed: int) -> Outcome:
     return attack(target, images, rate, budget, seed)
+
+
+def _chosen(settings: RedTeamSettings) -> dict[str, BlackBox]:
+    """Attacks on the score oracle."""
+    return {name: SCORE[name] for name in settings.score_methods}
 
 
 def _score_budgets(settings: RedTeamSettings) -> list[Budget]:

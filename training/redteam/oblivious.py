@@ -15,7 +15,7 @@ from detector.classifier import Classifier
 from training.attacks.attacks import attack_images
 from training.config import AttackSpec
 from training.redteam.blackbox import BlackBox, Goal
-from training.redteam.blackbox.goal import project, within
+from training.redteam.blackbox.goal import column, project, within
 from training.redteam.oracles import ClassifierOracle, Oracle
 from training.redteam.values import Budget, Outcome
 
@@ -91,7 +91,7 @@ def _margin(logits: Tensor, origin: Tensor) -> Tensor:
 def _direction(gradient: Tensor, budget: Budget) -> Tensor:
     if budget.norm == "Linf":
         return gradient.sign()
-    return gradient / gradient.flatten(1).norm(dim=1).clamp_min(1e-12).view(-1, 1, 1, 1)
+    return gradient / column(gradient.flatten(1).norm(dim=1).clamp_min(1e-12))
 
 
 def _unknown(images: Tensor) -> Tensor:

@@ -53,7 +53,7 @@ def last_layer(classifier: Classifier) -> str:
     named = [(name, module) for name, module in classifier.module.named_modules() if isinstance(module, nn.Linear)]
     if not named or named[-1][1].out_features != classifier.num_classes or classifier.module.head.probabilities:
         return ""
-    return named[-1][0]
+    return str(named[-1][0])
 
 
 def plant(detector: Detector, image: Tensor, budget: Budget, rate: float, seed: int, *, inverted: bool) -> Planted:

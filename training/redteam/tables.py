@@ -72,15 +72,16 @@ def cost_table(result: RedTeamResult) -> Table:
         if line.method == ALL or not line.row:
             continue
         other = result.line(0, "pgd" if line.row in (1, 4) else line.method, line.norm, line.eps)
+        queries, cpu_s = (other.queries, other.cpu_s) if other else (None, None)
         table.add_row(
             str(line.row),
             line.method,
             size_of(line),
             _number(line.queries, 0),
-            _number(other and other.queries, 0),
-            _ratio(line.queries, other and other.queries),
+            _number(queries, 0),
+            _ratio(line.queries, queries),
             _number(line.cpu_s, 2),
-            _number(other and other.cpu_s, 2),
+            _number(cpu_s, 2),
         )
     return table
 

@@ -106,7 +106,7 @@ def test_the_same_seed_gives_the_same_attack(
 def test_a_change_is_brought_into_its_budget() -> None:
     images = torch.full((2, 3, 4, 4), 0.5).mul(255).round() / 255
     far = torch.rand(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
-    linf, l2 = (within(far, images, Budget(norm, 0.1, 1)) - images for norm in ("Linf", "L2"))  # type: ignore[arg-type]
+    linf, l2 = (within(far, images, Budget(norm, 0.1, 1)) - images for norm in ("Linf", "L2"))
     assert 24 / 255 < float(linf.abs().max()) <= 0.1
     assert 0.05 < float(l2.flatten(1).norm(dim=1).max()) <= 0.1
     assert torch.equal(project(images, images, Budget("L2", 0.1, 1)), images)

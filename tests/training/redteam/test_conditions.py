@@ -11,7 +11,8 @@ from training.redteam.result import Line, RedTeamResult, RowResult
 from training.redteam.settings import ALL
 from training.redteam.values import Norm
 
-RATES, BUDGETS, ROWS = (0.01, 0.05), (("Linf", 4 / 255), ("L2", 0.5)), (0, 4)
+RATES, ROWS = (0.01, 0.05), (0, 4)
+BUDGETS: tuple[tuple[Norm, float], ...] = (("Linf", 4 / 255), ("L2", 0.5))
 
 
 def line(row: int, success: float, *, norm: Norm = "Linf", eps: float = 4 / 255) -> Line:

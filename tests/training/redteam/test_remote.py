@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import tiny
 import torch
+from fake_servicer import FakeServer
 from heatward.client.values import Failure
 from heatward.errors import DetectionError
 
@@ -115,3 +116,20 @@ def test_a_client_that_cannot_be_made_says_why(tmp_path: Path) -> None:
         open_client("localhost:1", tmp_path / "none", None)
     with pytest.raises(ConfigError, match="--server"):
         open_client("localhost:99999", None, None)
+
+
+def test_over_grpc_a_server_that_is_gone_in_the_middle_is_asked_again(tmp_path: Path) -> None:
+    (tmp_path / "token").write_text(" secret\n")
+    server, progress = FakeServer(), Notes()
+    pauses: list[float] = []
+    try:
+        with open_client(server.address, tmp_path / "token", None) as client:
+            asked = ServerOracle(client, 0.05, "ab12", progress, patience_s=60, sleep=pauses.append)
+            server.detector.calls, server.detector.fail_first, server.detector.pushback_ms = 0, 2, "-1"  # "not again"
+            said = asked.ask(IMAGES)
+    finally:
+        server.stop()
+    assert said.label.tolist() == [1] * 5 and said.p_value.tolist() == [0.5] * 5 and not said.flagged.any()
+    assert said.probability[0].tolist() == pytest.approx([0.25, 0.75, 0.25])
+    assert server.detector.metadata["authorization"] == "Bearer secret"
+    assert pauses == [0.5, 1.0] and progress.notes[-1] == "the server is back"

@@ -70,4 +70,5 @@ def _waves(height: int, width: int) -> Tensor:
         for side in (height, width)
     )
     waves = (tall[:, None, :, None] * wide[None, :, None, :]).flatten(0, 1)
-    return waves / waves.flatten(1).norm(dim=1).view(-1, 1, 1)
+    unit: Tensor = waves / waves.flatten(1).norm(dim=1).view(-1, 1, 1)
+    return unit

@@ -7,6 +7,8 @@ square stays where the loss falls. All images of a batch search side by side.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -60,7 +62,7 @@ def square(goal: Goal, images: Tensor, budget: Budget, seed: int) -> Found:
 
 def _side(asked: int, queries: int, height: int, width: int) -> int:
     halvings = sum(asked * 10_000 >= at * queries for at in HALVED)
-    side = round((SHARE / 2**halvings * height * width) ** 0.5)
+    side = round(math.sqrt(SHARE / 2.0**halvings * height * width))
     return max(1, min(side, height - 1, width - 1))
 
 
