@@ -134,6 +134,9 @@ def _cost(result: RedTeamResult) -> Figure | None:
     axes.set_yticks(range(len(rows)), names, parse_math=False)
     axes.invert_yaxis()
     axes.set(xscale="log", xlabel="questions for one success; hollow: without heatward")
+    axes.xaxis.set_major_locator(mpl.ticker.LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(mpl.ticker.StrMethodFormatter("{x:g}"))
+    axes.minorticks_off()
     _tidy(axes)
     return figure
 

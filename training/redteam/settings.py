@@ -137,7 +137,7 @@ class RedTeamSettings(BaseSettings):
 class QuickSettings(RedTeamSettings):
     """`--quick`: at most 20 minutes on two cores with the embedded bundle."""
 
-    count: Count = 16
+    count: Count = 24
     linf: Epsilons = (2 / 255, 4 / 255, 8 / 255)
     steps: Annotated[tuple[Count, ...], Field(min_length=1), *Listed] = (30,)
     restarts: Count = 1
@@ -145,7 +145,7 @@ class QuickSettings(RedTeamSettings):
     queries: Count = 250
     score_methods: Annotated[tuple[Literal["simba", "square"], ...], *Listed] = ("square",)
     check_images: Count = 8
-    batch_size: Count = 16
+    batch_size: Count = 24
 
     @property
     def score_linf(self) -> tuple[float, ...]:

@@ -28,7 +28,7 @@ def row_table(result: RedTeamResult) -> Table:
     """Who gets through: a line a row and budget, each image by whichever method succeeds."""
     rates = [f"SR@{100 * rate:g}" for rate in result.rates]
     at = f"@{100 * result.rate:g}"
-    numbers = ("fooled", *rates, f"right or flagged{at}", "so, at ε/2", f"right in the end{at}")
+    numbers = ("fooled", *rates, f"robust{at}", "so, at ε/2", f"recovered{at}")
     table = blank_table("Who gets through", "row", "ε", numbers=numbers)
     for line in result.lines:
         if line.method == ALL:
