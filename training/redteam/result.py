@@ -99,7 +99,7 @@ class RedTeamResult(Result):
     failures: tuple[str, ...] = ()
     """Conditions of --fail-if that hold."""
     cpu_s: float
-    """Of all attacks; finished parts keep theirs."""
+    """Of all attacks, the checks aside; finished parts keep theirs."""
 
     @property
     def failed_checks(self) -> tuple[Check, ...]:
