@@ -88,6 +88,8 @@ CORE = ("models", "inference")
 CONTRACTS = ("heatward.v1", "heatward.inference")
 REMOTE_MODELS = ROOT / "detector/classifier/sources/kserve.py"
 """Asks a model by KServe v2, with the generated contracts: the one file of detector/ that speaks gRPC."""
+RED_TEAM = ROOT / "training/redteam/remote.py"
+"""Attacks a running server as its callers would: the one file of training/ that uses the client."""
 COMMAND_LINE = ("heatward.cli.exit_codes", "heatward.cli.files", "heatward.cli.options")
 """What commands outside the wheel share with those in it."""
 HEAVY = {
@@ -170,9 +172,11 @@ def test_the_server_knows_only_the_contracts_of_the_client() -> None:
         assert not wrong, f"{path.relative_to(ROOT)} imports {sorted(wrong)}"
 
 
-def test_only_the_demo_uses_the_client() -> None:
+def test_only_the_demo_and_the_red_team_use_the_client() -> None:
     """The jobs may ask for `heatward.__version__`, which every bundle records."""
     for path in [*sources("training"), *sources("forensics")]:
+        if path == RED_TEAM:
+            continue
         used = {name for name in imports(path) if top(name) == "heatward" and not within(name, COMMAND_LINE)}
         used -= {"heatward", "heatward.__version__"}
         used |= {

@@ -1,4 +1,4 @@
-"""The commands `heatward train`, `evaluate` and `retrain`: those of training, and a report of what they measured.
+"""The commands `heatward train`, `evaluate`, `redteam` and `retrain`: those of training, and a page of what they found.
 
 Training leaves numbers and examples as files and draws nothing; the report is drawn from these files, here.
 """
@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from training import cli
+from training.redteam import cli as attackers
 from training.retraining import cli as retraining
 
-__all__ = ["evaluate", "retrain", "train"]
+__all__ = ["evaluate", "redteam", "retrain", "train"]
 
 
 def train(argv: Sequence[str] | None = None) -> int:
@@ -22,6 +23,11 @@ def train(argv: Sequence[str] | None = None) -> int:
 def evaluate(argv: Sequence[str] | None = None) -> int:
     """`heatward evaluate --config FILE [--bundle FILE | --leave-out]`."""
     return cli.evaluate(argv, _draw)
+
+
+def redteam(argv: Sequence[str] | None = None) -> int:
+    """`heatward redteam BUNDLE --images FOLDER [--quick]`."""
+    return attackers.redteam(argv, _draw_red_team)
 
 
 def retrain(argv: Sequence[str] | None = None) -> int:
@@ -39,3 +45,9 @@ def _draw_comparison(folder: Path) -> Path:
     from forensics.report.comparison import write_comparison
 
     return write_comparison(folder)
+
+
+def _draw_red_team(folder: Path) -> Path:
+    from forensics.report.redteam import write_red_team
+
+    return write_red_team(folder)

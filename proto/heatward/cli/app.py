@@ -1,8 +1,8 @@
 """The `heatward` command: the first word picks a command, the rest is its own to read.
 
-The commands here need the client only. `serve`, `train`, `evaluate`, `explain`, `review` and `demo` live outside the
-wheel and plug in through the entry points `heatward.commands`: functions (argv) -> exit code. They are imported only
-when called, so that `heatward --help` costs no torch.
+The commands here need the client only. `serve`, `train`, `evaluate`, `redteam`, `explain`, `review` and `demo` live
+outside the wheel and plug in through the entry points `heatward.commands`: functions (argv) -> exit code. They are
+imported only when called, so that `heatward --help` costs no torch.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ SUMMARIES = {
     "explain": "show every heatmap of an image and its verdict on one page:  heatward explain photo.jpg",
     "train": "make a detector for your own classifier and images:  heatward train --config config.toml",
     "evaluate": "measure a detector on held-out attacks and write a report",
+    "redteam": "attack a bundle as people would who know it:  heatward redteam BUNDLE --images FOLDER [--quick]",
     "retrain": "make a challenger, and have it serve if it is better:  heatward retrain --champion STORE --config FILE",
     "recalibrate": "set new thresholds from recent clean images, without training",
     "adapt": "fit a bundle to a new release of its classifier:  heatward adapt BUNDLE --weights NEW --out FILE",
