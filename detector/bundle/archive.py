@@ -34,6 +34,7 @@ LIMITS = {
     "glance.safetensors": 2**30,
     "calibration.safetensors": 2**28,
     "reliability.safetensors": 2**20,
+    "patches.safetensors": 2**28,
 }
 """Every file a bundle may have and its largest size in bytes."""
 

@@ -60,6 +60,8 @@ def recipe_in(bundle: Bundle, folder: Path, allow: Collection[str], *, new_sourc
     }
     if manifest.cascade is not None:
         recipe["cascade"] = {name: each for name, each in manifest.cascade.items() if name in ("clears", "views")}
+    if manifest.patches is not None:
+        recipe["patches"] = manifest.patches
     if isinstance(known.get("witness"), dict):  # the job made it of a black box
         recipe["distillation"] = known["witness"]
     if new_source:
