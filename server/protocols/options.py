@@ -5,7 +5,7 @@ from __future__ import annotations
 from server.errors import RequestError
 from server.models.served_model import ServedModel
 
-__all__ = ["MAX_ID_BYTES", "MAX_TOP_K", "checked_error_rate", "checked_id", "checked_rate"]
+__all__ = ["MAX_ID_BYTES", "MAX_TOP_K", "checked_effort", "checked_error_rate", "checked_id", "checked_rate"]
 
 MAX_TOP_K = 5
 MAX_ID_BYTES = 128
@@ -39,6 +39,19 @@ def checked_rate(asked: float | None, model: ServedModel, field: str) -> float:
             f"{model.smallest_rate:.3g}",
         )
     return asked
+
+
+def checked_effort(look_for_patches: bool, model: ServedModel, field: str) -> ServedModel:
+    """The model that does what was asked for.
+
+    Raises:
+        RequestError: It was not made for that.
+    """
+    if not look_for_patches:
+        return model
+    if model.looking_for_patches is None:
+        raise RequestError(field, "the detector's bundle was not made to look for patches: leave it out")
+    return model.looking_for_patches
 
 
 def checked_error_rate(asked: float | None, model: ServedModel, field: str) -> float | None:

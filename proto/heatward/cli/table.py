@@ -31,27 +31,37 @@ REDRAW_S = 0.1
 CLEAR_LINE = "\r\x1b[K"
 
 
-def answer_columns(paths: list[Path], console: Console | None = None, *, relied: bool = False) -> Columns:
+def answer_columns(
+    paths: list[Path], console: Console | None = None, *, relied: bool = False, masked: bool = False
+) -> Columns:
     """One for the widest of these names, within reason where no terminal folds it; and those of an answer.
 
     Args:
         paths: Of the images.
         console: A person's terminal.
         relied: Whether the answers say which predictions can be relied on.
+        masked: Whether they say which were made by a patch.
     """
     widest = max(map(width_of, ("image", *map(_name, paths))))
     name_width = widest if console else min(NAME_WIDTH, widest)
-    widths = [name_width, 8, 8, LABEL_WIDTH + 6, LABEL_WIDTH + 6] + [10, 9] * relied
-    return Columns(widths, right=(2, 5), console=console)
+    widths = [name_width, 8, 8, LABEL_WIDTH + 6, LABEL_WIDTH + 6] + [10, 9] * relied + [8, 7] * masked
+    return Columns(widths, right=(2, 5, 7) if relied else (2, 5), console=console)
 
 
-def table_head(columns: Columns, *, relied: bool = False) -> str:
+def table_head(columns: Columns, *, relied: bool = False, masked: bool = False) -> str:
     cells = ["image", "verdict", "p-value", "predicted", "recovered"] + ["error rate", "reliable"] * relied
+    cells += ["masked p", "patched"] * masked
     return columns.row(cells, ["bold"] * len(cells))
 
 
 def table_line(
-    path: Path, answer: Verdict | Failure, columns: Columns, discovery: bool | None = None, *, relied: bool = False
+    path: Path,
+    answer: Verdict | Failure,
+    columns: Columns,
+    discovery: bool | None = None,
+    *,
+    relied: bool = False,
+    masked: bool = False,
 ) -> str:
     """A row; `discovery` says whether all images together call it attacked, None that each decides for itself."""
     name = _name(path) if columns.console else _cut_left(_name(path), NAME_WIDTH)
@@ -65,6 +75,11 @@ def table_line(
     cells = [name, verdict, f"{answer.p_value:.4f}", _label(answer.predicted), recovered]
     if relied:
         cells += ["-" if answer.error_rate is None else f"{answer.error_rate:.4f}", "yes" if answer.reliable else "NO"]
+    if masked:
+        cells += [
+            "-" if answer.patch_p_value is None else f"{answer.patch_p_value:.4f}",
+            "YES" if answer.patched else "no",
+        ]
     return columns.row(cells, ("", style))
 
 
@@ -98,6 +113,7 @@ class Totals:
     attacked: int = 0
     failed: int = 0
     unreliable: int | None = None
+    patched: int | None = None
     rate: float | None = None
     false_discovery_rate: float | None = None
     """At which all images together decide which are attacked."""
@@ -111,6 +127,8 @@ class Totals:
             self.rate = answer.false_positive_rate
             if answer.reliable is not None:
                 self.unreliable = (self.unreliable or 0) + (not answer.reliable)
+            if answer.patched is not None:
+                self.patched = (self.patched or 0) + answer.patched
 
     def line(self) -> str:
         text = f"{self.answered} image{'' if self.answered == 1 else 's'}: {self.attacked} attacked"
@@ -120,6 +138,8 @@ class Totals:
             text += f" (at a false-positive rate of {self.rate * 100:.3g} %)"
         if self.unreliable is not None:
             text += f", {self.unreliable} not to be relied on"
+        if self.patched is not None:
+            text += f", {self.patched} patched"
         return text + (f", {self.failed} failed" if self.failed else "")
 
 

@@ -40,6 +40,8 @@ def to_verdict(request: pb.DetectRequest, result: InferenceResult) -> pb.Verdict
     )
     if result.reliable is not None:
         message.reliable = result.reliable
+    if verdict.patch is not None and result.patched is not None:
+        message.patch_p_value, message.patched = verdict.patch, result.patched
     if request.options.heatmap == pb.HEATMAP_FORMAT_FLOAT:
         height, width = verdict.heatmap.shape
         data = verdict.heatmap.astype("<f4").tobytes()

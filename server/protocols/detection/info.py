@@ -56,7 +56,16 @@ def to_info(model: ServedModel, config: ServerConfig) -> pb.DetectorInfo:
         else (),
         has_tail=any(model.detector.tails),
         cascade=_cascade(model.detector),
+        patches=_patches(model),
     )
+
+
+def _patches(model: ServedModel) -> pb.PatchInfo | None:
+    patches = model.looking_for_patches and model.detector.patches
+    if not patches:
+        return None
+    covering = patches.covering
+    return pb.PatchInfo(area=covering.area, side=covering.side, masks=len(covering.windows))
 
 
 def _cascade(detector: Detector) -> pb.CascadeInfo | None:
