@@ -13,7 +13,7 @@ needs no calibration (Minority Reports, PatchCensor). `--weights` measures other
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -101,7 +101,9 @@ def measured(covering: Covering, calibrate: Looked, test: Looked) -> dict[str, A
     }
 
 
-def attacked(covering: Covering, classifier: Classifier, calibrate: Looked, test: Looked, count: int) -> dict[str, Any]:
+def attacked(
+    covering: Covering, classifier: Classifier, calibrate: Looked, test: Looked, count: int, steps: int
+) -> dict[str, Any]:
     """What two attackers reach on right predictions: whom they fool, and who of these is flagged."""
     calibration = Calibration.fit(calibrate.scores)
     rows = (test.clean.predictions == test.clean.truth).nonzero()[:count, 0]
@@ -109,7 +111,10 @@ def attacked(covering: Covering, classifier: Classifier, calibrate: Looked, test
     certificates = calibration.p_value(bound(covering, test.answers[rows], labels))
     torch.manual_seed(SEED)
     area = covering.side**2 / images[0, 0].numel()
-    attackers = {"Patch": Patch(classifier.module, area=area), "informed": Informed(classifier, covering)}
+    attackers: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+        "Patch": Patch(classifier.module, area=area),
+        "informed": Informed(classifier, covering, steps),
+    }
     found: dict[str, Any] = {}
     for name, attack in attackers.items():
         adversarial = (attack(images, labels) * 255).round() / 255
@@ -169,6 +174,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--masks", type=int, nargs="+", default=[36])
     parser.add_argument("--count", type=int, default=1000, help="images of each split")
     parser.add_argument("--attacked", type=int, default=0, help="right predictions that two attackers try")
+    parser.add_argument("--steps", type=int, default=30, help="of the attacker who knows the masks")
     parser.add_argument("--trusted", nargs="+", default=(), help="modules that a python: classifier may come from")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", type=Path, help="write the result here, too")
@@ -186,7 +192,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             looked = tuple(Looked.at(each, covering, classifier) for each in (calibrate, test))
             results.append(measured(covering, *looked))
             if options.attacked:
-                results[-1]["attacks"] = attacked(covering, classifier, *looked, options.attacked)
+                results[-1]["attacks"] = attacked(covering, classifier, *looked, options.attacked, options.steps)
     show(results)
     if options.json:
         write_json(options.json, results)

@@ -61,10 +61,9 @@ def to_info(model: ServedModel, config: ServerConfig) -> pb.DetectorInfo:
 
 
 def _patches(model: ServedModel) -> pb.PatchInfo | None:
-    patches = model.looking_for_patches and model.detector.patches
-    if not patches:
+    if model.looking_for_patches is None or model.detector.patches is None:
         return None
-    covering = patches.covering
+    covering = model.detector.patches.covering
     return pb.PatchInfo(area=covering.area, side=covering.side, masks=len(covering.windows))
 
 
