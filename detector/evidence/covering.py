@@ -132,4 +132,5 @@ def _weights(side: Tensor, hole: slice) -> Tensor:
     """(length of the hole, length of the side): Gaussian weights by distance."""
     at = torch.arange(len(side), device=side.device, dtype=side.dtype)
     distance = (at[hole, None] - at) / (SPREAD * (hole.stop - hole.start))
-    return (-(distance**2) / 2).exp()
+    weights: Tensor = (-(distance**2) / 2).exp()
+    return weights
