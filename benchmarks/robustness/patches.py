@@ -189,10 +189,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for area in options.area:
         for masks in options.masks:
             covering = Covering.of(classifier.input_size, PatchSettings(area=area, masks=masks))
-            looked = tuple(Looked.at(each, covering, classifier) for each in (calibrate, test))
-            results.append(measured(covering, *looked))
+            clean, tried = (Looked.at(each, covering, classifier) for each in (calibrate, test))
+            results.append(measured(covering, clean, tried))
             if options.attacked:
-                results[-1]["attacks"] = attacked(covering, classifier, *looked, options.attacked, options.steps)
+                results[-1]["attacks"] = attacked(covering, classifier, clean, tried, options.attacked, options.steps)
     show(results)
     if options.json:
         write_json(options.json, results)

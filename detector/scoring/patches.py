@@ -101,9 +101,9 @@ def answers_under(covering: Covering, classifier: Classifier, images: Tensor) ->
     """Logits (B, n, K) on the CPU of images (B, 3, H, W) under each mask."""
     few = max(1, AT_ONCE // len(covering.windows))
     found = []
-    for part in images.to(classifier.device).split(few):
+    for part in torch.split(images.to(classifier.device), few):
         covered = covering.covered(part)  # (b, n, 3, H, W)
-        logits = torch.cat([classifier(each) for each in covered.flatten(0, 1).split(AT_ONCE)])
+        logits = torch.cat([classifier(each) for each in torch.split(covered.flatten(0, 1), AT_ONCE)])
         found.append(logits.unflatten(0, covered.shape[:2]).cpu())
     return torch.cat(found)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import tiny
 import torch
@@ -35,9 +36,11 @@ def test_it_says_what_was_asked_and_all_else_as_before(bundle: Bundle, tmp_path:
     plain, asked = detector.detect(images), detector.looking_for_patches().detect(images)
     assert [each.patch for each in plain] == [None] * 9
     assert all(each.patch is not None and 0.01 <= each.patch <= 1 for each in asked)
-    assert [replace(each, patch=None, heatmap=None) for each in asked] == [
-        replace(each, heatmap=None) for each in plain
+    nothing = np.zeros(0, np.float32)
+    assert [replace(each, patch=None, heatmap=nothing) for each in asked] == [
+        replace(each, heatmap=nothing) for each in plain
     ]
+    assert detector.looking_for_patches().detect(images[:0]) == []
     assert [each.patch for each in detector.detect(images)] == [None] * 9  # the one that was there is as it was
     assert [each.patch for each in detector.looking_for_patches().in_full().detect(images)] == [
         each.patch for each in asked

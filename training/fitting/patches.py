@@ -34,7 +34,7 @@ def patch_scores(job: Job) -> Tensor:
             for path in list_shards(job.work, "attack", "calibrate", label):
                 shard = read_columns(path, ("images", "prediction", "index"))
                 for images, predictions in zip(
-                    shard["images"].split(batch), shard["prediction"].split(batch), strict=True
+                    torch.split(shard["images"], batch), torch.split(shard["prediction"], batch), strict=True
                 ):
                     answers = answers_under(covering, job.classifier, images.float() / 255)
                     found.append(score_of(answers, predictions).double())
