@@ -104,7 +104,7 @@ def answers_under(covering: Covering, classifier: Classifier, images: Tensor) ->
     for part in torch.split(images.to(classifier.device), few):
         covered = covering.covered(part)  # (b, n, 3, H, W)
         logits = torch.cat([classifier(each) for each in torch.split(covered.flatten(0, 1), AT_ONCE)])
-        found.append(logits.unflatten(0, covered.shape[:2]).cpu())
+        found.append(logits.reshape(*covered.shape[:2], logits.shape[1]).cpu())
     return torch.cat(found)
 
 
