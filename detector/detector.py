@@ -24,16 +24,24 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from detector.bundle import Bundle, Manifest, load_bundle
-from detector.bundle.contents import cascade_of, settings_of, stored_calibration, whole_settings_of
+from detector.bundle.contents import (
+    cascade_of,
+    check_match,
+    patches_of,
+    settings_of,
+    stored_calibration,
+    whole_settings_of,
+)
 from detector.classifier import Classifier, ClassifierSpec, load_classifier
-from detector.errors import FingerprintMismatchError
 from detector.evidence import Evidence, EvidenceExtractor, EvidenceSettings
 from detector.images.batch import check_images
 from detector.keys import PublicKeys
 from detector.scoring.calibration import Calibration
 from detector.scoring.cascade import Cascade
 from detector.scoring.groups import Groups
+from detector.scoring.labels import pairs, recovered
 from detector.scoring.network import EvidenceShape, HeatmapNetwork, NetworkSettings, score
+from detector.scoring.patches import Patches, looked_for
 from detector.scoring.reliability import Reliability
 from detector.scoring.tail import Tail, TailEstimate
 
@@ -79,6 +87,8 @@ class Verdict:
     """How rare the score may be, where it is higher than those of all clean images; None where nothing estimates it."""
     cleared: bool = False
     """Whether a glance let the image go: `recovered` and `corrected` are then the glance networks'."""
+    patch: float | None = None
+    """P-value that no patch made the prediction (`detector.scoring.patches`); None where nobody looked for one."""
 
 
 class Detector:
@@ -94,8 +104,11 @@ class Detector:
         groups: Attack scores of clean images by group, if p-values are to be ranks among an image's own group.
         tail: Whether to estimate how rare a score is that is higher than all clean ones.
         cascade: The first look; None: every image is looked at in full.
+        patches: How to look for patches, if it is to be asked for.
     """
 
+    patches: Patches | None = None
+    looks_for_patches = False
     groups: Groups | None = None
     tails: tuple[Tail | None, ...] = ()
     """Of each group; empty where nothing is to be estimated."""
@@ -112,6 +125,7 @@ class Detector:
         groups: Groups | None = None,
         tail: bool = False,
         cascade: Cascade | None = None,
+        patches: Patches | None = None,
     ) -> None:
         self.classifier = classifier
         self.extractor = extractor
@@ -125,6 +139,7 @@ class Detector:
             calibrations = groups.calibrations if groups else (calibration,)
             self.tails = tuple(Tail.of(each.scores.numpy()) for each in calibrations)
         self.cascade = cascade
+        self.patches = patches
 
     @classmethod
     def from_bundle(
@@ -166,13 +181,13 @@ class Detector:
         classifier = load_classifier(
             placed(manifest.classifier), device=device, state_dict=bundle.classifier_weights, allow=allow
         )
-        _match("guards classifier", classifier, manifest.fingerprint)
+        check_match("guards classifier", classifier, manifest.fingerprint)
         witness = None
         if manifest.witness is not None:
             witness = load_classifier(
                 placed(manifest.witness), device=device, state_dict=bundle.witness_weights, allow=allow
             )
-            _match("has the witness", witness, manifest.witness_fingerprint)
+            check_match("has the witness", witness, manifest.witness_fingerprint)
         shape = settings_of(EvidenceShape, manifest.network.get("shape"), "network.shape")
         networks = HeatmapNetwork.ensemble(
             shape,
@@ -194,6 +209,7 @@ class Detector:
             None if bundle.reliability is None else Reliability.from_tensors(bundle.reliability),
             *stored_calibration(bundle, classifier.num_classes),
             None if (cascade := cascade_of(bundle)) is None else cascade.to(device),
+            patches_of(bundle),
         )
 
     @property
@@ -223,9 +239,9 @@ class Detector:
         check_images(images, size=self.classifier.input_size)
         seen = self._judge(images.to(self.classifier.device))
         scores, origin = seen.scores.cpu(), seen.origin.cpu()  # whole: each copy waits for the GPU
-        probabilities, labels = seen.logits.cpu().softmax(1).topk(min(TOP, self.classifier.num_classes))
-        candidates = seen.candidates.cpu()
-        top, recovered, corrected = _pairs(labels, probabilities), _recovered(candidates, origin), origin.max(1)
+        probabilities, labels = seen.evidence.logits.cpu().softmax(1).topk(min(TOP, self.classifier.num_classes))
+        candidates = seen.evidence.candidates.cpu()
+        top, before, corrected = pairs(labels, probabilities), recovered(candidates, origin), origin.max(1)
         corrected_labels = candidates.gather(1, corrected.indices[:, None])[:, 0].tolist()
         corrected_probabilities = corrected.values.tolist()
         attack_scores, p_values = scores.tolist(), self.p_value(scores, labels[:, 0]).tolist()
@@ -235,6 +251,9 @@ class Detector:
             read = seen.evidence if self.cascade is None else seen.evidence.at_a_glance()  # what every image has
             error_rates = self.reliability.error_rate(read, scores, origin).tolist()
         heatmaps = seen.heatmaps.cpu().numpy()
+        patched: Sequence[float | None] = [None] * len(images)
+        if self.looks_for_patches:
+            patched = looked_for(self.patches).p_value(self.classifier, images, labels[:, 0]).tolist()
         kept = seen.kept() if keep_evidence else [None] * len(images)
         return [
             Verdict(
@@ -243,7 +262,7 @@ class Detector:
                 top=top[i],
                 attack_score=attack_scores[i],
                 p_value=p_values[i],
-                recovered=recovered[i],
+                recovered=before[i],
                 corrected=(corrected_labels[i], corrected_probabilities[i]),
                 heatmap=heatmaps[i].astype(np.float32),
                 evidence=kept[i],
@@ -251,6 +270,7 @@ class Detector:
                 calibration_group=self.group_names[groups[i]],
                 tail=self._tail(groups[i], attack_scores[i], p_values[i]),
                 cleared=attack_scores[i] < 0 and self.cascade is not None,
+                patch=patched[i],
             )
             for i in range(len(images))
         ]
@@ -277,6 +297,24 @@ class Detector:
         other.cascade = replace(self.cascade, threshold=-math.inf)
         return other
 
+    def looking_for_patches(self) -> Detector:
+        """The same detector, whose verdicts have a `patch`: a forward pass more a mask; `ConfigError` if it cannot."""
+        other = copy(self)
+        other.looks_for_patches = looked_for(self.patches) is not None
+        return other
+
+    def certify(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
+        """(B,) float64: the largest `Verdict.patch` that any patch on clean images (B, 3, H, W) can have.
+
+        Of those patches that make the prediction another than the label (B,), or than the prediction without them.
+        Where it is at most a, whoever flags at rate a flags each of them (`detector.scoring.patches`).
+
+        Raises:
+            ConfigError: The bundle was not made to look for patches.
+        """
+        check_images(images, size=self.classifier.input_size)
+        return looked_for(self.patches).certificate(self.classifier, images, labels)
+
     def _tail(self, group: int, attack_score: float, p_value: float) -> TailEstimate | None:
         tail = self.tails[group] if self.tails else None
         return tail.estimate(attack_score) if tail and p_value <= 1 / (tail.count + 1) else None
@@ -299,14 +337,6 @@ class _Seen:
     rows: Sequence[int] = ()  # that went on
     full: Evidence | None = None  # about these
 
-    @property
-    def logits(self) -> Tensor:
-        return self.evidence.logits
-
-    @property
-    def candidates(self) -> Tensor:
-        return self.evidence.candidates
-
     def kept(self) -> list[Mapping[str, NDArray[Any]] | None]:
         """The evidence of each image, as far as it was looked at."""
         kept = _rows(self.evidence)
@@ -319,24 +349,3 @@ class _Seen:
 def _rows(evidence: Evidence) -> list[Mapping[str, NDArray[Any]]]:
     arrays = {name: each.cpu().contiguous().numpy() for name, each in evidence.tensors().items()}
     return [{name: each[i] for name, each in arrays.items()} for i in range(len(evidence))]
-
-
-def _recovered(candidates: Tensor, origin: Tensor) -> list[tuple[tuple[int, float], ...]]:
-    """Origin probabilities (B, C) of candidates (B, C), the prediction first → those of the others, best first."""
-    others = origin[:, 1:].double().clamp_min(torch.finfo(torch.float32).tiny)  # where all underflow: alike
-    shares, order = (others / others.sum(1, keepdim=True)).sort(dim=1, descending=True, stable=True)
-    return _pairs(candidates[:, 1:].gather(1, order), shares)
-
-
-def _pairs(labels: Tensor, values: Tensor) -> list[tuple[tuple[int, float], ...]]:
-    """(B, K) and (B, K) → for each image, K labels with their values."""
-    rows = zip(labels.tolist(), values.tolist(), strict=True)
-    return [tuple(zip(indices, shares, strict=True)) for indices, shares in rows]
-
-
-def _match(role: str, loaded: Classifier, fingerprint: str) -> None:
-    if loaded.fingerprint != fingerprint:
-        raise FingerprintMismatchError(
-            f"the bundle {role} {fingerprint[:12]}…, but {loaded.spec.source!r} loaded as {loaded.fingerprint[:12]}…: "
-            "give the weights it was made with, or train a new bundle"
-        )

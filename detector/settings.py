@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -19,6 +20,7 @@ __all__ = [
     "MOST_CLEARED",
     "EvidenceSettings",
     "NetworkSettings",
+    "PatchSettings",
     "Preprocessing",
     "ScoreSettings",
     "StoredSettings",
@@ -160,6 +162,25 @@ class EvidenceSettings(StoredSettings):
     views: ViewSettings = ViewSettings()
     forward_batch: int = Field(default=256, ge=1)
     """Images of one forward pass; bounds memory."""
+
+
+class PatchSettings(BaseModel):
+    """Which patches are looked for, and how. Part of the bundle: its clean scores belong to these masks."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    area: float = Field(default=0.02, gt=0, le=0.25)
+    """Share of the image under a square that the largest patch fits into, anywhere in it."""
+    masks: int = Field(default=36, ge=4)
+    """At most so many, a square number: rows times columns. Each costs a forward pass; fewer are larger."""
+
+    @field_validator("masks")
+    @classmethod
+    def _square(cls, masks: int) -> int:
+        side = math.isqrt(masks)
+        if side * side != masks:
+            raise ValueError(f"expected a square number, such as {side * side} or {(side + 1) ** 2}, got {masks}")
+        return masks
 
 
 class ScoreSettings(BaseModel):

@@ -14,7 +14,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from detector.cpus import available_cpus
 from detector.errors import ConfigError
-from detector.settings import EvidenceSettings
+from detector.settings import EvidenceSettings, PatchSettings
 from detector.spec import ClassifierSource, ClassifierSpec, check_classes
 from detector.text import nearest, plain
 from training.deliveries import AT, DeliverySpec, Step, check_deliveries
@@ -240,6 +240,8 @@ class TrainingConfig(BaseSettings):
     fit: FitSettings = FitSettings()
     calibrate: CalibrateSettings = CalibrateSettings()
     cascade: CascadeConfig = CascadeConfig()
+    patches: PatchSettings | None = None
+    """Masks that the bundle can look for patches with, where a caller asks for it. Default: it cannot."""
     evaluate: EvaluateSettings = EvaluateSettings()
 
     @model_validator(mode="after")

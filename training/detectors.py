@@ -9,15 +9,17 @@ from typing import Any
 from torch import Tensor
 
 from detector.bundle import Bundle, load_bundle, save_bundle
-from detector.bundle.contents import cascade_of, stored_calibration
+from detector.bundle.contents import cascade_of, patches_of, stored_calibration
 from detector.classifier import load_classifier
 from detector.detector import Detector
 from detector.errors import ConfigError, FingerprintMismatchError
 from detector.evidence import EvidenceExtractor, EvidenceSettings
+from detector.evidence.covering import Covering
 from detector.remote import shown
 from detector.scoring.calibration import Calibration
 from detector.scoring.groups import Groups
 from detector.scoring.network import EvidenceShape, HeatmapNetwork, NetworkSettings
+from detector.scoring.patches import Patches
 from detector.scoring.reliability import Reliability
 from training.fitting.glance import load_cascade
 from training.fitting.networks import load_networks
@@ -25,11 +27,13 @@ from training.job import Job
 from training.shards import read_shard
 
 __all__ = [
+    "PATCHES",
     "RELIABILITY",
     "SCORES",
     "detector_around",
     "load_calibration",
     "load_detector",
+    "load_patches",
     "load_reliability",
     "open_detector",
     "write_measured",
@@ -37,6 +41,7 @@ __all__ = [
 
 SCORES = Path("calibrate/scores.safetensors")
 RELIABILITY = SCORES.with_name("reliability.safetensors")
+PATCHES = SCORES.with_name("patches.safetensors")
 
 
 def load_calibration(work: Path) -> tuple[Tensor, dict[str, Tensor] | None]:
@@ -59,6 +64,15 @@ def load_reliability(work: Path) -> Reliability | None:
     return Reliability.from_tensors(tensors) if tensors else None
 
 
+def load_patches(job: Job) -> dict[str, Tensor] | None:
+    """What clean images score under the masks of `[patches]`, as a bundle holds it; None where there are none.
+
+    Raises:
+        DataError: The calibrate stage has not run.
+    """
+    return None if job.config.patches is None else read_shard(job.work / PATCHES)
+
+
 def load_detector(job: Job) -> Detector:
     """The detector that the fit and calibrate stages made.
 
@@ -67,6 +81,7 @@ def load_detector(job: Job) -> Detector:
     """
     device, cascade = job.classifier.device, load_cascade(job)
     scores, stored = load_calibration(job.work)
+    masks, clean = job.config.patches, load_patches(job)
     return Detector(
         job.classifier,
         EvidenceExtractor(job.classifier, job.config.evidence, job.witness),
@@ -76,6 +91,9 @@ def load_detector(job: Job) -> Detector:
         groups=Groups.from_tensors(stored, job.classifier.num_classes) if stored else None,
         tail=job.config.calibrate.tail,
         cascade=cascade.to(device) if cascade is not None else None,
+        patches=Patches(Covering.of(job.classifier.input_size, masks), Calibration.fit(clean["scores"]))
+        if masks and clean
+        else None,
     )
 
 
@@ -127,6 +145,7 @@ def detector_around(bundle: Bundle, extractor: EvidenceExtractor) -> Detector:
         None if bundle.reliability is None else Reliability.from_tensors(bundle.reliability),
         *stored_calibration(bundle, classifier.num_classes),
         cascade.to(classifier.device) if cascade is not None else None,
+        patches_of(bundle),
     )
 
 

@@ -36,6 +36,7 @@ LIMITS = {
     "calibration.safetensors": 2**28,
     "reliability.safetensors": 2**20,
     SIGNATURE: 2**16,
+    "patches.safetensors": 2**28,
 }
 """Every file a bundle may have and its largest size in bytes."""
 

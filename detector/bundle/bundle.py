@@ -8,6 +8,7 @@
     calibration.safetensors   attack scores of clean images, by group as well where it calibrates by group
     reliability.safetensors   what may be promised of predictions, where that was calibrated
     signature.json            whose bundle it is, where somebody signed it (outside the manifest)
+    patches.safetensors       scores of clean images under masks, where it looks for patches
 
 Nothing is unpickled and nothing is extracted; a bundle from elsewhere is read within limits. The same content gives the
 same bytes, and a reader sees the old bundle or the new one, never a torn file.
@@ -45,7 +46,7 @@ FORMAT: Final = "heatward-bundle"
 SCHEMA_VERSION = 4
 CLASSIFIER, WITNESS = "classifier.safetensors", "witness.safetensors"
 NETWORK, GLANCE, CALIBRATION = "network.safetensors", "glance.safetensors", "calibration.safetensors"
-RELIABILITY = "reliability.safetensors"
+RELIABILITY, PATCHES = "reliability.safetensors", "patches.safetensors"
 
 
 class Manifest(BaseModel):
@@ -64,6 +65,7 @@ class Manifest(BaseModel):
         constants: What decides the evidence and is no setting; another heatward must compute with the same.
         network: Settings of the heatmap network and of the attack score.
         cascade: Threshold and settings of the first look; None where every image is looked at in full.
+        patches: Which patches are looked for, and how; None where none are.
         families: Attack families of the network's head.
         operating_points: Threshold by false-positive rate; none where each group has its own.
         calibration: How it is calibrated, where not on all images at once; whether it estimates a tail.
@@ -85,6 +87,7 @@ class Manifest(BaseModel):
     constants: dict[str, JsonValue] = CONSTANTS
     network: dict[str, JsonValue] = {}
     cascade: dict[str, JsonValue] | None = None
+    patches: dict[str, JsonValue] | None = None
     families: tuple[str, ...] = ()
     operating_points: dict[str, float] = {}
     calibration: dict[str, JsonValue] = {}
@@ -111,6 +114,7 @@ class Bundle:
         witness_weights: The witness's state dict; None where there is no witness, or its file must be at hand.
         reliability: `detector.scoring.reliability.Reliability.tensors`; None where no error rate is promised.
         glance_weights: The glance networks'; None where there is no cascade.
+        patches: Scores of clean images under masks; None where it looks for no patches.
     """
 
     manifest: Manifest
@@ -121,6 +125,7 @@ class Bundle:
     reliability: dict[str, Tensor] | None = None
     calibration_groups: dict[str, Tensor] | None = None
     glance_weights: dict[str, Tensor] | None = None
+    patches: dict[str, Tensor] | None = None
 
 
 def save_bundle(path: str | Path, bundle: Bundle, *, half: bool = False, key: SigningKey | None = None) -> None:
@@ -144,6 +149,8 @@ def save_bundle(path: str | Path, bundle: Bundle, *, half: bool = False, key: Si
         contents[RELIABILITY] = _packed(bundle.reliability, half=False)
     if bundle.glance_weights is not None:
         contents[GLANCE] = _packed(bundle.glance_weights, half)
+    if bundle.patches is not None:
+        contents[PATCHES] = _packed(bundle.patches, half=False)
     manifest = bundle.manifest
     changed: dict[str, Any] = {"classifier": manifest.classifier, "witness": manifest.witness}
     for role, file, weights in (
@@ -156,8 +163,8 @@ def save_bundle(path: str | Path, bundle: Bundle, *, half: bool = False, key: Si
                 changed[role] = changed[role].model_copy(update={"weights": None})
     files = {name: hashlib.sha256(data).hexdigest() for name, data in contents.items()}
     manifest = manifest.model_copy(update={**changed, "files": files})
-    # a heatward that knows of no cascade, or of no groups, still reads a bundle that has none
-    unset = {name for name in ("cascade", "calibration") if not getattr(manifest, name)}
+    # a heatward that knows of no cascade, groups or patches still reads a bundle that has none
+    unset = {name for name in ("cascade", "calibration", "patches") if not getattr(manifest, name)}
     described = manifest.model_dump(mode="json", exclude=unset)
     described["files"][MANIFEST] = _manifest_digest(described)
     contents[MANIFEST] = (json.dumps(described, indent=2, sort_keys=True) + "\n").encode()
@@ -195,6 +202,7 @@ def _loaded(path: Path, keys: PublicKeys | None) -> Bundle:
     if foreign := [*others, *sorted(manifest.files.keys() - LIMITS.keys())]:
         raise BundleForeignError(f"{path} holds {foreign[0]!r}, which is no file of a bundle: train the bundle again.")
     needed = {NETWORK, CALIBRATION} | ({GLANCE} if manifest.cascade is not None else set())
+    needed |= {PATCHES} if manifest.patches is not None else set()
     for name in sorted(manifest.files.keys() - {MANIFEST} | needed):
         if name not in contents:
             raise BundleDamagedError(f"{path} lacks its file {name}: copy or train the bundle again.")
@@ -218,6 +226,7 @@ def _loaded(path: Path, keys: PublicKeys | None) -> Bundle:
         _unpacked(contents[RELIABILITY], RELIABILITY, path) if RELIABILITY in contents else None,
         groups or None,
         _unpacked(contents[GLANCE], GLANCE, path) if GLANCE in contents else None,
+        _unpacked(contents[PATCHES], PATCHES, path) if PATCHES in contents else None,
     )
 
 

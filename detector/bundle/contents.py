@@ -1,4 +1,4 @@
-"""What a bundle holds, read with care: a `Bundle` in; settings, its cascade and its calibration by group out."""
+"""What a bundle holds, read with care: a `Bundle` in; settings, its cascade, calibration by group and patches out."""
 
 from __future__ import annotations
 
@@ -7,13 +7,23 @@ from typing import TypeVar
 from pydantic import BaseModel, JsonValue, ValidationError
 
 from detector.bundle.bundle import Bundle
-from detector.errors import BundleDamagedError, BundleVersionError, CalibrationError
+from detector.classifier import Classifier
+from detector.errors import (
+    BundleDamagedError,
+    BundleVersionError,
+    CalibrationError,
+    ConfigError,
+    FingerprintMismatchError,
+)
+from detector.evidence.covering import Covering
+from detector.scoring.calibration import Calibration
 from detector.scoring.cascade import Cascade, CascadeSettings
 from detector.scoring.groups import Groups
 from detector.scoring.network import NetworkSettings
-from detector.settings import EvidenceSettings
+from detector.scoring.patches import Patches
+from detector.settings import EvidenceSettings, PatchSettings
 
-__all__ = ["cascade_of", "settings_of", "stored_calibration", "whole_settings_of"]
+__all__ = ["cascade_of", "check_match", "patches_of", "settings_of", "stored_calibration", "whole_settings_of"]
 
 Settings = TypeVar("Settings", bound=BaseModel)
 
@@ -59,6 +69,23 @@ def cascade_of(bundle: Bundle) -> Cascade | None:
     return Cascade.of(settings, len(bundle.manifest.families), bundle.glance_weights, views)
 
 
+def patches_of(bundle: Bundle) -> Patches | None:
+    """How a bundle looks for patches; None where it does not.
+
+    Raises:
+        BundleDamagedError: The manifest describes it badly, or the scores are none.
+        BundleVersionError: It does not say which masks its scores belong to.
+    """
+    if bundle.manifest.patches is None or bundle.patches is None:
+        return None
+    settings = whole_settings_of(PatchSettings, bundle.manifest.patches, "patches")
+    try:
+        covering = Covering.of(bundle.manifest.classifier.input_size, settings)
+        return Patches(covering, Calibration.fit(bundle.patches["scores"]))
+    except (CalibrationError, ConfigError, KeyError) as error:
+        raise BundleDamagedError(f"the bundle has bad patches ({error}): train the bundle again") from error
+
+
 def whole_settings_of(kind: type[Settings], stored: JsonValue, place: str) -> Settings:
     """Settings that decide scores, every one of them from the bundle: a default may have changed since it was made.
 
@@ -94,3 +121,16 @@ def settings_of(kind: type[Settings], stored: JsonValue, place: str) -> Settings
         raise BundleDamagedError(
             f"the bundle's manifest has a bad {key} ({first['msg']}): train the bundle again"
         ) from error
+
+
+def check_match(role: str, loaded: Classifier, fingerprint: str) -> None:
+    """See that a net is the one that a bundle was made with.
+
+    Raises:
+        FingerprintMismatchError: It is not.
+    """
+    if loaded.fingerprint != fingerprint:
+        raise FingerprintMismatchError(
+            f"the bundle {role} {fingerprint[:12]}…, but {loaded.spec.source!r} loaded as {loaded.fingerprint[:12]}…: "
+            "give the weights it was made with, or train a new bundle"
+        )

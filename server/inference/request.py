@@ -69,6 +69,11 @@ class InferenceResult:
         return self.verdict.p_value <= max(self.false_positive_rate, self.model.default_rate)
 
     @property
+    def patched(self) -> bool | None:
+        """Whether a patch made the prediction; None where nobody looked for one."""
+        return None if self.verdict.patch is None else self.verdict.patch <= self.false_positive_rate
+
+    @property
     def reliable(self) -> bool | None:
         """Whether the prediction is accepted by whoever bears `max_error_rate`; None where nobody asked."""
         if self.max_error_rate is None or self.verdict.error_rate is None:

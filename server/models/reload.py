@@ -178,8 +178,12 @@ class Reloader:
                 return detector
 
             detectors, latency = await load_soon(load, self._devices, self._config)
+        slower = None
+        if detectors[0].patches is not None:
+            by_device = dict(zip(self._devices, detectors, strict=True))
+            slower = await load_soon(lambda at: by_device[at].looking_for_patches(), self._devices, self._config)
         name = printable(Path(shown(path)).stem)
-        return ServedModel.of(detectors, latency, name, self._config.false_positive_rate)
+        return ServedModel.of(detectors, latency, name, self._config.false_positive_rate, slower)
 
     async def _look(self, role: Role) -> Stamp:
         """What there is to be loaded; where there is nothing, why, so that this is tried and told once, too."""

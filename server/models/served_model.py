@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from detector.detector import Detector
@@ -12,11 +12,15 @@ from detector.errors import CalibrationError
 from detector.scoring.calibration import Calibration
 from server.models.latency_model import LatencyModel
 
-__all__ = ["ServedModel"]
+__all__ = ["ServedModel", "WarmDetectors"]
 
 log = logging.getLogger("heatward.models")
 
 PREFERRED_RATE = 0.01
+
+
+WarmDetectors = tuple[tuple[Detector, ...], LatencyModel]
+"""The same detector on each device, and what its batches cost on the first."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,10 +39,17 @@ class ServedModel:
     """False-positive rate where a request names none."""
     calibration_size: int
     """Clean images that the detector was calibrated on."""
+    looking_for_patches: ServedModel | None = None
+    """The same one, at the cost of looking for patches as well; None where the bundle was not made for that."""
 
     @classmethod
     def of(
-        cls, detectors: tuple[Detector, ...], latency: LatencyModel, name: str, rate: float | None = None
+        cls,
+        detectors: tuple[Detector, ...],
+        latency: LatencyModel,
+        name: str,
+        rate: float | None = None,
+        looking_for_patches: WarmDetectors | None = None,
     ) -> ServedModel:
         """Describes what was loaded.
 
@@ -47,6 +58,7 @@ class ServedModel:
             latency: What their batches cost.
             name: The bundle's name.
             rate: The configured false-positive rate; None: the usual one.
+            looking_for_patches: The same detectors, that look for patches as well, and what their batches cost.
 
         Raises:
             CalibrationError: The configured rate is smaller than the calibration can promise.
@@ -55,7 +67,11 @@ class ServedModel:
         content = detector.manifest.digest if detector.manifest else ""
         version = (content or detector.classifier.fingerprint)[:16]
         default_rate = _default_rate(detector.scarcest, rate)
-        return cls(name, version, detectors, latency, default_rate, len(detector.calibration.scores))
+        found = cls(name, version, detectors, latency, default_rate, len(detector.calibration.scores))
+        if looking_for_patches is None:
+            return found
+        slower, cost = looking_for_patches
+        return replace(found, looking_for_patches=replace(found, detectors=slower, latency=cost))
 
     @property
     def detector(self) -> Detector:

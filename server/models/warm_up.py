@@ -17,8 +17,9 @@ import torch
 from detector.detector import Detector
 from server.config import ServerConfig
 from server.models.latency_model import LatencyModel
+from server.models.served_model import WarmDetectors
 
-__all__ = ["WarmDetectors", "aside", "load_soon", "warm_up"]
+__all__ = ["aside", "load_soon", "warm_up"]
 
 log = logging.getLogger("heatward.engine")
 
@@ -26,9 +27,6 @@ ROUNDS, ENOUGH_S = 3, 0.1
 SHORTEST_S = 0.0002  # below it, anything may come between
 
 T = TypeVar("T")
-
-WarmDetectors = tuple[tuple[Detector, ...], LatencyModel]
-"""The same detector on each device, and what its batches cost on the first."""
 
 
 def load_soon(

@@ -7,7 +7,7 @@ from server.access.disclosure import Disclosure
 from server.errors import RequestError
 from server.models.served_model import ServedModel
 
-__all__ = ["MAX_ID_BYTES", "MAX_TOP_K", "checked_error_rate", "checked_id", "checked_rate"]
+__all__ = ["MAX_ID_BYTES", "MAX_TOP_K", "checked_effort", "checked_error_rate", "checked_id", "checked_rate"]
 
 MAX_TOP_K = 5
 MAX_ID_BYTES = 128
@@ -51,6 +51,19 @@ def checked_rate(
         steps = model.smallest_rate, model.default_rate, *RATES
         return max(rate for rate in steps if model.smallest_rate <= rate <= asked)
     return asked
+
+
+def checked_effort(look_for_patches: bool, model: ServedModel, field: str) -> ServedModel:
+    """The model that does what was asked for.
+
+    Raises:
+        RequestError: It was not made for that.
+    """
+    if not look_for_patches:
+        return model
+    if model.looking_for_patches is None:
+        raise RequestError(field, "the detector's bundle was not made to look for patches: leave it out")
+    return model.looking_for_patches
 
 
 def checked_error_rate(

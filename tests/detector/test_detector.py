@@ -13,6 +13,7 @@ from detector.bundle import EMBEDDED, Bundle, load_bundle
 from detector.detector import Detector
 from detector.errors import BundleDamagedError, ImageShapeError
 from detector.images import decode
+from detector.scoring.labels import recovered
 from detector.scoring.reliability import Reliability
 from detector.scoring.risk import RiskHead
 
@@ -78,7 +79,7 @@ def test_no_images_have_no_verdicts(detector: Detector, images: torch.Tensor) ->
 
 def test_two_classes_recover_the_other_one() -> None:
     candidates, origin = torch.tensor([[1, 0], [0, 1]]), torch.tensor([[0.9, 0.1], [0.2, 0.8]])
-    assert detector_module._recovered(candidates, origin) == [((0, 1.0),), ((1, 1.0),)]
+    assert recovered(candidates, origin) == [((0, 1.0),), ((1, 1.0),)]
 
 
 @pytest.mark.parametrize(

@@ -83,6 +83,7 @@ class FakeDetector(Detector):
                 error_rate=None if self.reliability is None else max(label, 1) / 255,
                 calibration_group=self.group,
                 tail=self.tail,
+                patch=label / 255 if self.looks_for_patches else None,
             )
             for label, p in zip(labels, self.calibration.p_value(scores), strict=True)
         ]

@@ -91,6 +91,7 @@ class FakeDetector(detection_pb2_grpc.DetectionServiceServicer):
         self.break_after: int | None = None  # a stream ends with an error after so many answers, and when all is read
         self.described = 0  # how often GetDetector was called
         self.limits = pb.Limits()  # what `INFO` says, but for these
+        self.patch_p_value: float | None = None  # of every image, where it is asked for
         self.error_rate: float | None = None  # of every prediction; half of it is the smallest that is promised
         self.disclosure = "full"  # how much a caller is told: a verdict, or none
         self.no_description: grpc.StatusCode | None = None  # what GetDetector answers instead
@@ -134,6 +135,8 @@ class FakeDetector(detection_pb2_grpc.DetectionServiceServicer):
         info.limits.MergeFrom(self.limits)
         if self.error_rate is not None:
             info.smallest_error_rate = self.error_rate / 2
+        if self.patch_p_value is not None:
+            info.patches.CopyFrom(pb.PatchInfo(area=0.02, side=5, masks=36))
         return info
 
     def _arrive(self, context: grpc.ServicerContext) -> None:
@@ -182,6 +185,8 @@ class FakeDetector(detection_pb2_grpc.DetectionServiceServicer):
             verdict.error_rate = self.error_rate
             if request.options.HasField("max_error_rate"):
                 verdict.reliable = self.error_rate <= request.options.max_error_rate
+        if self.patch_p_value is not None and request.options.look_for_patches:
+            verdict.patch_p_value, verdict.patched = self.patch_p_value, self.patch_p_value <= rate
         if request.options.heatmap == pb.HEATMAP_FORMAT_FLOAT:
             data = b"\x00\x00\x80\x3f" + b"\x00\x00\x00\xbf" + bytes(4 * 4)  # 1.0, -0.5, 0 …
             verdict.heatmap.map.CopyFrom(pb.FloatMap(data=data, height=2, width=3))

@@ -65,6 +65,8 @@ def recipe_in(bundle: Bundle, folder: Path, allow: Collection[str], *, new_sourc
         glance = whole_settings_of(NetworkSettings, manifest.cascade.get("settings"), "cascade.settings")
         if glance.ensemble != known["fit"]["ensemble"]:
             recipe["cascade"]["ensemble"] = glance.ensemble
+    if manifest.patches is not None:
+        recipe["patches"] = manifest.patches
     if isinstance(known.get("witness"), dict):  # the job made it of a black box
         recipe["distillation"] = known["witness"]
     if new_source:

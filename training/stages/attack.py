@@ -7,6 +7,7 @@ where prediction ≠ origin. Workers make them: training/runners.
 
 from __future__ import annotations
 
+from detector.evidence.covering import Covering
 from training.checks import check_attacks, check_classifier, check_images, try_attacks
 from training.config import CLEAN, Stage
 from training.job import Job
@@ -30,12 +31,14 @@ def run(job: Job) -> None:
         DataError: An image cannot be read, the classifier is hardly better than chance, an attack broke its epsilon,
             or none changed a prediction.
         CalibrationError: Too few calibration images to flag anything, or for the cascade.
-        ConfigError: An attack fails, or there is nothing that a cascade's glance could see.
+        ConfigError: An attack fails, there is nothing that a cascade's glance could see, or masks hide too much.
         NoGradientError: The classifier has no gradients or no layers to look at.
     """
     extractor = job.worker.extractor  # what cannot be looked at is said now
     if job.config.cascade.clears:
         extractor.check_glance()
+    if job.config.patches is not None:
+        Covering.of(job.classifier.input_size, job.config.patches)
     check_images(job)
     plans = list(job.plans("attack"))
     try_attacks(job, [plan for _, _, shards in plans for plan in shards])

@@ -26,7 +26,7 @@ from detector.scoring.groups import Groups
 from detector.scoring.network import ensemble_weights
 from training.checks import check_attacks, check_classifier
 from training.config import SPLITS, Stage
-from training.detectors import load_calibration, load_reliability
+from training.detectors import load_calibration, load_patches, load_reliability
 from training.evaluation.result import EvaluationResult, results
 from training.fitting.calibration import describe
 from training.fitting.glance import GLANCE_FOLDER, load_cascade
@@ -86,6 +86,7 @@ def _assemble(job: Job, measured: dict[str, Any]) -> Bundle:
         evidence=config.evidence.model_dump(mode="json"),
         network={"settings": described["settings"], "shape": described["shape"]},
         cascade=_described(cascade, config.cascade.views, job.work / GLANCE_FOLDER) if cascade is not None else None,
+        patches=config.patches.model_dump(mode="json") if config.patches else None,
         families=tuple(described["families"]),
         operating_points={str(rate): cut for rate, cut in points.items()},
         calibration=describe(calibration, groups, config.calibrate, classifier.classes)[0],
@@ -112,6 +113,7 @@ def _assemble(job: Job, measured: dict[str, Any]) -> Bundle:
         reliability=None if reliability is None else reliability.tensors(),
         calibration_groups=stored,
         glance_weights=ensemble_weights(cascade.networks) if cascade is not None else None,
+        patches=load_patches(job),
     )
 
 

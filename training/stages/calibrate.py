@@ -7,6 +7,8 @@ which they arrive (`[[deliveries]]`), since it cannot know that either. However 
 once. The scores become conformal p-values (`detector.scoring.calibration`). With a cascade they are those of both
 looks together.
 
+With `[patches]` the same images are looked at under masks as well (`training.fitting.patches`).
+
 Whether predictions were right says what may be promised of them (`training.fitting.reliability`). It is made here and
 not by the fit, so that networks that took a night need not be fitted again for it.
 """
@@ -24,12 +26,13 @@ from detector.scoring.calibration import Calibration, one_of_each
 from detector.scoring.cascade import check_vouched, score_of_both
 from detector.scoring.groups import Groups
 from training.config import Stage
-from training.detectors import RELIABILITY, SCORES
+from training.detectors import PATCHES, RELIABILITY, SCORES
 from training.fitting.calibration import describe
 from training.fitting.glance import load_cascade
 from training.fitting.glance import results as glance_results
 from training.fitting.networks import load_networks
 from training.fitting.networks import results as fit_results
+from training.fitting.patches import patch_scores
 from training.fitting.reliability import Signed, fit_reliability
 from training.job import Job
 from training.resume import Results
@@ -51,7 +54,11 @@ def outputs(job: Job) -> Results:
         parts["calibrate"] = grouped
     if job.config.cascade.clears:
         parts["cascade"] = [glance_results(job).made_from, str(job.config.cascade.clears)]
-    return Results("calibrate", job.work / SCORES.parent, (SCORES.name, RELIABILITY.name), digest(parts))
+    files = [SCORES.name, RELIABILITY.name]
+    if job.config.patches is not None:
+        parts["patches"] = [job.config.patches.model_dump(mode="json"), job.digests("attack", "calibrate")]
+        files.append(PATCHES.name)
+    return Results("calibrate", job.work / SCORES.parent, tuple(files), digest(parts))
 
 
 def run(job: Job) -> None:
@@ -99,5 +106,7 @@ def _score(job: Job, made_from: str) -> None:
     for note in notes:
         job.progress.note(f"calibrate: {note}")
     reliability = fit_reliability(job, networks, signed, cascade)
+    if job.config.patches is not None:
+        write_shard(job.work / PATCHES, {"scores": patch_scores(job)}, made_from)
     write_shard(job.work / SCORES, {"scores": kept, **(groups.tensors() if groups else {})}, made_from)
     write_shard(job.work / RELIABILITY, reliability.tensors() if reliability else {}, made_from)

@@ -64,6 +64,11 @@ def _parser() -> Parser:
         metavar="RATE",
         help="share of wrong predictions you bear among those you accept, e.g. 0.05: says which can be relied on",
     )
+    parser.add_argument(
+        "--look-for-patches",
+        action="store_true",
+        help="look again under masks that surely hide a patch: says whether one made the prediction; costs more",
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object a line instead of a table")
     parser.add_argument(
         "--exit-code", action="store_true", help="exit with 1 when an image was attacked and none failed"

@@ -61,6 +61,11 @@ def server_lines(info: DetectorInfo, console: Console | None = None) -> str:
         pairs["cascade"] = (
             f"a first look clears {cleared} of clean images ({asked} asked for); the others get the full look"
         )
+    if info.patches:
+        pairs["patches"] = (
+            f"looked for on request, up to {_percent(info.patches.area)} of the image ({info.patches.side} pixels a "
+            f"side); forward passes more: {info.patches.masks}"
+        )
     points = {point.false_positive_rate: point.threshold for point in info.operating_points}
     rates = map(dataclasses.asdict, info.measured)
     rows = [{"attack": row.pop("attack"), "n": row.pop("images"), **row} for row in rates]

@@ -56,6 +56,7 @@ def judge(found: Found, arguments: argparse.Namespace) -> int:
         heatmaps,
         as_json=arguments.json,
         relied=arguments.max_error_rate is not None,
+        masked=arguments.look_for_patches,
         false_discovery_rate=arguments.false_discovery_rate,
     )
     cut: BaseException | None = None
@@ -96,6 +97,7 @@ def _send(client: Client, files: list[ImageFile], rows: _Rows, arguments: argpar
         heatmap="png" if arguments.save_heatmaps else None,
         top_k=arguments.top_k,
         max_error_rate=arguments.max_error_rate,
+        look_for_patches=arguments.look_for_patches,
         max_in_flight=arguments.in_flight,
     )
     try:
@@ -128,6 +130,8 @@ def _check(arguments: argparse.Namespace, server: DetectorInfo) -> None:
         )
     if borne is not None and promised is not None and borne < promised:
         raise ValueError(f"argument --max-error-rate: {borne:g} is less than the server can promise, {promised:.3g}")
+    if arguments.look_for_patches and server.patches is None:
+        raise ValueError("argument --look-for-patches: the server's bundle was not made to look for patches")
     if arguments.save_heatmaps and "png" not in server.heatmap_formats:
         why = "makes no heatmaps" if server.calibration_size else "shows you no heatmaps: ask its operator (disclosure)"
         raise ValueError(f"argument --save-heatmaps: the server {why}")
@@ -149,14 +153,16 @@ class _Rows:
         *,
         as_json: bool,
         relied: bool = False,
+        masked: bool = False,
         false_discovery_rate: float | None = None,
     ) -> None:
         self.totals = Totals(false_discovery_rate=false_discovery_rate)
         self._held: list[Row] = []
         self._files, self._heatmaps, self._as_json = files, heatmaps, as_json
         self._progress = Progress(len(files))
-        self._columns = answer_columns([] if as_json else [file.path for file in files], open_console(), relied=relied)
-        self._relied = relied
+        self._asked = {"relied": relied, "masked": masked}
+        paths = [] if as_json else [file.path for file in files]
+        self._columns = answer_columns(paths, open_console(), **self._asked)
         self._waiting: dict[int, Answer] = {}
         self._following = 0
 
@@ -248,8 +254,8 @@ class _Rows:
         if self._as_json:
             write(json_line(path, answer, saved, discovery))
         else:
-            head = f"{table_head(self._columns, relied=self._relied)}\n" if first else ""
-            write(head + table_line(path, answer, self._columns, discovery, relied=self._relied))
+            head = f"{table_head(self._columns, **self._asked)}\n" if first else ""
+            write(head + table_line(path, answer, self._columns, discovery, **self._asked))
 
 
 @contextmanager

@@ -31,27 +31,37 @@ REDRAW_S = 0.1
 CLEAR_LINE = "\r\x1b[K"
 
 
-def answer_columns(paths: list[Path], console: Console | None = None, *, relied: bool = False) -> Columns:
+def answer_columns(
+    paths: list[Path], console: Console | None = None, *, relied: bool = False, masked: bool = False
+) -> Columns:
     """One for the widest of these names, within reason where no terminal folds it; and those of an answer.
 
     Args:
         paths: Of the images.
         console: A person's terminal.
         relied: Whether the answers say which predictions can be relied on.
+        masked: Whether they say which were made by a patch.
     """
     widest = max(map(width_of, ("image", *map(_name, paths))))
     name_width = widest if console else min(NAME_WIDTH, widest)
-    widths = [name_width, 8, 8, LABEL_WIDTH + 6, LABEL_WIDTH + 6] + [10, 9] * relied
-    return Columns(widths, right=(2, 5), console=console)
+    widths = [name_width, 8, 8, LABEL_WIDTH + 6, LABEL_WIDTH + 6] + [10, 9] * relied + [8, 7] * masked
+    return Columns(widths, right=(2, 5, 7) if relied else (2, 5), console=console)
 
 
-def table_head(columns: Columns, *, relied: bool = False) -> str:
+def table_head(columns: Columns, *, relied: bool = False, masked: bool = False) -> str:
     cells = ["image", "verdict", "p-value", "predicted", "recovered"] + ["error rate", "reliable"] * relied
+    cells += ["masked p", "patched"] * masked
     return columns.row(cells, ["bold"] * len(cells))
 
 
 def table_line(
-    path: Path, answer: Verdict | Failure, columns: Columns, discovery: bool | None = None, *, relied: bool = False
+    path: Path,
+    answer: Verdict | Failure,
+    columns: Columns,
+    discovery: bool | None = None,
+    *,
+    relied: bool = False,
+    masked: bool = False,
 ) -> str:
     """A row; `discovery` says whether all images together call it attacked, None that each decides for itself."""
     name = _name(path) if columns.console else _cut_left(_name(path), NAME_WIDTH)
@@ -68,6 +78,11 @@ def table_line(
     cells = [name, verdict, p_value, _label(answer.predicted), recovered]
     if relied:
         cells += ["-" if answer.error_rate is None else f"{answer.error_rate:.4f}", "yes" if answer.reliable else "NO"]
+    if masked:
+        cells += [
+            "-" if answer.patch_p_value is None else f"{answer.patch_p_value:.4f}",
+            "YES" if answer.patched else "no",
+        ]
     return columns.row(cells, ("", style))
 
 
@@ -103,6 +118,7 @@ class Totals:
     untold: int = 0
     """Verdicts that the server does not tell."""
     unreliable: int | None = None
+    patched: int | None = None
     rate: float | None = None
     false_discovery_rate: float | None = None
     """At which all images together decide which are attacked."""
@@ -117,6 +133,8 @@ class Totals:
             self.rate = answer.false_positive_rate
             if answer.reliable is not None:
                 self.unreliable = (self.unreliable or 0) + (not answer.reliable)
+            if answer.patched is not None:
+                self.patched = (self.patched or 0) + answer.patched
 
     def line(self) -> str:
         text = f"{self.answered} image{'' if self.answered == 1 else 's'}: {self.attacked} attacked"
@@ -128,6 +146,8 @@ class Totals:
             text += f", {self.untold} not told"
         if self.unreliable is not None:
             text += f", {self.unreliable} not to be relied on"
+        if self.patched is not None:
+            text += f", {self.patched} patched"
         return text + (f", {self.failed} failed" if self.failed else "")
 
 

@@ -66,10 +66,12 @@ class AsyncClient(BaseClient):
         heatmap: HeatmapChoice | None = None,
         top_k: int | None = None,
         max_error_rate: float | None = None,
+        look_for_patches: bool = False,
         timeout_s: float | None = None,
     ) -> Verdict:
         """As `Client.detect`."""
-        request = detect_request(image, detect_template(false_positive_rate, heatmap, top_k, max_error_rate))
+        template = detect_template(false_positive_rate, heatmap, top_k, max_error_rate, look_for_patches)
+        request = detect_request(image, template)
         budget_s = self._budget_s(timeout_s)
         with self._guarded():
             asks = request.ByteSize() > ALONE_BYTES
@@ -86,10 +88,11 @@ class AsyncClient(BaseClient):
         heatmap: HeatmapChoice | None = None,
         top_k: int | None = None,
         max_error_rate: float | None = None,
+        look_for_patches: bool = False,
         timeout_s: float | None = None,
     ) -> list[Verdict | Failure]:
         """As `Client.detect_batch`."""
-        template = detect_template(false_positive_rate, heatmap, top_k, max_error_rate)
+        template = detect_template(false_positive_rate, heatmap, top_k, max_error_rate, look_for_patches)
         checks.several_images(images)
         budget_s = self._budget_s(timeout_s)
         plan = Plan(images, template, budget_s)
@@ -126,11 +129,12 @@ class AsyncClient(BaseClient):
         heatmap: HeatmapChoice | None = None,
         top_k: int | None = None,
         max_error_rate: float | None = None,
+        look_for_patches: bool = False,
         timeout_s: float | None = None,
         max_in_flight: int = MAX_IN_FLIGHT,
     ) -> AsyncIterator[tuple[int, Verdict | Failure]]:
         """As `Client.detect_stream`; `images` may also be an asynchronous iterable."""
-        template = detect_template(false_positive_rate, heatmap, top_k, max_error_rate)
+        template = detect_template(false_positive_rate, heatmap, top_k, max_error_rate, look_for_patches)
         checks.several_images(images, asynchronous=True)
         budget_s, count = self._budget_s(timeout_s), checks.count("max_in_flight", max_in_flight)
         self._check_usable()

@@ -12,7 +12,7 @@ from typing import Any
 
 from heatward.images import is_pil
 
-__all__ = ["count", "rate", "remaining", "service", "several_images", "shown", "timeout"]
+__all__ = ["count", "flag", "rate", "remaining", "service", "several_images", "shown", "timeout"]
 
 MOST = 2**32 - 1
 SHOWN = 60
@@ -50,6 +50,13 @@ def rate(name: str, value: Any) -> float:
         hint = f": write {share:g} % as {share / 100:g}" if 1 <= share < 100 else ""
         raise ValueError(f"{name} is a number between 0 and 1; this is {share:g}{hint}")
     return share
+
+
+def flag(name: str, value: Any) -> bool:
+    """True or False, and nothing that is only taken for it."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} is True or False; this is {shown(value)}")
+    return value
 
 
 def service(value: Any) -> str:

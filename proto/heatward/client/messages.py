@@ -17,6 +17,7 @@ from heatward.client.values import (
     Limits,
     MeasuredRates,
     OperatingPoint,
+    PatchInfo,
     TailEstimate,
     Timings,
     Verdict,
@@ -54,6 +55,7 @@ def detect_template(
     heatmap: HeatmapChoice | None = None,
     top_k: int | None = None,
     max_error_rate: float | None = None,
+    look_for_patches: bool = False,
 ) -> pb.DetectRequest:
     """A request without its image; None leaves a choice to the server."""
     if heatmap is not None and not (isinstance(heatmap, str) and heatmap in HEATMAP_FORMATS):
@@ -66,6 +68,7 @@ def detect_template(
         options.false_positive_rate = checks.rate("false_positive_rate", false_positive_rate)
     if max_error_rate is not None:
         options.max_error_rate = checks.rate("max_error_rate", max_error_rate)
+    options.look_for_patches = checks.flag("look_for_patches", look_for_patches)
     return pb.DetectRequest(options=options)
 
 
@@ -143,6 +146,7 @@ def detector_info(message: pb.DetectorInfo) -> DetectorInfo:
             for group in message.calibration_groups
         ),
         cascade=_values(CascadeInfo, message.cascade) if message.HasField("cascade") else None,
+        patches=_values(PatchInfo, message.patches) if message.HasField("patches") else None,
     )
 
 

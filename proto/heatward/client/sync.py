@@ -77,6 +77,7 @@ class Client(BaseClient):
         heatmap: HeatmapChoice | None = None,
         top_k: int | None = None,
         max_error_rate: float | None = None,
+        look_for_patches: bool = False,
         timeout_s: float | None = None,
     ) -> Verdict:
         """Asks about one image.
@@ -89,6 +90,8 @@ class Client(BaseClient):
             top_k: How many of the classifier's labels to return; None: the server's choice.
             max_error_rate: The share of wrong predictions that you bear among those you accept: `Verdict.reliable` says
                 whether this one is. At least `DetectorInfo.smallest_error_rate`.
+            look_for_patches: Ask whether a patch made the prediction: `Verdict.patched`. It costs several times as
+                much, and the server must have `DetectorInfo.patches`.
             timeout_s: Deadline of this call.
 
         Raises:
@@ -96,7 +99,8 @@ class Client(BaseClient):
             OSError, TypeError, ValueError: The image cannot be read or is of no known kind, or another argument makes
                 no sense; nothing was sent.
         """
-        request = detect_request(image, detect_template(false_positive_rate, heatmap, top_k, max_error_rate))
+        template = detect_template(false_positive_rate, heatmap, top_k, max_error_rate, look_for_patches)
+        request = detect_request(image, template)
         budget_s = self._budget_s(timeout_s)
         with self._guarded():
             asks = request.ByteSize() > ALONE_BYTES
@@ -114,6 +118,7 @@ class Client(BaseClient):
         heatmap: HeatmapChoice | None = None,
         top_k: int | None = None,
         max_error_rate: float | None = None,
+        look_for_patches: bool = False,
         timeout_s: float | None = None,
     ) -> list[Verdict | Failure]:
         """Asks about several images: an answer each, in their order.
@@ -125,7 +130,7 @@ class Client(BaseClient):
             DetectionError: No image at all could be answered.
             TypeError, ValueError: An argument makes no sense; nothing was sent.
         """
-        template = detect_template(false_positive_rate, heatmap, top_k, max_error_rate)
+        template = detect_template(false_positive_rate, heatmap, top_k, max_error_rate, look_for_patches)
         checks.several_images(images)
         budget_s = self._budget_s(timeout_s)
         plan = Plan(images, template, budget_s)
@@ -163,6 +168,7 @@ class Client(BaseClient):
         heatmap: HeatmapChoice | None = None,
         top_k: int | None = None,
         max_error_rate: float | None = None,
+        look_for_patches: bool = False,
         timeout_s: float | None = None,
         max_in_flight: int = MAX_IN_FLIGHT,
     ) -> Iterator[tuple[int, Verdict | Failure]]:
@@ -176,7 +182,7 @@ class Client(BaseClient):
             DetectionError: The stream has ended; says how many images that were sent are unanswered.
             Exception: What `images` raises itself, once all before it is answered.
         """
-        template = detect_template(false_positive_rate, heatmap, top_k, max_error_rate)
+        template = detect_template(false_positive_rate, heatmap, top_k, max_error_rate, look_for_patches)
         checks.several_images(images)
         budget_s, count = self._budget_s(timeout_s), checks.count("max_in_flight", max_in_flight)
         self._check_usable()

@@ -25,6 +25,7 @@ __all__ = [
     "Limits",
     "MeasuredRates",
     "OperatingPoint",
+    "PatchInfo",
     "TailEstimate",
     "Timings",
     "Verdict",
@@ -127,6 +128,11 @@ class Verdict:
     """Set where `p_value` is the smallest there is and the detector has a tail; `attacked` knows nothing of it."""
     calibration_group: str = ""
     """The clean images that `p_value` ranks it among, by predicted class; "" where all are one group."""
+    patch_p_value: float | None = None
+    """Share of clean calibration images whose prediction some mask contradicts at least as strongly, in (0, 1]. None
+    where `look_for_patches` was not asked for, or an older server answered."""
+    patched: bool | None = None
+    """`patch_p_value <= false_positive_rate`; `attacked` knows nothing of it."""
 
 
 @dataclass(frozen=True)
@@ -210,6 +216,18 @@ class Limits:
 
 
 @dataclass(frozen=True)
+class PatchInfo:
+    """The patches that are looked for."""
+
+    area: float
+    """Share of the image under the largest one, as it was asked for."""
+    side: int
+    """Sides of the square that it fits into, in pixels of the classifier's input."""
+    masks: int
+    """How many: forward passes of the classifier."""
+
+
+@dataclass(frozen=True)
 class DetectorInfo:
     """What a server has loaded. What it does not tell a caller (`Verdict`) is empty, None or 0."""
 
@@ -236,3 +254,5 @@ class DetectorInfo:
     """Whether verdicts have a `tail_estimate`."""
     cascade: CascadeInfo | None = None
     """None where every image is looked at in full, or an older server answered."""
+    patches: PatchInfo | None = None
+    """What `look_for_patches` looks for; None where it may not be asked for."""

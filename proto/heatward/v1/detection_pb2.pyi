@@ -48,16 +48,18 @@ class Image(_message.Message):
     def __init__(self, encoded: _Optional[bytes] = ..., raw: _Optional[_Union[RawImage, _Mapping]] = ...) -> None: ...
 
 class Options(_message.Message):
-    __slots__ = ("false_positive_rate", "heatmap", "top_k", "max_error_rate")
+    __slots__ = ("false_positive_rate", "heatmap", "top_k", "max_error_rate", "look_for_patches")
     FALSE_POSITIVE_RATE_FIELD_NUMBER: _ClassVar[int]
     HEATMAP_FIELD_NUMBER: _ClassVar[int]
     TOP_K_FIELD_NUMBER: _ClassVar[int]
     MAX_ERROR_RATE_FIELD_NUMBER: _ClassVar[int]
+    LOOK_FOR_PATCHES_FIELD_NUMBER: _ClassVar[int]
     false_positive_rate: float
     heatmap: HeatmapFormat
     top_k: int
     max_error_rate: float
-    def __init__(self, false_positive_rate: _Optional[float] = ..., heatmap: _Optional[_Union[HeatmapFormat, str]] = ..., top_k: _Optional[int] = ..., max_error_rate: _Optional[float] = ...) -> None: ...
+    look_for_patches: bool
+    def __init__(self, false_positive_rate: _Optional[float] = ..., heatmap: _Optional[_Union[HeatmapFormat, str]] = ..., top_k: _Optional[int] = ..., max_error_rate: _Optional[float] = ..., look_for_patches: bool = ...) -> None: ...
 
 class DetectRequest(_message.Message):
     __slots__ = ("request_id", "image", "options", "timeout_ms", "priority", "detector_version")
@@ -108,7 +110,7 @@ class Label(_message.Message):
     def __init__(self, index: _Optional[int] = ..., name: _Optional[str] = ..., probability: _Optional[float] = ...) -> None: ...
 
 class Verdict(_message.Message):
-    __slots__ = ("request_id", "predicted", "top", "attack_score", "p_value", "attacked", "false_positive_rate", "recovered", "heatmap", "timings", "detector_version", "corrected", "error_rate", "reliable", "tail_estimate", "calibration_group")
+    __slots__ = ("request_id", "predicted", "top", "attack_score", "p_value", "attacked", "false_positive_rate", "recovered", "heatmap", "timings", "detector_version", "corrected", "error_rate", "reliable", "tail_estimate", "calibration_group", "patch_p_value", "patched")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     PREDICTED_FIELD_NUMBER: _ClassVar[int]
     TOP_FIELD_NUMBER: _ClassVar[int]
@@ -125,6 +127,8 @@ class Verdict(_message.Message):
     RELIABLE_FIELD_NUMBER: _ClassVar[int]
     TAIL_ESTIMATE_FIELD_NUMBER: _ClassVar[int]
     CALIBRATION_GROUP_FIELD_NUMBER: _ClassVar[int]
+    PATCH_P_VALUE_FIELD_NUMBER: _ClassVar[int]
+    PATCHED_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     predicted: Label
     top: _containers.RepeatedCompositeFieldContainer[Label]
@@ -141,7 +145,9 @@ class Verdict(_message.Message):
     reliable: bool
     tail_estimate: TailEstimate
     calibration_group: str
-    def __init__(self, request_id: _Optional[str] = ..., predicted: _Optional[_Union[Label, _Mapping]] = ..., top: _Optional[_Iterable[_Union[Label, _Mapping]]] = ..., attack_score: _Optional[float] = ..., p_value: _Optional[float] = ..., attacked: bool = ..., false_positive_rate: _Optional[float] = ..., recovered: _Optional[_Iterable[_Union[Label, _Mapping]]] = ..., heatmap: _Optional[_Union[Heatmap, _Mapping]] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ..., detector_version: _Optional[str] = ..., corrected: _Optional[_Union[Label, _Mapping]] = ..., error_rate: _Optional[float] = ..., reliable: bool = ..., tail_estimate: _Optional[_Union[TailEstimate, _Mapping]] = ..., calibration_group: _Optional[str] = ...) -> None: ...
+    patch_p_value: float
+    patched: bool
+    def __init__(self, request_id: _Optional[str] = ..., predicted: _Optional[_Union[Label, _Mapping]] = ..., top: _Optional[_Iterable[_Union[Label, _Mapping]]] = ..., attack_score: _Optional[float] = ..., p_value: _Optional[float] = ..., attacked: bool = ..., false_positive_rate: _Optional[float] = ..., recovered: _Optional[_Iterable[_Union[Label, _Mapping]]] = ..., heatmap: _Optional[_Union[Heatmap, _Mapping]] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ..., detector_version: _Optional[str] = ..., corrected: _Optional[_Union[Label, _Mapping]] = ..., error_rate: _Optional[float] = ..., reliable: bool = ..., tail_estimate: _Optional[_Union[TailEstimate, _Mapping]] = ..., calibration_group: _Optional[str] = ..., patch_p_value: _Optional[float] = ..., patched: bool = ...) -> None: ...
 
 class TailEstimate(_message.Message):
     __slots__ = ("probability", "low", "high")
@@ -192,7 +198,7 @@ class GetDetectorRequest(_message.Message):
     def __init__(self, version: _Optional[str] = ...) -> None: ...
 
 class DetectorInfo(_message.Message):
-    __slots__ = ("name", "version", "server_version", "classifier", "evidence", "heatmap_formats", "families", "default_false_positive_rate", "calibration_size", "smallest_false_positive_rate", "operating_points", "measured", "limits", "smallest_error_rate", "calibration_groups", "has_tail", "cascade")
+    __slots__ = ("name", "version", "server_version", "classifier", "evidence", "heatmap_formats", "families", "default_false_positive_rate", "calibration_size", "smallest_false_positive_rate", "operating_points", "measured", "limits", "smallest_error_rate", "calibration_groups", "has_tail", "cascade", "patches")
     NAME_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     SERVER_VERSION_FIELD_NUMBER: _ClassVar[int]
@@ -210,6 +216,7 @@ class DetectorInfo(_message.Message):
     CALIBRATION_GROUPS_FIELD_NUMBER: _ClassVar[int]
     HAS_TAIL_FIELD_NUMBER: _ClassVar[int]
     CASCADE_FIELD_NUMBER: _ClassVar[int]
+    PATCHES_FIELD_NUMBER: _ClassVar[int]
     name: str
     version: str
     server_version: str
@@ -227,7 +234,18 @@ class DetectorInfo(_message.Message):
     calibration_groups: _containers.RepeatedCompositeFieldContainer[CalibrationGroup]
     has_tail: bool
     cascade: CascadeInfo
-    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., server_version: _Optional[str] = ..., classifier: _Optional[_Union[ClassifierInfo, _Mapping]] = ..., evidence: _Optional[_Iterable[str]] = ..., heatmap_formats: _Optional[_Iterable[_Union[HeatmapFormat, str]]] = ..., families: _Optional[_Iterable[str]] = ..., default_false_positive_rate: _Optional[float] = ..., calibration_size: _Optional[int] = ..., smallest_false_positive_rate: _Optional[float] = ..., operating_points: _Optional[_Iterable[_Union[OperatingPoint, _Mapping]]] = ..., measured: _Optional[_Iterable[_Union[MeasuredRates, _Mapping]]] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., smallest_error_rate: _Optional[float] = ..., calibration_groups: _Optional[_Iterable[_Union[CalibrationGroup, _Mapping]]] = ..., has_tail: bool = ..., cascade: _Optional[_Union[CascadeInfo, _Mapping]] = ...) -> None: ...
+    patches: PatchInfo
+    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., server_version: _Optional[str] = ..., classifier: _Optional[_Union[ClassifierInfo, _Mapping]] = ..., evidence: _Optional[_Iterable[str]] = ..., heatmap_formats: _Optional[_Iterable[_Union[HeatmapFormat, str]]] = ..., families: _Optional[_Iterable[str]] = ..., default_false_positive_rate: _Optional[float] = ..., calibration_size: _Optional[int] = ..., smallest_false_positive_rate: _Optional[float] = ..., operating_points: _Optional[_Iterable[_Union[OperatingPoint, _Mapping]]] = ..., measured: _Optional[_Iterable[_Union[MeasuredRates, _Mapping]]] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., smallest_error_rate: _Optional[float] = ..., calibration_groups: _Optional[_Iterable[_Union[CalibrationGroup, _Mapping]]] = ..., has_tail: bool = ..., cascade: _Optional[_Union[CascadeInfo, _Mapping]] = ..., patches: _Optional[_Union[PatchInfo, _Mapping]] = ...) -> None: ...
+
+class PatchInfo(_message.Message):
+    __slots__ = ("area", "side", "masks")
+    AREA_FIELD_NUMBER: _ClassVar[int]
+    SIDE_FIELD_NUMBER: _ClassVar[int]
+    MASKS_FIELD_NUMBER: _ClassVar[int]
+    area: float
+    side: int
+    masks: int
+    def __init__(self, area: _Optional[float] = ..., side: _Optional[int] = ..., masks: _Optional[int] = ...) -> None: ...
 
 class CascadeInfo(_message.Message):
     __slots__ = ("share_asked", "share_cleared")

@@ -56,6 +56,8 @@ def _add_optional(message: pb.Verdict, request: pb.DetectRequest, result: Infere
     verdict = result.verdict
     if result.reliable is not None:
         message.reliable = result.reliable
+    if verdict.patch is not None and result.patched is not None:
+        message.patch_p_value, message.patched = verdict.patch, result.patched
     if request.options.heatmap == pb.HEATMAP_FORMAT_FLOAT:
         height, width = verdict.heatmap.shape
         data = verdict.heatmap.astype("<f4").tobytes()

@@ -67,7 +67,15 @@ def _details(model: ServedModel) -> pb.DetectorInfo:
         else (),
         has_tail=any(model.detector.tails),
         cascade=_cascade(model.detector),
+        patches=_patches(model),
     )
+
+
+def _patches(model: ServedModel) -> pb.PatchInfo | None:
+    if model.looking_for_patches is None or model.detector.patches is None:
+        return None
+    covering = model.detector.patches.covering
+    return pb.PatchInfo(area=covering.area, side=covering.side, masks=len(covering.windows))
 
 
 def _cascade(detector: Detector) -> pb.CascadeInfo | None:

@@ -12,7 +12,7 @@ from server.errors import RequestError
 from server.inference.image import ImageSource, encoded, raw
 from server.inference.request import HIGH, LOW, NORMAL, InferenceRequest
 from server.models.served_model import ServedModel
-from server.protocols.options import checked_error_rate, checked_id, checked_rate
+from server.protocols.options import checked_effort, checked_error_rate, checked_id, checked_rate
 
 __all__ = ["to_inference"]
 
@@ -40,6 +40,7 @@ def to_inference(
     rate = checked_rate(asked, model, f"{path}options.false_positive_rate", disclosure)
     borne = options.max_error_rate if options.HasField("max_error_rate") else None
     borne = checked_error_rate(borne, model, f"{path}options.max_error_rate", disclosure)
+    model = checked_effort(options.look_for_patches, model, f"{path}options.look_for_patches")
     if options.heatmap not in HEATMAPS:
         raise RequestError(f"{path}options.heatmap", f"unknown format {options.heatmap}")
     if request.priority not in KNOWN_PRIORITIES:

@@ -63,6 +63,27 @@ def test_detect_says_which_predictions_can_be_relied_on_where_a_rate_is_named(
     assert "promises no error rate" in capsys.readouterr().err
 
 
+def test_detect_says_which_predictions_a_patch_made_where_that_is_asked(
+    server: FakeServer, photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.detector.patch_p_value = 0.03
+    asked = ["detect", str(photos / "a.png"), "--address", server.address, "--look-for-patches", "--fpr"]
+    assert cli.main([*asked, "0.05"]) == 0
+    head, row, _, totals = capsys.readouterr().out.splitlines()
+    assert head.split()[-3:] == ["masked", "p", "patched"] and row.split()[-2:] == ["0.0300", "YES"]
+    assert totals.endswith(", 1 patched")
+    assert cli.main([*asked, "0.02"]) == 0
+    assert capsys.readouterr().out.splitlines()[1].split()[-2:] == ["0.0300", "no"]
+    assert cli.main([*asked, "0.05", "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert (answer["patch_p_value"], answer["patched"]) == (0.03, True)
+    assert cli.main(["detect", str(photos / "a.png"), "--address", server.address, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["patched"] is None
+    server.detector.patch_p_value = None
+    assert cli.main([*asked, "0.05"]) == 2
+    assert "not made to look for patches" in capsys.readouterr().err
+
+
 def test_detect_fails_with_2_when_an_image_has_no_verdict_and_still_answers_the_others(
     server: FakeServer, photos: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -50,6 +50,8 @@ CALLS = [
     ("max_error_rate", 1),
     ("max_error_rate", 5),
     ("max_error_rate", True),
+    ("look_for_patches", 1),
+    ("look_for_patches", "yes"),
     ("top_k", 0),
     ("top_k", -1),
     ("top_k", 2.0),

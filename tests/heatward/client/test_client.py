@@ -271,3 +271,11 @@ def test_a_cascade_comes_through_and_is_told() -> None:
     info = detector_info(pb.DetectorInfo(cascade=pb.CascadeInfo(share_asked=0.65, share_cleared=0.625)))
     assert info.cascade == heatward.CascadeInfo(0.65, 0.625)
     assert "clears 62.5 % of clean images (65 % asked for)" in server_lines(info)
+
+
+def test_patches_come_through_and_are_told() -> None:
+    plain = detector_info(pb.DetectorInfo())
+    assert plain.patches is None and "patches" not in server_lines(plain)
+    info = detector_info(pb.DetectorInfo(patches=pb.PatchInfo(area=0.02, side=5, masks=36)))
+    assert info.patches == heatward.PatchInfo(0.02, 5, 36)
+    assert "up to 2 % of the image (5 pixels a side); forward passes more: 36" in server_lines(info)
