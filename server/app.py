@@ -50,6 +50,7 @@ from server.models.reload import Load, Outcome, Reloader
 from server.models.upstream_classifier import asked_upstream, trusted
 from server.observers.exporter import open_traces
 from server.observers.metrics import Metrics
+from server.observers.queries import open_queries
 from server.observers.recording import open_recorder
 from server.observers.shadow import Shadow
 from server.observers.statistics import Statistics
@@ -167,6 +168,9 @@ class App:
         self._recorder = open_recorder(config, self.metrics)
         if self._recorder is not None:
             observers.add(self._recorder)
+        self._queries = open_queries(config, self.metrics)
+        if self._queries is not None:
+            observers.add(self._queries)
         self.rpcs = RpcContexts(config.default_deadline_s, observers)
         self._streams = Streams()
         self._health = Health(self.metrics.ready)
@@ -286,6 +290,8 @@ class App:
         await asyncio.to_thread(self.engines.join, CLOSE_S)
         if self._recorder is not None:
             await asyncio.to_thread(self._recorder.close)
+        if self._queries is not None:
+            await asyncio.to_thread(self._queries.close)
         if self._traces is not None:
             await asyncio.to_thread(self._traces.close)
         self._endpoints.close()

@@ -10,7 +10,8 @@ from source_tree import PACKAGES, ROOT, imports, module_name, sources, tree
 
 # A room of detector/ may import what stands on its own line or above it.
 DETECTOR = (
-    {"errors", "text", "files", "lock", "cpus", "malloc", "service_variables", "settings", "load", "records", "remote"},
+    {"errors", "text", "files", "lock", "cpus", "malloc", "service_variables", "settings", "load", "records", "remote"}
+    | {"queries"},
     {"spec", "images", "architectures"},
     {"classifier"},
     {"heatmaps"},
