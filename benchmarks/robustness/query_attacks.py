@@ -132,7 +132,8 @@ def rays(image: Picture, label: int, _rng: np.random.Generator) -> Sequence:
         for block in range(blocks):
             turned = sign.copy()
             turned[block * width : (block + 1) * width] *= -1
-            found = yield from halved(source, turned.reshape(source.shape), distance, label)
+            direction = turned.reshape(3, *source.shape[:2]).transpose(1, 2, 0)  # blocks of one channel, as published
+            found = yield from halved(source, direction, distance, label)
             if found < distance:
                 sign, distance = turned, found
             if distance <= EPS:
