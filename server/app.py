@@ -52,6 +52,7 @@ from server.models.reload import Load, Outcome, Reloader
 from server.models.upstream_classifier import asked_upstream, trusted
 from server.observers.exporter import open_traces
 from server.observers.metrics import Metrics
+from server.observers.queries import open_queries
 from server.observers.recording import open_flagged, open_recorder
 from server.observers.shadow import Shadow
 from server.observers.statistics import Statistics
@@ -170,7 +171,8 @@ class App:
         self._shadow = Shadow(self._registry, self._pipeline, config.default_deadline_s, self.metrics.shadowed)
         observers.add(self._shadow)
         self._recorder = open_recorder(config, self.metrics)
-        self._writers = [*([] if self._recorder is None else [self._recorder]), *open_flagged(config, self.metrics)]
+        found = (self._recorder, *open_flagged(config, self.metrics), open_queries(config, self.metrics))
+        self._writers = [each for each in found if each is not None]
         for writer in self._writers:
             observers.add(writer)
         self.rpcs = RpcContexts(config.default_deadline_s, observers, Disclosure(config.disclosure))

@@ -257,6 +257,18 @@ class ServerConfig(BaseSettings):
         30.0, gt=0, description="images in quarantine that are older are removed; null: none for its age"
     )
 
+    query_alerts: bool = Field(
+        False, description="warn where a client's images resemble each other as an attack's queries do"
+    )
+    query_window: int = Field(
+        1000, ge=100, le=100_000, description="images of a client that a new one is compared with, 270 bytes for each"
+    )
+    query_clients: int = Field(
+        256, ge=1, le=100_000, description="clients that are remembered; who has not called for longest is forgotten"
+    )
+    query_video: bool = Field(True, description="excuse images that move on, as video does; false is harder to evade")
+    query_exempt: Words = Field((), description="names of tokens whose images are not compared")
+
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="info logs every call; warning only what went wrong"
     )

@@ -24,6 +24,7 @@ DETECTOR = (
         "records",
         "remote",
         "surrogate",
+        "queries",
     },
     {"spec", "images", "architectures"},
     {"classifier"},

@@ -35,6 +35,7 @@ __all__ = ["Metrics"]
 KNOWN = (HeatwardError, CancelledError)
 SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 P_VALUES = (0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+SIMILARITIES = (0.0, 0.1, 0.25, 0.5, 0.75, 0.99, 1.0)
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 GLANCE, FULL = "glance", "full"
 TOGETHER = 64  # images: between other work, counting one takes three times as long as in a row
@@ -132,6 +133,11 @@ class Metrics(Observer):
         self._quarantine_dropped = counter(
             "quarantine_dropped_total", "Flagged images that should have been, and why not", "reason"
         )
+        self._similarity = bulk(
+            "query_similarity", "How much a client's images resemble an attack's queries; 1 is an alert", SIMILARITIES
+        )
+        self._query_alerts = counter("query_alerts_total", "Clients whose images looked like an attack's queries")
+        self._queries_dropped = counter("query_dropped_total", "Images that were not compared with their client's")
         # Looking up a child by its labels takes as long as counting does.
         self._image = lru_cache(256)(self._images.labels)
         self._failure = lru_cache(256)(self._failed.labels)
@@ -232,6 +238,15 @@ class Metrics(Observer):
 
     def labelled(self, truth: str, contradicts: bool) -> None:
         self._labels.labels(truth, "yes" if contradicts else "no").inc()
+
+    def query_similarity(self, similarities: Sequence[float]) -> None:
+        self._similarity.observe(similarities)
+
+    def query_alert(self) -> None:
+        self._query_alerts.inc()
+
+    def queries_dropped(self, images: int) -> None:
+        self._queries_dropped.inc(images)
 
     def ready(self, serving: bool) -> None:
         self._ready.set(serving)

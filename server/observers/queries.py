@@ -1,0 +1,193 @@
+"""*Images that were answered* → **a warning where a client's images look like the queries of an attack**.
+
+    event loop ─▶ a bounded queue ─▶ one thread ─▶ detector/queries, a sequence for each client ─▶ an alert
+
+It only warns. Of each client it keeps fingerprints, no images, and of so many clients: whoever has not called for
+longest is forgotten first. A client is the name of a token or, without tokens, an address. It harms no answer: where
+the queue is full, images are passed over and counted.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detector.queries import QuerySequence, fingerprint
+from server.config import ServerConfig
+from server.inference.observer import Observer
+from server.inference.request import InferenceRequest, InferenceResult
+from server.observers.metrics import Metrics
+
+__all__ = ["Queries", "QueryAlert", "open_queries"]
+
+log = logging.getLogger("heatward.queries")
+
+EVERY_S = 0.2
+MOST, MOST_BYTES = 4096, 64 * 2**20
+"""What may wait to be compared."""
+
+
+@dataclass(frozen=True, slots=True)
+class QueryAlert:
+    """A client's images looked like an attack's queries."""
+
+    client: str
+    request_id: str
+    """Of the image at which it was seen."""
+    model: str
+    """Which answered it: its name and version."""
+    suspicious: int
+    """So many of the client's last images resemble others of them."""
+    images: int
+    """How many those are."""
+    attacked: int
+    """How many of the client's images were flagged since the sequence began."""
+    time_s: float
+    """When, in seconds since 1970."""
+
+
+class _Waiting(NamedTuple):
+    client: str
+    request_id: str
+    model: str
+    attacked: bool
+    image: NDArray[np.uint8]
+
+
+@dataclass(slots=True)
+class _Client:
+    sequence: QuerySequence
+    attacked: int = 0
+    quiet: int = 0
+    """Images that still pass before it is warned of again."""
+
+
+class Queries(Observer):
+    """Compares the images of each client.
+
+    Args:
+        config: The settings `query_…`.
+        on_similarity: Told the similarity of each image's sequence, several at once.
+        on_alert: Each is told of each alert, on the thread that compares.
+        on_dropped: Told how many images were passed over.
+    """
+
+    def __init__(
+        self,
+        config: ServerConfig,
+        on_similarity: Callable[[Sequence[float]], None],
+        on_alert: Sequence[Callable[[QueryAlert], None]],
+        on_dropped: Callable[[int], None],
+    ) -> None:
+        self._config = config
+        self._exempt = frozenset(config.query_exempt)
+        self._on_similarity, self._on_alert, self._on_dropped = on_similarity, on_alert, on_dropped
+        self._clients: OrderedDict[str, _Client] = OrderedDict()
+        self._changed = threading.Condition()
+        self._comparing = threading.Lock()
+        self._queue: list[_Waiting] = []
+        self._queued_bytes = 0
+        self._closing = False
+        self._thread = threading.Thread(target=self._run, name="heatward-queries", daemon=True)
+        self._thread.start()
+
+    def finished(self, request: InferenceRequest, result: InferenceResult) -> None:
+        """Queues the image; called on the event loop."""
+        if request.client in self._exempt:
+            return
+        image = request.image
+        model = f"{result.model.name} {result.model.version}"
+        with self._changed:
+            full = len(self._queue) >= MOST or self._queued_bytes + image.nbytes > MOST_BYTES
+            if not full:
+                self._queue.append(_Waiting(request.client, request.request_id, model, result.attacked, image))
+                self._queued_bytes += image.nbytes
+        if full:
+            self._on_dropped(1)
+
+    def close(self) -> None:
+        """Compares what waits. Blocks."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify()
+        self._thread.join(10.0)
+
+    def flush(self) -> None:
+        """Compares what waits. Blocks."""
+        with self._comparing:
+            with self._changed:
+                batch, self._queue, self._queued_bytes = self._queue, [], 0
+            similarities = []
+            for waiting in batch:
+                try:
+                    similarities.append(self._compare(waiting))
+                except Exception as error:  # of one image; the others are compared
+                    log.error("an image cannot be compared", exc_info=error)
+            if similarities:
+                self._on_similarity(similarities)
+
+    def _run(self) -> None:
+        closing = False
+        while not closing:
+            with self._changed:
+                closing = self._changed.wait_for(lambda: self._closing, EVERY_S)
+            self.flush()
+
+    def _compare(self, waiting: _Waiting) -> float:
+        client = self._client(waiting.client)
+        sequence = client.sequence
+        sequence.add(fingerprint(waiting.image))
+        client.attacked += waiting.attacked
+        client.quiet = max(0, client.quiet - 1)
+        if sequence.similarity >= 1 and not client.quiet:
+            client.quiet = self._config.query_window
+            self._alert(
+                QueryAlert(
+                    client=waiting.client,
+                    request_id=waiting.request_id,
+                    model=waiting.model,
+                    suspicious=sequence.suspicious,
+                    images=len(sequence),
+                    attacked=client.attacked,
+                    time_s=time.time(),
+                )
+            )
+        return sequence.similarity
+
+    def _client(self, name: str) -> _Client:
+        if name not in self._clients:
+            sequence = QuerySequence(self._config.query_window, moves=self._config.query_video)
+            self._clients[name] = _Client(sequence)
+            if len(self._clients) > self._config.query_clients:
+                self._clients.popitem(last=False)
+        self._clients.move_to_end(name)
+        return self._clients[name]
+
+    def _alert(self, alert: QueryAlert) -> None:
+        log.warning("a client's images resemble each other as an attack's queries do", extra=asdict(alert))
+        for tell in self._on_alert:
+            tell(alert)
+
+
+def open_queries(
+    config: ServerConfig, metrics: Metrics, on_alert: Sequence[Callable[[QueryAlert], None]] = ()
+) -> Queries | None:
+    """What compares images and tells the metrics; None where it is not asked for.
+
+    Args:
+        config: The settings `query_…`.
+        metrics: Counts.
+        on_alert: Others that are told of each alert, such as what writes events; on the thread that compares.
+    """
+    if not config.query_alerts:
+        return None
+    tell = (lambda _: metrics.query_alert(), *on_alert)
+    return Queries(config, metrics.query_similarity, tell, metrics.queries_dropped)
