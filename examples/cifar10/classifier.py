@@ -125,6 +125,10 @@ def initialise(net: CifarNet, images: Tensor) -> None:
             if isinstance(module, nn.Conv2d) and module is not net.whiten:
                 nn.init.dirac_(module.weight[: module.in_channels])
         net.head.weight.mul_(1 / net.head.weight.std())
+
+
+def freeze(net: CifarNet) -> None:
+    """Whitening filters and the scales of norm layers are not learned."""
     net.whiten.weight.requires_grad_(False)
     for module in net.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -140,6 +144,7 @@ class Recipe:
     full_epochs: int  # at 32 px
     batch: int
     noise: float = 0.0  # largest sigma of Gaussian noise, in [0, 1] units
+    rate: float = 1.0  # of the learning rates above
 
 
 CLASSIFIER = Recipe(widths=(64, 256, 256), small_epochs=5, full_epochs=4, batch=1000)
@@ -162,6 +167,7 @@ def train(
     recipe: Recipe,
     test: tuple[Tensor, Tensor],
     *,
+    begin: CifarNet | None = None,
     loss: Loss | None = None,
     watch: Callable[[CifarNet], str] | None = None,
 ) -> CifarNet:
@@ -172,12 +178,16 @@ def train(
         targets: Of each image.
         recipe: How long, on what sizes and in what batches.
         test: Images and labels whose accuracy is printed after each epoch.
+        begin: A trained net to go on with, of the recipe's widths; a fresh one where none is given.
         loss: What is minimised; cross-entropy where none is given.
         watch: Asked after each epoch at the full size; its words are printed.
     """
-    net = cifar10_net(recipe.widths)
+    net = begin or cifar10_net(recipe.widths)
     net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    initialise(net, images)
+    if begin is None:
+        initialise(net, images)
+    freeze(net)
+    net.train()
     convolutions = [m for m in net.modules() if isinstance(m, nn.Conv2d) and m is not net.whiten]
     muon = Muon([m.weight for m in convolutions])
     norm_biases = [m.bias for m in net.modules() if isinstance(m, nn.BatchNorm2d)]
@@ -200,7 +210,7 @@ def train(
         side = SMALL_SIDE if epoch < recipe.small_epochs else 32
         total = 0.0
         for batch in torch.split(torch.randperm(len(images))[: steps * recipe.batch], recipe.batch):
-            left = 1 - done / (steps * epochs)
+            left = recipe.rate * (1 - done / (steps * epochs))
             x = augment(normalise(images[batch]), flipped[batch] ^ (epoch % 2 == 1), side)
             if recipe.noise:
                 x = x + torch.randn_like(x) * torch.rand(len(x), 1, 1, 1) * noise

@@ -9,6 +9,8 @@ image are drawn together (Zhang et al. 2019, equation 5). The targets are the cl
 (Goldblum et al. 2020, "Adversarially robust distillation"), or the labels where no classifier is named. One-step
 training may collapse: the net then withstands that one step and nothing else (catastrophic overfitting). After each
 epoch, PGD on held-out images watches for it. All else is the loop of `examples.cifar10.classifier`.
+A witness that is trained already needs few epochs (`--begin-with`; Jeddi et al. 2020, "A simple fine-tuning is all you
+need").
 """
 
 from __future__ import annotations
@@ -31,6 +33,7 @@ __all__ = ["Overfitting", "adversarial_loss", "climb", "main", "robust_accuracy"
 
 WIDTHS = (32, 96, 128)
 REACH = 1.25  # all steps together, of epsilon (Wong et al. 2020, section 4.2)
+TUNED = 0.3  # of the learning rates, for a net that is trained already
 WATCHED, WATCH_STEPS = 500, 10
 COLLAPSE = 0.5  # of the best robust accuracy so far
 
@@ -102,6 +105,7 @@ def trades_loss(net: CifarNet, x: Tensor, targets: Tensor, *, eps: float, steps:
 
 def robust_accuracy(net: CifarNet, images: Tensor, labels: Tensor, *, eps: float, steps: int) -> float:
     """Accuracy under PGD of `steps` steps, from one random start; images (N, 3, 32, 32) uint8."""
+    training = net.training
     net.eval()
     right = 0
     for part, truth in zip(torch.split(images, 250), torch.split(labels, 250), strict=True):
@@ -112,7 +116,7 @@ def robust_accuracy(net: CifarNet, images: Tensor, labels: Tensor, *, eps: float
         attacked = climb(net, normalise(part), wrong, eps=eps, steps=steps, alpha=2.5 * eps / steps)
         with torch.no_grad():
             right += int((net(attacked).argmax(1) == truth).sum())
-    net.train()
+    net.train(training)
     return right / len(labels)
 
 
@@ -148,6 +152,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--held-out", type=int, default=600, help="images of each class kept for the detector")
     parser.add_argument("--witness-of", type=Path, help="weights of the classifier whose answers are the targets")
     parser.add_argument("--widths", type=int, nargs=3, default=WIDTHS, help="channels of the blocks (%(default)s)")
+    parser.add_argument("--begin-with", type=Path, help="weights of a net of these widths: trained on, at lower rates")
     parser.add_argument("--eps", type=float, default=4, help="radius of the attacks, in 255ths (%(default)s)")
     parser.add_argument("--steps", type=int, default=1, help="of each attack (%(default)s)")
     parser.add_argument("--trades", type=float, metavar="BETA", help="TRADES with this weight; 2 or 3 --steps serve")
@@ -172,8 +177,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     some = torch.randperm(len(held_out[0]))[:WATCHED]
     watch = Overfitting(held_out[0][some], held_out[1][some], eps)
-    recipe = Recipe(tuple(given.widths), given.small_epochs, given.full_epochs, given.batch)
-    net = train(images, targets, recipe, held_out, loss=loss, watch=watch)
+    widths = tuple(given.widths)
+    begin = None if given.begin_with is None else load_net(given.begin_with, widths)
+    rate = 1.0 if begin is None else TUNED
+    recipe = Recipe(widths, given.small_epochs, given.full_epochs, given.batch, rate=rate)
+    net = train(images, targets, recipe, held_out, begin=begin, loss=loss, watch=watch)
     save_net(net, given.out)
     test = load_folder(given.data / "test")
     print(f"held-out accuracy {accuracy(net, *held_out):.4f}, test accuracy {accuracy(net, *test):.4f}")

@@ -87,6 +87,14 @@ def test_the_loop_minimises_the_given_loss_and_asks_the_watch_at_the_full_size_o
     assert "after 2 " not in said and "after 4 batches" in said and "after 6 batches" in said
 
 
+def test_a_trained_net_goes_on_from_where_it_is(net, images, labels):
+    before = net.head.weight.detach().clone()
+    tuned = train(images, labels, Recipe(WIDTHS, 0, 1, batch=24, rate=1e-6), (images, labels), begin=net)
+    assert torch.allclose(tuned.head.weight, before, atol=1e-3)
+    fresh = train(images, labels, Recipe(WIDTHS, 0, 1, batch=24, rate=1e-6), (images, labels))
+    assert not torch.allclose(fresh.head.weight, before, atol=1e-3)
+
+
 def test_trades_without_an_attack_is_the_loss_of_clean_images(net, images, labels):
     x = normalise(images)
     drawn = trades_loss(net, x, labels, eps=0.0, steps=1, beta=6)
@@ -125,5 +133,7 @@ def test_the_command_writes_a_witness_of_the_classifier(tmp_path, images, capsys
     save_net(cifar10_net(), tmp_path / "net.safetensors")
     words = f"--data {tmp_path} --out {tmp_path}/robust.safetensors --witness-of {tmp_path}/net.safetensors"
     main(f"{words} --widths 4 4 4 --held-out 1 --small-epochs 1 --full-epochs 1 --batch 10".split())
+    words += f" --begin-with {tmp_path}/robust.safetensors --trades 3 --steps 2"
+    main(f"{words} --widths 4 4 4 --held-out 1 --small-epochs 0 --full-epochs 1 --batch 10".split())
     assert "PGD-10" in capsys.readouterr().out
     assert isinstance(load_net(tmp_path / "robust.safetensors", WIDTHS), CifarNet)
