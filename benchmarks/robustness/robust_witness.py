@@ -23,6 +23,7 @@ from torch.nn import functional
 
 from benchmarks.attribution.metrics import wilson
 from benchmarks.robustness.witness_rules import RULES, Answers, Lacks, margin, predicted
+from detector.architectures import CifarNet
 from detector.malloc import keep_freed_memory
 from examples.cifar10.classifier import load_folder, load_net, normalise
 from examples.cifar10.robust import robust_accuracy
@@ -131,11 +132,25 @@ def in_batches(classifier: Net, witness: Net, images: Tensor) -> Answers:
     return Answers(*(torch.cat([getattr(p, name) for p in parts]) for name in Answers.__dataclass_fields__))
 
 
+def frozen(weights: Path, widths: Sequence[int]) -> CifarNet:
+    first, second, third = widths
+    net = load_net(weights, (first, second, third)).requires_grad_(False)
+    net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return net
+
+
+def seeing(net: CifarNet) -> Net:
+    """Give a net pixels in [0, 1]."""
+    return lambda pixels: net(normalise(pixels * 255))
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path("data"), help="folder with train/ and test/ ImageFolders")
     parser.add_argument("--classifier", type=Path, default=Path("work/cifar10_net.safetensors"))
-    parser.add_argument("--classifier-widths", type=int, nargs=3, default=(64, 256, 256), help="%(default)s")
+    parser.add_argument(
+        "--classifier-widths", type=int, nargs=3, default=(64, 256, 256), help="its channels (%(default)s)"
+    )
     parser.add_argument("--witness", type=Path, default=Path("work/cifar10_robust.safetensors"))
     parser.add_argument("--widths", type=int, nargs=3, default=(32, 96, 128), help="of the witness (%(default)s)")
     parser.add_argument("--rules", nargs="+", choices=RULES, default=list(RULES), help="%(default)s")
@@ -152,10 +167,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     keep_freed_memory()
     torch.set_num_threads(1)
     torch.manual_seed(given.seed)
-    nets = [load_net(given.classifier, tuple(given.classifier_widths)), load_net(given.witness, tuple(given.widths))]
-    for net in nets:
-        net.requires_grad_(False).to(memory_format=torch.channels_last)
-    classifier, witness = (lambda pixels, net=net: net(normalise(pixels * 255)) for net in nets)
+    nets = [frozen(given.classifier, given.classifier_widths), frozen(given.witness, given.widths)]
+    classifier, witness = (seeing(net) for net in nets)
     held_out, _ = load_folder(given.data / "train", first=-given.clean)
     images, labels = load_folder(given.data / "test", last=given.test)
     clean, test = (in_batches(classifier, witness, part.float() / 255) for part in (held_out, images))

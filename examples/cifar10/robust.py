@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from detector.architectures import CIFAR10_MEAN, CIFAR10_STD, CifarNet
@@ -42,7 +42,7 @@ BLACK, WHITE = -_mean / _std, (1 - _mean) / _std  # the range of normalised pixe
 
 
 def climb(
-    net: CifarNet, x: Tensor, objective: Callable[[Tensor], Tensor], *, eps: float, steps: int, alpha: float
+    net: nn.Module, x: Tensor, objective: Callable[[Tensor], Tensor], *, eps: float, steps: int, alpha: float
 ) -> Tensor:
     """Projected gradient ascent from a random start in the L∞ ball (Madry et al. 2018).
 
@@ -103,7 +103,7 @@ def trades_loss(net: CifarNet, x: Tensor, targets: Tensor, *, eps: float, steps:
     return functional.cross_entropy(clean.float(), targets) + beta * apart
 
 
-def robust_accuracy(net: CifarNet, images: Tensor, labels: Tensor, *, eps: float, steps: int) -> float:
+def robust_accuracy(net: nn.Module, images: Tensor, labels: Tensor, *, eps: float, steps: int) -> float:
     """Accuracy under PGD of `steps` steps, from one random start; images (N, 3, 32, 32) uint8."""
     training = net.training
     net.eval()
@@ -129,7 +129,7 @@ class Overfitting:
     eps: float
     best: float = field(default=0.0, init=False)
 
-    def __call__(self, net: CifarNet) -> str:
+    def __call__(self, net: nn.Module) -> str:
         """Say the accuracy under PGD.
 
         Raises:
@@ -177,7 +177,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     some = torch.randperm(len(held_out[0]))[:WATCHED]
     watch = Overfitting(held_out[0][some], held_out[1][some], eps)
-    widths = tuple(given.widths)
+    first, second, third = given.widths
+    widths = (first, second, third)
     begin = None if given.begin_with is None else load_net(given.begin_with, widths)
     rate = 1.0 if begin is None else TUNED
     recipe = Recipe(widths, given.small_epochs, given.full_epochs, given.batch, rate=rate)
