@@ -17,8 +17,9 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +39,9 @@ BIAS_LR, HEAD_LR, SGD_MOMENTUM, WEIGHT_DECAY = 0.053, 0.67, 0.85, 2e-3  # for a 
 LABEL_SMOOTHING = 0.2
 SMALL_SIDE = 24
 WITNESS_NOISE = 16 / 255  # largest sigma
+
+Loss = Callable[[CifarNet, Tensor, Tensor], Tensor]
+"""A net, normalised images (B, 3, H, W) and targets (B,) or (B, K) → their mean loss."""
 
 
 def load_folder(folder: Path, first: int = 0, last: int | None = None) -> tuple[Tensor, Tensor]:
@@ -121,6 +125,10 @@ def initialise(net: CifarNet, images: Tensor) -> None:
             if isinstance(module, nn.Conv2d) and module is not net.whiten:
                 nn.init.dirac_(module.weight[: module.in_channels])
         net.head.weight.mul_(1 / net.head.weight.std())
+
+
+def freeze(net: CifarNet) -> None:
+    """Whitening filters and the scales of norm layers are not learned."""
     net.whiten.weight.requires_grad_(False)
     for module in net.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -136,6 +144,7 @@ class Recipe:
     full_epochs: int  # at 32 px
     batch: int
     noise: float = 0.0  # largest sigma of Gaussian noise, in [0, 1] units
+    rate: float = 1.0  # of the learning rates above
 
 
 CLASSIFIER = Recipe(widths=(64, 256, 256), small_epochs=5, full_epochs=4, batch=1000)
@@ -148,11 +157,37 @@ def answers(net: CifarNet, images: Tensor) -> Tensor:
     return torch.cat([net(normalise(part)).softmax(1) for part in torch.split(images, 500)])
 
 
-def train(images: Tensor, targets: Tensor, recipe: Recipe, test: tuple[Tensor, Tensor]) -> CifarNet:
-    """Train a net on labels (N,) or on another net's answers (N, K)."""
-    net = cifar10_net(recipe.widths)
+def plain(net: CifarNet, x: Tensor, targets: Tensor, smoothing: float) -> Tensor:
+    return functional.cross_entropy(net(x), targets, label_smoothing=smoothing)
+
+
+def train(
+    images: Tensor,
+    targets: Tensor,
+    recipe: Recipe,
+    test: tuple[Tensor, Tensor],
+    *,
+    begin: CifarNet | None = None,
+    loss: Loss | None = None,
+    watch: Callable[[CifarNet], str] | None = None,
+) -> CifarNet:
+    """Train a net on labels (N,) or on another net's answers (N, K).
+
+    Args:
+        images: (N, 3, 32, 32) uint8.
+        targets: Of each image.
+        recipe: How long, on what sizes and in what batches.
+        test: Images and labels whose accuracy is printed after each epoch.
+        begin: A trained net to go on with, of the recipe's widths; a fresh one where none is given.
+        loss: What is minimised; cross-entropy where none is given.
+        watch: Asked after each epoch at the full size; its words are printed.
+    """
+    net = begin or cifar10_net(recipe.widths)
     net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    initialise(net, images)
+    if begin is None:
+        initialise(net, images)
+    freeze(net)
+    net.train()
     convolutions = [m for m in net.modules() if isinstance(m, nn.Conv2d) and m is not net.whiten]
     muon = Muon([m.weight for m in convolutions])
     norm_biases = [m.bias for m in net.modules() if isinstance(m, nn.BatchNorm2d)]
@@ -166,6 +201,7 @@ def train(images: Tensor, targets: Tensor, recipe: Recipe, test: tuple[Tensor, T
     steps = len(images) // recipe.batch
     epochs = recipe.small_epochs + recipe.full_epochs
     smoothing = LABEL_SMOOTHING if targets.ndim == 1 else 0.0  # answers are soft by themselves
+    loss = loss or partial(plain, smoothing=smoothing)
     noise = recipe.noise / torch.tensor(CIFAR10_STD).view(3, 1, 1)
     # alternating flip: a fixed random half is flipped in even epochs, the other half in odd ones
     flipped = torch.rand(len(images)) < 0.5
@@ -174,28 +210,43 @@ def train(images: Tensor, targets: Tensor, recipe: Recipe, test: tuple[Tensor, T
         side = SMALL_SIDE if epoch < recipe.small_epochs else 32
         total = 0.0
         for batch in torch.split(torch.randperm(len(images))[: steps * recipe.batch], recipe.batch):
-            left = 1 - done / (steps * epochs)
+            left = recipe.rate * (1 - done / (steps * epochs))
             x = augment(normalise(images[batch]), flipped[batch] ^ (epoch % 2 == 1), side)
             if recipe.noise:
                 x = x + torch.randn_like(x) * torch.rand(len(x), 1, 1, 1) * noise
-            loss = functional.cross_entropy(net(x), targets[batch], label_smoothing=smoothing) * LOSS_SUM
-            loss.backward()  # type: ignore[no-untyped-call]
+            value = loss(net, x, targets[batch]) * LOSS_SUM
+            value.backward()  # type: ignore[no-untyped-call]
             for group, lr in zip(sgd.param_groups, base_lrs, strict=True):
                 group["lr"] = lr * left
             sgd.param_groups[0]["lr"] *= max(0.0, 1 - done / (3 * steps))
             sgd.step()
             sgd.zero_grad(set_to_none=True)
             muon.step(MUON_LR * left)
-            total += loss.item()
+            total += value.item()
             done += 1
         seconds = time.monotonic() - started
         note = f" test {accuracy(net, *test):.4f}" if side == 32 else ""
+        note += f" {watch(net)}" if watch is not None and side == 32 else ""
         print(
             f"epoch {epoch + 1}/{epochs} side {side} loss {total / steps / LOSS_SUM:.4f}{note} {seconds:.0f} s",
             flush=True,
         )
     net.eval()
     return net
+
+
+def load_net(path: Path, widths: tuple[int, int, int] = CLASSIFIER.widths) -> CifarNet:
+    net = cifar10_net(widths).eval()
+    net.load_state_dict({name: t.float() for name, t in load_file(path).items()})
+    return net
+
+
+def save_net(net: CifarNet, path: Path) -> None:
+    """Write weights in half precision, which the bundle stores; round the net's own before anything is measured."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    weights = {n: t.half() if t.is_floating_point() else t for n, t in net.state_dict().items()}
+    net.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
+    save_file({name: tensor.contiguous() for name, tensor in weights.items()}, str(path))
 
 
 def main() -> None:
@@ -217,19 +268,14 @@ def main() -> None:
     print(f"{len(images)} training images, {len(held_out[0])} held out for the detector", flush=True)
     targets, recipe = labels, CLASSIFIER
     if arguments.witness_of is not None:
-        classifier = cifar10_net().eval()
-        classifier.load_state_dict({name: t.float() for name, t in load_file(arguments.witness_of).items()})
+        classifier = load_net(arguments.witness_of)
         targets, recipe = answers(classifier, images), WITNESS
         held_out = (held_out[0], answers(classifier, held_out[0]).argmax(1))
         print("'test' and held-out accuracy below are agreement with the classifier", flush=True)
     told = {"small_epochs": arguments.small_epochs, "full_epochs": arguments.full_epochs}
     recipe = replace(recipe, **{name: value for name, value in told.items() if value is not None})
     net = train(images, targets, recipe, held_out)
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    # half precision is what the bundle stores: round before anything is measured or calibrated
-    weights = {n: t.half() if t.is_floating_point() else t for n, t in net.state_dict().items()}
-    net.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
-    save_file({name: tensor.contiguous() for name, tensor in weights.items()}, str(arguments.out))
+    save_net(net, arguments.out)
     test = load_folder(arguments.data / "test")
     print(f"held-out accuracy {accuracy(net, *held_out):.4f}, test accuracy {accuracy(net, *test):.4f}")
 
