@@ -94,7 +94,7 @@ def evaluate(argv: Sequence[str] | None = None, report: Report | None = None) ->
         "Makes the attacks it needs if they are not there. Without --bundle it evaluates the detector that "
         "`heatward train` made in WORK.",
     )
-    told = "evaluate this bundle instead: a path or a URL; with --out, write it with its results"
+    told = "evaluate this bundle instead: a path or a URL; --out FILE: where it goes with what was measured of it"
     parser.add_argument("--bundle", type=Path, help=told)
     parser.add_argument(
         "--leave-out",
@@ -180,11 +180,14 @@ def check_out(out: Path) -> None:
 def _evaluate(arguments: argparse.Namespace, report: Report | None) -> int:
     if arguments.leave_out and arguments.bundle is not None:
         raise ConfigError("--leave-out fits networks of its own, so it says nothing about a --bundle: give one of them")
+    if arguments.out is not None and arguments.bundle is None:
+        raise ConfigError("--out: an evaluation writes a bundle with what was measured of it: name it by --bundle FILE")
     config = job_config(arguments)
     if arguments.bundle is not None and not (remote.is_url(arguments.bundle) or arguments.bundle.exists()):
         raise ConfigError(f"--bundle {arguments.bundle}: there is no such file or folder")
-    if into := config.out if arguments.bundle and arguments.out else None:
-        check_out(into)
+    key = signing_key(config.sign_key) if arguments.out else None
+    if arguments.out:
+        check_out(config.out)
     keep_freed_memory()
     from detector.lock import hold
     from training import pipeline
@@ -197,7 +200,7 @@ def _evaluate(arguments: argparse.Namespace, report: Report | None) -> int:
     with make_progress(as_json=True) as progress, hold(config.work):
         job = open_job(config, progress)
         # what can be known is said before hours are spent
-        job, detector = open_detector(job, arguments.bundle) if arguments.bundle else (job, None)
+        job, detector, bundle = open_detector(job, arguments.bundle, key) if arguments.bundle else (job, None, None)
         if arguments.leave_out:
             leave_out.check(config)
         pipeline.run_stage(job, "witness")
@@ -213,8 +216,8 @@ def _evaluate(arguments: argparse.Namespace, report: Report | None) -> int:
         _show_leave_out(config, left_out, as_json=arguments.json)
         return ExitCode.OK
     found = _measured(config, report)
-    if into is not None:
-        write_measured(arguments.bundle, into, found.result.measured())
+    if bundle is not None and arguments.out is not None:
+        write_measured(bundle, config.out, found.result.measured(), key)
     _tell(found, {}, as_json=arguments.json)
     return ExitCode.OK
 
@@ -286,10 +289,7 @@ def job_parser(command: str, description: str, epilog: str) -> argparse.Argument
     for name, (_, text) in FLAGS.items():
         parser.add_argument(f"--{name}", help=text)
     parser.add_argument(
-        "--allow-inaccurate",
-        action="store_const",
-        const=True,
-        help="go on with a classifier that is hardly better than chance",
+        "--allow-inaccurate", action="store_const", const=True, help="go on with a classifier hardly better than chance"
     )
     parser.add_argument(
         "--set",

@@ -15,6 +15,7 @@ from detector.detector import Detector
 from detector.errors import ConfigError, FingerprintMismatchError
 from detector.evidence import EvidenceExtractor, EvidenceSettings
 from detector.evidence.covering import Covering
+from detector.keys import SigningKey
 from detector.remote import shown
 from detector.scoring.calibration import Calibration
 from detector.scoring.groups import Groups
@@ -25,6 +26,7 @@ from training.fitting.glance import load_cascade
 from training.fitting.networks import load_networks
 from training.job import Job
 from training.shards import read_shard
+from training.signing import public_keys
 
 __all__ = [
     "PATCHES",
@@ -97,15 +99,20 @@ def load_detector(job: Job) -> Detector:
     )
 
 
-def open_detector(job: Job, path: Path) -> tuple[Job, Detector]:
-    """The detector of a bundle, and the job to evaluate it in: with the bundle's witness, where it would make its own.
+def open_detector(job: Job, path: Path, key: SigningKey | None = None) -> tuple[Job, Detector, Bundle]:
+    """A bundle, its detector, and the job to evaluate it in: with the bundle's witness, where it would make its own.
+
+    Args:
+        job: Names classifier and evidence.
+        path: Of the bundle; also a URL.
+        key: Must have signed it; None: nobody need have.
 
     Raises:
         BundleError: The bundle cannot be used.
         FingerprintMismatchError: It guards another classifier than the shards were made with.
         ConfigError: It looks at other evidence than the shards hold.
     """
-    bundle, place = load_bundle(path), shown(path)
+    bundle, place = load_bundle(path, public_keys(key)), shown(path)
     if bundle.manifest.fingerprint != job.classifier.fingerprint:
         raise FingerprintMismatchError(
             f"{place} guards classifier {bundle.manifest.fingerprint[:12]}…, the configuration names "
@@ -124,7 +131,7 @@ def open_detector(job: Job, path: Path) -> tuple[Job, Detector]:
         raise ConfigError(
             f"{place} was made with another [witness] than the configuration's: use the one it was trained with"
         )
-    return job, detector_around(bundle, EvidenceExtractor(job.classifier, job.config.evidence, job.witness))
+    return job, detector_around(bundle, EvidenceExtractor(job.classifier, job.config.evidence, job.witness)), bundle
 
 
 def detector_around(bundle: Bundle, extractor: EvidenceExtractor) -> Detector:
@@ -149,7 +156,6 @@ def detector_around(bundle: Bundle, extractor: EvidenceExtractor) -> Detector:
     )
 
 
-def write_measured(bundle: Path, out: Path, measured: dict[str, Any]) -> None:
-    """Write a bundle again, with what was measured of it."""
-    found = load_bundle(bundle)
-    save_bundle(out, replace(found, manifest=found.manifest.model_copy(update={"measured": measured})))
+def write_measured(bundle: Bundle, out: Path, measured: dict[str, Any], key: SigningKey | None) -> None:
+    """Write a bundle with what was measured of it."""
+    save_bundle(out, replace(bundle, manifest=bundle.manifest.model_copy(update={"measured": measured})), key=key)

@@ -139,7 +139,7 @@ def test_a_bundle_is_evaluated_on_other_images_with_its_own_witness(
     made: tuple[TrainingConfig, Notes], source: Path, tmp_path: Path
 ) -> None:
     elsewhere = config(source, tmp_path, seed=4)  # other splits: another witness would come of them
-    job, detector = open_detector(open_job(elsewhere, SilentProgress()), made[0].out)
+    job, detector, _ = open_detector(open_job(elsewhere, SilentProgress()), made[0].out)
     assert not job.distils and job.witness is detector.extractor.witness
     assert job.witness is not None
     assert job.witness.fingerprint == load_bundle(made[0].out).manifest.witness_fingerprint

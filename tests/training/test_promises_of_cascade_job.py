@@ -119,7 +119,7 @@ def test_served_images_have_the_p_values_and_error_rates_of_the_calibration(
 def test_the_job_judges_as_its_bundle_does(config: TrainingConfig, detector: Detector) -> None:
     job = open_job(config, SilentProgress())
     images = shards(config, "attack", "images")[:24].float() / 255
-    _, opened = open_detector(job, config.out)
+    _, opened, _ = open_detector(job, config.out)
     contestant = open_contestant(job, "champion", load_bundle(config.out))
     verdicts = detector.detect(images)
     for other in (load_detector(job), opened, contestant.detector):

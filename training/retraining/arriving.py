@@ -17,7 +17,13 @@ from detector.errors import ConfigError
 from training.attacks.deliver import deliver
 from training.deliveries import DeliverySpec
 
-__all__ = ["versions", "ways_of"]
+__all__ = ["learnt", "versions", "ways_of"]
+
+
+def learnt(bundle: Bundle) -> tuple[str, ...]:
+    """Labels of the deliveries that a bundle learnt, whether or not this heatward knows them."""
+    known: Any = bundle.manifest.provenance.get("deliveries") or []
+    return tuple(way["label"] for way in known if way.get("train", True))
 
 
 def ways_of(bundle: Bundle) -> tuple[DeliverySpec, ...]:

@@ -220,7 +220,8 @@ def _recalibrate(arguments: argparse.Namespace) -> int:
     from training.retraining.store import Store
     from training.retraining.traffic import read_traffic
 
-    options = Options(arguments.rate, arguments.attacked_share, arguments.by, arguments.tail, arguments.delivered)
+    given = (arguments.rate, arguments.attacked_share, arguments.by, arguments.tail, arguments.delivered)
+    options = Options(*given, arrived=arguments.records is not None)
     with ExitStack() as stack:
         store = Store.open(arguments.target) if is_store else None
         if store is not None:

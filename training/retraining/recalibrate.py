@@ -31,7 +31,7 @@ from training.deliveries import DeliverySpec
 from training.evaluation.result import Result
 from training.fitting.calibration import describe
 from training.progress import Progress
-from training.retraining.arriving import versions, ways_of
+from training.retraining.arriving import learnt, versions, ways_of
 from training.retraining.comparison import ATTACKS
 from training.retraining.robust import breakdown, needed, suspicious, trimmed
 from training.settings import CalibrateSettings
@@ -58,6 +58,8 @@ class Options:
     """Whether to estimate how rare scores above all others are; where it was so before, it stays so."""
     delivered: bool = False
     """Whether an image also counts as it arrives in every way that the bundle learnt; still once in all."""
+    arrived: bool = False
+    """Whether the images are as they arrived, recorded by a server."""
 
 
 class Recalibration(Result):
@@ -153,6 +155,7 @@ def recalibrate(
     said, notes = describe(calibration, groups, settings, classes)
     told = _told(detector, found, predicted, kept, options)
     told["warnings"] += (*(_of_one_group(groups, options.rate) if groups else ()), *notes)
+    told["warnings"] += _of_ways(bundle, options, left_out=int((~keep).sum()), scores=len(keep))
     new = replace(
         bundle,
         calibration_scores=calibration.scores,
@@ -185,6 +188,18 @@ def _of_one_group(groups: Groups, rate: float) -> tuple[str, ...]:
     return (
         f"an attacker needs fewer images for the threshold of one predicted class: {2 * rank_at(rate, fewest)} of the "
         f"{fewest} of the smallest group; --attacked-share takes attacks to be spread evenly over the classes",
+    )
+
+
+def _of_ways(bundle: Bundle, options: Options, *, left_out: int, scores: int) -> tuple[str, ...]:
+    if options.delivered:
+        said = f"{left_out} of {scores} scores were left out: an image counts until no way that it arrives in is left"
+        return (said,) if left_out else ()
+    if options.arrived or not (ways := learnt(bundle)):
+        return ()
+    return (
+        f"the bundle learnt how images arrive ({', '.join(ways)}), and these thresholds are of the images as they are: "
+        "--delivered counts them as they arrive, too",
     )
 
 

@@ -213,3 +213,10 @@ def test_images_also_count_as_they_arrive(trained: Path, tmp_path: Path, capsys:
     assert recalibrate(tmp_path / "learnt.heatward", clean, *words[:4], plain) == 0
     before, after = (torch.as_tensor(each.calibration_scores) for each in (load_bundle(plain), new))
     assert not torch.equal(before, after)
+    assert "learnt how images arrive (noisy, native)" in json.loads(capsys.readouterr().out)["warnings"][-1]
+
+    assert recalibrate(tmp_path / "learnt.heatward", clean, "--attacked-share", "0.1", *words[2:]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["warnings"][-1].startswith("12 of 120 scores were left out")
+    assert told["images"] - told["left_out"] == len(load_bundle(out).calibration_scores)
+    assert not any("learnt how" in each for each in told["warnings"])

@@ -15,10 +15,13 @@ from tiny_store import NEVER, make_store, words
 from detector.bundle import load_bundle, sign_bundle, verify_bundle
 from detector.bundle.archive import SIGNATURE, read_files
 from detector.bundle.folder import POINTER, newest
+from detector.detector import Detector
 from detector.errors import SignatureError
 from forensics.report import app
+from training.job import Job
 from training.retraining import adapt_cli, cli
 from training.retraining.store import Store
+from training.stages import evaluate
 
 
 def write_images(folder: Path, count: int) -> Path:
@@ -177,3 +180,37 @@ def test_without_a_key_nothing_is_signed(trained: Path, tmp_path: Path) -> None:
     assert not is_signed(trained / "detector.heatward")
     with pytest.raises(SignatureError):
         load_bundle(trained / "detector.heatward", trusted)
+
+
+def test_an_evaluated_bundle_is_signed_by_the_key_of_the_one_it_was(
+    source: Path, place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    key, trusted = pair(place)
+    asked = ["--config", str(source / "config.toml"), "--work", str(place / "work")]
+    signing = ["--sign-key", str(place / "key.pem")]
+    first, told, bare = (place / f"{name}.heatward" for name in ("first", "told", "bare"))
+    assert app.train(["bundle", *asked, "--out", str(bare)]) == 0
+    assert app.evaluate([*asked, *signing, "--bundle", str(bare), "--out", str(told)]) == 1
+    assert "is not signed" in capsys.readouterr().err and not told.exists()
+    sign_bundle(bare, key)
+    bare.rename(first)
+    assert app.evaluate([*asked, *signing, "--bundle", str(first), "--out", str(told)]) == 0
+    assert load_bundle(told, trusted).manifest.measured
+
+
+def test_what_was_measured_is_written_into_the_bundle_that_was_measured(
+    source: Path, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = ["--config", str(source / "config.toml"), "--work", str(place / "work")]
+    bundle, told = place / "bundle.heatward", place / "told.heatward"
+    assert app.train(["bundle", *asked, "--out", str(bundle)]) == 0
+    before = load_bundle(bundle).calibration_scores
+
+    def replaced(job: Job, detector: Detector) -> None:
+        measured(job, detector)
+        save_small(bundle)
+
+    measured = evaluate.evaluate_detector
+    monkeypatch.setattr(evaluate, "evaluate_detector", replaced)
+    assert app.evaluate([*asked, "--bundle", str(bundle), "--out", str(told)]) == 0
+    assert load_bundle(told).calibration_scores.equal(before)
