@@ -22,7 +22,7 @@ from detector.text import printable
 from training.command import exit_code
 from training.config import STAGES, Stage, TrainingConfig
 from training.load import load_config
-from training.signing import signing_key
+from training.signing import note_unsigned, public_keys, signing_key
 from training.tracking import Run, check_mlflow, send
 
 if TYPE_CHECKING:
@@ -183,8 +183,10 @@ def _evaluate(arguments: argparse.Namespace, report: Report | None) -> int:
     config = job_config(arguments)
     if arguments.bundle is not None and not (remote.is_url(arguments.bundle) or arguments.bundle.exists()):
         raise ConfigError(f"--bundle {arguments.bundle}: there is no such file or folder")
+    key = None
     if into := config.out if arguments.bundle and arguments.out else None:
         check_out(into)
+        key = signing_key(config.sign_key)
     keep_freed_memory()
     from detector.lock import hold
     from training import pipeline
@@ -197,7 +199,9 @@ def _evaluate(arguments: argparse.Namespace, report: Report | None) -> int:
     with make_progress(as_json=True) as progress, hold(config.work):
         job = open_job(config, progress)
         # what can be known is said before hours are spent
-        job, detector = open_detector(job, arguments.bundle) if arguments.bundle else (job, None)
+        job, detector = open_detector(job, arguments.bundle, public_keys(key)) if arguments.bundle else (job, None)
+        if into is not None:
+            note_unsigned(arguments.bundle, key, progress, remote.shown(arguments.bundle))
         if arguments.leave_out:
             leave_out.check(config)
         pipeline.run_stage(job, "witness")
@@ -213,8 +217,9 @@ def _evaluate(arguments: argparse.Namespace, report: Report | None) -> int:
         _show_leave_out(config, left_out, as_json=arguments.json)
         return ExitCode.OK
     found = _measured(config, report)
-    if into is not None:
-        write_measured(arguments.bundle, into, found.result.measured())
+    if into is not None and detector is not None and detector.manifest is not None:
+        digest = detector.manifest.digest
+        write_measured(arguments.bundle, into, found.result.measured(), digest=digest, key=key)
     _tell(found, {}, as_json=arguments.json)
     return ExitCode.OK
 

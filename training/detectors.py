@@ -12,9 +12,10 @@ from detector.bundle import Bundle, load_bundle, save_bundle
 from detector.bundle.contents import cascade_of, patches_of, stored_calibration
 from detector.classifier import load_classifier
 from detector.detector import Detector
-from detector.errors import ConfigError, FingerprintMismatchError
+from detector.errors import BusyError, ConfigError, FingerprintMismatchError
 from detector.evidence import EvidenceExtractor, EvidenceSettings
 from detector.evidence.covering import Covering
+from detector.keys import PublicKeys, SigningKey
 from detector.remote import shown
 from detector.scoring.calibration import Calibration
 from detector.scoring.groups import Groups
@@ -97,15 +98,15 @@ def load_detector(job: Job) -> Detector:
     )
 
 
-def open_detector(job: Job, path: Path) -> tuple[Job, Detector]:
+def open_detector(job: Job, path: Path, keys: PublicKeys | None = None) -> tuple[Job, Detector]:
     """The detector of a bundle, and the job to evaluate it in: with the bundle's witness, where it would make its own.
 
     Raises:
-        BundleError: The bundle cannot be used.
+        BundleError: The bundle cannot be used, or none of `keys` signed it.
         FingerprintMismatchError: It guards another classifier than the shards were made with.
         ConfigError: It looks at other evidence than the shards hold.
     """
-    bundle, place = load_bundle(path), shown(path)
+    bundle, place = load_bundle(path, keys), shown(path)
     if bundle.manifest.fingerprint != job.classifier.fingerprint:
         raise FingerprintMismatchError(
             f"{place} guards classifier {bundle.manifest.fingerprint[:12]}…, the configuration names "
@@ -149,7 +150,23 @@ def detector_around(bundle: Bundle, extractor: EvidenceExtractor) -> Detector:
     )
 
 
-def write_measured(bundle: Path, out: Path, measured: dict[str, Any]) -> None:
-    """Write a bundle again, with what was measured of it."""
+def write_measured(
+    bundle: Path, out: Path, measured: dict[str, Any], *, digest: str, key: SigningKey | None = None
+) -> None:
+    """Write a bundle again, with what was measured of it: another manifest, so no old signature fits.
+
+    Args:
+        bundle: Where it lies.
+        out: Where it goes.
+        measured: Results.
+        digest: Of the bundle that they are of.
+        key: Signs it; without one it is unsigned.
+
+    Raises:
+        BusyError: Another bundle lies there now.
+    """
     found = load_bundle(bundle)
-    save_bundle(out, replace(found, manifest=found.manifest.model_copy(update={"measured": measured})))
+    if found.manifest.digest != digest:
+        raise BusyError(f"{shown(bundle)} was replaced while it was measured: run the same command again")
+    measured_of = found.manifest.model_copy(update={"measured": measured})
+    save_bundle(out, replace(found, manifest=measured_of), key=key)
