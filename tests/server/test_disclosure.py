@@ -120,11 +120,17 @@ async def test_who_would_not_be_told_of_patches_has_nobody_look_and_no_error(ser
     detector = made_for_patches() if made else FakeDetector()
     async with serving(detector, token_file=file) as served:
         version = served.app._registry.current
-        asked = []
-        choose = served.app._pipeline.start
-        served.app._pipeline.start = lambda places, read, *more, **named: choose(
-            places, lambda place: asked.append(read(place)) or asked[-1], *more, **named
-        )
+        asked: list[Any] = []
+        start = served.app._pipeline.start
+
+        def noted(places: Any, read: Any, *more: Any, **named: Any) -> Any:
+            def read_noting(place: int) -> Any:
+                asked.append(read(place))
+                return asked[-1]
+
+            return start(places, read_noting, *more, **named)
+
+        served.app._pipeline.start = noted
         for token in (BOB, CAROL):
             image = raw(picture(ATTACKED), look_for_patches=True)
             assert told(await served.stub.Detect(image, **bearer(token))) <= CLASSIFIERS | DECIDED
