@@ -50,6 +50,7 @@ from server.models.keys import trusted_keys
 from server.models.registry import ModelRegistry
 from server.models.reload import Load, Outcome, Reloader
 from server.models.upstream_classifier import asked_upstream, trusted
+from server.observers.events import Events
 from server.observers.exporter import open_traces
 from server.observers.metrics import Metrics
 from server.observers.queries import open_queries
@@ -171,8 +172,10 @@ class App:
         self._shadow = Shadow(self._registry, self._pipeline, config.default_deadline_s, self.metrics.shadowed)
         observers.add(self._shadow)
         self._recorder = open_recorder(config, self.metrics)
-        found = (self._recorder, *open_flagged(config, self.metrics), open_queries(config, self.metrics))
-        self._writers = [each for each in found if each is not None]
+        flagged = open_flagged(config, self.metrics)
+        alerted = [each.alerted for each in flagged if isinstance(each, Events)]
+        found = (open_queries(config, self.metrics, alerted), self._recorder, *flagged)
+        self._writers = [each for each in found if each is not None]  # closed in this order: the first alerts the last
         for writer in self._writers:
             observers.add(writer)
         self.rpcs = RpcContexts(config.default_deadline_s, observers, Disclosure(config.disclosure))

@@ -245,7 +245,8 @@ class ServerConfig(BaseSettings):
 
     events: Path | None = Field(
         None,
-        description="file that gets a line of JSON for each flagged image, an OCSF Detection Finding; null: none does",
+        description="file that gets a line of JSON for each flagged image, and for each alert of query_alerts, an OCSF "
+        "Detection Finding; null: none does",
     )
     events_chain: bool = Field(
         False, description="each event names the sha256 of the one before, for `heatward events verify`"

@@ -22,7 +22,7 @@ from detector.text import printable
 from training.command import exit_code
 from training.config import STAGES, Stage, TrainingConfig
 from training.load import load_config
-from training.signing import signing_key
+from training.signing import note_unsigned, signing_key
 from training.tracking import Run, check_mlflow, send
 
 if TYPE_CHECKING:
@@ -185,9 +185,9 @@ def _evaluate(arguments: argparse.Namespace, report: Report | None) -> int:
     config = job_config(arguments)
     if arguments.bundle is not None and not (remote.is_url(arguments.bundle) or arguments.bundle.exists()):
         raise ConfigError(f"--bundle {arguments.bundle}: there is no such file or folder")
-    key = signing_key(config.sign_key) if arguments.out else None
     if arguments.out:
         check_out(config.out)
+    key = signing_key(config.sign_key) if arguments.out else None
     keep_freed_memory()
     from detector.lock import hold
     from training import pipeline
@@ -199,8 +199,9 @@ def _evaluate(arguments: argparse.Namespace, report: Report | None) -> int:
 
     with make_progress(as_json=True) as progress, hold(config.work):
         job = open_job(config, progress)
-        # what can be known is said before hours are spent
         job, detector, bundle = open_detector(job, arguments.bundle, key) if arguments.bundle else (job, None, None)
+        if arguments.out:
+            note_unsigned(arguments.bundle, key, progress, remote.shown(arguments.bundle))
         if arguments.leave_out:
             leave_out.check(config)
         pipeline.run_stage(job, "witness")
@@ -216,7 +217,7 @@ def _evaluate(arguments: argparse.Namespace, report: Report | None) -> int:
         _show_leave_out(config, left_out, as_json=arguments.json)
         return ExitCode.OK
     found = _measured(config, report)
-    if bundle is not None and arguments.out is not None:
+    if bundle is not None and arguments.out:
         write_measured(bundle, config.out, found.result.measured(), key)
     _tell(found, {}, as_json=arguments.json)
     return ExitCode.OK

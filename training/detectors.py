@@ -108,7 +108,7 @@ def open_detector(job: Job, path: Path, key: SigningKey | None = None) -> tuple[
         key: Must have signed it; None: nobody need have.
 
     Raises:
-        BundleError: The bundle cannot be used.
+        BundleError: The bundle cannot be used, or none of `keys` signed it.
         FingerprintMismatchError: It guards another classifier than the shards were made with.
         ConfigError: It looks at other evidence than the shards hold.
     """

@@ -34,12 +34,24 @@ def public_keys(key: SigningKey | None) -> PublicKeys | None:
     return key.public() if key is not None else None
 
 
-def note_unsigned(champion: Path, key: SigningKey | None, progress: Progress) -> None:
-    """Say that the successor of a signed bundle will not be signed, in time to stop the job."""
-    from detector.bundle.archive import MANIFEST, SIGNATURE, read_files
+def note_unsigned(bundle: Path, key: SigningKey | None, progress: Progress, what: str = "the champion") -> None:
+    """Say that what is made of a signed bundle will not be signed, in time to stop the job.
 
-    if key is None and SIGNATURE in read_files(champion, (MANIFEST, SIGNATURE))[0]:
+    Args:
+        bundle: What the job begins with: a path or a URL.
+        key: Signs what is made.
+        progress: Is told.
+        what: The bundle, in the note.
+    """
+    from detector.bundle.archive import MANIFEST, SIGNATURE, read_files
+    from detector.remote import local_copy
+
+    if key is not None:
+        return
+    with local_copy(bundle) as file:
+        signed = SIGNATURE in read_files(file, (MANIFEST, SIGNATURE))[0]
+    if signed:
         progress.note(
-            "the champion is signed, its successor will not be: servers with bundle_keys refuse that until somebody "
+            f"{what} is signed, its successor will not be: servers with bundle_keys refuse that until somebody "
             "signs it (heatward sign), or give sign_key"
         )

@@ -69,6 +69,8 @@ class Record:
     """The clean images that `p_value` ranks it among; None where all are one group."""
     tail_estimate: float | None = None
     """How rare such a score may be among clean images, where it is higher than all of theirs; None elsewhere."""
+    patch_p_value: float | None = None
+    """That no patch made the prediction; None where nobody asked for that."""
     evidence: bytes | None = None
     """What the heatmap network read, and the heatmap, as a safetensors file; None where it was not to be recorded."""
     image: bytes | None = None

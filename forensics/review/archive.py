@@ -36,6 +36,13 @@ class Entry:
     labels: Sequence[Label]
 
     @property
+    def flagged(self) -> str:
+        """As what it was flagged: "attacked", "patched", or empty."""
+        record = self.record
+        patched = record.patch_p_value is not None and record.patch_p_value <= record.false_positive_rate
+        return "attacked" if record.attacked else "patched" if patched else ""
+
+    @property
     def contradicting(self) -> bool:
         """Whether two of its labels cannot both be right."""
         return any(one.contradicts(other) for one in self.labels for other in self.labels)
@@ -81,7 +88,7 @@ class Filter:
         """Whether it is to be shown."""
         record, day = entry.record, entry.record.time.date()
         return (
-            (self.verdict == "all" or record.attacked == (self.verdict == "flagged"))
+            (self.verdict == "all" or bool(entry.flagged) == (self.verdict == "flagged"))
             and (not self.client or record.client == self.client)
             and (self.since is None or day >= self.since)
             and (self.until is None or day <= self.until)
@@ -181,7 +188,8 @@ class Archive:
         for label in reader.all_labels():
             if label not in labels[label.record_id]:  # twice where two processes merged the same shards
                 labels[label.record_id].append(label)
-        near = pc.field("p_value") <= pc.field("false_positive_rate") * pc.scalar(BORDERLINE)
+        borderline = pc.field("false_positive_rate") * pc.scalar(BORDERLINE)
+        near = (pc.field("p_value") <= borderline) | (pc.field("patch_p_value") <= borderline)
         records = list(reader.records(where=pc.field("attacked") | near))
         entries = [Entry(record, labels[record.record_id]) for record in records]
         entries.sort(key=lambda entry: entry.record.time, reverse=True)

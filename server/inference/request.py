@@ -65,8 +65,9 @@ class InferenceResult:
 
     @property
     def flagged(self) -> bool:
-        """Attacked at the rate of the request or at the server's own: no caller chooses whether it is noticed."""
-        return self.verdict.p_value <= max(self.false_positive_rate, self.model.default_rate)
+        """Attacked or patched, at its own rate or the server's: no caller chooses whether it is noticed."""
+        rate, patch = max(self.false_positive_rate, self.model.default_rate), self.verdict.patch
+        return self.verdict.p_value <= rate or (patch is not None and patch <= rate)
 
     @property
     def patched(self) -> bool | None:

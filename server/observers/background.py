@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from detector.errors import BusyError, ConfigError
 from server.inference.observer import Observer
@@ -67,7 +67,7 @@ class Background(Observer):
         self._every_s, self._most = every_s, most
         self._log = logging.getLogger(f"heatward.{what}")
         self._changed = threading.Condition()
-        self._queue: list[Waiting] = []
+        self._queue: list[Any] = []
         self._queued_bytes = 0
         self._closing = False
         self._writing = threading.Lock()
@@ -80,10 +80,14 @@ class Background(Observer):
 
     def put(self, request: InferenceRequest, result: InferenceResult, size: int) -> None:
         """Queues an image of so many bytes; called on the event loop."""
+        self.put_any(Waiting(time.time(), request, result), size)
+
+    def put_any(self, waiting: object, size: int) -> None:
+        """Queues what a subclass can write; called on any thread."""
         with self._changed:
             full = len(self._queue) >= self._most or self._queued_bytes + size > MOST_BYTES
             if not full:
-                self._queue.append(Waiting(time.time(), request, result))
+                self._queue.append(waiting)
                 self._queued_bytes += size
         if full:
             self._on_dropped("queue_full", 1)
@@ -106,7 +110,7 @@ class Background(Observer):
             if self._tidied() and written:
                 self._faults.clear()
 
-    def _write(self, batch: list[Waiting]) -> int:
+    def _write(self, batch: list[Any]) -> int:
         """Writes them all or raises; says how many there were that could be made."""
         raise NotImplementedError
 
@@ -120,7 +124,7 @@ class Background(Observer):
     def _release(self) -> None:
         """Leaves the place to others."""
 
-    def _written(self, batch: list[Waiting]) -> bool:
+    def _written(self, batch: list[Any]) -> bool:
         try:
             count = self._write(batch)
         except Exception as error:

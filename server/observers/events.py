@@ -1,4 +1,7 @@
-"""*Flagged images* → **a finding each, as a line of a file** that a SIEM reads; written as `background.py` says."""
+"""*Flagged images, alerts of query sequences* → **a finding each, as a line of a file** that a SIEM reads.
+
+They are written as `background.py` says.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +12,16 @@ from server.config import ServerConfig
 from server.inference.request import InferenceRequest, InferenceResult
 from server.observers.background import Background, Dropped, Waiting
 from server.observers.event_file import EventFile
-from server.observers.finding import to_finding
+from server.observers.finding import to_finding, to_sequence_finding
+from server.observers.queries import QueryAlert
 
 __all__ = ["Events"]
 
+ALERT_BYTES = 1024
+
 
 class Events(Background):
-    """Writes an event for each image that is flagged, at the rate of its request or at the server's own.
+    """Writes an event for each image that is flagged, at the rate of its request or the server's own, and each alert.
 
     Args:
         path: The file.
@@ -36,11 +42,18 @@ class Events(Background):
         if result.flagged:
             self.put(request, result, request.size_bytes)
 
-    def _write(self, batch: list[Waiting]) -> int:
+    def alerted(self, alert: QueryAlert) -> None:
+        """Queues an alert of a client's query sequence; called on the thread that compares."""
+        self.put_any(alert, ALERT_BYTES)
+
+    def _write(self, batch: list[Waiting | QueryAlert]) -> int:
         events = []
         for waiting in batch:
             try:
-                events.append(to_finding(*waiting, self._limits))
+                if isinstance(waiting, QueryAlert):
+                    events.append(to_sequence_finding(waiting))
+                else:
+                    events.append(to_finding(*waiting, self._limits))
             except Exception as error:  # of one image; the others have their events
                 self._log.error("an image has no event", exc_info=error)
         self._file.append(events)

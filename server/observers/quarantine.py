@@ -6,6 +6,7 @@ They are records like all others (detector/records), so `heatward review` shows 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -18,7 +19,7 @@ __all__ = ["Quarantine"]
 
 
 class Quarantine(Recorder):
-    """Records every flagged image, and nothing else.
+    """Records every flagged image, and nothing else, at the rate that flagged it: the request's or the server's own.
 
     Args:
         folder: Where.
@@ -42,4 +43,5 @@ class Quarantine(Recorder):
 
     def finished(self, request: InferenceRequest, result: InferenceResult) -> None:
         if result.flagged:
-            super().finished(request, result)
+            rate = max(result.false_positive_rate, result.model.default_rate)
+            super().finished(request, replace(result, false_positive_rate=rate))

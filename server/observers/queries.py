@@ -58,7 +58,7 @@ class _Waiting(NamedTuple):
     client: str
     request_id: str
     model: str
-    attacked: bool
+    flagged: bool
     image: NDArray[np.uint8]
 
 
@@ -108,7 +108,7 @@ class Queries(Observer):
         with self._changed:
             full = len(self._queue) >= MOST or self._queued_bytes + image.nbytes > MOST_BYTES
             if not full:
-                self._queue.append(_Waiting(request.client, request.request_id, model, result.attacked, image))
+                self._queue.append(_Waiting(request.client, request.request_id, model, result.flagged, image))
                 self._queued_bytes += image.nbytes
         if full:
             self._on_dropped(1)
@@ -145,7 +145,7 @@ class Queries(Observer):
         client = self._client(waiting.client)
         sequence = client.sequence
         sequence.add(fingerprint(waiting.image))
-        client.attacked += waiting.attacked
+        client.attacked += waiting.flagged
         client.quiet = max(0, client.quiet - 1)
         if sequence.similarity >= 1 and not client.quiet:
             client.quiet = self._config.query_window

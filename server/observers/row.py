@@ -57,6 +57,7 @@ def to_record(time_s: float, request: InferenceRequest, result: InferenceResult,
         error_rate=verdict.error_rate,
         calibration_group=verdict.calibration_group or None,
         tail_estimate=None if verdict.tail is None else verdict.tail.probability,
+        patch_p_value=verdict.patch,
         evidence=evidence,
         image=image,
     )

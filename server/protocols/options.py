@@ -53,13 +53,15 @@ def checked_rate(
     return asked
 
 
-def checked_effort(look_for_patches: bool, model: ServedModel, field: str) -> ServedModel:
-    """The model that does what was asked for.
+def checked_effort(
+    look_for_patches: bool, model: ServedModel, field: str, disclosure: Disclosure = Disclosure.FULL
+) -> ServedModel:
+    """The model that does what was asked for; a caller who would not be told of patches has nobody look for them.
 
     Raises:
         RequestError: It was not made for that.
     """
-    if not look_for_patches:
+    if not look_for_patches or disclosure is not Disclosure.FULL:
         return model
     if model.looking_for_patches is None:
         raise RequestError(field, "the detector's bundle was not made to look for patches: leave it out")

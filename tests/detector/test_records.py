@@ -151,13 +151,13 @@ def test_a_damaged_shard_does_not_hold_up_the_merging_of_others(
 def test_shards_from_before_a_column_are_read_and_merged_with_others(
     folder: Path, written: ShardFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    added = ("error_rate", "calibration_group", "tail_estimate")
+    added = ("error_rate", "calibration_group", "tail_estimate", "patch_p_value")
     old = {name: value for name, value in record(1).items() if name not in added}
     columns = pa.schema([field for field in schema_of(Record) if field.name not in added])
     ShardFolder(folder / "records", columns).write([old])
     monkeypatch.setattr(shards, "TOGETHER", 2)
     again = ShardFolder(folder / "records", schema_of(Record))
-    expected = [(None, None, None), (0.25, "cat", 1e-4)]
+    expected = [(None, None, None, None), (0.25, "cat", 1e-4, 0.01)]
 
     def told(where: pc.Expression | None = None) -> list[tuple[Any, ...]]:
         return [tuple(getattr(each, name) for name in added) for each in RecordReader(folder).records(where=where)]

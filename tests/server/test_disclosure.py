@@ -19,6 +19,7 @@ from sample_requests import fields_at_fault, picture, raw, status_of
 from source_tree import PACKAGES, tree
 from test_guard import answer_of, call, counted, failure, guarding, info_of, parameters
 from test_inference import asking, pixels, stub_of, values
+from test_patches_asked import made_for_patches
 from test_reliable import promising
 from test_tokens import ALICE, BOB, bearer
 
@@ -112,6 +113,28 @@ async def test_a_rate_of_the_callers_choice_does_not_give_the_p_value_away(servi
     assert least.false_positive_rate == pytest.approx(0.005)
     assert fields_at_fault(status_of(caught.value)) == ["options.false_positive_rate"]
     assert attacked == 2, "of Carol's none at 0.3"
+
+
+@pytest.mark.parametrize("made", [True, False], ids=["a bundle made for patches", "another bundle"])
+async def test_who_would_not_be_told_of_patches_has_nobody_look_and_no_error(serving, file: Path, made: bool):
+    detector = made_for_patches() if made else FakeDetector()
+    async with serving(detector, token_file=file) as served:
+        version = served.app._registry.current
+        asked: list[Any] = []
+        start = served.app._pipeline.start
+
+        def noted(places: Any, read: Any, *more: Any, **named: Any) -> Any:
+            def read_noting(place: int) -> Any:
+                asked.append(read(place))
+                return asked[-1]
+
+            return start(places, read_noting, *more, **named)
+
+        served.app._pipeline.start = noted
+        for token in (BOB, CAROL):
+            image = raw(picture(ATTACKED), look_for_patches=True)
+            assert told(await served.stub.Detect(image, **bearer(token))) <= CLASSIFIERS | DECIDED
+    assert [each.model for each in asked] == [version, version]
 
 
 async def test_the_setting_counts_without_a_level_or_a_token(serving, file: Path):

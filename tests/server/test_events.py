@@ -17,6 +17,8 @@ from heatward import cli
 from heatward.v1 import detection_pb2 as pb
 from sample_requests import encoded, picture, png, raw
 from test_guard import answer_of, call, guarding
+from test_patches_asked import made_for_patches
+from test_query_alerts import probes
 from test_tokens import ALICE, bearer
 
 from detector.errors import ConfigError
@@ -124,6 +126,35 @@ async def test_the_action_is_what_the_guard_does(guarding, path: Path, policy, d
     assert (event["action"], event["action_id"]) == (action, action_id)
 
 
+async def test_an_image_that_was_made_by_a_patch_is_flagged(serving, path: Path, tmp_path: Path):
+    """At p = 0.945 of an attack and 0.055 of a patch."""
+    pytest.importorskip("pyarrow", reason="the extra `record` is not installed")
+    from detector.records.reader import RecordReader
+
+    async with serving(made_for_patches(), events=path, quarantine=tmp_path / "kept") as served:
+        for asked, rate in ((True, 0.1), (True, 0.05), (False, 0.1)):
+            image = raw(picture(14), f"{asked}-{rate}", look_for_patches=asked, false_positive_rate=rate)
+            assert not (await served.stub.Detect(image)).attacked
+    (event,) = found(path)
+    assert event["evidences"][0]["file"]["name"] == "True-0.1"
+    assert "patch made its label (p = 0.0549)" in event["message"] and event["action"] == "Observed"
+    assert event["unmapped"]["patch_p_value"] == pytest.approx(14 / 255) and event["unmapped"]["p_value"] > 0.9
+    (kept,) = RecordReader(tmp_path / "kept").records()
+    assert kept.request_id == "True-0.1" and kept.patch_p_value == pytest.approx(14 / 255) and not kept.attacked
+
+
+async def test_an_alert_of_a_query_sequence_is_an_event_though_the_server_stops_at_once(serving, path: Path):
+    async with serving(events=path, events_chain=True, query_alerts=True) as served:
+        await served.stub.DetectBatch(pb.DetectBatchRequest(requests=[raw(image) for image in probes(60)]))
+    (event,) = found(path)
+    assert (event["class_uid"], event["action"], event["is_alert"]) == (2004, "Observed", True)
+    assert event["finding_info"]["title"] == "Query sequence"
+    assert event["finding_info"]["analytic"]["type_id"] == 2
+    assert event["attacks"][0]["sub_technique"]["uid"] == "AML.T0043.001"
+    assert event["evidences"][0]["actor"]["user"]["name"] and event["unmapped"]["suspicious"] == 30
+    assert cli.main(["events", "verify", str(path)]) == 0
+
+
 async def test_events_are_chained_where_that_is_asked_for(serving, path: Path):
     for _ in range(2):
         async with serving(events=path, events_chain=True) as served:
@@ -182,6 +213,22 @@ async def test_flagged_images_are_kept_in_quarantine_and_no_others(serving, tmp_
         (writer,) = served.app._writers
         assert writer._config.record_max_age_days == 2
     assert [(each.request_id, each.image) for each in RecordReader(folder).records(images=True)] == [("attacked", file)]
+
+
+async def test_an_image_is_in_quarantine_as_the_rate_judged_that_flagged_it(serving, tmp_path: Path):
+    """At p = 0.005; the server's rate is 0.01: whoever reviews it finds it flagged."""
+    pytest.importorskip("pyarrow", reason="the extra `record` is not installed")
+    from detector.records.reader import RecordReader
+
+    async with serving(quarantine=tmp_path / "kept", record_folder=tmp_path / "records") as served:
+        await served.stub.Detect(raw(picture(ATTACKED), "own", false_positive_rate=0.0051))
+        await served.stub.Detect(raw(picture(198), "hidden", false_positive_rate=0.0051))
+    kept = {
+        each.request_id: (each.attacked, each.false_positive_rate) for each in RecordReader(tmp_path / "kept").records()
+    }
+    assert kept == {"own": (True, 0.01), "hidden": (True, 0.01)}
+    judged = {each.request_id: each.attacked for each in RecordReader(tmp_path / "records").records()}
+    assert judged == {"own": True, "hidden": False}, "a record says what the caller was told"
 
 
 def test_the_quarantine_is_not_the_folder_of_records(tmp_path: Path):

@@ -137,6 +137,12 @@ class FakeDetector(detection_pb2_grpc.DetectionServiceServicer):
             info.smallest_error_rate = self.error_rate / 2
         if self.patch_p_value is not None:
             info.patches.CopyFrom(pb.PatchInfo(area=0.02, side=5, masks=36))
+        if self.disclosure != "full":
+            told = {"name", "version", "server_version", "classifier", "limits"}
+            rates = {"default_false_positive_rate", "smallest_false_positive_rate"}
+            for field, _ in info.ListFields():
+                if field.name not in told | (rates if self.disclosure == "verdict" else set()):
+                    info.ClearField(field.name)
         return info
 
     def _arrive(self, context: grpc.ServicerContext) -> None:

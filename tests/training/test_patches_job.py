@@ -8,15 +8,18 @@ import pytest
 import tiny
 import torch
 from notes import Notes
+from sample_requests import png
 from tiny_job import configure, write_source
 
 from detector.bundle import load_bundle, read_manifest
 from detector.detector import Detector
 from detector.errors import ConfigError
+from detector.scoring.patches import answers_under, score_of
 from training import pipeline
 from training.detectors import load_detector
 from training.job import open_job
 from training.progress import SilentProgress
+from training.retraining.recalibrate import Options, recalibrate
 from training.retraining.recipe import recipe_in
 
 PATCHES = {"area": 0.06, "masks": 16}
@@ -75,6 +78,23 @@ def test_who_adapts_it_looks_for_the_same_patches(place: Path, tmp_path: Path) -
     recipe = recipe_in(load_bundle(place / "detector.heatward"), tmp_path, ("tiny",))
     assert recipe["patches"] == PATCHES == read_manifest(place / "detector.heatward").patches
     assert "patches" not in recipe_in(load_bundle(place / "plain.heatward"), tmp_path, ("tiny",))
+
+
+@pytest.mark.parametrize(("share", "left"), [(None, 25), (0.2, 20)])
+def test_new_thresholds_are_of_masked_images_too(place: Path, share: float | None, left: int) -> None:
+    bundle, images = load_bundle(place / "detector.heatward"), tiny.images(25, seed=77).images
+    pixels = (images * 255).round().byte().permute(0, 2, 3, 1).contiguous().numpy()
+    files = [(str(number), png(each)) for number, each in enumerate(pixels)]
+    options = Options(0.05, share if share is not None else 0.0)
+    new, _ = recalibrate(bundle, files, options, SilentProgress(), allow=("tiny",))
+    detector = Detector.assemble(bundle, allow=("tiny",))
+    assert detector.patches is not None and new.patches is not None
+    prepared = torch.stack([detector.classifier.prepare(each) for each in pixels])
+    logits = detector.classifier(prepared)
+    expected = score_of(answers_under(detector.patches.covering, detector.classifier, prepared), logits.argmax(1))
+    assert torch.allclose(new.patches["scores"], expected.double().sort().values[:left], atol=1e-5)
+    plain, _ = recalibrate(load_bundle(place / "plain.heatward"), files, options, SilentProgress(), allow=("tiny",))
+    assert plain.patches is None
 
 
 def test_a_bundle_that_was_not_made_for_it_says_so(place: Path) -> None:

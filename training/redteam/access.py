@@ -37,6 +37,8 @@ class Plan:
     pieces: list[Piece] = field(default_factory=list)
     refused: dict[int, str] = field(default_factory=dict)
     """Row → why it is not run, or not all of it."""
+    told: str = "full"
+    """How much a server tells whoever asks in rows 2 and 3."""
 
 
 def white_box_attacks(names: Collection[str] = ()) -> Mapping[str, Attack]:
@@ -85,7 +87,9 @@ def plan(
         attacks: White-box attacks.
         oracle: Opens what rows 2 and 3 ask.
     """
-    found = Plan()
+    asking_rows = bool({2, 3} & set(settings.rows))
+    asked = oracle() if asking_rows else ClassifierOracle(detector.classifier)
+    found = Plan(told=asked.told)
     if 0 in settings.rows:
         _oblivious(settings, detector, found)
     reason = hidden(detector)
@@ -93,14 +97,14 @@ def plan(
         why = "no --twin was given" if twin is None else f"of the twin, {told}" if (told := hidden(twin)) else ""
         digest = twin.manifest.digest if twin is not None and twin.manifest is not None else ""
         _white(1, settings, twin or detector, attacks, why, found, digest)
-    if {2, 3} & set(settings.rows):
-        asked = oracle()
+    if asking_rows:
+        against = (settings.server or "") + (f" tells {asked.told}" if asked.told != "full" else "")
         origin = ClassifierOracle(detector.classifier)
         if 2 in settings.rows:
             chosen = _chosen(settings)
-            _asking(2, chosen, _score_budgets(settings), asked, origin, settings.rate, found, settings.server or "")
+            _asking(2, chosen, _score_budgets(settings), asked, origin, settings.rate, found, against)
         if 3 in settings.rows:
-            _asking(3, DECISION, _least_budgets(settings), asked, origin, settings.rate, found, settings.server or "")
+            _asking(3, DECISION, _least_budgets(settings), asked, origin, settings.rate, found, against)
     if 4 in settings.rows:
         _white(4, settings, detector, attacks, reason, found)
     return found

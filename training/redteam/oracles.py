@@ -31,13 +31,15 @@ class Answers:
     label: Tensor  # (B,) int64
     probability: Tensor  # (B, K); of classes that were not named, the smallest that was
     p_value: Tensor  # (B,) float64; NaN where the oracle keeps it to itself
-    flagged: Tensor  # (B,) bool, at the rate the attacker wants to stay under
+    flagged: Tensor  # (B,) bool, at the rate the attacker wants to stay under; False where the oracle keeps it back
 
 
 class Oracle(Protocol):
     """Somebody who answers, and counts the images asked about."""
 
     asked: int
+    told: str
+    """How much it tells: "full"; "verdict", no p-value; "none", no flag either."""
 
     def ask(self, images: Tensor) -> Answers:
         """Answers about images (B, 3, H, W) in [0, 1]."""
@@ -52,7 +54,7 @@ class DetectorOracle:
     """
 
     def __init__(self, detector: Detector, rate: float) -> None:
-        self.detector, self.rate, self.asked = detector, rate, 0
+        self.detector, self.rate, self.asked, self.told = detector, rate, 0, "full"
 
     def ask(self, images: Tensor) -> Answers:
         self.asked += len(images)
@@ -72,7 +74,7 @@ class ClassifierOracle:
     """The classifier without heatward: nothing is ever flagged."""
 
     def __init__(self, classifier: Classifier) -> None:
-        self.classifier, self.asked = classifier, 0
+        self.classifier, self.asked, self.told = classifier, 0, "full"
 
     @torch.no_grad()
     def ask(self, images: Tensor) -> Answers:

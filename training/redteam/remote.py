@@ -1,12 +1,14 @@
 """The oracle that is a running server: images travel over gRPC, answers come back.
 
 A server that is gone in the middle (restarted, overloaded, cut off) is waited for: only images without an answer are
-asked about again. One that answers for another detector, or refuses the caller, ends the job with a line that says so.
+asked about again. What it does not tell the caller, the attacker does not see. One that answers for another detector,
+or refuses the caller, ends the job with a line that says so.
 The only file of training/ that uses the client.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -32,6 +34,11 @@ COMES_BACK = ("UNAVAILABLE", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED", "CANCELL
 REFUSED = ("UNAUTHENTICATED", "PERMISSION_DENIED")
 TIMEOUT_S = 60.0
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 15.0
+KEPT_BACK = {
+    "verdict": "the server tells this caller attacked or not, and no p-value",
+    "none": "the server tells this caller nothing of what it finds: rows 2 and 3 look for a wrong label alone",
+}
+"""What is noted, by how much a server tells."""
 
 
 def open_client(server: str, token_file: Path | None, tls_roots: Path | None) -> Client:
@@ -84,7 +91,9 @@ class ServerOracle:
                 f"the server guards classifier {printable(info.classifier.fingerprint[:12])}…, the bundle "
                 f"{fingerprint[:12]}…: start it with the same bundle"
             )
-        self.classes, self.version = len(info.classifier.classes), info.version
+        self.classes, self.version, self.told = len(info.classifier.classes), info.version, _told(info)
+        if self.told in KEPT_BACK:
+            progress.note(KEPT_BACK[self.told])
 
     def ask(self, images: Tensor) -> Answers:
         self.asked += len(images)
@@ -95,8 +104,10 @@ class ServerOracle:
             known_probabilities(
                 [[(one.index, one.probability) for one in each.top] for each in verdicts], self.classes
             ),
-            torch.tensor([each.p_value or float("nan") for each in verdicts], dtype=torch.float64),  # 0: kept back
-            torch.tensor([each.attacked for each in verdicts]),
+            torch.tensor(
+                [math.nan if each.p_value is None else each.p_value for each in verdicts], dtype=torch.float64
+            ),
+            torch.tensor([bool(each.attacked) for each in verdicts]),  # None: who is told nothing takes it for clean
         )
 
     def _verdicts(self, pixels: Tensor) -> list[Verdict]:
@@ -145,3 +156,10 @@ class ServerOracle:
         said = printable(" ".join(error.message.split()), 300)
         gone = f" for {waited_s:.0f} s; the same command goes on from here when it is back" if waited_s else ""
         return DataError(f"the server does not answer ({error.code}: {said}){gone}")
+
+
+def _told(info: DetectorInfo) -> str:
+    """How much the server tells this caller, as its operator names it (docs/serving.md)."""
+    if not info.default_false_positive_rate:
+        return "none"
+    return "full" if info.calibration_size else "verdict"

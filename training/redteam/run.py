@@ -100,10 +100,7 @@ def run(
         ),
         quick=quick,
         rows=tuple(
-            RowResult(
-                row=row, access=access, refused=made.refused.get(row, "" if row in settings.rows else "not asked for")
-            )
-            for row, access in ROWS.items()
+            RowResult(row=row, access=_access(made, row), refused=_refused(settings, made, row)) for row in ROWS
         ),
         lines=tuple(lines),
         rejected=rejected,
@@ -114,6 +111,11 @@ def run(
     result = result.model_copy(update={"failures": tuple(failures)})
     result.write(settings.out)
     return result
+
+
+def _access(made: Plan, row: int) -> str:
+    kept_back = made.told != "full" and row in (2, 3)
+    return ROWS[row] + (f" (the server tells this caller: {made.told})" if kept_back else "")
 
 
 def _refused(settings: RedTeamSettings, made: Plan, row: int) -> str:

@@ -18,7 +18,7 @@ from training.cli import check_out, job_overrides, job_parser, print_tables
 from training.command import exit_code
 from training.load import load_config
 from training.retraining.cli import SHOWN
-from training.signing import signing_key
+from training.signing import note_unsigned, signing_key
 
 __all__ = ["adapt"]
 
@@ -92,6 +92,7 @@ def _adapt(arguments: argparse.Namespace) -> int:
     fraction = None if arguments.fit_images else arguments.fraction or 0.1
     options = Options(fraction, arguments.fit_images, arguments.measure_images)
     with make_progress(as_json=True) as progress:
+        note_unsigned(arguments.bundle, key, progress, remote.shown(arguments.bundle))
         found = run(bundle, config, options, progress)
     if arguments.json:
         print(json.dumps(found.dump(), indent=2))

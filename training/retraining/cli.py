@@ -231,6 +231,8 @@ def _recalibrate(arguments: argparse.Namespace) -> int:
         old = load_bundle(store.path(champion) if store and champion else arguments.target, public_keys(key))
         if store is not None and champion is not None:
             note_unsigned(store.path(champion), key, progress)
+        else:
+            note_unsigned(arguments.target, key, progress, place)
         images = (
             images_in(arguments.clean, progress)
             if arguments.clean

@@ -1,6 +1,7 @@
 """New thresholds without retraining: a bundle and recent clean images in, the same bundle with their scores out.
 
     images ─▶ the bundle's own detector ─▶ scores ─▶ without the share that may be attacked ─▶ calibration
+                  (and, where it looks for patches, those under masks ─▶ the same ─▶ calibration of patches)
 
 What the bundle was measured to flag belongs to its old thresholds, and goes; what needs no threshold stays.
 """
@@ -25,6 +26,7 @@ from detector.images import decode
 from detector.scoring.calibration import Calibration, one_of_each, rank_at
 from detector.scoring.cascade import check_vouched
 from detector.scoring.groups import Groups
+from detector.scoring.patches import answers_under, score_of
 from detector.scoring.tail import FEWEST_FOR_TAIL
 from training.data.folders import find_images
 from training.deliveries import DeliverySpec
@@ -132,9 +134,14 @@ def recalibrate(
     counts = {"copies": 0, "unreadable": 0}
     scores: list[float] = []
     labels: list[int] = []
+    masked: list[Tensor] = []
     with progress.task("recalibrate", 0) as advance:
         for batch in _batches(detector, images, ways, seen, counts, progress):
-            verdicts = detector.detect(batch.flatten(0, 1))
+            shown = batch.flatten(0, 1)
+            verdicts = detector.detect(shown)
+            if detector.patches is not None:
+                answers = answers_under(detector.patches.covering, detector.classifier, shown)
+                masked.append(score_of(answers, torch.tensor([verdict.label for verdict in verdicts])).double())
             scores += [verdict.attack_score for verdict in verdicts]
             labels += [verdict.label for verdict in verdicts]
             advance(len(batch))
@@ -160,6 +167,7 @@ def recalibrate(
         bundle,
         calibration_scores=calibration.scores,
         calibration_groups=groups.tensors() if groups else None,
+        patches=_patches(torch.cat(masked), source, options) if masked else None,
         manifest=_manifest(bundle, calibration, said, seen, options),
     )
     counts |= {"images": len(found), "left_out": len(found) - len(kept)}
@@ -181,6 +189,13 @@ def _keep(scores: Tensor, groups: Tensor, attacked_share: float) -> Tensor:
         rows = (groups == group).nonzero().flatten()
         keep[rows[scores[rows].argsort()[len(trimmed(scores[rows], attacked_share)) :]]] = False
     return keep
+
+
+def _patches(scores: Tensor, source: Tensor, options: Options) -> dict[str, Tensor]:
+    """What these images score under masks, one of each photograph, as a bundle holds it; some may have a patch, too."""
+    keep = _keep(scores, torch.zeros_like(source), options.attacked_share or 0.0)
+    kept = one_of_each(scores[keep].numpy(), source[keep].numpy())
+    return {"scores": Calibration.fit(torch.from_numpy(kept)).scores}
 
 
 def _of_one_group(groups: Groups, rate: float) -> tuple[str, ...]:

@@ -38,6 +38,7 @@ Row: TypeAlias = tuple[int, Answer, Path | None]
 """Position of the file, its answer, the file of its heatmap."""
 
 NAME = "heatward detect"
+UNTOLD = " would not tell you: ask its operator (disclosure)"
 
 
 def judge(found: Found, arguments: argparse.Namespace) -> int:
@@ -120,21 +121,21 @@ def _check(arguments: argparse.Namespace, server: DetectorInfo) -> None:
     Raises:
         ValueError: An option asks for what the server does not have.
     """
-    smallest = server.smallest_false_positive_rate
+    smallest, told = server.smallest_false_positive_rate, bool(server.calibration_size)
     if arguments.fpr is not None and arguments.fpr < smallest:
         raise ValueError(f"argument --fpr: {arguments.fpr:g} is less than the server can promise, {smallest:.3g}")
     borne, promised = arguments.max_error_rate, server.smallest_error_rate
     if borne is not None and promised is None:
-        raise ValueError(
-            "argument --max-error-rate: the server's detector promises no error rate of predictions: leave it out"
-        )
+        why = "'s detector promises no error rate of predictions: leave it out" if told else UNTOLD
+        raise ValueError(f"argument --max-error-rate: the server{why}")
     if borne is not None and promised is not None and borne < promised:
         raise ValueError(f"argument --max-error-rate: {borne:g} is less than the server can promise, {promised:.3g}")
     if arguments.look_for_patches and server.patches is None:
-        raise ValueError("argument --look-for-patches: the server's bundle was not made to look for patches")
+        why = "'s bundle was not made to look for patches" if told else UNTOLD
+        raise ValueError(f"argument --look-for-patches: the server{why}")
     if arguments.save_heatmaps and "png" not in server.heatmap_formats:
-        why = "makes no heatmaps" if server.calibration_size else "shows you no heatmaps: ask its operator (disclosure)"
-        raise ValueError(f"argument --save-heatmaps: the server {why}")
+        why = " makes no heatmaps" if told else " shows you no heatmaps: ask its operator (disclosure)"
+        raise ValueError(f"argument --save-heatmaps: the server{why}")
 
 
 def _standard_input(most: int) -> bytes:

@@ -40,7 +40,7 @@ def to_inference(
     rate = checked_rate(asked, model, f"{path}options.false_positive_rate", disclosure)
     borne = options.max_error_rate if options.HasField("max_error_rate") else None
     borne = checked_error_rate(borne, model, f"{path}options.max_error_rate", disclosure)
-    model = checked_effort(options.look_for_patches, model, f"{path}options.look_for_patches")
+    model = checked_effort(options.look_for_patches, model, f"{path}options.look_for_patches", disclosure)
     if options.heatmap not in HEATMAPS:
         raise RequestError(f"{path}options.heatmap", f"unknown format {options.heatmap}")
     if request.priority not in KNOWN_PRIORITIES:

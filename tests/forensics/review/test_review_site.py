@@ -67,6 +67,14 @@ def test_flagged_and_borderline_images_are_shown_newest_first(folder: Path) -> N
     assert "ship" not in page
 
 
+def test_what_a_patch_made_is_shown_as_flagged(tmp_path: Path) -> None:
+    clean = {"attacked": False, "p_value": 0.9}
+    write_records(tmp_path, *(record(at, **clean, patch_p_value=p) for at, p in enumerate((0.008, 0.03, 0.5, None), 1)))
+    assert shown(tmp_path) == ["r2", "r1"]
+    assert shown(tmp_path, "verdict=flagged") == ["r1"] and shown(tmp_path, "verdict=borderline") == ["r2"]
+    assert "flagged: a patch" in (page := client(open_site(tmp_path)).get("/").text) and "of a patch 0.008" in page
+
+
 @pytest.mark.parametrize(
     ("query", "expected"),
     [

@@ -44,6 +44,15 @@ def test_told_the_verdict_alone_its_numbers_are_dashes(
     assert [row.split()[1:3] for row in rows] == [["ATTACKED", "-"], ["clean", "-"]]
 
 
+@pytest.mark.parametrize("words", [("--look-for-patches",), ("--max-error-rate", "0.1")])
+def test_what_a_server_would_not_tell_is_not_said_to_be_missing(
+    server: FakeServer, folder: Path, capsys: pytest.CaptureFixture[str], words: tuple[str, ...]
+) -> None:
+    server.detector.disclosure = "verdict"
+    assert detect(server, folder, *words) == 2
+    assert f"argument {words[0]}: the server would not tell you: ask its operator" in capsys.readouterr().err
+
+
 def test_without_p_values_all_images_cannot_decide_together(
     server: FakeServer, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -16,6 +16,7 @@ from heatward.errors import DetectionError
 
 from detector.errors import ConfigError, DataError, FingerprintMismatchError
 from training.progress import SilentProgress
+from training.redteam.blackbox import Goal
 from training.redteam.remote import ServerOracle, open_client
 
 FINGERPRINT = "f" * 64
@@ -32,13 +33,19 @@ class Notes(SilentProgress):
 class FakeClient:
     """Answers by an image's first value; `troubles` come first."""
 
-    def __init__(self, *troubles: str, fingerprint: str = FINGERPRINT) -> None:
+    def __init__(self, *troubles: str, fingerprint: str = FINGERPRINT, told: str = "full") -> None:
+        self.told = told
         self.troubles: Iterator[str] = iter(troubles)
         self.fingerprint, self.version, self.batches = fingerprint, "v1", []  # type: ignore[var-annotated]
 
     def describe(self) -> Any:
         classifier = SimpleNamespace(fingerprint=self.fingerprint, classes=("a", "b", "c"))
-        return SimpleNamespace(classifier=classifier, version=self.version)
+        return SimpleNamespace(
+            classifier=classifier,
+            version=self.version,
+            default_false_positive_rate=0.0 if self.told == "none" else 0.01,
+            calibration_size=199 if self.told == "full" else 0,
+        )
 
     def detect_batch(self, images: list[Any], *, false_positive_rate: float) -> list[Any]:
         self.batches.append(len(images))
@@ -54,7 +61,11 @@ class FakeClient:
         index = int(image[0, 0, 0]) % 3
         label = SimpleNamespace(index=index, probability=0.75)
         return SimpleNamespace(
-            predicted=label, top=(label,), p_value=0.25, attacked=index == 1, detector_version=self.version
+            predicted=label,
+            top=(label,),
+            p_value=0.25 if self.told == "full" else None,
+            attacked=None if self.told == "none" else index == 1,
+            detector_version=self.version,
         )
 
 
@@ -71,6 +82,22 @@ def test_answers_are_the_servers() -> None:
     said = asked.ask(IMAGES)
     assert said.label.tolist() == [0, 1, 2, 0, 1] and said.flagged.tolist() == [False, True, False, False, True]
     assert said.probability.shape == (5, 3) and said.p_value.tolist() == [0.25] * 5 and asked.asked == 5
+
+
+@pytest.mark.parametrize(
+    ("told", "flagged", "note"),
+    [("verdict", [False, True, False, False, True], "no p-value"), ("none", [False] * 5, "a wrong label alone")],
+)
+def test_what_a_server_does_not_tell_the_attacker_does_not_see(told: str, flagged: list[bool], note: str) -> None:
+    progress = Notes()
+    asked = oracle(FakeClient(told=told), progress)
+    said = asked.ask(IMAGES)
+    assert asked.told == told and said.label.tolist() == [0, 1, 2, 0, 1]
+    assert said.p_value.isnan().all() and said.flagged.tolist() == flagged
+    assert len(progress.notes) == 1 and note in progress.notes[0]
+    assert Goal(asked, torch.ones(5, dtype=torch.long), 0.05).reached(IMAGES, torch.arange(5)).tolist() == [
+        True, False, True, True, False,
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("trouble", ["UNAVAILABLE", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED"])
@@ -133,3 +160,17 @@ def test_over_grpc_a_server_that_is_gone_in_the_middle_is_asked_again(tmp_path: 
     assert said.probability[0].tolist() == pytest.approx([0.25, 0.75, 0.25])
     assert server.detector.metadata["authorization"] == "Bearer secret"
     assert pauses == [0.5, 1.0] and progress.notes[-1] == "the server is back"
+
+
+@pytest.mark.parametrize("told", ["full", "verdict", "none"])
+def test_over_grpc_it_is_known_how_much_a_server_tells(told: str) -> None:
+    server = FakeServer()
+    server.detector.disclosure = told
+    try:
+        with open_client(server.address, None, None) as client:
+            asked = ServerOracle(client, 0.05, "ab12", Notes(), patience_s=60)
+            said = asked.ask(IMAGES)
+    finally:
+        server.stop()
+    assert asked.told == told and said.label.tolist() == [1] * 5 and not said.flagged.any()
+    assert said.p_value.isnan().all() == (told != "full")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from signers import pair
 from small_bundles import save_small, small_bundle
 from tiny_store import NEVER, make_store, words
 
-from detector.bundle import load_bundle, sign_bundle, verify_bundle
+from detector.bundle import load_bundle, save_bundle, sign_bundle, verify_bundle
 from detector.bundle.archive import SIGNATURE, read_files
 from detector.bundle.folder import POINTER, newest
 from detector.detector import Detector
@@ -154,6 +155,9 @@ def test_new_thresholds_are_signed_only_on_a_signed_bundle(
     out = tmp_path / "new.heatward"
     assert recalibrate(store.path(first), clean, *signing, "--out", str(out)) == 0
     assert verify_bundle(out, trusted)[1] == key.name
+    capsys.readouterr()
+    assert recalibrate(out, clean, "--out", str(tmp_path / "unsigned.heatward")) == 0
+    assert "new.heatward is signed, its successor will not be" in capsys.readouterr().err
 
 
 def test_an_adapted_bundle_is_signed_only_if_the_old_one_is(
@@ -173,6 +177,32 @@ def test_an_adapted_bundle_is_signed_only_if_the_old_one_is(
     assert adapt_cli.adapt(asked) == 0
     assert verify_bundle("new.heatward", trusted)[1] == key.name
     assert not is_signed(tmp_path / "work" / "adapted.heatward")
+    monkeypatch.delenv("HEATWARD_SIGN_KEY")
+    capsys.readouterr()
+    assert adapt_cli.adapt(asked) == 0
+    assert "old.heatward is signed, its successor will not be" in capsys.readouterr().err
+    assert not is_signed(tmp_path / "new.heatward")
+
+
+def test_what_was_measured_is_another_bundle_that_no_old_signature_fits(
+    source: Path, trained: Path, place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    key, trusted = pair(place)
+    bundle, out = place / "old.heatward", place / "measured.heatward"
+    made = load_bundle(trained / "detector.heatward")
+    save_bundle(bundle, replace(made, manifest=made.manifest.model_copy(update={"measured": {}})))
+    asked = ["--config", str(source / "config.toml"), "--work", str(place / "work"), "--bundle", str(bundle)]
+    asked += ["--out", str(out)]
+    signing = ("--sign-key", str(place / "key.pem"))
+    assert app.evaluate([*asked, *signing]) == 1
+    assert "old.heatward is not signed" in capsys.readouterr().err and not out.exists()
+    before = sign_bundle(bundle, key)
+    assert app.evaluate([*asked, *signing]) == 0
+    assert verify_bundle(out, trusted)[0] != before and load_bundle(out).manifest.measured
+    assert "will not be" not in capsys.readouterr().err
+    assert app.evaluate(asked) == 0
+    assert "old.heatward is signed, its successor will not be" in capsys.readouterr().err
+    assert not is_signed(out) and is_signed(bundle)
 
 
 def test_without_a_key_nothing_is_signed(trained: Path, tmp_path: Path) -> None:
