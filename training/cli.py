@@ -180,14 +180,13 @@ def check_out(out: Path) -> None:
 def _evaluate(arguments: argparse.Namespace, report: Report | None) -> int:
     if arguments.leave_out and arguments.bundle is not None:
         raise ConfigError("--leave-out fits networks of its own, so it says nothing about a --bundle: give one of them")
-    if arguments.out is not None and arguments.bundle is None:
-        raise ConfigError("--out: an evaluation writes a bundle with what was measured of it: name it by --bundle FILE")
     config = job_config(arguments)
     if arguments.bundle is not None and not (remote.is_url(arguments.bundle) or arguments.bundle.exists()):
         raise ConfigError(f"--bundle {arguments.bundle}: there is no such file or folder")
-    if arguments.out:
+    key, writes = None, arguments.bundle is not None and arguments.out is not None
+    if writes:
         check_out(config.out)
-    key = signing_key(config.sign_key) if arguments.out else None
+        key = signing_key(config.sign_key)
     keep_freed_memory()
     from detector.lock import hold
     from training import pipeline
@@ -200,7 +199,7 @@ def _evaluate(arguments: argparse.Namespace, report: Report | None) -> int:
     with make_progress(as_json=True) as progress, hold(config.work):
         job = open_job(config, progress)
         job, detector, bundle = open_detector(job, arguments.bundle, key) if arguments.bundle else (job, None, None)
-        if arguments.out:
+        if writes:
             note_unsigned(arguments.bundle, key, progress, remote.shown(arguments.bundle))
         if arguments.leave_out:
             leave_out.check(config)
@@ -217,7 +216,7 @@ def _evaluate(arguments: argparse.Namespace, report: Report | None) -> int:
         _show_leave_out(config, left_out, as_json=arguments.json)
         return ExitCode.OK
     found = _measured(config, report)
-    if bundle is not None and arguments.out:
+    if bundle is not None and writes:
         write_measured(bundle, config.out, found.result.measured(), key)
     _tell(found, {}, as_json=arguments.json)
     return ExitCode.OK

@@ -59,8 +59,6 @@ def run(*words: str) -> tuple[int, list[str], str]:
         (("evaluate", "--typo"), "--typo"),
         (("evaluate", "--config", "{folder}/config.toml", "--batch-size", "0"), "batch_size"),
         (("evaluate", "--config", "{folder}/config.toml", "--bundle", "{folder}/none"), "none"),
-        (("evaluate", "--config", "{folder}/config.toml", "--out", "{folder}/a.heatward"), "name it by --bundle"),
-        (("evaluate", "--config", "{folder}/config.toml", "--leave-out", "--out", "{folder}/a.heatward"), "--bundle"),
         (("demo", "--typo"), "--typo"),
         (("demo", "--count", "none"), "whole number"),
         (("demo", "--bundle", "{folder}/none.heatward"), "none.heatward"),
