@@ -1,7 +1,7 @@
 """Attacks of the recipe that no library has: images (B, 3, H, W) in [0, 1] in, attacked ones out.
 
-`transfer` sees the witness and not the classifier (Papernot et al. 2017), and fools both or nobody; `mixture` turns and
-brightens a picture and then takes small gradient steps, after the compositions of Hsiung et al. 2023.
+`transfer` is made on the witness and not on the classifier (Papernot et al. 2017), so what succeeds mostly fools both;
+`mixture` turns and brightens a picture, then takes small gradient steps, after the compositions of Hsiung et al. 2023.
 """
 
 from __future__ import annotations

@@ -135,7 +135,7 @@ class RedTeamSettings(BaseSettings):
 
 
 class QuickSettings(RedTeamSettings):
-    """`--quick`: at most 20 minutes on two cores with the embedded bundle."""
+    """`--quick`: about 20 CPU-minutes with the embedded bundle (docs/results/redteam.md)."""
 
     count: Count = 24
     linf: Epsilons = (2 / 255, 4 / 255, 8 / 255)

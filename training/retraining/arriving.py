@@ -36,7 +36,10 @@ def ways_of(bundle: Bundle) -> tuple[DeliverySpec, ...]:
     try:
         ways = tuple(way for way in TypeAdapter(tuple[DeliverySpec, ...]).validate_python(known) if way.train)
     except ValidationError as error:
-        raise ConfigError(f"--delivered: this heatward does not know a delivery of the bundle: {error}") from error
+        raise ConfigError(
+            "--delivered: this heatward does not know a delivery of the bundle: use the release that made it, or leave "
+            f"--delivered out ({error})"
+        ) from error
     if not ways:
         raise ConfigError(
             "--delivered: the bundle learnt no delivery, so that thresholds are of images as they are: leave it out"

@@ -1,6 +1,7 @@
 """New thresholds without retraining: a bundle and recent clean images in, the same bundle with their scores out.
 
-    images ─▶ the bundle's own detector ─▶ scores ─▶ without the share that may be attacked ─▶ calibration
+    images (with --delivered also as they arrive: arriving.py)
+           ─▶ the bundle's own detector ─▶ scores ─▶ without the share that may be attacked ─▶ calibration
                   (and, where it looks for patches, those under masks ─▶ the same ─▶ calibration of patches)
 
 What the bundle was measured to flag belongs to its old thresholds, and goes; what needs no threshold stays.
