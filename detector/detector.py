@@ -107,6 +107,7 @@ class Detector:
         patches: How to look for patches, if it is to be asked for.
     """
 
+    patches: Patches | None = None
     looks_for_patches = False
     groups: Groups | None = None
     tails: tuple[Tail | None, ...] = ()
