@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-import tomllib
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -24,7 +23,8 @@ from pydantic_settings import (
 
 from detector.errors import ConfigError
 from detector.service_variables import service_variables
-from detector.text import nearest, plain, printable
+from detector.text import nearest, printable
+from detector.toml import read_toml
 
 __all__ = ["SECRET", "environment", "load_settings"]
 
@@ -47,12 +47,12 @@ def load_settings(
         kind: The settings; its `env_prefix` begins the names of their variables.
         flags: From the command line.
         without: Keys of the file that do not count.
-        file: In TOML. Where the settings have an `env_parse_none_str`, it stands for None there, too.
+        file: In TOML (`detector.toml`). Where the settings have an `env_parse_none_str`, it stands for None there, too.
 
     Raises:
         ConfigError: The file cannot be read, a key is unknown or a value is out of range.
     """
-    content = {} if file is None else {key: value for key, value in _read_toml(file).items() if key not in without}
+    content = {} if file is None else {key: value for key, value in read_toml(file).items() if key not in without}
     null = kind.model_config.get("env_parse_none_str")
     content = {key: None if null is not None and value == null else value for key, value in content.items()}
 
@@ -84,17 +84,6 @@ def environment(kind: type[BaseSettings]) -> EnvSettingsSource:
     services = {name.lower() for name in service_variables(os.environ, kind.model_config.get("env_prefix", ""))}
     source.env_vars = {name: value for name, value in source.env_vars.items() if name.lower() not in services}
     return source
-
-
-def _read_toml(file: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(plain(file.read_bytes()).decode())
-    except OSError as error:
-        raise ConfigError(f"cannot read the configuration {file}: {error.strerror}") from error
-    except ValueError as error:
-        raise ConfigError(f"the configuration {file} is no TOML: {printable(str(error), 300)}") from error
-    except RecursionError:
-        raise ConfigError(f"the configuration {file} nests too deep") from None
 
 
 def _explain(problem: Any, kind: type[BaseModel], file: str, in_file: set[str]) -> str:

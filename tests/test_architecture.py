@@ -21,6 +21,7 @@ DETECTOR = (
         "service_variables",
         "settings",
         "load",
+        "toml",
         "records",
         "remote",
         "surrogate",

@@ -1,0 +1,80 @@
+"""Reads TOML: a **file in, its tables out**, upon those of the file that it extends.
+
+    extend = "delivered.toml"   # beside this file
+
+    [[attacks]]
+    label = "transfer-8"        # there already: only what is named changes
+    limit = 512
+
+Tables merge key by key. Of lists of tables, those of one `label` merge, and what is new follows. All else replaces;
+`attacks = []` begins anew.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from detector.errors import ConfigError
+from detector.text import plain, printable
+
+__all__ = ["EXTEND", "read_toml"]
+
+EXTEND = "extend"
+LABEL = "label"
+
+
+def read_toml(file: Path) -> dict[str, Any]:
+    """Content of a file and of those that it extends.
+
+    Raises:
+        ConfigError: One cannot be read, is no TOML, or extends itself.
+    """
+    return _read(file, ())
+
+
+def _read(file: Path, above: tuple[Path, ...]) -> dict[str, Any]:
+    if file.resolve() in above:
+        raise ConfigError(f"the configuration {file} extends itself; take the line `{EXTEND} = …` out of one of them")
+    content = _tables(file)
+    extended = content.pop(EXTEND, None)
+    if extended is None:
+        return content
+    if not isinstance(extended, str):
+        raise ConfigError(f'{file}: {EXTEND}: expected the path of a TOML file, such as "detector.toml"')
+    merged: dict[str, Any] = _merged(_read(file.parent / extended, (*above, file.resolve())), content)
+    return merged
+
+
+def _tables(file: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(plain(file.read_bytes()).decode())
+    except OSError as error:
+        raise ConfigError(f"cannot read the configuration {file}: {error.strerror}") from error
+    except ValueError as error:
+        raise ConfigError(f"the configuration {file} is no TOML: {printable(str(error), 300)}") from error
+    except RecursionError:
+        raise ConfigError(f"the configuration {file} nests too deep") from None
+
+
+def _merged(under: Any, over: Any) -> Any:
+    if isinstance(under, dict) and isinstance(over, dict):
+        return under | {key: _merged(under[key], value) if key in under else value for key, value in over.items()}
+    if _labelled(under) and _labelled(over):
+        merged, places = list(under), {each[LABEL]: place for place, each in enumerate(under)}
+        for each in over:
+            place = places.get(each[LABEL])
+            if place is None:
+                merged.append(each)
+            else:
+                merged[place] = _merged(merged[place], each)
+        return merged
+    return over
+
+
+def _labelled(value: Any) -> bool:
+    """Tables that have labels, at least one."""
+    if not isinstance(value, list) or not value:
+        return False
+    return all(isinstance(each, dict) and isinstance(each.get(LABEL), str) for each in value)
