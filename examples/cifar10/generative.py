@@ -77,7 +77,8 @@ def train(images: Tensor, *, epochs: int, batch: int) -> Autoencoder:
         epochs: Passes over them.
         batch: Images of a step.
     """
-    net = Autoencoder().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    net = Autoencoder()
+    net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.Adam(net.parameters(), lr=LR)
     steps = len(images) // batch
     started, done = time.monotonic(), 0
@@ -102,7 +103,8 @@ def train(images: Tensor, *, epochs: int, batch: int) -> Autoencoder:
                     f"divergence {divergence.item():.0f} {time.monotonic() - started:.0f} s",
                     flush=True,
                 )
-    return net.eval()
+    net.eval()
+    return net
 
 
 def latent(
@@ -152,7 +154,7 @@ def latent(
 
 def _within(vectors: Tensor, length: float, *, exactly: bool = False) -> Tensor:
     """Shortened, or scaled, to an L2 length."""
-    norm = vectors.flatten(1).norm(dim=1).clamp_min(1e-12)[:, None, None, None]
+    norm: Tensor = vectors.flatten(1).norm(dim=1).clamp_min(1e-12)[:, None, None, None]
     return vectors * (length / norm if exactly else (length / norm).clamp_max(1))
 
 

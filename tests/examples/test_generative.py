@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from detector.architectures import cifar10_net
 from detector.errors import ConfigError
@@ -30,8 +30,10 @@ def brighter(images: Tensor) -> Tensor:
 def weights(tmp_path: Path) -> str:
     torch.manual_seed(0)
     net = Autoencoder()
+    last = net.decoder[-1]
+    assert isinstance(last, nn.ConvTranspose2d)
     with torch.no_grad():
-        net.decoder[-1].weight.mul_(10)  # a net that learned nothing hardly moves
+        last.weight.mul_(10)  # a net that learned nothing hardly moves
     save_file(net.state_dict(), tmp_path / "generator.safetensors")
     return str(tmp_path / "generator.safetensors")
 
