@@ -302,7 +302,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     recipe = recipe if begin is None else FURTHER
     told = {"small_epochs": given.small_epochs, "full_epochs": given.full_epochs, "rate": given.rate}
     recipe = replace(recipe, **{name: value for name, value in told.items() if value is not None})
-    loss, watch = None, None
+    loss: Loss | None = None
+    watch: UnderMasks | None = None
     if given.masked:
         loss = partial(masked_loss, areas=tuple(given.masked), smoothing=LABEL_SMOOTHING)
         watch = under_masks(held_out, min(given.masked, key=lambda area: abs(area - PatchSettings().area)))

@@ -39,7 +39,7 @@ def windows(size: tuple[int, int], areas: tuple[float, ...]) -> tuple[Window, ..
 def hide(x: Tensor, choice: Sequence[Window], drawn: Tensor) -> Tensor:
     """(B, 3, H, W) with window `drawn` (B,) of the choice hidden in each image; none where it is negative."""
     hidden = x.clone()
-    for at in drawn.unique().tolist():
+    for at in sorted(set(drawn.tolist())):
         if at >= 0:
             rows = drawn == at
             hidden[rows] = filled(x[rows], choice[at])
@@ -83,7 +83,7 @@ class UnderMasks:
         )
 
     def _right(self, net: nn.Module, x: Tensor) -> Tensor:
-        said = torch.cat([net(part).argmax(1) for part in x.split(250)])
+        said = torch.cat([net(part).argmax(1) for part in torch.split(x, 250)])
         return said == self.labels
 
 

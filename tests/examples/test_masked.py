@@ -1,5 +1,7 @@
 """Learning under masks: what is hidden is hidden, the rest stays, and the command tunes a classifier with it."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from PIL import Image
@@ -95,7 +97,7 @@ def test_the_command_goes_on_with_a_classifier_under_masks(tmp_path, images, cap
     _folders(tmp_path, images)
     monkeypatch.setattr(classifier, "WATCHED", 1)
     save_net(cifar10_net(), tmp_path / "net.safetensors")
-    monkeypatch.setattr(classifier, "FURTHER", classifier.replace(classifier.FURTHER, full_epochs=1, batch=10))
+    monkeypatch.setattr(classifier, "FURTHER", replace(classifier.FURTHER, full_epochs=1, batch=10))
     words = f"--data {tmp_path} --out {tmp_path}/masked.safetensors --begin-with {tmp_path}/net.safetensors"
     main(f"{words} --held-out 1 --masked .01 .02 --threads 1".split())
     said = capsys.readouterr().out
