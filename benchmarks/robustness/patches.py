@@ -175,8 +175,8 @@ def show(results: list[dict[str, Any]]) -> None:
     for each in results:
         if "attacks" not in each:
             continue
-        numbers = ("fooled", "rate", "flagged of fooled", "through", "certified", "through although certified")
-        tried = blank_table(f"{each['side']}×{each['side']} px, {each['masks']} masks", "attacker", numbers=numbers)
+        columns = ("fooled", "rate", "flagged of fooled", "through", "certified", "through although certified")
+        tried = blank_table(f"{each['side']}×{each['side']} px, {each['masks']} masks", "attacker", numbers=columns)
         for name, row in each["attacks"].items():
             count = row["images"]
             for rule in RULES:
