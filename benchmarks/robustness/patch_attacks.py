@@ -2,7 +2,8 @@
 
 `Patch` of `training.attacks` knows the classifier alone. `Informed` knows the masks as well: it takes the place and the
 class of which the bound of `detector.scoring.patches` is, where the masks that hide the patch contradict least, and
-learns colours that speak for the class under all the others (signed steps on a smooth maximum of the contradictions).
+learns colours that speak for the class under all the others (signed steps on a smooth maximum of the contradictions;
+where a pass for each mask is too dear, of some masks drawn for each step, and only the last steps are judged).
 """
 
 from __future__ import annotations
@@ -18,6 +19,9 @@ from detector.scoring.patches import answers_under, contradiction, score_of
 
 __all__ = ["Informed", "weakest"]
 
+JUDGED = 5
+"""Steps at the end that are judged where each asks some masks only."""
+
 
 @dataclass(frozen=True)
 class Informed:
@@ -28,6 +32,8 @@ class Informed:
     steps: int = 30
     alpha: float = 0.15
     """Size of the first step; the last is a tenth of it."""
+    drawn: int | None = None
+    """Masks that are asked in a step; None asks all of them."""
 
     def __call__(self, images: Tensor, labels: Tensor) -> Tensor:
         """(B, 3, H, W) with a patch each, 8 bits: the least contradicted that fools; where none fools, the last."""
@@ -43,16 +49,18 @@ class Informed:
         (top, left), side = place, self.covering.side
         colours = torch.rand(3, side, side)
         best, least = image, torch.inf
+        judged = 0 if self.drawn is None else self.steps - JUDGED
         for step in range(self.steps + 1):
             colours.requires_grad_()
             patched = image.clone()
             patched[:, top : top + side, left : left + side] = colours
-            seen = torch.cat([patched[None], self.covering.covered(patched[None])[0]])
+            some = torch.randperm(len(self.covering.windows))[: self.drawn]
+            seen = torch.cat([patched[None], self.covering.covered(patched[None])[0, some]])
             against = contradiction(self.classifier(seen))[:, claim]
             (gradient,) = torch.autograd.grad(against.logsumexp(0) + against[0], colours)
             rounded = (patched.detach() * 255).round()[None] / 255
             said = self._said(rounded)
-            if int(said) != label or step == self.steps:
+            if step >= judged and (int(said) != label or step == self.steps):
                 score = float(score_of(answers_under(self.covering, self.classifier, rounded), said))
                 if int(said) != label and score < least:
                     best, least = rounded[0], score

@@ -7,7 +7,9 @@
 Thresholds come from the clean images of the split `calibrate`, all else from the clean test images. *Certified*: the
 prediction is right, and no patch of the size, wherever it sticks and whatever it shows, can make it a wrong one that is
 not flagged at that rate; shares are of all test images. *Agreement*: flag where any mask changes the prediction, which
-needs no calibration (Minority Reports, PatchCensor). `--weights` measures other weights of the same net.
+needs no calibration (Minority Reports, PatchCensor). `--weights` measures other weights of the same net, such as those
+that learnt under masks (`python -m examples.cifar10.classifier --masked`). Who gets through although the image is
+certified would refute the proof: the benchmark then says so and fails. Intervals are Wilson's, 95 %.
 """
 
 from __future__ import annotations
@@ -33,9 +35,12 @@ from training.attacks.patch import Patch
 from training.config import CLEAN, TrainingConfig
 from training.evaluation.tables import blank_table, render
 from training.load import load_config
+from training.retraining.paired import wilson
 from training.shards import list_shards, read_columns, write_json
 
 RATES = (0.01, 0.05, 0.1, 0.2)
+AGREEMENT = "agreement"
+RULES = (*map(str, RATES), AGREEMENT)
 SEED = 0
 
 
@@ -76,44 +81,45 @@ class Looked:
 def measured(covering: Covering, calibrate: Looked, test: Looked) -> dict[str, Any]:
     """False alarms and certified shares at every rate, and by agreement."""
     calibration, right = Calibration.fit(calibrate.scores), test.clean.predictions == test.clean.truth
-    least = bound(covering, test.answers, test.clean.truth)
-    alarms, certified = calibration.p_value(test.scores), calibration.p_value(least)
+    alarms = _flagged(calibration, test.scores)
+    certified = _flagged(calibration, bound(covering, test.answers, test.clean.truth))
     found = {
-        f"{rate}": {
-            "alarms": _share(alarms <= rate),
-            "certified": _share((certified <= rate) & right),
-            "right and silent": _share((alarms > rate) & right),
+        rule: {
+            "alarms": _share(alarms[rule]),
+            "certified": _share(certified[rule] & right),
+            "right and silent": _share(~alarms[rule] & right),
         }
-        for rate in RATES
-    }
-    disagree = (test.answers.argmax(2) != test.clean.predictions[:, None]).any(1)
-    found["agreement"] = {
-        "alarms": _share(disagree),
-        "certified": _share((least > 0) & right),
-        "right and silent": _share(~disagree & right),
+        for rule in RULES
     }
     return {
         "side": covering.side,
         "masks": len(covering.windows),
         "window": covering.rows[0][1] - covering.rows[0][0],
+        "images": len(right),
         "right": _share(right),
         "rates": found,
     }
 
 
 def attacked(
-    covering: Covering, classifier: Classifier, calibrate: Looked, test: Looked, count: int, steps: int
+    covering: Covering,
+    classifier: Classifier,
+    calibrate: Looked,
+    test: Looked,
+    count: int,
+    steps: int,
+    drawn: int | None = None,
 ) -> dict[str, Any]:
     """What two attackers reach on right predictions: whom they fool, and who of these is flagged."""
     calibration = Calibration.fit(calibrate.scores)
     rows = (test.clean.predictions == test.clean.truth).nonzero()[:count, 0]
     images, labels = test.clean.images[rows], test.clean.truth[rows]
-    certificates = calibration.p_value(bound(covering, test.answers[rows], labels))
+    promised = _flagged(calibration, bound(covering, test.answers[rows], labels))
     torch.manual_seed(SEED)
     area = covering.side**2 / images[0, 0].numel()
     attackers: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
         "Patch": Patch(classifier.module, area=area),
-        "informed": Informed(classifier, covering, steps),
+        "informed": Informed(classifier, covering, steps, drawn=drawn),
     }
     found: dict[str, Any] = {}
     for name, attack in attackers.items():
@@ -121,44 +127,67 @@ def attacked(
         with torch.no_grad():
             said = classifier(adversarial).argmax(1)
         fooled = said != labels
-        p_values = calibration.p_value(score_of(answers_under(covering, classifier, adversarial), said))
         found[name] = {"images": len(rows), "fooled": _share(fooled)}
-        for rate in RATES:
-            through = fooled & (p_values > rate)
-            found[name][f"{rate}"] = {
-                "flagged of fooled": _share((p_values <= rate)[fooled]),
+        flags = _flagged(calibration, score_of(answers_under(covering, classifier, adversarial), said))
+        for rule, flagged in flags.items():
+            through = fooled & ~flagged
+            found[name][rule] = {
+                "flagged of fooled": _share(flagged[fooled]),
                 "through": _share(through),
-                "through although certified": int((through & (certificates <= rate)).sum()),
+                "certified": _share(promised[rule]),
+                "through although certified": int((through & promised[rule]).sum()),
             }
     return found
+
+
+def _flagged(calibration: Calibration, scores: Tensor) -> dict[str, Tensor]:
+    """Whom each rule flags of images with these scores; of bounds of scores: whom it is certain to flag."""
+    p_values = calibration.p_value(scores)
+    return {**{f"{rate}": p_values <= rate for rate in RATES}, AGREEMENT: scores > 0}
+
+
+def refuted(results: list[dict[str, Any]]) -> int:
+    """How many attacked images got through although that was proved to be impossible."""
+    rows = [row for each in results for row in each.get("attacks", {}).values()]
+    return sum(row[rule]["through although certified"] for row in rows for rule in RULES)
 
 
 def _share(which: Tensor) -> float:
     return float(which.double().mean()) if len(which) else float("nan")
 
 
+def _percent(value: float, count: int) -> str:
+    """`26.3 % [21.6, 31.6]`; a dash of nothing."""
+    if not count or value != value:
+        return "–"
+    low, high = wilson(value, count)
+    return f"{100 * value:.1f} % [{100 * low:.1f}, {100 * high:.1f}]"
+
+
 def show(results: list[dict[str, Any]]) -> None:
     numbers = ("right", "rate", "false alarms", "certified", "right and silent")
     table = blank_table("certified detection, shares of all test images", "patch, masks", numbers=numbers)
     for each in results:
-        name = f"{each['side']}×{each['side']} px, {each['masks']} masks of {each['window']} px"
+        name, count = f"{each['side']}×{each['side']} px, {each['masks']} masks of {each['window']} px", each["images"]
         for rate, row in each["rates"].items():
-            table.add_row(name, f"{each['right']:.1%}", rate, *(f"{value:.1%}" for value in row.values()))
+            table.add_row(name, _percent(each["right"], count), rate, *(_percent(row[key], count) for key in row))
     shown = [table]
     for each in results:
         if "attacks" not in each:
             continue
-        numbers = ("fooled", "rate", "flagged of fooled", "through", "through although certified")
-        tried = blank_table(f"{each['side']}×{each['side']} px, {each['masks']} masks", "attacker", numbers=numbers)
+        columns = ("fooled", "rate", "flagged of fooled", "through", "certified", "through although certified")
+        tried = blank_table(f"{each['side']}×{each['side']} px, {each['masks']} masks", "attacker", numbers=columns)
         for name, row in each["attacks"].items():
-            for rate in map(str, RATES):
-                flagged, through, broken = row[rate].values()
+            count = row["images"]
+            for rule in RULES:
+                flagged, through, certified, broken = row[rule].values()
                 tried.add_row(
-                    f"{name} ({row['images']})",
+                    f"{name} ({count})",
                     f"{row['fooled']:.1%}",
-                    rate,
-                    f"{flagged:.1%}",
-                    f"{through:.1%}",
+                    rule,
+                    _percent(flagged, round(row["fooled"] * count)),
+                    _percent(through, count),
+                    _percent(certified, count),
                     str(broken),
                 )
         shown.append(tried)
@@ -172,9 +201,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--weights", type=Path, help="of another training of that net")
     parser.add_argument("--area", type=float, nargs="+", default=[0.02], help="shares of the image under a patch")
     parser.add_argument("--masks", type=int, nargs="+", default=[36])
-    parser.add_argument("--count", type=int, default=1000, help="images of each split")
+    parser.add_argument("--count", type=int, default=1000, help="test images, and calibration images at most")
+    parser.add_argument("--calibrate", type=int, default=1000, help="calibration images at most")
     parser.add_argument("--attacked", type=int, default=0, help="right predictions that two attackers try")
     parser.add_argument("--steps", type=int, default=30, help="of the attacker who knows the masks")
+    parser.add_argument("--drawn", type=int, help="masks that he asks in a step; all where it is not given")
     parser.add_argument("--trusted", nargs="+", default=(), help="modules that a python: classifier may come from")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", type=Path, help="write the result here, too")
@@ -184,7 +215,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     config, bundle = load_config(options.config), load_bundle(options.bundle)
     weights = read_weights(options.weights) if options.weights else bundle.classifier_weights
     classifier = load_classifier(bundle.manifest.classifier, state_dict=weights, allow=options.trusted)
-    calibrate, test = (read_images(config, split, options.count, classifier) for split in ("calibrate", "test"))
+    calibrate = read_images(config, "calibrate", min(options.count, options.calibrate), classifier)
+    test = read_images(config, "test", options.count, classifier)
     results = []
     for area in options.area:
         for masks in options.masks:
@@ -192,10 +224,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
             clean, tried = (Looked.at(each, covering, classifier) for each in (calibrate, test))
             results.append(measured(covering, clean, tried))
             if options.attacked:
-                results[-1]["attacks"] = attacked(covering, classifier, clean, tried, options.attacked, options.steps)
+                how = (options.attacked, options.steps, options.drawn)
+                results[-1]["attacks"] = attacked(covering, classifier, clean, tried, *how)
     show(results)
     if options.json:
         write_json(options.json, results)
+    if broken := refuted(results):
+        raise SystemExit(
+            f"{broken} patched images got through although they are certified: the proof or its code is wrong"
+        )
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from torch import Tensor
 from detector.errors import ConfigError
 from detector.settings import PatchSettings
 
-__all__ = ["Covering", "Window"]
+__all__ = ["Covering", "Window", "filled"]
 
 
 SPREAD = 1 / 8
@@ -93,7 +93,7 @@ class Covering:
 
     def covered(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) → (B, n, 3, H, W): window i filled with what is around it."""
-        return torch.stack([_filled(images, window) for window in self.windows], 1)
+        return torch.stack([filled(images, window) for window in self.windows], 1)
 
     @property
     def _places(self) -> product[tuple[tuple[int, int], tuple[int, int]]]:
@@ -118,14 +118,15 @@ def _holders(intervals: tuple[tuple[int, int], ...], side: int) -> dict[tuple[in
     return found
 
 
-def _filled(images: Tensor, window: Window) -> Tensor:
+def filled(images: Tensor, window: Window) -> Tensor:
+    """(B, 3, H, W), a window of each filled with what is around it."""
     rows, columns = slice(window.top, window.bottom), slice(window.left, window.right)
-    filled, outside = images.clone(), images.new_ones(images.shape[-2:])
-    filled[..., rows, columns] = 0  # exactly: a difference would still know, by rounding, what was there
+    known, outside = images.clone(), images.new_ones(images.shape[-2:])
+    known[..., rows, columns] = 0  # exactly: a difference would still know, by rounding, what was there
     outside[rows, columns] = 0
     down, across = _weights(outside[:, 0], rows), _weights(outside[0], columns).T
-    filled[..., rows, columns] = (down @ filled @ across) / (down @ outside @ across)
-    return filled
+    known[..., rows, columns] = (down @ known @ across) / (down @ outside @ across)
+    return known
 
 
 def _weights(side: Tensor, hole: slice) -> Tensor:

@@ -27,13 +27,22 @@ from torch.nn import functional
 from detector.architectures import CIFAR10_MEAN, CIFAR10_STD, CifarNet
 from detector.errors import ConfigError
 from detector.malloc import keep_freed_memory
-from examples.cifar10.classifier import Recipe, accuracy, answers, load_folder, load_net, normalise, save_net, train
+from examples.cifar10.classifier import (
+    TUNED,
+    Recipe,
+    accuracy,
+    answers,
+    load_folder,
+    load_net,
+    normalise,
+    save_net,
+    train,
+)
 
 __all__ = ["Overfitting", "adversarial_loss", "climb", "main", "robust_accuracy", "trades_loss"]
 
 WIDTHS = (32, 96, 128)
 REACH = 1.25  # all steps together, of epsilon (Wong et al. 2020, section 4.2)
-TUNED = 0.3  # of the learning rates, for a net that is trained already
 WATCHED, WATCH_STEPS = 500, 10
 COLLAPSE = 0.5  # of the best robust accuracy so far
 

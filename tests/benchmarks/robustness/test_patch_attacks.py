@@ -76,6 +76,22 @@ def test_the_benchmark_prints_what_is_certified_and_who_gets_through(
     assert agreement["right and silent"] == pytest.approx(found["right"] - agreement["alarms"], abs=1 - found["right"])
     assert found["attacks"].keys() == {"Patch", "informed"}
     for attacker in found["attacks"].values():
-        assert all(attacker[str(rate)]["through although certified"] == 0 for rate in patches.RATES)
+        assert all(attacker[rule]["through although certified"] == 0 for rule in patches.RULES)
+        assert all(attacker[rule]["through"] <= 1 - attacker[rule]["certified"] for rule in patches.RULES)
     said = capsys.readouterr().out
     assert "4×4 px, 9 masks of" in said and "through although certified" in said
+
+
+def test_who_gets_through_although_certified_fails_the_benchmark(
+    tiny_classifier: Classifier, covering: Covering, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn = tiny.images(20, seed=41)
+    with torch.no_grad():
+        clean = patches.Images(drawn.images, drawn.labels, tiny_classifier(drawn.images).argmax(1))
+    looked = patches.Looked.at(clean, covering, tiny_classifier)
+    found = patches.attacked(covering, tiny_classifier, looked, looked, count=12, steps=15, drawn=5)
+    assert found["informed"]["0.01"]["through"] > 0
+    assert patches.refuted([{"attacks": found}]) == 0
+    monkeypatch.setattr(patches, "bound", lambda covering, answers, labels: torch.full((len(labels),), torch.inf))
+    wrong = patches.attacked(covering, tiny_classifier, looked, looked, count=12, steps=15, drawn=5)
+    assert patches.refuted([{}, {"attacks": wrong}]) > 0
