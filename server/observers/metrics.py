@@ -245,7 +245,7 @@ class Metrics(Observer):
     def query_alert(self) -> None:
         self._query_alerts.inc()
 
-    def queries_dropped(self, images: int) -> None:
+    def queries_dropped(self, _: str, images: int) -> None:
         self._queries_dropped.inc(images)
 
     def ready(self, serving: bool) -> None:
