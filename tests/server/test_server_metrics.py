@@ -97,6 +97,18 @@ def test_p_values_fill_a_histogram_whose_edges_are_the_usual_rates():
     assert seen["heatward_flagged_share[rate=0.05]"] == pytest.approx(0.75)
 
 
+def test_a_patched_image_is_neither_clean_nor_attacked_and_an_attacked_one_is_counted_once():
+    metrics, result = Metrics(), inference_result()
+    for p_value, patch in ((0.5, 0.01), (0.001, 0.001), (0.001, 0.5), (0.5, 0.5), (0.5, None)):
+        verdict = dataclasses.replace(result.verdict, p_value=p_value, patch=patch)
+        metrics.finished(inference_request(), dataclasses.replace(result, verdict=verdict))
+    seen = values(metrics.registry)
+    for name in ("images_total", "version_images_total"):
+        version = "[version=v1]" if name == "version_images_total" else ""
+        counted = {word: seen[f"heatward_{name}[verdict={word}]{version}"] for word in ("attacked", "patched", "clean")}
+        assert counted == {"attacked": 2, "patched": 1, "clean": 2}
+
+
 def test_unusual_p_values_raise_the_drift_alarm_and_a_new_detector_begins_anew():
     metrics = Metrics()
     metrics.serves(served_model(calibration_size=1999))
@@ -140,7 +152,8 @@ def test_a_failed_image_has_a_reason_of_few(error: BaseException, reason: str, c
 def test_what_alerts_look_for_is_there_before_it_happens():
     """`increase` sees nothing where a series begins at 1."""
     seen = values(Metrics().registry)
-    found = ["reloads_total[outcome=failed][what=detector]", "images_total[verdict=attacked]"]
+    found = ["reloads_total[outcome=failed][what=detector]"]
+    found += [f"images_total[verdict={verdict}]" for verdict in ("attacked", "patched")]
     found += [f"{name}_dropped_total[reason={reason}]" for name in ("events", "quarantine") for reason in REASONS]
     for name in found:
         assert seen[f"heatward_{name}"] == 0
