@@ -9,6 +9,7 @@ import re
 import threading
 import tomllib
 from collections.abc import Iterator
+from itertools import combinations
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -57,13 +58,18 @@ def values(registry: CollectorRegistry) -> dict[str, float]:
     }
 
 
+def series() -> dict[str, set[str]]:
+    """Each metric, and the names by which a query can use it."""
+    suffixes = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count")}
+    return {
+        metric.name: {metric.name + suffix for suffix in suffixes.get(metric.type, ("",))}
+        for metric in Metrics().registry.collect()
+    }
+
+
 def shown() -> set[str]:
     """The names that a query can use."""
-    names = set()
-    for metric in Metrics().registry.collect():
-        suffixes = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count")}.get(metric.type, ("",))
-        names |= {metric.name + suffix for suffix in suffixes}
-    return names
+    return set().union(*series().values())
 
 
 def used(expressions: Iterator[str]) -> set[str]:
@@ -233,12 +239,32 @@ def test_the_dashboard_shows_only_metrics_that_exist():
     assert len(names) > 15
     assert names <= shown()
     rows = [panel["title"] for panel in dashboard["panels"] if panel["type"] == "row"]
-    assert rows == ["Traffic", "Latency", "Batching", "Verdicts", "Guard and shadow", "Operations"]
+    assert rows == [
+        "Traffic", "Latency", "Batching", "Verdicts", "Events and queries", "Guard and shadow", "Operations",
+    ]  # fmt: skip
     ids = [panel["id"] for panel in dashboard["panels"]]
     assert len(ids) == len(set(ids))
     places = [tuple(panel["gridPos"][side] for side in "xy") for panel in dashboard["panels"]]
     assert len(places) == len(set(places))
     assert max(panel["gridPos"]["x"] + panel["gridPos"]["w"] for panel in dashboard["panels"]) == 24  # Grafana's width
+    assert all(
+        not overlap(one, other) for one, other in combinations([each["gridPos"] for each in dashboard["panels"]], 2)
+    )
+
+
+def test_the_dashboard_shows_every_metric_of_ours():
+    dashboard = json.loads((DEPLOY / "grafana.json").read_text(encoding="utf-8"))
+    names = used(strings(dashboard, "expr"))
+    unseen = [name for name, its in series().items() if name.startswith("heatward_") and not its & names]
+    assert not unseen
+
+
+def overlap(one: dict[str, int], other: dict[str, int]) -> bool:
+    """Whether two places of the grid share a cell."""
+    return all(
+        one[start] < other[start] + other[size] and other[start] < one[start] + one[size]
+        for start, size in ("xw", "yh")
+    )
 
 
 def alerts() -> list[dict[str, Any]]:
