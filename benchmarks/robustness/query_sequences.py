@@ -31,6 +31,8 @@ from detector.classifier import load_classifier
 from detector.queries import Fingerprint, QuerySequence, fingerprint
 
 Ask = Callable[[list[Picture]], NDArray[np.float32]]
+SHORT = 36
+"""Queries that are about as many as the first alert takes."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ def attacked(
             watched[number].add(queries[number][-1])
             try:
                 following[number] = running[number].send(answer)
-                if until_seen and watched[number].similarity >= 1:
+                if until_seen and watched[number].similarity >= 1 and asked >= SHORT:
                     del following[number]
             except StopIteration as end:
                 del following[number]
@@ -104,7 +106,7 @@ def row(name: str, results: list[Asked], found: list[int | None]) -> str:
     hits = sorted(each for each in found if each is not None)
     before = sum(result.succeeded for result, each in zip(results, found, strict=True) if each is None)
     total = sum(result.succeeded for result in results)
-    long = [each for result, each in zip(results, found, strict=True) if len(result.queries) > 36]
+    long = [each for result, each in zip(results, found, strict=True) if len(result.queries) > SHORT]
     when = f"{hits[len(hits) // 2]} | {hits[-1]}" if hits else "– | –"
     seen = f"{sum(each is not None for each in long)} of {len(long)}"
     return f"| {name} | {seen} | {when} | {before} of {total} |"
@@ -114,7 +116,7 @@ def attacks(
     ask: Ask, images: list[Picture], others: list[Fingerprint], most: int, names: list[str], *, until_seen: bool
 ) -> None:
     """Among others only where there are any, and by accounts only where attacks go on after they are seen."""
-    print("| attack | seen, of those longer than 36 queries | median | slowest | of successes, unseen |")
+    print(f"| attack | seen, of those longer than {SHORT} queries | median | slowest | of successes, unseen |")
     print("| --- | --: | --: | --: | --: |")
     for name in names:
         results = attacked(ATTACKS[name], images, ask, most, DISGUISES["as they are"], until_seen=until_seen)
