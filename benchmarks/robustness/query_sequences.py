@@ -158,7 +158,7 @@ def traffic(folders: list[Path], images: int, side: int | None, clients: int) ->
     print("nearest of the last 1000, and fifth: {:.2f}, {:.2f}".format(*nearest(photographs, WINDOW)), flush=True)
     changed = [list(usual(paths, rng, side)) for _ in range(clients)]
     for moves in (False, True):
-        what = f"and what clients do to them, video {'' if moves else 'not '}excused, {clients} clients"
+        what = f"and what clients do to them, video {'' if moves else 'not '}excused, clients: {clients}"
         replayed(what, changed, moves=moves)
 
 
