@@ -7,7 +7,8 @@
     rays       Chen & Gu 2020, "RayS"; L∞, reads labels
 
 Each is a generator: it yields the next query (H, W, 3) uint8 and is sent its logits. What is sent is a picture, so
-steps smaller than a grey level are made larger: they would be lost on the way. An attack ends where it has succeeded.
+steps smaller than a grey level are made larger: they would be lost on the way. An attack ends where it has succeeded,
+and returns what it found.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ __all__ = ["ATTACKS", "Attack", "Picture", "Sequence"]
 
 Floats = NDArray[np.float64]
 Picture = NDArray[np.uint8]
-Sequence = Generator[Picture, NDArray[np.float32], None]
+Sequence = Generator[Picture, NDArray[np.float32], Picture]
 Attack = Callable[[Picture, int, np.random.Generator], Sequence]
 
 EPS = 8 / 255
@@ -47,6 +48,7 @@ def square(image: Picture, label: int, rng: np.random.Generator, share: float = 
         asked += 1
         if found < least:
             best, least = tried, found
+    return picture(best)
 
 
 def simba(image: Picture, label: int, rng: np.random.Generator, step: float = 0.2) -> Sequence:
@@ -63,7 +65,8 @@ def simba(image: Picture, label: int, rng: np.random.Generator, step: float = 0.
                     best, logits = tried, answer
                     break
             if logits.argmax() != label:
-                return
+                break
+    return picture(best)
 
 
 def hopskip(image: Picture, label: int, rng: np.random.Generator, probes: int = 100) -> Sequence:
@@ -76,7 +79,7 @@ def hopskip(image: Picture, label: int, rng: np.random.Generator, probes: int = 
         turn += 1
         distance = norm(point - source)
         if distance <= CLOSE * math.sqrt(source.size / 3072):
-            return
+            return picture(point)
         size = max(distance / math.sqrt(source.size), LEVELS * math.sqrt(source.size))
         votes, directions = [], []
         for _ in range(round(probes * math.sqrt(turn))):
@@ -120,6 +123,7 @@ def boundary(image: Picture, label: int, rng: np.random.Generator) -> Sequence:
             point, towards = closer, min(towards * 1.1, 0.5)
         else:
             point, towards = np.clip(tried, 0, 1), max(towards * 0.9, 0.01)
+    return picture(point)
 
 
 def rays(image: Picture, label: int, _rng: np.random.Generator) -> Sequence:
@@ -137,7 +141,7 @@ def rays(image: Picture, label: int, _rng: np.random.Generator) -> Sequence:
             if found < distance:
                 sign, distance = turned, found
             if distance <= EPS:
-                return
+                return picture(np.clip(source + distance * direction, 0, 1))
         blocks = min(2 * blocks, source.size)
 
 

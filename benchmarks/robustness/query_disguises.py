@@ -1,21 +1,26 @@
 """What an attacker who knows that queries are compared does to each before it is sent: **a query in, another out**.
 
 In the manner of OARS (Feng et al. 2023, "Stateful Defenses for Machine Learning Models Are Not Yet Secure Against
-Black-box Attacks"): proposals are moved apart, at the price of noisier answers. OARS tunes itself by being refused;
-here nothing is refused, so each disguise comes in fixed strengths.
+Black-box Attacks"): proposals are moved apart, at the price of noisier answers. OARS tunes itself by being refused.
+Here nothing is refused, so most disguises come in fixed strengths; but the rule is public and has no key, so that an
+attacker can run a copy of it at home, and has all the feedback there is before a query is sent (`Rehearsed`).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from copy import deepcopy
 
 import numpy as np
 from PIL import Image
 
 from benchmarks.robustness.query_attacks import Floats, Picture
+from detector.queries import ENOUGH, QuerySequence, fingerprint
 
-__all__ = ["DISGUISES", "Disguise"]
+__all__ = ["DISGUISES", "WINDOW", "Disguise", "Rehearsed"]
+
+WINDOW = 1000
 
 Disguise = Callable[[Picture, int, np.random.Generator], Picture]
 """A query, its number in the attack, chance → what is sent."""
@@ -68,6 +73,27 @@ def drifting(grey_levels: float, period: int = 120) -> Disguise:
     return drift
 
 
+class Rehearsed:
+    """Sent as it is while that raises no alert at home, then under the faintest shade that is not suspicious there.
+
+    Args:
+        strengths: Of the shade, in grey levels; where none is enough, the last one is sent.
+    """
+
+    def __init__(self, *strengths: float) -> None:
+        self._strengths = strengths
+        self._copy = QuerySequence(WINDOW, moves=False)  # without the excuse: whoever passes it passes with it, too
+
+    def __call__(self, query: Picture, _: int, rng: np.random.Generator) -> Picture:
+        sent = query
+        for strength in self._strengths:
+            if self._copy.suspicious < ENOUGH - 1 or not deepcopy(self._copy).add(fingerprint(sent)):
+                break
+            sent = clipped(query + strength * smooth(rng.normal(size=(4, 4)), query))
+        self._copy.add(fingerprint(sent))
+        return sent
+
+
 def smooth(coarse: Floats, like: Picture) -> Floats:
     """(h, w) → (H, W, 1) of variance about 1."""
     size = like.shape[1], like.shape[0]
@@ -89,4 +115,5 @@ DISGUISES: dict[str, Disguise] = {
     "shaded anew, σ 8": shaded(8),
     "shaded anew, σ 16": shaded(16),
     "shade that drifts, 48 levels": drifting(48),
+    "shaded as a copy of the rule needs": Rehearsed(1, 1, 2, 2, 4, 4, 8, 8, 16, 16),
 }

@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from benchmarks.robustness.query_attacks import Picture
-from detector.queries import Fingerprint, fingerprint
+from detector.queries import NEAR, Fingerprint, fingerprint
 
-__all__ = ["VIDEOS", "frames", "paths_of", "read", "usual"]
+__all__ = ["VIDEOS", "frames", "nearest", "paths_of", "read", "usual"]
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 SENSOR = 2.0  # grey levels of noise in every frame
@@ -24,14 +24,27 @@ def paths_of(folders: list[Path]) -> list[Path]:
 
 
 def read(path: Path, side: int | None = None) -> Picture:
+    """A photograph as it is, or the square in its middle, resized."""
     image = Image.open(path).convert("RGB")
-    return np.asarray(image if side is None else image.resize((side, side), Image.Resampling.BICUBIC))
+    return np.asarray(image if side is None else ImageOps.fit(image, (side, side), Image.Resampling.BICUBIC))
 
 
-def usual(paths: list[Path], rng: np.random.Generator) -> Iterator[Fingerprint]:
+def nearest(photographs: list[Fingerprint], window: int) -> tuple[float, float]:
+    """The smallest distances of the first 20,000 to the nearest and the fifth nearest of the last so many."""
+    looks = np.stack([each.look for each in photographs[:20_000]])
+    squares = (looks**2).sum(1)
+    first, enough = np.inf, np.inf
+    for place in range(NEAR, len(looks)):
+        before = np.s_[max(0, place - window) : place]
+        found = np.partition(squares[before] + squares[place] - 2 * looks[before] @ looks[place], NEAR - 1)[:NEAR]
+        first, enough = min(first, found.min()), min(enough, found[-1])
+    return float(np.sqrt(max(first, 0))), float(np.sqrt(max(enough, 0)))
+
+
+def usual(paths: list[Path], rng: np.random.Generator, side: int | None = None) -> Iterator[Fingerprint]:
     """Photographs; some come again: as they were, as JPEG of another quality, cropped, or in a burst of up to five."""
     for place in rng.permutation(len(paths)):
-        image = read(paths[place])
+        image = read(paths[place], side)
         yield fingerprint(image)
         match rng.choice(5, p=[0.6, 0.1, 0.1, 0.1, 0.1]):
             case 1:  # retries

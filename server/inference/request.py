@@ -75,6 +75,11 @@ class InferenceResult:
         return None if self.verdict.patch is None else self.verdict.patch <= self.false_positive_rate
 
     @property
+    def word(self) -> str:
+        """The verdict at its own rate: attacked, else patched, else clean."""
+        return "attacked" if self.attacked else "patched" if self.patched else "clean"
+
+    @property
     def reliable(self) -> bool | None:
         """Whether the prediction is accepted by whoever bears `max_error_rate`; None where nobody asked."""
         if self.max_error_rate is None or self.verdict.error_rate is None:

@@ -1,6 +1,6 @@
-"""*Images that were answered* → **written by a thread of their own**, so that no answer waits for a disk.
+"""*Images that were answered* → **written or compared by a thread of their own**, so that no answer waits for it.
 
-    event loop ─▶ a bounded queue ─▶ one thread, every second ─▶ what a subclass writes, or a count of drops
+    event loop ─▶ a bounded queue ─▶ one thread, every second ─▶ what a subclass does, or a count of drops
 
 It harms no answer: where the queue or the disk is full, or the place is gone, what should be written is dropped and
 counted, and said once in the log. A crash loses at most what has not been written: a second's worth.
@@ -45,26 +45,28 @@ class Background(Observer):
 
     Args:
         what: In the log: "records", "events".
-        place: Where they go.
+        place: Where they go; None where they go nowhere.
         on_written: Told how many were written.
         on_dropped: Told why so many were not.
         every_s: How often it writes.
         most: Images that may wait.
+        most_bytes: And how large they may be together.
     """
 
     def __init__(
         self,
         what: str,
-        place: Path,
+        place: Path | None,
         on_written: Callable[[int], None],
         on_dropped: Dropped,
         *,
         every_s: float = EVERY_S,
         most: int = MOST,
+        most_bytes: int = MOST_BYTES,
     ) -> None:
         self._what, self._place = what, place
         self._on_written, self._on_dropped = on_written, on_dropped
-        self._every_s, self._most = every_s, most
+        self._every_s, self._most, self._most_bytes = every_s, most, most_bytes
         self._log = logging.getLogger(f"heatward.{what}")
         self._changed = threading.Condition()
         self._queue: list[Any] = []
@@ -85,7 +87,7 @@ class Background(Observer):
     def put_any(self, waiting: object, size: int) -> None:
         """Queues what a subclass can write; called on any thread."""
         with self._changed:
-            full = len(self._queue) >= self._most or self._queued_bytes + size > MOST_BYTES
+            full = len(self._queue) >= self._most or self._queued_bytes + size > self._most_bytes
             if not full:
                 self._queue.append(waiting)
                 self._queued_bytes += size
@@ -149,7 +151,8 @@ class Background(Observer):
         """Into the log, once a fault: what a message says may differ each time, such as a file's name."""
         if fault not in self._faults:
             self._faults.add(fault)
-            self._log.error(message, exc_info=error, extra={"folder": str(self._place)})
+            folder = {} if self._place is None else {"folder": str(self._place)}
+            self._log.error(message, exc_info=error, extra=folder)
 
 
 def _reason(error: Exception) -> str:

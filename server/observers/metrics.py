@@ -83,7 +83,7 @@ class Metrics(Observer):
         self._requests = counter("requests_total", "Calls answered, by method and gRPC status code", "method", "code")
         self._request_s = histogram("request_duration_seconds", "From a call's arrival to its end", "method")
         self._images = counter(
-            "images_total", "Images answered, by verdict: attacked, clean, or the gRPC status code", "verdict"
+            "images_total", "Images answered: attacked, else patched, else clean; or the gRPC status code", "verdict"
         )
         self._failed = counter("images_failed_total", "Images not answered, by the kind of error", "reason")
         self._p_value = bulk("p_value", "p-values of verdicts; uniform on clean traffic", P_VALUES)
@@ -127,11 +127,13 @@ class Metrics(Observer):
             "truth",
             "contradicts",
         )
-        self._events = counter("events_total", "Flagged images that an event was written of")
-        self._events_dropped = counter("events_dropped_total", "Flagged images without their event, and why", "reason")
-        self._quarantined = counter("quarantined_total", "Flagged images that were kept in quarantine")
+        self._events = counter("events_total", "Events written: of flagged images and of query sequences")
+        self._events_dropped = counter(
+            "events_dropped_total", "Events that should have been written, and why not", "reason"
+        )
+        self._quarantined = counter("quarantined_total", "Attacked or patched images that were kept in quarantine")
         self._quarantine_dropped = counter(
-            "quarantine_dropped_total", "Flagged images that should have been, and why not", "reason"
+            "quarantine_dropped_total", "Attacked or patched images that should have been, and why not", "reason"
         )
         self._similarity = bulk(
             "query_similarity", "How much a client's images resemble an attack's queries; 1 is an alert", SIMILARITIES
@@ -156,7 +158,7 @@ class Metrics(Observer):
         shares = gauge("flagged_share", "Share of the last 1,000 or so verdicts with p at or below the rate", "rate")
         for rate in RATES:
             shares.labels(rate).set_function(partial(self._flagged_share, rate))
-        for verdict in ("clean", "attacked"):  # there from the start, so that the first one is an increase
+        for verdict in ("clean", "attacked", "patched"):  # there from the start, so that the first one is an increase
             self._images.labels(verdict)
         for look in (GLANCE, FULL):
             self._looks.labels(look)
@@ -178,7 +180,7 @@ class Metrics(Observer):
 
     def finished(self, request: InferenceRequest, result: InferenceResult) -> None:
         look = GLANCE if result.verdict.cleared else FULL
-        kind = "attacked" if result.attacked else "clean", result.model.version, look
+        kind = result.word, result.model.version, look
         self._answered.append((kind, result.queue_s, result.decode_s, result.verdict.p_value))
         if len(self._answered) >= TOGETHER:
             self._count()
@@ -224,11 +226,11 @@ class Metrics(Observer):
     def not_recorded(self, reason: str, images: int) -> None:
         self._records_dropped.labels(reason).inc(images)
 
-    def event_written(self, images: int) -> None:
-        self._events.inc(images)
+    def event_written(self, events: int) -> None:
+        self._events.inc(events)
 
-    def event_dropped(self, reason: str, images: int) -> None:
-        self._events_dropped.labels(reason).inc(images)
+    def event_dropped(self, reason: str, events: int) -> None:
+        self._events_dropped.labels(reason).inc(events)
 
     def quarantined(self, images: int) -> None:
         self._quarantined.inc(images)
@@ -245,7 +247,7 @@ class Metrics(Observer):
     def query_alert(self) -> None:
         self._query_alerts.inc()
 
-    def queries_dropped(self, images: int) -> None:
+    def queries_dropped(self, _: str, images: int) -> None:
         self._queries_dropped.inc(images)
 
     def ready(self, serving: bool) -> None:

@@ -91,7 +91,7 @@ class Trace:
             return
         end_ns = time.time_ns()
         attributes: dict[str, str | int] = {
-            "heatward.verdict": "attacked" if result.attacked else "clean",
+            "heatward.verdict": result.word,
             "heatward.batch_size": result.batch_size,
             "heatward.detector_version": result.model.version,
         }

@@ -1,16 +1,14 @@
 """*Images that were answered* → **a warning where a client's images look like the queries of an attack**.
 
-    event loop ─▶ a bounded queue ─▶ one thread ─▶ detector/queries, a sequence for each client ─▶ an alert
+    event loop ─▶ background.py ─▶ detector/queries, a sequence for each client ─▶ an alert
 
 It only warns. Of each client it keeps fingerprints, no images, and of so many clients: whoever has not called for
-longest is forgotten first. A client is the name of a token or, without tokens, an address. It harms no answer: where
-the queue is full, images are passed over and counted.
+longest is forgotten first. A client is the name of a token or, without tokens, an address.
 """
 
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -22,8 +20,8 @@ from numpy.typing import NDArray
 
 from detector.queries import QuerySequence, fingerprint
 from server.config import ServerConfig
-from server.inference.observer import Observer
 from server.inference.request import InferenceRequest, InferenceResult
+from server.observers.background import MOST, Background, Dropped
 from server.observers.metrics import Metrics
 
 __all__ = ["Queries", "QueryAlert", "open_queries"]
@@ -31,8 +29,7 @@ __all__ = ["Queries", "QueryAlert", "open_queries"]
 log = logging.getLogger("heatward.queries")
 
 EVERY_S = 0.2
-MOST, MOST_BYTES = 4096, 64 * 2**20
-"""What may wait to be compared."""
+MOST_BYTES = 64 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,14 +67,14 @@ class _Client:
     """Images that still pass before it is warned of again."""
 
 
-class Queries(Observer):
+class Queries(Background):
     """Compares the images of each client.
 
     Args:
         config: The settings `query_…`.
         on_similarity: Told the similarity of each image's sequence, several at once.
         on_alert: Each is told of each alert, on the thread that compares.
-        on_dropped: Told how many images were passed over.
+        on_dropped: Told why so many images were not compared.
     """
 
     def __init__(
@@ -85,61 +82,32 @@ class Queries(Observer):
         config: ServerConfig,
         on_similarity: Callable[[Sequence[float]], None],
         on_alert: Sequence[Callable[[QueryAlert], None]],
-        on_dropped: Callable[[int], None],
+        on_dropped: Dropped,
     ) -> None:
+        super().__init__("queries", None, lambda _: None, on_dropped, every_s=EVERY_S, most=MOST, most_bytes=MOST_BYTES)
         self._config = config
         self._exempt = frozenset(config.query_exempt)
-        self._on_similarity, self._on_alert, self._on_dropped = on_similarity, on_alert, on_dropped
+        self._on_similarity, self._on_alert = on_similarity, on_alert
         self._clients: OrderedDict[str, _Client] = OrderedDict()
-        self._changed = threading.Condition()
-        self._comparing = threading.Lock()
-        self._queue: list[_Waiting] = []
-        self._queued_bytes = 0
-        self._closing = False
-        self._thread = threading.Thread(target=self._run, name="heatward-queries", daemon=True)
-        self._thread.start()
+        self.start()
 
     def finished(self, request: InferenceRequest, result: InferenceResult) -> None:
         """Queues the image; called on the event loop."""
-        if request.client in self._exempt:
-            return
-        image = request.image
-        model = f"{result.model.name} {result.model.version}"
-        with self._changed:
-            full = len(self._queue) >= MOST or self._queued_bytes + image.nbytes > MOST_BYTES
-            if not full:
-                self._queue.append(_Waiting(request.client, request.request_id, model, result.flagged, image))
-                self._queued_bytes += image.nbytes
-        if full:
-            self._on_dropped(1)
+        if request.client not in self._exempt:
+            model = f"{result.model.name} {result.model.version}"
+            image = request.image
+            self.put_any(_Waiting(request.client, request.request_id, model, result.flagged, image), image.nbytes)
 
-    def close(self) -> None:
-        """Compares what waits. Blocks."""
-        with self._changed:
-            self._closing = True
-            self._changed.notify()
-        self._thread.join(10.0)
-
-    def flush(self) -> None:
-        """Compares what waits. Blocks."""
-        with self._comparing:
-            with self._changed:
-                batch, self._queue, self._queued_bytes = self._queue, [], 0
-            similarities = []
-            for waiting in batch:
-                try:
-                    similarities.append(self._compare(waiting))
-                except Exception as error:  # of one image; the others are compared
-                    log.error("an image cannot be compared", exc_info=error)
-            if similarities:
-                self._on_similarity(similarities)
-
-    def _run(self) -> None:
-        closing = False
-        while not closing:
-            with self._changed:
-                closing = self._changed.wait_for(lambda: self._closing, EVERY_S)
-            self.flush()
+    def _write(self, batch: list[_Waiting]) -> int:
+        """Compares them."""
+        similarities = []
+        for waiting in batch:
+            try:
+                similarities.append(self._compare(waiting))
+            except Exception as error:  # of one image; the others are compared
+                log.error("an image cannot be compared", exc_info=error)
+        self._on_similarity(similarities)
+        return len(similarities)
 
     def _compare(self, waiting: _Waiting) -> float:
         client = self._client(waiting.client)

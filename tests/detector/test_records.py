@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import time
 from collections.abc import Iterator
@@ -27,6 +28,7 @@ from detector.records.shards import ShardFolder
 
 NOW = datetime(2026, 11, 29, tzinfo=UTC)
 FOREVER = 1e12
+DOCS = Path(__file__).parents[2] / "docs" / "records.md"
 
 
 def record(number: int, **fields: Any) -> dict[str, Any]:
@@ -417,3 +419,9 @@ def test_a_label_of_another_kind_is_skipped_and_counted(folder: Path, labelled: 
 def test_no_folder_is_an_error_that_says_what_to_name(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="record_folder"):
         RecordReader(tmp_path / "nowhere")
+
+
+def test_every_column_is_described_and_none_that_is_gone():
+    table = DOCS.read_text(encoding="utf-8").split("| columns |")[1].split("\n\n")[0]
+    described = re.findall(r"`(\w+)`", "".join(line.split("|")[1] for line in table.splitlines()[2:]))
+    assert sorted(described) == sorted(schema_of(Record).names)

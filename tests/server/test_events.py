@@ -135,6 +135,8 @@ async def test_an_image_that_was_made_by_a_patch_is_flagged(serving, path: Path,
         for asked, rate in ((True, 0.1), (True, 0.05), (False, 0.1)):
             image = raw(picture(14), f"{asked}-{rate}", look_for_patches=asked, false_positive_rate=rate)
             assert not (await served.stub.Detect(image)).attacked
+        assert sample(served, "images_total", verdict="patched") == 1
+        assert sample(served, "images_total", verdict="clean") == 2
     (event,) = found(path)
     assert event["evidences"][0]["file"]["name"] == "True-0.1"
     assert "patch made its label (p = 0.0549)" in event["message"] and event["action"] == "Observed"
@@ -152,6 +154,7 @@ async def test_an_alert_of_a_query_sequence_is_an_event_though_the_server_stops_
     assert event["finding_info"]["analytic"]["type_id"] == 2
     assert event["attacks"][0]["sub_technique"]["uid"] == "AML.T0043.001"
     assert event["evidences"][0]["actor"]["user"]["name"] and event["unmapped"]["suspicious"] == 30
+    assert (sample(served, "events_total"), sample(served, "images_total", verdict="attacked")) == (1, 0)
     assert cli.main(["events", "verify", str(path)]) == 0
 
 

@@ -97,10 +97,14 @@ def test_exempt_clients_are_not_compared():
     observer.close()
 
 
-def test_where_too_much_waits_images_are_passed_over_and_counted(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(queries, "MOST", 10)
+@pytest.mark.parametrize("limit", [{"MOST": 10}, {"MOST_BYTES": 10 * 8 * 8 * 3}])
+def test_where_too_much_waits_images_are_passed_over_and_counted(
+    monkeypatch: pytest.MonkeyPatch, limit: dict[str, int]
+):
+    for name, most in limit.items():
+        monkeypatch.setattr(queries, name, most)
     observer, _, metrics = watching()
-    with observer._comparing:  # whatever the thread does
+    with observer._writing:  # whatever the thread does
         observer.flush = lambda: None  # type: ignore[method-assign]
         for image in probes(25):
             observer.finished(inference_request(image=image, client="a"), inference_result())
@@ -110,10 +114,11 @@ def test_where_too_much_waits_images_are_passed_over_and_counted(monkeypatch: py
 
 
 def test_an_image_that_cannot_be_compared_is_logged_and_the_others_are(caplog: pytest.LogCaptureFixture):
-    observer, alerts, _ = watching()
+    observer, alerts, metrics = watching()
     send(observer, [np.zeros((0, 0, 3), np.uint8), *probes(60)])
-    assert len(alerts) == 1 and "cannot be compared" in caplog.text
     observer.close()
+    assert len(alerts) == 1 and "cannot be compared" in caplog.text
+    assert value(metrics, "query_dropped_total") == 1 and value(metrics, "query_similarity_count") == 60
 
 
 async def test_it_is_off_unless_asked_for(serving):

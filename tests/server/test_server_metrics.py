@@ -9,6 +9,7 @@ import re
 import threading
 import tomllib
 from collections.abc import Iterator
+from itertools import combinations
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -57,13 +58,18 @@ def values(registry: CollectorRegistry) -> dict[str, float]:
     }
 
 
+def series() -> dict[str, set[str]]:
+    """Each metric, and the names by which a query can use it."""
+    suffixes = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count")}
+    return {
+        metric.name: {metric.name + suffix for suffix in suffixes.get(metric.type, ("",))}
+        for metric in Metrics().registry.collect()
+    }
+
+
 def shown() -> set[str]:
     """The names that a query can use."""
-    names = set()
-    for metric in Metrics().registry.collect():
-        suffixes = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count")}.get(metric.type, ("",))
-        names |= {metric.name + suffix for suffix in suffixes}
-    return names
+    return set().union(*series().values())
 
 
 def used(expressions: Iterator[str]) -> set[str]:
@@ -95,6 +101,18 @@ def test_p_values_fill_a_histogram_whose_edges_are_the_usual_rates():
     assert (seen["heatward_images_total[verdict=attacked]"], seen["heatward_images_total[verdict=clean]"]) == (1, 3)
     assert seen["heatward_flagged_share[rate=0.01]"] == pytest.approx(0.25)
     assert seen["heatward_flagged_share[rate=0.05]"] == pytest.approx(0.75)
+
+
+def test_a_patched_image_is_neither_clean_nor_attacked_and_an_attacked_one_is_counted_once():
+    metrics, result = Metrics(), inference_result()
+    for p_value, patch in ((0.5, 0.01), (0.001, 0.001), (0.001, 0.5), (0.5, 0.5), (0.5, None)):
+        verdict = dataclasses.replace(result.verdict, p_value=p_value, patch=patch)
+        metrics.finished(inference_request(), dataclasses.replace(result, verdict=verdict))
+    seen = values(metrics.registry)
+    for name in ("images_total", "version_images_total"):
+        version = "[version=v1]" if name == "version_images_total" else ""
+        counted = {word: seen[f"heatward_{name}[verdict={word}]{version}"] for word in ("attacked", "patched", "clean")}
+        assert counted == {"attacked": 2, "patched": 1, "clean": 2}
 
 
 def test_unusual_p_values_raise_the_drift_alarm_and_a_new_detector_begins_anew():
@@ -140,7 +158,8 @@ def test_a_failed_image_has_a_reason_of_few(error: BaseException, reason: str, c
 def test_what_alerts_look_for_is_there_before_it_happens():
     """`increase` sees nothing where a series begins at 1."""
     seen = values(Metrics().registry)
-    found = ["reloads_total[outcome=failed][what=detector]", "images_total[verdict=attacked]"]
+    found = ["reloads_total[outcome=failed][what=detector]"]
+    found += [f"images_total[verdict={verdict}]" for verdict in ("attacked", "patched")]
     found += [f"{name}_dropped_total[reason={reason}]" for name in ("events", "quarantine") for reason in REASONS]
     for name in found:
         assert seen[f"heatward_{name}"] == 0
@@ -220,12 +239,32 @@ def test_the_dashboard_shows_only_metrics_that_exist():
     assert len(names) > 15
     assert names <= shown()
     rows = [panel["title"] for panel in dashboard["panels"] if panel["type"] == "row"]
-    assert rows == ["Traffic", "Latency", "Batching", "Verdicts", "Guard and shadow", "Operations"]
+    assert rows == [
+        "Traffic", "Latency", "Batching", "Verdicts", "Events and queries", "Guard and shadow", "Operations",
+    ]  # fmt: skip
     ids = [panel["id"] for panel in dashboard["panels"]]
     assert len(ids) == len(set(ids))
     places = [tuple(panel["gridPos"][side] for side in "xy") for panel in dashboard["panels"]]
     assert len(places) == len(set(places))
     assert max(panel["gridPos"]["x"] + panel["gridPos"]["w"] for panel in dashboard["panels"]) == 24  # Grafana's width
+    assert all(
+        not overlap(one, other) for one, other in combinations([each["gridPos"] for each in dashboard["panels"]], 2)
+    )
+
+
+def test_the_dashboard_shows_every_metric_of_ours():
+    dashboard = json.loads((DEPLOY / "grafana.json").read_text(encoding="utf-8"))
+    names = used(strings(dashboard, "expr"))
+    unseen = [name for name, its in series().items() if name.startswith("heatward_") and not its & names]
+    assert not unseen
+
+
+def overlap(one: dict[str, int], other: dict[str, int]) -> bool:
+    """Whether two places of the grid share a cell."""
+    return all(
+        one[start] < other[start] + other[size] and other[start] < one[start] + one[size]
+        for start, size in ("xw", "yh")
+    )
 
 
 def alerts() -> list[dict[str, Any]]:
