@@ -43,7 +43,7 @@ def minimal(tmp_path: Path) -> Path:
     return path
 
 
-SHIPPED = [*sorted(EXAMPLES.glob("*/config.toml")), EXAMPLES / "cifar10" / "delivered.toml"]
+SHIPPED = [*sorted(EXAMPLES.glob("*/config.toml")), *sorted(EXAMPLES.glob("cifar10/[dh]*.toml"))]
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: f"{path.parent.name}-{path.stem}")
