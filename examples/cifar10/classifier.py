@@ -14,8 +14,8 @@ images of every class are never trained on: the detector is fitted and calibrate
 The witness costs a fifth of the classifier and learns the classifier's answers, not the labels (Hinton et al. 2015),
 under Gaussian noise of random strength: what fools the classifier by its own gradients seldom fools it.
 
-Where patches are looked for under masks (`[patches]`), a classifier that learnt under them (`--masked`) certifies more
-images than one that never saw any; few epochs are enough for a net that is trained already (`--begin-with`).
+Where patches are looked for under masks (`[patches]`), a classifier that learnt under them (`--masked`) certifies a few
+more images at a false-positive rate of one's choice; a net that is trained already goes on (`--begin-with`).
 """
 
 from __future__ import annotations
