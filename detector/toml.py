@@ -37,7 +37,7 @@ def read_toml(file: Path) -> dict[str, Any]:
 def _read(file: Path, above: tuple[Path, ...]) -> dict[str, Any]:
     if file.resolve() in above:
         raise ConfigError(f"the configuration {file} extends itself; take the line `{EXTEND} = …` out of one of them")
-    content = _tables(file)
+    content = _tables(file, f", which {printable(str(above[-1]), 300)} extends" if above else "")
     extended = content.pop(EXTEND, None)
     if extended is None:
         return content
@@ -47,15 +47,15 @@ def _read(file: Path, above: tuple[Path, ...]) -> dict[str, Any]:
     return merged
 
 
-def _tables(file: Path) -> dict[str, Any]:
+def _tables(file: Path, whose: str) -> dict[str, Any]:
     try:
         return tomllib.loads(plain(file.read_bytes()).decode())
     except OSError as error:
-        raise ConfigError(f"cannot read the configuration {file}: {error.strerror}") from error
+        raise ConfigError(f"cannot read the configuration {file}{whose}: {error.strerror}") from error
     except ValueError as error:
-        raise ConfigError(f"the configuration {file} is no TOML: {printable(str(error), 300)}") from error
+        raise ConfigError(f"the configuration {file}{whose} is no TOML: {printable(str(error), 300)}") from error
     except RecursionError:
-        raise ConfigError(f"the configuration {file} nests too deep") from None
+        raise ConfigError(f"the configuration {file}{whose} nests too deep") from None
 
 
 def _merged(under: Any, over: Any) -> Any:

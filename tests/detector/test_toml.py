@@ -87,7 +87,7 @@ def test_a_circle_is_named(tmp_path: Path) -> None:
 def test_a_missing_one_is_named(tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
     path.write_text('extend = "gone.toml"\n')
-    with pytest.raises(ConfigError, match=r"cannot read the configuration .*gone\.toml: No such file"):
+    with pytest.raises(ConfigError, match=r"cannot read .*gone\.toml, which .*mine\.toml extends: No such file"):
         read_toml(path)
 
 
