@@ -3,8 +3,8 @@
 from dataclasses import replace
 
 import pytest
+import ten_classes
 import torch
-from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -84,17 +84,8 @@ def test_the_watch_counts_one_mask_every_mask_and_two():
     assert 0.5 < two <= 0.9688
 
 
-def _folders(place, images):
-    for part in ("train", "test"):
-        for kind in range(10):
-            folder = place / part / str(kind)
-            folder.mkdir(parents=True)
-            for number in range(2):
-                Image.fromarray(images[kind + number].permute(1, 2, 0).numpy()).save(folder / f"{number}.png")
-
-
 def test_the_command_goes_on_with_a_classifier_under_masks(tmp_path, images, capsys, monkeypatch):
-    _folders(tmp_path, images)
+    ten_classes.write(tmp_path, images, 2)
     monkeypatch.setattr(classifier, "WATCHED", 1)
     save_net(cifar10_net(), tmp_path / "net.safetensors")
     monkeypatch.setattr(classifier, "FURTHER", replace(classifier.FURTHER, full_epochs=1, batch=10))

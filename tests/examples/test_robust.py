@@ -1,6 +1,7 @@
 """Adversarial training of the robust witness: its attacks stay in their ball, and a collapse ends the training."""
 
 import pytest
+import ten_classes
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -121,14 +122,7 @@ def test_a_net_that_withstands_nothing_any_more_ends_the_training(images, labels
 
 
 def test_the_command_writes_a_witness_of_the_classifier(tmp_path, images, capsys):
-    from PIL import Image
-
-    for part in ("train", "test"):
-        for kind in range(10):
-            folder = tmp_path / part / str(kind)
-            folder.mkdir(parents=True)
-            for number in range(3):
-                Image.fromarray(images[kind + number].permute(1, 2, 0).numpy()).save(folder / f"{number}.png")
+    ten_classes.write(tmp_path, images, 3)
     torch.manual_seed(0)
     save_net(cifar10_net(), tmp_path / "net.safetensors")
     words = f"--data {tmp_path} --out {tmp_path}/robust.safetensors --witness-of {tmp_path}/net.safetensors"
