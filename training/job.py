@@ -310,8 +310,8 @@ def open_job(config: TrainingConfig, progress: Progress, *, look_only: bool = Fa
     job = Job(config, classifier, splits, progress, witness, collected)
     if config.fit.score.floor_weight and witness is None and not job.distils:
         raise ConfigError(
-            f"fit.score.floor_weight = {config.fit.score.floor_weight:g} is a floor under the witness's answer, and there "
-            "is none: name a second classifier of the same classes as [witness], or leave it out"
+            f"fit.score.floor_weight = {config.fit.score.floor_weight:g} is a floor under the witness's answer, and "
+            "there is no witness: name a second classifier of the same classes as [witness], or leave the floor out"
         )
     for attack in config.attacks:
         check_transfer(attack, classifier, witness, made_later=job.distils)
