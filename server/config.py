@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -316,7 +317,8 @@ class ServerConfig(BaseSettings):
     @field_validator("quarantine")
     @classmethod
     def _has_a_folder_of_its_own(cls, folder: Path | None, info: ValidationInfo) -> Path | None:
-        if folder is not None and folder == info.data.get("record_folder"):
+        records = info.data.get("record_folder")
+        if folder is not None and records is not None and os.path.realpath(folder) == os.path.realpath(records):
             raise ValueError("expected another folder than record_folder: its records are kept for another time")
         return folder
 

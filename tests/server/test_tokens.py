@@ -267,6 +267,21 @@ def test_a_folder_in_place_of_the_file_is_named(tmp_path: Path):
         Tokens(tmp_path)
 
 
+async def test_a_setting_that_names_nobody_is_warned_of_and_no_token_is_told(
+    serving, file: Path, caplog: pytest.LogCaptureFixture
+):
+    async with serving(token_file=file, query_exempt=("alice", "alcie", BOB), record_labellers=("bob",)):
+        pass
+    (warned,) = [each for each in caplog.records if "names tokens that no line" in each.getMessage()]
+    assert warned.getMessage().startswith("query_exempt")
+    assert warned.__dict__["names"] == ["alcie", "a token, by the looks of it"]
+    caplog.clear()
+    async with serving(query_exempt=("alice", "ipv4:127.0.0.1")):
+        pass
+    (warned,) = [each for each in caplog.records if "names tokens that nobody has" in each.getMessage()]
+    assert warned.__dict__["names"] == ["alice"]
+
+
 @pytest.mark.parametrize("given", [ALICE, f"alice {ALICE}", f"./{ALICE}", f"no-such-folder/{ALICE}"])
 def test_a_token_in_place_of_the_file_is_not_shown(given: str):
     with pytest.raises(ConfigError, match="token_file: cannot read the file that it names") as caught:
