@@ -15,7 +15,8 @@ import re
 import time
 from collections.abc import Callable
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
@@ -24,7 +25,7 @@ from detector.text import nearest
 from server.access.disclosure import Disclosure
 from server.access.watched import Watched
 from server.config import ServerConfig
-from server.errors import QuotaError
+from server.errors import QuotaError, UnauthenticatedError
 
 __all__ = ["CALLER", "Caller", "Quota", "Tokens", "warn_of_unknown"]
 
@@ -79,6 +80,8 @@ class Caller:
     quota: Quota
     disclosure: Disclosure | None = None
     """How much is told; None: as the server's setting says."""
+    now: Callable[[], Quota] | None = None
+    """The quota that the token has by now, for a call that lasts; raises `UnauthenticatedError` where it has none."""
 
 
 CALLER: ContextVar[Caller | None] = ContextVar("caller", default=None)
@@ -113,7 +116,13 @@ class Tokens:
         for known, caller in self._callers.get().items():
             if hmac.compare_digest(known, digest):
                 found = caller
-        return found
+        return None if found is None else replace(found, now=partial(self._quota_now, digest))
+
+    def _quota_now(self, digest: bytes) -> Quota:
+        caller = self._callers.get().get(digest)
+        if caller is None:
+            raise UnauthenticatedError("your token is no longer known: ask the operator for another one")
+        return caller.quota
 
     def _parse(self, contents: dict[str, bytes]) -> dict[bytes, Caller]:
         callers: dict[bytes, Caller] = {}
