@@ -76,7 +76,11 @@ class ServerConfig(BaseSettings):
         "or a folder of bundles, of which the one serves that its champion.json names, or the last by name (hidden "
         "names are passed over); null: the embedded CIFAR-10 detector",
     )
-    canary: Path | None = Field(None, description="a second bundle that answers a share of the requests")
+    canary: Path | None = Field(
+        None,
+        description="a second bundle that answers a share of the requests; what it cannot do (a small rate, patches) "
+        "the current one answers",
+    )
     canary_weight: float = Field(0.05, ge=0, le=1, description="that share")
     shadow: Path | None = Field(
         None, description="a bundle on trial: it judges what others answered, unseen, and a metric compares"
