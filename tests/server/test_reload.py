@@ -226,7 +226,7 @@ async def test_what_the_canary_cannot_do_the_current_one_answers(shop: Shop):
 
     shop.make = make
     async with serving(shop, bundle=shop.put("a", "a"), canary=shop.put("b", "b"), canary_weight=1.0) as (_, channel):
-        options = [{}, {"look_for_patches": True}, {"false_positive_rate": 0.007}]
+        options: list[dict[str, Any]] = [{}, {"look_for_patches": True}, {"false_positive_rate": 0.007}]
         found = [await version(channel, options=pb.Options(**each)) for each in options]
         kserve = grpc_service_pb2_grpc.GRPCInferenceServiceStub(channel)
         for rate in 0.05, 0.007:
