@@ -27,6 +27,7 @@ SHOWN = 16
 """Characters of a key's name that messages show."""
 LONGEST = 2**20
 BLOCK = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----.*?-----END \1-----", re.DOTALL)
+BEGIN = b"-----BEGIN "
 OPEN = stat.S_IWGRP | stat.S_IRWXO
 """A group may read a key: that is how Kubernetes hands a Secret to a pod."""
 MAKE = "heatward keygen FILE makes a pair"
@@ -102,6 +103,8 @@ class PublicKeys:
                 )
             if not blocks:
                 raise ConfigError(f"{place} holds no public key in PEM (-----BEGIN PUBLIC KEY-----): {MAKE}")
+            if content.count(BEGIN) > len(blocks):
+                raise ConfigError(f"{place} is cut off: a key in it begins and does not end: copy the file again")
             for _, block in blocks:
                 try:
                     key = serialization.load_pem_public_key(block)

@@ -37,7 +37,7 @@ from detector.detector import Detector
 from detector.errors import ConfigError, HeatwardError
 from server.access.disclosure import Disclosure
 from server.access.tls import credentials
-from server.access.tokens import Tokens
+from server.access.tokens import Tokens, warn_of_unknown
 from server.addresses import addresses_of, taken, with_port
 from server.config import ServerConfig
 from server.inference.batcher import Batcher
@@ -188,8 +188,10 @@ class App:
         interceptors: list[grpc.aio.ServerInterceptor] = [
             Messages(config.max_message_bytes, self.rpcs, most_parts(config.images_per_call))
         ]
-        if config.token_file is not None:
-            interceptors.insert(0, Authentication(Tokens(config.token_file, self.metrics.reload), self.rpcs))
+        tokens = None if config.token_file is None else Tokens(config.token_file, self.metrics.reload)
+        if tokens is not None:
+            interceptors.insert(0, Authentication(tokens, self.rpcs))
+        warn_of_unknown(config, tokens)
         self._server = grpc.aio.server(
             interceptors=interceptors, options=channel_options(config), compression=COMPRESSION[config.compression]
         )

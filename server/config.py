@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -75,7 +76,11 @@ class ServerConfig(BaseSettings):
         "or a folder of bundles, of which the one serves that its champion.json names, or the last by name (hidden "
         "names are passed over); null: the embedded CIFAR-10 detector",
     )
-    canary: Path | None = Field(None, description="a second bundle that answers a share of the requests")
+    canary: Path | None = Field(
+        None,
+        description="a second bundle that answers a share of the requests; what it cannot do (a small rate, patches) "
+        "the current one answers",
+    )
     canary_weight: float = Field(0.05, ge=0, le=1, description="that share")
     shadow: Path | None = Field(
         None, description="a bundle on trial: it judges what others answered, unseen, and a metric compares"
@@ -316,7 +321,8 @@ class ServerConfig(BaseSettings):
     @field_validator("quarantine")
     @classmethod
     def _has_a_folder_of_its_own(cls, folder: Path | None, info: ValidationInfo) -> Path | None:
-        if folder is not None and folder == info.data.get("record_folder"):
+        records = info.data.get("record_folder")
+        if folder is not None and records is not None and os.path.realpath(folder) == os.path.realpath(records):
             raise ValueError("expected another folder than record_folder: its records are kept for another time")
         return folder
 

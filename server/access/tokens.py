@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import logging
 import math
 import re
 import time
 from collections.abc import Callable
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
@@ -22,14 +24,17 @@ from detector.errors import ConfigError
 from detector.text import nearest
 from server.access.disclosure import Disclosure
 from server.access.watched import Watched
-from server.errors import QuotaError
+from server.config import ServerConfig
+from server.errors import QuotaError, UnauthenticatedError
 
-__all__ = ["CALLER", "Caller", "Quota", "Tokens"]
+__all__ = ["CALLER", "Caller", "Quota", "Tokens", "warn_of_unknown"]
+
+log = logging.getLogger("heatward.tokens")
 
 CHECK_S = 1.0
 BURST_S = 2.0
 LINE = "`name token [images_per_second] [disclosure]`"
-LEVELS = tuple(Disclosure)
+LEVELS = tuple(each.value for each in Disclosure)
 TOKEN = re.compile(r"[A-Za-z0-9._~+/-]{16,}=*")  # RFC 6750, and long enough not to be guessed
 
 
@@ -75,6 +80,8 @@ class Caller:
     quota: Quota
     disclosure: Disclosure | None = None
     """How much is told; None: as the server's setting says."""
+    now: Callable[[], Quota] | None = None
+    """The quota that the token has by now, for a call that lasts; raises `UnauthenticatedError` where it has none."""
 
 
 CALLER: ContextVar[Caller | None] = ContextVar("caller", default=None)
@@ -97,6 +104,11 @@ class Tokens:
         self._quotas: dict[tuple[str, float], Quota] = {}  # survive a reload, which would otherwise refill them
         self._callers = Watched("tokens", {"token_file": file}, self._parse, on_reload=on_reload, every_s=CHECK_S)
 
+    @property
+    def names(self) -> frozenset[str]:
+        """Of the callers that it lets in now."""
+        return frozenset(caller.name for caller in self._callers.get().values())
+
     def find(self, token: str) -> Caller | None:
         """The caller whose token it is, if any. Takes as long whichever it is."""
         digest = hashlib.sha256(token.encode()).digest()
@@ -104,7 +116,13 @@ class Tokens:
         for known, caller in self._callers.get().items():
             if hmac.compare_digest(known, digest):
                 found = caller
-        return found
+        return None if found is None else replace(found, now=partial(self._quota_now, digest))
+
+    def _quota_now(self, digest: bytes) -> Quota:
+        caller = self._callers.get().get(digest)
+        if caller is None:
+            raise UnauthenticatedError("your token is no longer known: ask the operator for another one")
+        return caller.quota
 
     def _parse(self, contents: dict[str, bytes]) -> dict[bytes, Caller]:
         callers: dict[bytes, Caller] = {}
@@ -140,6 +158,21 @@ class Tokens:
 
     def _refuse(self, line: int, why: str) -> NoReturn:
         raise ConfigError(f"token_file: {self._file}, line {line}: {why}")
+
+
+def warn_of_unknown(config: ServerConfig, tokens: Tokens | None) -> None:
+    """Logs a warning where a setting names callers by tokens that nobody has: it does nothing for them.
+
+    Args:
+        config: The settings.
+        tokens: Who may call; None where callers are known by their addresses.
+    """
+    for setting, names in (("query_exempt", config.query_exempt), ("record_labellers", config.record_labellers)):
+        unknown = [name for name in names if (":" not in name if tokens is None else name not in tokens.names)]
+        if unknown:
+            whose = "no line of the token file has" if tokens else "nobody has: there is no token_file"
+            shown = ["a token, by the looks of it" if TOKEN.fullmatch(each) else each for each in unknown]
+            log.warning("%s names tokens that %s: it does nothing for them", setting, whose, extra={"names": shown})
 
 
 def _rate(word: str) -> float | None:

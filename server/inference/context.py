@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -40,6 +41,8 @@ class RequestContext:
     """Who calls, by the name of the token or by address: images of different clients take turns in the queue."""
     quota: Quota = field(default_factory=Quota)
     """Asked where each image starts; without a token, or a rate beside it, it never refuses."""
+    quota_now: Callable[[], Quota] | None = None
+    """Asked in its place, so that a call that lasts is held to what the token file says meanwhile."""
     disclosure: Disclosure = Disclosure.FULL
     """How much the caller is told of what the detector finds."""
     action: Action = Action.OBSERVED
@@ -47,6 +50,15 @@ class RequestContext:
     unanswered: Tally = field(default_factory=Tally)
     notes: dict[str, Any] = field(default_factory=dict)
     """What observers keep for the length of the call."""
+
+    def take(self) -> None:
+        """Takes one image's worth of the caller's quota.
+
+        Raises:
+            QuotaError: Nothing is left.
+            UnauthenticatedError: The caller's token was taken out of the file since the call began.
+        """
+        (self.quota if self.quota_now is None else self.quota_now()).take()
 
     def expires_s(self, now_s: float, timeout_ms: int) -> float:
         """When an image that arrives now is given up; `timeout_ms` is its own limit, 0 for none."""

@@ -144,7 +144,7 @@ class Pipeline:
         for place in places:
             arrived_s = time.monotonic()
             try:
-                context.quota.take()
+                context.take()
                 request = read(place)
                 request.observed = observed
                 self._admit(request, context, arrived_s)

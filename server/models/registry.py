@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from enum import Enum
 
 from detector.text import printable
-from server.errors import NotReadyError, UnknownVersionError
+from server.errors import NotReadyError, RequestError, UnknownVersionError
 from server.models.served_model import ServedModel
 
 __all__ = ["ModelRegistry", "Role"]
@@ -74,9 +75,16 @@ class ModelRegistry:
         there = ", ".join(f"{model.version} ({role.value})" for role, model in self)
         raise UnknownVersionError(f"no detector of version '{printable(version)}' is loaded; there are {there}")
 
-    def choose(self, version: str) -> ServedModel:
-        """`named`, but for a request that names none: the canary for its share."""
+    def choose(self, version: str, check: Callable[[ServedModel], object] = lambda _: None) -> ServedModel:
+        """`named`, but for a request that names none: the canary for its share, where it can do what is asked.
+
+        Args:
+            version: That the request names.
+            check: Raises `RequestError` where a model cannot: what the current one promises is not refused by chance.
+        """
         canary = self._models.get(Role.CANARY)
         if not version and canary is not None and self._chance() < self.canary_weight:
-            return canary
+            with suppress(RequestError):
+                check(canary)
+                return canary
         return self.named(version)

@@ -19,12 +19,14 @@ from pathlib import Path
 from typing import Any
 
 from detector.errors import ConfigError
-from detector.files import write_file
+from detector.files import replacing
 
 __all__ = ["EventFile"]
 
 FIRST = "0" * 64
 LONGEST_LINE = 2**20
+FLAGS = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
+MODE = 0o600
 
 
 class EventFile:
@@ -40,6 +42,14 @@ class EventFile:
         self._head_path = path.with_name(f"{path.name}.head")
         self._file: int | None = None
         self._head: tuple[int, str] | None = None
+
+    def make(self) -> None:
+        """Makes the file, where there is none.
+
+        Raises:
+            OSError: It could not be written.
+        """
+        os.close(os.open(self._path, FLAGS, MODE))
 
     def append(self, events: Sequence[dict[str, Any]]) -> None:
         """Writes them; they are on the disk when this returns.
@@ -59,28 +69,36 @@ class EventFile:
             line = json.dumps(event, separators=(",", ":")).encode()  # ASCII: no line holds a line break
             digest = hashlib.sha256(line).hexdigest()
             lines.append(line + b"\n")
-        size = os.fstat(file).st_size
-        try:
-            _write_all(file, b"".join(lines))
-            os.fsync(file)
-        except OSError:
-            os.ftruncate(file, size)  # no half of a line stays
-            raise
-        if self._chained:
+        if not self._chained:
+            self._write(file, lines)
+            return
+        with replacing(self._head_path) as head:  # first, so that there is room for both or nothing is written
+            head.write(json.dumps({"sequence": number, "sha256": digest}).encode())
+            head.flush()
+            self._write(file, lines)
             self._head = number, digest
-            write_file(self._head_path, json.dumps({"sequence": number, "sha256": digest}).encode())
 
     def close(self) -> None:
         if self._file is not None:
             os.close(self._file)
             self._file = None
 
+    def _write(self, file: int, lines: Sequence[bytes]) -> None:
+        size = os.fstat(file).st_size
+        try:
+            _write_all(file, b"".join(lines))
+            os.fsync(file)
+        except OSError as error:
+            os.ftruncate(file, size)  # no half of a line stays
+            error.filename = error.filename or str(self._path)  # a full disk names no file
+            raise
+
     def _open(self) -> int:
         """The file of that name, which may be another one than before."""
         if self._file is not None and not _is_at(self._file, self._path):
             self.close()
         if self._file is None:
-            file = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            file = os.open(self._path, FLAGS, MODE)
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 os.ftruncate(file, _whole(file, self._path))
@@ -91,9 +109,10 @@ class EventFile:
         return self._file
 
     def _last(self, file: int) -> tuple[int, str]:
-        """Number and digest of the last event: that of the file, unless an older file had later ones."""
+        """Number and digest of the last event: as was noted, unless a crash left later ones in the file."""
         if self._head is None:
-            self._head = max(_of_last_line(file), self._kept())
+            there, kept = _of_last_line(file), self._kept()
+            self._head = there if there[0] > kept[0] else kept  # the same number: a line that was changed stays told
         return self._head
 
     def _kept(self) -> tuple[int, str]:
@@ -102,7 +121,7 @@ class EventFile:
             return int(kept["sequence"]), str(kept["sha256"])
         except FileNotFoundError:
             return 0, FIRST
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, OverflowError) as error:
             raise ConfigError(
                 f"events_chain: {self._head_path} does not say where the chain ends ({error}): put back the file, or "
                 "remove it to go on from the last line"
@@ -135,7 +154,8 @@ def _whole(file: int, path: Path) -> int:
     """The size without what a crash left half written of a line."""
     start, tail = _tail(file)
     end = tail.rfind(b"\n") + 1
-    if tail and not end and start:
+    half = tail[end:].lstrip(b"\0")  # a power cut may leave zeros in place of what was written
+    if half and (not half.startswith(b"{") or (start and not end)):
         raise ConfigError(f"events: {path} is no file of events: its last line has no end. Name another file")
     return start + end
 
@@ -145,5 +165,5 @@ def _of_last_line(file: int) -> tuple[int, str]:
     lines = tail.splitlines()
     try:
         return int(json.loads(lines[-1])["metadata"]["sequence"]), hashlib.sha256(lines[-1]).hexdigest()
-    except (IndexError, ValueError, KeyError, TypeError):  # nothing there, or it was not chained
+    except (IndexError, ValueError, KeyError, TypeError, OverflowError, RecursionError):  # nothing, or not chained
         return 0, FIRST

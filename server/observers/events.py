@@ -46,6 +46,13 @@ class Events(Background):
         """Queues an alert of a client's query sequence; called on the thread that compares."""
         self.put_any(alert, ALERT_BYTES)
 
+    def _begin(self) -> None:
+        """Says at the start what would otherwise be said with the first event, which may be long in coming."""
+        try:
+            self._file.make()
+        except OSError as error:
+            self._report("unwritable", f"events will be dropped: {error}")
+
     def _write(self, batch: list[Waiting | QueryAlert]) -> int:
         events = []
         for waiting in batch:

@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import lru_cache, partial
+from itertools import product
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric, ProcessCollector, start_http_server
 from prometheus_client.registry import RestrictedRegistry
@@ -163,10 +164,11 @@ class Metrics(Observer):
         for look in (GLANCE, FULL):
             self._looks.labels(look)
         for reason in REASONS:
+            self._records_dropped.labels(reason)
             self._events_dropped.labels(reason)
             self._quarantine_dropped.labels(reason)
-        for outcome in ("loaded", "failed"):
-            self._reloads.labels("detector", outcome)
+        for what, outcome in product(("detector", "certificates", "tokens"), ("loaded", "failed")):
+            self._reloads.labels(what, outcome)
         self._reloads.labels("signature", "failed")
 
     def watch(self, pending: Callable[[], int], in_flight: Callable[[], int]) -> None:

@@ -82,12 +82,13 @@ class Trace:
         self._tracer = tracer
         self._span = span
         self._inside = set_span_in_context(span)
+        self._sampled = span.is_recording()  # asked now: an image may be judged after its call was answered
         self.trace_id = format_trace_id(span.get_span_context().trace_id)
         """32 hexadecimal digits."""
 
     def image(self, result: InferenceResult) -> None:
         """An image was answered just now; where its time went stands in the result."""
-        if not self._span.is_recording():  # not sampled
+        if not self._sampled:
             return
         end_ns = time.time_ns()
         attributes: dict[str, str | int] = {

@@ -46,7 +46,7 @@ class QueryAlert:
     images: int
     """How many those are."""
     attacked: int
-    """How many of the client's images were flagged since the sequence began."""
+    """How many of the client's last images, `query_window` at most, were flagged."""
     time_s: float
     """When, in seconds since 1970."""
 
@@ -62,7 +62,8 @@ class _Waiting(NamedTuple):
 @dataclass(slots=True)
 class _Client:
     sequence: QuerySequence
-    attacked: int = 0
+    flags: int = 0
+    """A bit for each of its last images, set where it was flagged."""
     quiet: int = 0
     """Images that still pass before it is warned of again."""
 
@@ -113,10 +114,11 @@ class Queries(Background):
         client = self._client(waiting.client)
         sequence = client.sequence
         sequence.add(fingerprint(waiting.image))
-        client.attacked += waiting.flagged
+        window = self._config.query_window
+        client.flags = (client.flags << 1 | waiting.flagged) & ((1 << window) - 1)
         client.quiet = max(0, client.quiet - 1)
         if sequence.similarity >= 1 and not client.quiet:
-            client.quiet = self._config.query_window
+            client.quiet = window
             self._alert(
                 QueryAlert(
                     client=waiting.client,
@@ -124,7 +126,7 @@ class Queries(Background):
                     model=waiting.model,
                     suspicious=sequence.suspicious,
                     images=len(sequence),
-                    attacked=client.attacked,
+                    attacked=client.flags.bit_count(),
                     time_s=time.time(),
                 )
             )

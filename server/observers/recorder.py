@@ -7,6 +7,7 @@ is set, and neither images nor evidence unless `record_images` and `record_evide
 from __future__ import annotations
 
 import logging
+import os
 import random
 import threading
 from collections.abc import Callable
@@ -72,6 +73,9 @@ class Recorder(Background):
 
     def _begin(self) -> None:
         pa.set_cpu_count(1)  # the other cores are the model's
+        there = next((each for each in (self._folder, *self._folder.parents) if os.path.exists(each)), Path())
+        if not (there.is_dir() and os.access(there, os.W_OK)):  # said now: the first image may be long in coming
+            self._report("unwritable", f"{self._what} will be dropped: {there} is no folder that may be written")
 
     def _write(self, batch: list[Waiting]) -> int:
         rows = self._rows(batch)

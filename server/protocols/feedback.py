@@ -38,7 +38,7 @@ class FeedbackService(Service, pb_grpc.FeedbackServiceServicer):
 
     @answered()
     async def Feedback(self, request: pb.FeedbackRequest, rpc: RequestContext) -> pb.FeedbackResponse:
-        rpc.quota.take()
+        rpc.take()
         named = not self.config.record_labellers or rpc.client in self.config.record_labellers
         if not named or rpc.disclosure is Disclosure.NONE:  # the answer would say what was recorded
             raise ForbiddenError("your token does not allow you to label: ask the operator (record_labellers)")

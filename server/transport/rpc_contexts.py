@@ -126,6 +126,7 @@ class RpcContexts:
             self._default_s,
             caller.name if caller else _client(context.peer()),
             caller.quota if caller else Quota(),
+            caller.now if caller else None,
             (caller.disclosure if caller else None) or self._disclosure,
         )
         labels = self._observer.call_began(rpc, METHODS.get(method, OTHER), context.invocation_metadata)

@@ -90,6 +90,7 @@ def test_what_cannot_sign_is_refused(tmp_path: Path, content: bytes, said: str) 
         (public_pem(ED).replace(b"MCow", b"MCox"), "is damaged, or holds something else"),
         (b"-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n", "holds something else than public keys"),
         (b"", "holds no public key in PEM"),
+        (public_pem(ED) + public_pem(ED)[:60], "is cut off: a key in it begins and does not end"),
         (b"-----BEGIN PUBLIC KEY-----" * 60_000, "has more than 1048576 bytes"),
     ],
 )

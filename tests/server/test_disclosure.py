@@ -292,7 +292,8 @@ async def test_replace_puts_the_corrected_label_in_though_it_is_not_named(guardi
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        (f"bob {BOB} verdct", "line 2: images_per_second .* full, verdict, none.*'verdict'"),
+        (f"bob {BOB} verdct", "line 2: images_per_second .* full, verdict, none; did you mean 'verdict'"),
+        (f"bob {BOB} 5 verdct", "line 2: expected .* full, verdict, none; did you mean 'verdict'"),
         (f"bob {BOB} 5 nothing", "line 2: expected `name token .* full, verdict, none"),
         (f"bob {BOB} none 5", "line 2: expected `name token"),
         (f"bob {BOB} NONE", "line 2: images_per_second .* full, verdict, none"),

@@ -138,6 +138,39 @@ def test_a_full_disk_leaves_nothing_half_written_and_the_chain_whole(
     assert verify(path) == 0
 
 
+def test_a_full_disk_lets_no_event_be_written_without_its_note(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A note that stays behind would have the next number given twice, once the file is rotated."""
+    file = EventFile(path, chained=True)
+    file.append([event()])
+    before, opened = path.read_bytes(), Path.open
+
+    def full(self: Path, *words: Any, **named: Any) -> Any:
+        if ".head" in self.name:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return opened(self, *words, **named)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", full)
+        with pytest.raises(OSError, match="No space left"):
+            file.append([event()])
+    assert path.read_bytes() == before
+    file.append([event()])
+    file.close()
+    assert verify(path) == 0
+
+
+def test_a_last_line_that_was_changed_while_no_server_ran_is_found(path: Path) -> None:
+    """Whatever its digest is then."""
+    written(path, 2)
+    head = path.with_name("events.jsonl.head")
+    lines, note = path.read_bytes(), head.read_bytes()
+    for word in b"abcdefghijklmnopqrstuvwxyz":
+        path.write_bytes(lines.replace(b'"uid":"1"', b'"uid":"%c"' % word))
+        head.write_bytes(note)
+        written(path, 1)
+        assert verify(path) == 1
+
+
 def test_a_second_server_is_kept_out(path: Path) -> None:
     file = EventFile(path, chained=True)
     file.append([event()])
@@ -147,11 +180,20 @@ def test_a_second_server_is_kept_out(path: Path) -> None:
     written(path, 1)
 
 
-def test_a_file_of_something_else_is_left_alone(path: Path) -> None:
-    path.write_bytes(b"x" * 2**21)
+@pytest.mark.parametrize("content", [b"x" * 2**21, b"no line end", b"port = 50051\nthreads = 1"])
+def test_a_file_of_something_else_is_left_alone(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
     with pytest.raises(ConfigError, match="no file of events"):
         EventFile(path, chained=False).append([event()])
-    assert path.stat().st_size == 2**21
+    assert path.read_bytes() == content
+
+
+def test_zeros_that_a_power_cut_left_are_cut(path: Path) -> None:
+    written(path, 1)
+    with path.open("ab") as opened:
+        opened.write(bytes(100))
+    written(path, 1)
+    assert verify(path) == 0
 
 
 def test_a_damaged_note_is_named(path: Path) -> None:
@@ -159,6 +201,36 @@ def test_a_damaged_note_is_named(path: Path) -> None:
     path.with_name("events.jsonl.head").write_text("{")
     with pytest.raises(ConfigError, match=r"events.jsonl.head does not say where the chain ends"):
         written(path, 1)
+
+
+@pytest.mark.parametrize("note", [b"{", b"[]", b'{"sequence": 1e999, "sha256": "00"}', None])
+def test_a_note_that_says_nothing_does_not_pass_for_none(
+    path: Path, note: bytes | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Lines that were cut off at the end would not be missed."""
+    written(path, 2)
+    head = path.with_name("events.jsonl.head")
+    head.unlink()
+    if note is None:
+        head.mkdir()
+    else:
+        head.write_bytes(note)
+    assert verify(path) == 2
+    assert "events.jsonl.head" in capsys.readouterr().err
+
+
+def test_a_damaged_archive_is_named_and_no_number_breaks_the_check(
+    path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    written(path, 200)
+    packed = bytearray(gzip.compress(path.read_bytes()))
+    archive = path.with_suffix(".gz")
+    for at in range(20, len(packed), 97):
+        archive.write_bytes(packed[:at] + bytes([packed[at] ^ 255]) + packed[at + 1 :])
+        assert verify(archive) in (1, 2)
+    archive.write_bytes(gzip.compress(path.read_bytes().replace(b'"sequence":7}', b'"sequence":1e999}')))
+    assert verify(archive) == 1
+    assert "line 7: no chained event" in capsys.readouterr().err
 
 
 def test_nobody_else_may_read_them(path: Path) -> None:

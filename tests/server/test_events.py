@@ -205,6 +205,21 @@ async def test_a_folder_that_is_not_there_and_another_server_drop_events(serving
     assert len(found(path)) == 1
 
 
+@pytest.mark.parametrize("setting", ["events", "quarantine", "record_folder"])
+async def test_a_place_that_cannot_be_written_is_said_before_anything_is_flagged(
+    serving, tmp_path: Path, setting: str, caplog: pytest.LogCaptureFixture
+):
+    if setting != "events":
+        pytest.importorskip("pyarrow", reason="the extra `record` is not installed")
+    (tmp_path / "file").touch()
+    async with serving(**{setting: tmp_path / "file" / "place"}):
+        for _ in range(1000):
+            if "will be dropped" in caplog.text:
+                break
+            await asyncio.sleep(0.01)
+    assert "will be dropped" in caplog.text and str(tmp_path / "file") in caplog.text
+
+
 async def test_flagged_images_are_kept_in_quarantine_and_no_others(serving, tmp_path: Path):
     pytest.importorskip("pyarrow", reason="the extra `record` is not installed")
     from detector.records.reader import RecordReader
@@ -237,4 +252,7 @@ async def test_an_image_is_in_quarantine_as_the_rate_judged_that_flagged_it(serv
 def test_the_quarantine_is_not_the_folder_of_records(tmp_path: Path):
     with pytest.raises(ConfigError, match="another folder than record_folder"):
         load_config(["--record-folder", str(tmp_path), "--quarantine", str(tmp_path)])
+    (tmp_path / "link").symlink_to(tmp_path)
+    with pytest.raises(ConfigError, match="another folder than record_folder"):
+        load_config(["--record-folder", str(tmp_path), "--quarantine", str(tmp_path / "link")])
     assert ServerConfig(record_folder=tmp_path, quarantine=tmp_path / "flagged").quarantine_days == 30

@@ -62,6 +62,8 @@ def test_an_alert_names_the_client_and_comes_once_a_window(caplog: pytest.LogCap
     assert value(metrics, "query_similarity_bucket", le="0.99") == alert.images - 1
     send(observer, probes(100, 1))
     assert len(alerts) == 2
+    send(observer, probes(110, 2))
+    assert [each.attacked for each in alerts] == [1, 1, 1], "of the window, not of all time"
     observer.close()
 
 

@@ -14,15 +14,20 @@ from typing import Any
 
 import grpc
 import pytest
+import torch
 from fake_detector import FakeDetector
+from heatward.inference import grpc_service_pb2_grpc
 from heatward.v1 import admin_pb2, admin_pb2_grpc, detection_pb2_grpc
 from heatward.v1 import detection_pb2 as pb
 from sample_requests import picture, raw
+from test_inference import pixels
+from test_patches_asked import made_for_patches
 from test_service import settle
 from torch import Tensor
 
 from detector.detector import Verdict
 from detector.errors import BundleDamagedError, ConfigError
+from detector.scoring.calibration import Calibration
 from server.app import App
 from server.config import ServerConfig
 from server.models.folder import newest
@@ -206,6 +211,33 @@ async def test_the_canary_answers_its_share(shop: Shop):
         draws = iter([0.9, 0.1, 0.3, 0.2499])
         app._registry._chance = lambda: next(draws)
         assert [(await version(channel))[0] for _ in range(4)] == ["a", "b", "a", "b"]
+
+
+async def test_what_the_canary_cannot_do_the_current_one_answers(shop: Shop):
+    """Which of both answers is chance; no request that the current one can answer fails by it."""
+
+    def make(letter: str) -> FakeDetector:
+        detector = FakeDetector(name=letter)
+        if letter == "a":
+            detector.patches = made_for_patches().patches
+        else:
+            detector.calibration = Calibration.fit(torch.arange(99.0))
+        return detector
+
+    shop.make = make
+    async with serving(shop, bundle=shop.put("a", "a"), canary=shop.put("b", "b"), canary_weight=1.0) as (_, channel):
+        options: list[dict[str, Any]] = [{}, {"look_for_patches": True}, {"false_positive_rate": 0.007}]
+        found = [await version(channel, options=pb.Options(**each)) for each in options]
+        kserve = grpc_service_pb2_grpc.GRPCInferenceServiceStub(channel)
+        for rate in 0.05, 0.007:
+            asked = pixels(1)
+            asked.parameters["false_positive_rate"].double_param = rate
+            found.append((await kserve.ModelInfer(asked)).model_version)
+        assert [each[0] for each in found] == ["b", "a", "a", "b", "a"]
+        with pytest.raises(grpc.aio.AioRpcError, match="smallest rate"):
+            await version(channel, options=pb.Options(false_positive_rate=1e-6))
+        with pytest.raises(grpc.aio.AioRpcError, match="not made to look for patches"):
+            await version(channel, detector_version="b" * 16, options=pb.Options(look_for_patches=True))
 
 
 async def test_the_shadow_judges_unseen_and_is_compared(shop: Shop):

@@ -155,12 +155,16 @@ def test_a_failed_image_has_a_reason_of_few(error: BaseException, reason: str, c
     assert seen[f"heatward_images_total[verdict={code}]"] == 1
 
 
+WRITERS = "records", "events", "quarantine"
+
+
 def test_what_alerts_look_for_is_there_before_it_happens():
     """`increase` sees nothing where a series begins at 1."""
     seen = values(Metrics().registry)
-    found = ["reloads_total[outcome=failed][what=detector]"]
+    reloaded = "detector", "certificates", "tokens", "signature"
+    found = [f"reloads_total[outcome=failed][what={what}]" for what in reloaded]
     found += [f"images_total[verdict={verdict}]" for verdict in ("attacked", "patched")]
-    found += [f"{name}_dropped_total[reason={reason}]" for name in ("events", "quarantine") for reason in REASONS]
+    found += [f"{name}_dropped_total[reason={reason}]" for name in WRITERS for reason in REASONS]
     for name in found:
         assert seen[f"heatward_{name}"] == 0
 

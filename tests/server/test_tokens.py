@@ -101,6 +101,25 @@ async def test_a_caller_over_its_quota_is_told_when_to_come_back_and_others_are_
         assert await code(served.stub.Detect(raw(picture()), **bearer(ALICE))) is grpc.StatusCode.OK
 
 
+async def test_a_stream_that_is_open_is_held_to_the_file_as_it_is_now(serving, file: Path):
+    async with serving(token_file=file) as served:
+        call = served.stub.DetectStream(**bearer(ALICE))
+
+        async def status(request_id: str) -> int:
+            await call.write(raw(picture(), request_id))
+            result = await call.read()
+            assert result.request_id == request_id
+            return result.status.code
+
+        assert await status("a") == 0
+        file.write_text(f"alice {ALICE} 0.01\nbob {BOB}\n")
+        assert [await status(each) for each in "bc"] == [0, grpc.StatusCode.RESOURCE_EXHAUSTED.value[0]]
+        file.write_text(f"bob {BOB}\n")
+        assert await status("d") == grpc.StatusCode.UNAUTHENTICATED.value[0]
+        file.write_text(f"alice {ALICE}\n")
+        assert await status("e") == 0
+
+
 async def test_calls_carry_their_callers_name_and_quota(serving, file: Path, monkeypatch: pytest.MonkeyPatch):
     calls: list[RequestContext] = []
     async with serving(token_file=file) as served:
@@ -265,6 +284,21 @@ def test_damaged_utf_16_is_named(file: Path):
 def test_a_folder_in_place_of_the_file_is_named(tmp_path: Path):
     with pytest.raises(ConfigError, match=r"token_file: cannot read .*: Is a directory"):
         Tokens(tmp_path)
+
+
+async def test_a_setting_that_names_nobody_is_warned_of_and_no_token_is_told(
+    serving, file: Path, caplog: pytest.LogCaptureFixture
+):
+    async with serving(token_file=file, query_exempt=("alice", "alcie", BOB), record_labellers=("bob",)):
+        pass
+    (warned,) = [each for each in caplog.records if "names tokens that no line" in each.getMessage()]
+    assert warned.getMessage().startswith("query_exempt")
+    assert warned.__dict__["names"] == ["alcie", "a token, by the looks of it"]
+    caplog.clear()
+    async with serving(query_exempt=("alice", "ipv4:127.0.0.1")):
+        pass
+    (warned,) = [each for each in caplog.records if "names tokens that nobody has" in each.getMessage()]
+    assert warned.__dict__["names"] == ["alice"]
 
 
 @pytest.mark.parametrize("given", [ALICE, f"alice {ALICE}", f"./{ALICE}", f"no-such-folder/{ALICE}"])

@@ -116,6 +116,14 @@ def test_an_image_shows_where_its_time_went(traces: Traces, spans: InMemorySpanE
     assert [part.start_time for part in parts] == [image.start_time, parts[0].end_time, parts[1].end_time]
 
 
+def test_an_image_that_is_judged_after_its_call_was_answered_has_its_span(traces: Traces, spans: InMemorySpanExporter):
+    """As of a caller in guard mode who is told nothing."""
+    trace = traces.begin(DETECT, headers(), "id")
+    trace.end("OK")
+    trace.image(result(0.001))
+    assert attributes(named(spans)["image"])["heatward.verdict"] == "attacked"
+
+
 def test_a_failed_image_has_its_own_status(traces: Traces, spans: InMemorySpanExporter):
     trace = traces.begin("heatward.v1.DetectionService/DetectBatch", headers(), "")
     trace.failed_image(0.5, "INTERNAL")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,13 +35,13 @@ def events(argv: list[str]) -> int:
         "files", metavar="FILE", nargs="+", type=Path, help="files of events, the oldest first; .gz, too"
     )
     arguments = parser.parse_args(argv)
-    chain = _Chain(_head(arguments.files[-1]))
     try:
+        chain = _Chain(_head(arguments.files[-1]))
         for path in arguments.files:
             for number, line in enumerate(_lines(path), 1):
                 chain.add(line, f"{path_text(path)}, line {number}")
         chain.end(path_text(arguments.files[-1]))
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:  # the last two of a damaged .gz
         complain(NAME, f"cannot be read: {error}")
         return ExitCode.MISTAKE
     for fault in chain.faults[:SHOWN]:
@@ -68,7 +69,7 @@ class _Chain:
         try:
             event: Any = json.loads(line)
             number, previous = int(event["metadata"]["sequence"]), event["unmapped"]["chain"]["previous"]
-        except (ValueError, KeyError, TypeError, RecursionError):
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
             self.faults.append(f"{place}: no chained event: it was damaged, or events_chain was off")
             self.digest = digest
             return
@@ -106,9 +107,19 @@ def _lines(path: Path) -> Iterator[bytes]:
 
 
 def _head(path: Path) -> tuple[int, str] | None:
-    """Number and digest of the last event; None where the server's note is not there."""
+    """Number and digest of the last event; None where the server's note is not there.
+
+    Raises:
+        OSError: It cannot be read, or says something else.
+    """
+    note = path.with_name(f"{path.name}.head")
     try:
-        kept = json.loads(path.with_name(f"{path.name}.head").read_bytes())
+        kept = json.loads(note.read_bytes())
         return int(kept["sequence"]), str(kept["sha256"])
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
+    except FileNotFoundError:
         return None
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
+        raise OSError(
+            f"{path_text(note)} does not say where the chain ends: put the server's own back, or move it away to check "
+            "the lines alone"
+        ) from None

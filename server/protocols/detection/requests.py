@@ -14,7 +14,7 @@ from server.inference.request import HIGH, LOW, NORMAL, InferenceRequest
 from server.models.served_model import ServedModel
 from server.protocols.options import checked_effort, checked_error_rate, checked_id, checked_rate
 
-__all__ = ["to_inference"]
+__all__ = ["checked_options", "to_inference"]
 
 HEATMAPS, KNOWN_PRIORITIES = (frozenset(each.values()) for each in (pb.HeatmapFormat, pb.Priority))
 PRIORITIES = {pb.PRIORITY_LOW: LOW, pb.PRIORITY_HIGH: HIGH}
@@ -36,11 +36,7 @@ def to_inference(
     """
     request_id = checked_id(request.request_id, f"{path}request_id")
     options = request.options
-    asked = options.false_positive_rate if options.HasField("false_positive_rate") else None
-    rate = checked_rate(asked, model, f"{path}options.false_positive_rate", disclosure)
-    borne = options.max_error_rate if options.HasField("max_error_rate") else None
-    borne = checked_error_rate(borne, model, f"{path}options.max_error_rate", disclosure)
-    model = checked_effort(options.look_for_patches, model, f"{path}options.look_for_patches", disclosure)
+    rate, borne, model = checked_options(options, f"{path}options", model, disclosure)
     if options.heatmap not in HEATMAPS:
         raise RequestError(f"{path}options.heatmap", f"unknown format {options.heatmap}")
     if request.priority not in KNOWN_PRIORITIES:
@@ -55,6 +51,21 @@ def to_inference(
         request_id,
         borne,
     )
+
+
+def checked_options(
+    options: pb.Options, path: str, model: ServedModel, disclosure: Disclosure
+) -> tuple[float, float | None, ServedModel]:
+    """What the model is asked for: the false-positive rate, the share of wrong predictions, the model with its effort.
+
+    Raises:
+        RequestError: It cannot do that.
+    """
+    asked = options.false_positive_rate if options.HasField("false_positive_rate") else None
+    rate = checked_rate(asked, model, f"{path}.false_positive_rate", disclosure)
+    borne = options.max_error_rate if options.HasField("max_error_rate") else None
+    borne = checked_error_rate(borne, model, f"{path}.max_error_rate", disclosure)
+    return rate, borne, checked_effort(options.look_for_patches, model, f"{path}.look_for_patches", disclosure)
 
 
 def _image(image: pb.Image, path: str) -> ImageSource:

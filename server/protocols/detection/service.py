@@ -22,7 +22,7 @@ from server.inference.context import RequestContext
 from server.inference.request import InferenceRequest, InferenceResult, Outcome
 from server.protocols.detection.answers import to_verdict
 from server.protocols.detection.info import to_info
-from server.protocols.detection.requests import to_inference
+from server.protocols.detection.requests import checked_options, to_inference
 from server.protocols.service import Service, answered
 from server.transport.status import code_name, to_status
 
@@ -109,7 +109,10 @@ class DetectionService(Service, pb_grpc.DetectionServiceServicer):
         return to_info(self.registry.named(request.version), self.config, rpc.disclosure)
 
     def _request(self, request: pb.DetectRequest, rpc: RequestContext, path: str = "") -> InferenceRequest:
-        return to_inference(request, path, self.registry.choose(request.detector_version), rpc.disclosure)
+        model = self.registry.choose(
+            request.detector_version, lambda canary: checked_options(request.options, "options", canary, rpc.disclosure)
+        )
+        return to_inference(request, path, model, rpc.disclosure)
 
     def _result(self, request: pb.DetectRequest, outcome: Outcome, rpc: RequestContext) -> pb.DetectResult:
         return pb.DetectResult(**self._parts(request, outcome, rpc))

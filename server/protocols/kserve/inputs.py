@@ -59,6 +59,17 @@ class Options:
     priority: int = NORMAL
     max_error_rate: float | None = None
 
+    def checked(self, model: ServedModel, disclosure: Disclosure) -> tuple[float, float | None]:
+        """The false-positive rate and the share of wrong predictions that the model is asked for.
+
+        Raises:
+            RequestError: It cannot promise that.
+        """
+        return (
+            checked_rate(self.false_positive_rate, model, "parameters[false_positive_rate]", disclosure),
+            checked_error_rate(self.max_error_rate, model, "parameters[max_error_rate]", disclosure),
+        )
+
     def to_inference(self, source: ImageSource, model: ServedModel, disclosure: Disclosure) -> InferenceRequest:
         """The request of one image, of a caller who is told so much.
 
@@ -66,8 +77,7 @@ class Options:
             RequestError: An option is out of range.
         """
         request_id = checked_id(self.request_id, "id")
-        rate = checked_rate(self.false_positive_rate, model, "parameters[false_positive_rate]", disclosure)
-        borne = checked_error_rate(self.max_error_rate, model, "parameters[max_error_rate]", disclosure)
+        rate, borne = self.checked(model, disclosure)
         return InferenceRequest(
             model, source, rate, priority=self.priority, request_id=request_id, max_error_rate=borne
         )

@@ -118,7 +118,9 @@ class InferenceService(Service, pb_grpc.GRPCInferenceServiceServicer):
         self, request: pb.ModelInferRequest, asked: Options, rpc: RequestContext
     ) -> list[InferenceResult]:
         """Judges the images side by side."""
-        model = self.registry.choose(request.model_version)  # one for all images
+        model = self.registry.choose(  # one for all images
+            request.model_version, lambda canary: asked.checked(canary, rpc.disclosure)
+        )
         found = images(request, self.config.images_per_call)
         rpc.unanswered.images = found.count
         rpc = replace(rpc, deadline_s=rpc.expires_s(time.monotonic(), asked.timeout_ms))  # of all images together
