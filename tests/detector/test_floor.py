@@ -41,7 +41,7 @@ def usual() -> Floor:
 
 def network_with(evidence: Evidence, **settings: float) -> HeatmapNetwork:
     torch.manual_seed(0)
-    sizes = NetworkSettings(width=16, token=8, heads=2, ensemble=1, score=ScoreSettings(**settings))  # type: ignore[arg-type]
+    sizes = NetworkSettings(width=16, token=8, heads=2, ensemble=1, score=ScoreSettings(**settings))
     network = HeatmapNetwork(EvidenceShape.of(evidence), 3, sizes)
     network.fit_scales(evidence)
     network.fit_usual(evidence, evidence)

@@ -16,6 +16,7 @@ from detector.errors import ConfigError
 from detector.scoring.network import score
 from training import pipeline
 from training.detectors import load_detector
+from training.evaluation.result import EvaluationResult
 from training.job import open_job
 from training.progress import SilentProgress
 from training.redteam.values import Budget
@@ -55,12 +56,12 @@ def test_the_bundle_scores_as_the_job_did_and_the_floor_decides_some(source: Pat
 
 
 def test_calibration_and_evaluation_are_of_both(place: Path) -> None:
-    bundle = load_bundle(place / "detector.heatward")
-    assert bundle.manifest.network["settings"]["score"]["floor_weight"] == WEIGHT
-    served = bundled(place)
-    plain = [network.novelty.settings for network in served.networks]
-    assert {settings.floor_weight for settings in plain} == {WEIGHT}
-    assert float(served.calibration.threshold(0.1)) > 0
+    bundle, served = load_bundle(place / "detector.heatward"), bundled(place)
+    assert "floor_weight" in bundle.manifest.model_dump_json()
+    assert {network.novelty.settings.floor_weight for network in served.networks} == {WEIGHT}
+    found = EvaluationResult.read(place / "work" / "evaluate")
+    assert found.attacks  # measured with the same scores, by the same way
+    assert torch.equal(served.calibration.scores, bundle.calibration_scores)
 
 
 def test_the_twin_of_a_floor_gives_the_same_scores(place: Path) -> None:
