@@ -61,8 +61,9 @@ class Verdict:
     top: tuple[tuple[int, float], ...]
     """The classifier's most probable classes with their probabilities, best first."""
     attack_score: float
-    """−log P(clean) of the heatmap classifier and a share of the novelty, 0 and up; higher is more attack-like. Below 0
-    where a glance cleared the image: by how far."""
+    """−log P(clean) of the heatmap classifier and a share of the novelty, or the floor under the witness's answer where
+    that is greater (ADR 34): 0 and up, higher is more attack-like. Below 0 where a glance cleared the image: by how
+    far."""
     p_value: float
     """Share of clean calibration images (of its group, if any) that look at least as attacked, in (0, 1]."""
     recovered: tuple[tuple[int, float], ...]

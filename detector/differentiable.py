@@ -6,7 +6,8 @@
 What an attacker who has the bundle computes, to measure what the detector withstands (ADR 32). It is the same evidence
 by the same code, so its scores are the detector's, but for the last digits. Gradients go through the attribution (of
 second order), every view, the witness, the networks and the novelty; rounding in the JPEG view and the novelty's tables
-have the gradients of what is near them, and so has the slope of a ReLU (`detector.surrogate`). Classes are looked at in
+have the gradients of what is near them, and so have the slope of a ReLU (`detector.surrogate`) and the greater of two
+scores, of which both are gone down where they are close. Classes are looked at in
 the order that the step began with.
 """
 

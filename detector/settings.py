@@ -183,10 +183,10 @@ class PatchSettings(BaseModel):
         return masks
 
 
-class ScoreSettings(BaseModel):
+class ScoreSettings(StoredSettings):
     """How an attack score is made of what the networks say. Part of the bundle: its calibration belongs to it."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    LATER = ("floor_weight",)
 
     novelty_weight: float = Field(default=0.1, ge=0)
     """Of the novelty, beside −log P(clean). Chosen on left-out families (docs/experiments.md)."""
@@ -196,6 +196,9 @@ class ScoreSettings(BaseModel):
     """Candidates whose answers count for novelty."""
     quantiles: int = Field(default=256, ge=2)
     """Of clean images, for the share that has a higher number."""
+    floor_weight: float = Field(default=0, ge=0)
+    """Of how rarely a witness supports the prediction as little, as a score beside that of the networks: the greater
+    counts. 0: that of the networks alone."""
 
 
 class NetworkSettings(BaseModel):

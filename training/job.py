@@ -14,6 +14,7 @@ from typing import Any
 
 from detector.bundle import Bundle
 from detector.classifier import Classifier
+from detector.errors import ConfigError
 from detector.evidence import CONSTANTS, hidden_by
 from training.attacks import check_attack, code_of
 from training.attacks.corruptions import STRENGTHS
@@ -307,6 +308,11 @@ def open_job(config: TrainingConfig, progress: Progress, *, look_only: bool = Fa
     }
     classifier, witness = open_classifiers(config, classes, progress, remember=not look_only)
     job = Job(config, classifier, splits, progress, witness, collected)
+    if config.fit.score.floor_weight and witness is None and not job.distils:
+        raise ConfigError(
+            f"fit.score.floor_weight = {config.fit.score.floor_weight:g} is a floor under the witness's answer, and "
+            "there is no witness: name a second classifier of the same classes as [witness], or leave the floor out"
+        )
     for attack in config.attacks:
         check_transfer(attack, classifier, witness, made_later=job.distils)
         target = witness if transfers(attack, classifier) else classifier

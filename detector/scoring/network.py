@@ -8,7 +8,8 @@ Groups of numbers stand side by side, in the order of `detector.evidence.groups`
 
 The family head says *clean* or which family of attack. Families are told apart because a pooled binary head makes them
 fight (docs/experiments.md) and because the origin label hides in another place for each of them. The attack score is
-−log P(clean), plus a share of the novelty (`detector.scoring.novelty`), which no attack has trained.
+−log P(clean), plus a share of the novelty (`detector.scoring.novelty`), which no attack has trained; with a floor under
+the witness's answer (`detector.scoring.floor`), the greater of the two.
 """
 
 from __future__ import annotations
@@ -28,9 +29,11 @@ from detector.evidence import (
     Evidence,
     EvidenceShape,
 )
+from detector.scoring.floor import Floor
 from detector.scoring.novelty import Novelty
 from detector.scoring.standardise import Standardise
 from detector.settings import NetworkSettings, ScoreSettings
+from detector.surrogate import straight
 
 __all__ = [
     "EvidenceShape",
@@ -42,7 +45,8 @@ __all__ = [
     "score",
 ]
 
-NOVELTY = "novelty."
+SHARED = ("novelty.", "floor.")
+"""Parts that depend on no network, and are stored once."""
 FIRST = 3
 """Candidates whose numbers the image token of a black box reads."""
 
@@ -73,6 +77,7 @@ class HeatmapNetwork(nn.Module):
         # of a black box, nearly all that is known stands beside candidates: the image token reads the first ones, too
         self.first = min(FIRST, shape.candidates) if shape.black_box else 0
         self.novelty = Novelty(shape, settings.score)
+        self.floor = Floor() if settings.score.floor_weight else None
 
         self.encode_features = nn.Linear(features, token)
         self.encode_rank = nn.Parameter(torch.zeros(shape.candidates, token))
@@ -104,13 +109,13 @@ class HeatmapNetwork(nn.Module):
     ) -> list[HeatmapNetwork]:
         """Rebuild `settings.ensemble` networks from weights stored under `0.`, `1.`, …; frozen, in eval mode.
 
-        They share one `novelty`, which depends on no network and is stored once.
+        They share one `novelty` and one `floor`, which depend on no network and are stored once.
 
         Raises:
             BundleDamagedError: The weights do not fit the sizes.
         """
         networks: list[HeatmapNetwork] = []
-        shared = {name: tensor.float() for name, tensor in weights.items() if name.startswith(NOVELTY)}
+        shared = {name: tensor.float() for name, tensor in weights.items() if name.startswith(SHARED)}
         for member in range(settings.ensemble):
             prefix = f"{member}."
             own = {name.removeprefix(prefix): t.float() for name, t in weights.items() if name.startswith(prefix)}
@@ -120,7 +125,7 @@ class HeatmapNetwork(nn.Module):
             except RuntimeError as error:
                 raise BundleDamagedError(f"the heatmap network's weights do not fit its sizes: {error}") from error
             if networks:
-                network.novelty = networks[0].novelty
+                network.novelty, network.floor = networks[0].novelty, networks[0].floor
             networks.append(network.eval().requires_grad_(False))
         return networks
 
@@ -129,6 +134,12 @@ class HeatmapNetwork(nn.Module):
         """Take the standardising statistics from a sample of the fit images."""
         self.scale_features.fit(evidence.columns(PER_CANDIDATE))
         self.scale_channels.fit(evidence.columns(PER_IMAGE))
+
+    def fit_usual(self, clean: Evidence, unharmed: Evidence) -> None:
+        """Learn what is usual of clean images, and of clean images and noise twins."""
+        self.novelty.fit(clean, unharmed)
+        if self.floor is not None:
+            self.floor.fit(clean)
 
     def forward(self, evidence: Evidence) -> NetworkOutput:
         features = self.scale_features(evidence.columns(PER_CANDIDATE))  # (B, C, n)
@@ -156,8 +167,8 @@ def score(networks: Sequence[HeatmapNetwork], evidence: Evidence) -> tuple[Tenso
         evidence: About B images.
 
     Returns:
-        Attack score (B,), −log of the mean P(clean) plus the weighted novelty, higher is more attack-like;
-        origin probabilities (B, C).
+        Attack score (B,), −log of the mean P(clean) plus the weighted novelty, or the weighted floor where that is
+        greater, higher is more attack-like; origin probabilities (B, C).
     """
     with torch.set_grad_enabled(torch.is_grad_enabled() and evidence.logits.requires_grad):
         return _averaged(networks, evidence)
@@ -168,22 +179,26 @@ def _averaged(networks: Sequence[HeatmapNetwork], evidence: Evidence) -> tuple[T
     log_clean = torch.stack([output.family_logits.double().log_softmax(1)[:, 0] for output in outputs])
     origin = torch.stack([output.origin_logits.softmax(1) for output in outputs]).mean(0)
     attack_score = math.log(len(networks)) - log_clean.logsumexp(0)
-    novelty = networks[0].novelty
+    novelty, floor = networks[0].novelty, networks[0].floor
     attack_score = attack_score + novelty.settings.novelty_weight * novelty(evidence)
+    if floor is not None:
+        beside = novelty.settings.floor_weight * floor(evidence)
+        # an attacker goes down both where they are close (detector.surrogate)
+        attack_score = straight(torch.maximum(attack_score, beside).detach(), torch.logaddexp(attack_score, beside))
     return attack_score, origin
 
 
 def ensemble_weights(networks: Sequence[HeatmapNetwork]) -> dict[str, Tensor]:
     """The inverse of `HeatmapNetwork.ensemble`: all weights in one dictionary, matrices in half precision.
 
-    The novelty, fitted alike for each, is that of the first.
+    Novelty and floor, fitted alike for each, are those of the first.
 
     Calibrate networks that were loaded from these, so that what is calibrated is what is served.
     """
-    weights = {NOVELTY + name: tensor for name, tensor in networks[0].novelty.state_dict().items()}
+    weights = {name: tensor for name, tensor in networks[0].state_dict().items() if name.startswith(SHARED)}
     for member, network in enumerate(networks):
         for name, tensor in network.state_dict().items():
-            if not name.startswith(NOVELTY):
+            if not name.startswith(SHARED):
                 is_matrix = tensor.ndim >= 2 and not name.startswith("scale_")
                 weights[f"{member}.{name}"] = tensor.half() if is_matrix else tensor
     return weights

@@ -87,7 +87,7 @@ def fit_networks(
             seed_everything(derived_seed(config.seed, "fit", member))
             network = HeatmapNetwork(shape, len(config.families), settings.network())
             network.fit_scales(sample)
-            network.novelty.fit(clean, unharmed)
+            network.fit_usual(clean, unharmed)
             if start is not None:
                 _begin_with(network, start, member)
             network.to(device)

@@ -170,7 +170,7 @@ class _Inverted(nn.Module):
 
     def __init__(self, network: HeatmapNetwork, novelty: nn.Module) -> None:
         super().__init__()
-        self.network, self.novelty = network, novelty
+        self.network, self.novelty, self.floor = network, novelty, None
 
     def forward(self, evidence: Evidence) -> NetworkOutput:
         found = self.network(evidence)

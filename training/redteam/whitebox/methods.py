@@ -15,8 +15,8 @@ from training.redteam.whitebox.target import Look, Target
 
 __all__ = ["Features", "Lagrangian", "Minimum", "Orthogonal", "Selective", "unit"]
 
-ENOUGH = 0.5
-"""An image that fools and looks cleaner than half of all clean ones is not improved further."""
+ENOUGH = 0.2
+"""An image that fools and looks cleaner than this share of clean ones, and than twice the rate, needs no improving."""
 RISES, FADES = 0.3, 0.9
 MATCHING = 0.5
 RADIUS_STEP = 0.08
@@ -53,7 +53,7 @@ class Selective:
 
     def enough(self, look: Look) -> Tensor:
         """(n,) whether nothing more is to be won."""
-        return look.through & (look.p_value >= ENOUGH)
+        return look.through & (look.p_value >= max(ENOUGH, 2 * self.target.rate))
 
     def radius(self, rows: Tensor) -> Tensor | None:
         """(n,) how far from the original the next step may lead; None: as far as the budget allows."""

@@ -59,7 +59,7 @@ class Target:
     def __init__(self, detector: Detector, images: Tensor, rate: float) -> None:
         self.detector, self.classifier = detector, detector.classifier
         self.twin = DifferentiableDetector(detector)
-        self.thresholds = self.twin.thresholds(rate)
+        self.rate, self.thresholds = rate, self.twin.thresholds(rate)
         with torch.no_grad():
             parts = [self.classifier(part).argmax(1) for part in torch.split(images, CHUNK)]
         self.labels = torch.cat(parts) if parts else torch.zeros(0, dtype=torch.long)
