@@ -69,7 +69,10 @@ def load_settings(
         loaded: S = Loaded(**flags)
     except ValidationError as error:
         in_file = content.keys() - flags.keys()
-        lines = [_explain(problem, kind, f"{file}: ", in_file) for problem in error.errors()]
+        problems = error.errors()
+        spoilt = {problem["loc"][:end] for problem in problems for end in range(len(problem["loc"]))}
+        problems = [each for each in problems if each["type"] != "too_short" or each["loc"] not in spoilt]
+        lines = [_explain(problem, kind, f"{file}: ", in_file) for problem in problems]
         raise ConfigError("; ".join(lines)) from None
     except SettingsError as error:
         raise ConfigError(f"environment: {printable(str(error), 300)}") from None

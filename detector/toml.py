@@ -6,8 +6,8 @@
     label = "transfer-8"        # there already: only what is named changes
     limit = 512
 
-Tables merge key by key. Of lists of tables, those of one `label` merge, and what is new follows. All else replaces;
-`attacks = []` begins anew.
+Tables merge key by key. Of lists of tables, those of one `label` merge, and what is new follows. All else replaces, a
+table that stands for a drawn number, too (`{ uniform = [2, 4] }`); `attacks = []` begins anew.
 """
 
 from __future__ import annotations
@@ -23,6 +23,9 @@ __all__ = ["EXTEND", "read_toml"]
 
 EXTEND = "extend"
 LABEL = "label"
+DRAWN = {"uniform", "choice", "of_eps"}
+"""A table of one of these stands for a number (`training/parameters.py`)."""
+LONGEST_CHAIN = 64
 
 
 def read_toml(file: Path) -> dict[str, Any]:
@@ -41,9 +44,12 @@ def _read(file: Path, above: tuple[Path, ...]) -> dict[str, Any]:
     extended = content.pop(EXTEND, None)
     if extended is None:
         return content
-    if not isinstance(extended, str):
+    if not isinstance(extended, str) or not extended or "\0" in extended:
         raise ConfigError(f'{file}: {EXTEND}: expected the path of a TOML file, such as "detector.toml"')
-    merged: dict[str, Any] = _merged(_read(file.parent / extended, (*above, file.resolve())), content)
+    if len(above) >= LONGEST_CHAIN:
+        raise ConfigError(f"{file}: {EXTEND}: it is extended through {len(above)} files: extend fewer upon each other")
+    under = _read(file.parent / extended, (*above, file.resolve()))
+    merged: dict[str, Any] = _merged(under, content, file)
     return merged
 
 
@@ -58,19 +64,28 @@ def _tables(file: Path, whose: str) -> dict[str, Any]:
         raise ConfigError(f"the configuration {file}{whose} nests too deep") from None
 
 
-def _merged(under: Any, over: Any) -> Any:
-    if isinstance(under, dict) and isinstance(over, dict):
-        return under | {key: _merged(under[key], value) if key in under else value for key, value in over.items()}
+def _merged(under: Any, over: Any, file: Path) -> Any:
+    """What stands in `file`, upon what it extends."""
+    if isinstance(under, dict) and isinstance(over, dict) and not (_drawn(under) and _drawn(over)):
+        return under | {key: _merged(under[key], value, file) if key in under else value for key, value in over.items()}
     if _labelled(under) and _labelled(over):
         merged, places = list(under), {each[LABEL]: place for place, each in enumerate(under)}
+        changed: set[str] = set()
         for each in over:
-            place = places.get(each[LABEL])
-            if place is None:
-                merged.append(each)
+            label = each[LABEL]
+            if label in changed:
+                raise ConfigError(f"{file}: label {printable(label)!r} is used twice; labels must be unique")
+            if label in places:
+                changed.add(label)
+                merged[places[label]] = _merged(merged[places[label]], each, file)
             else:
-                merged[place] = _merged(merged[place], each)
+                merged.append(each)
         return merged
     return over
+
+
+def _drawn(table: dict[str, Any]) -> bool:
+    return len(table) == 1 and table.keys() <= DRAWN
 
 
 def _labelled(value: Any) -> bool:

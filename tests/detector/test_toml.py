@@ -69,12 +69,35 @@ def test_a_label_given_twice_stays_twice(base: Path) -> None:
     assert [each["label"] for each in read_toml(path)["attacks"]] == ["pgd", "cw", "new", "new"]
 
 
-@pytest.mark.parametrize("content", ["extend = 3\n", 'extend = ["base.toml"]\n'])
+@pytest.mark.parametrize(
+    "content", ["extend = 3\n", 'extend = ["base.toml"]\n', 'extend = ""\n', 'extend = "a\\u0000b"\n']
+)
 def test_extend_is_a_path(base: Path, content: str) -> None:
     path = base.with_name("mine.toml")
     path.write_text(content)
     with pytest.raises(ConfigError, match=r"mine\.toml: extend: expected the path of a TOML file"):
         read_toml(path)
+
+
+def test_what_is_changed_twice_is_refused(base: Path) -> None:
+    path = base.with_name("mine.toml")
+    path.write_text('extend = "base.toml"\n' + '[[attacks]]\nlabel = "cw"\n' * 2)
+    with pytest.raises(ConfigError, match=r"mine\.toml: label 'cw' is used twice"):
+        read_toml(path)
+
+
+def test_another_way_to_draw_a_number_replaces_the_one_below(tmp_path: Path) -> None:
+    (tmp_path / "base.toml").write_text("[parameters]\nalpha = { of_eps = 0.25 }\nsteps = { choice = [2, 3] }\n")
+    path = tmp_path / "mine.toml"
+    path.write_text('extend = "base.toml"\n[parameters]\nalpha = { uniform = [0.1, 0.2] }\n')
+    assert read_toml(path)["parameters"] == {"alpha": {"uniform": [0.1, 0.2]}, "steps": {"choice": [2, 3]}}
+
+
+def test_a_chain_without_end_is_refused(tmp_path: Path) -> None:
+    for number in range(1500):
+        (tmp_path / f"{number}.toml").write_text(f'extend = "{number + 1}.toml"\n')
+    with pytest.raises(ConfigError, match=r"64\.toml: extend: it is extended through 64 files"):
+        read_toml(tmp_path / "0.toml")
 
 
 def test_a_circle_is_named(tmp_path: Path) -> None:

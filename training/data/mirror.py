@@ -50,7 +50,7 @@ def mirror(url: str, root: Path) -> Path:
     }
     if not wanted:
         raise DataError(
-            f"image folder {url} holds no images; expected {url}/<class>/<image> with {', '.join(SUFFIXES)}"
+            f"image folder {url} holds no images; expected {url}/<class>/<image> with {', '.join(sorted(SUFFIXES))}"
         )
     place = root / "mirrors" / f"{PurePosixPath(url).name}-{hashlib.sha256(url.encode()).hexdigest()[:12]}"
     files = place / "files"

@@ -80,9 +80,16 @@ class Source(Protocol):
 
 
 class FolderSource:
-    """A folder of class folders; or, unlabelled, every image below a folder."""
+    """A folder of class folders; or, unlabelled, every image below a folder.
 
-    def __init__(self, root: Path, labelled: bool = True) -> None:
+    Args:
+        root: The folder.
+        labelled: Whether it has class folders.
+        of_settings: Whether it is named in `[images]`, so that errors name the settings there that mend them.
+    """
+
+    def __init__(self, root: Path, labelled: bool = True, *, of_settings: bool = True) -> None:
+        self.of_settings = of_settings
         folders, loose = class_folders(root)
         if not labelled:
             folders, loose = [root], []
@@ -98,8 +105,8 @@ class FolderSource:
         if not self.paths:
             layout = f"{root}/<class>/<image>" if labelled else f"{root}/**/<image>"
             raise DataError(
-                f"image folder {root} holds no images; expected {layout} with {', '.join(SUFFIXES)}"
-                + ("; images without class folders need images.labelled = false" if labelled else "")
+                f"image folder {root} holds no images; expected {layout} with {', '.join(sorted(SUFFIXES))}"
+                + ("; images without class folders need images.labelled = false" if labelled and of_settings else "")
                 + "".join(f"; {note}" for note in found.notes())
             )
         empty = [printable(path.name) for path, files in zip(folders, found.files, strict=True) if not files]
@@ -133,9 +140,8 @@ class FolderSource:
         try:
             return decode(path.read_bytes())
         except (OSError, ImageError) as error:
-            raise DataError(
-                f"{path} cannot be read: {error}; mend or remove it, or set images.skip_unreadable = true"
-            ) from error
+            otherwise = ", or set images.skip_unreadable = true" if self.of_settings else ""
+            raise DataError(f"{path} cannot be read: {error}; mend or remove it{otherwise}") from error
 
 
 class TorchvisionSource:

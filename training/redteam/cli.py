@@ -89,7 +89,7 @@ def _redteam(arguments: argparse.Namespace, report: Report | None) -> int:
     given = {name: value for name, value in flags.items() if value is not None}
     settings = load_settings(kind, given, arguments.config)
     for text in settings.fail_if:
-        read_condition(text).check(settings.rates, settings.budgets, settings.rows)
+        read_condition(text).check(settings)
     for name, bundle in (("BUNDLE", arguments.bundle), ("--twin", settings.twin)):
         if bundle is not None and not (remote.is_url(bundle) or bundle.exists()):
             raise ConfigError(f"{name} {bundle}: there is no such file or folder")
@@ -102,11 +102,16 @@ def _redteam(arguments: argparse.Namespace, report: Report | None) -> int:
     import torch
 
     from detector.lock import hold
+    from training.devices import device_named
     from training.progress import make_progress
     from training.redteam.run import run
 
+    device_named(settings.device)
     torch.set_num_threads(settings.thread_count)
-    with make_progress(as_json=True) as progress, hold(settings.out, mend="wait for its end, or give another --out"):
+    with (
+        make_progress(as_json=True) as progress,
+        hold(settings.out, what="out", mend="wait for its end, or give another --out"),
+    ):
         twin = None if settings.twin is None else _open(settings.twin, settings)
         result = run(settings, _open(arguments.bundle, settings), twin, progress, quick=arguments.quick)
     drawn = report(settings.out) if report else settings.out / "redteam.json"

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import operator
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from detector.errors import ConfigError
 from detector.text import printable
-from training.redteam.settings import ALL, ROWS
+from training.redteam.settings import ALL, ROWS, RedTeamSettings
 
 if TYPE_CHECKING:  # these need torch
     from training.redteam.result import Line, RedTeamResult
@@ -51,20 +51,26 @@ class Condition:
     compare: str
     bound: float
 
-    def check(self, rates: Sequence[float], budgets: Sequence[tuple[Norm, float]], rows: Sequence[int]) -> None:
+    def check(self, settings: RedTeamSettings) -> None:
         """See that it can be judged, before hours are spent.
 
         Raises:
             ConfigError: It names a rate, a budget or a row that is not measured.
         """
-        if self.rate is not None and not any(abs(self.rate - rate) < 1e-9 for rate in rates):
-            known = ", ".join(f"{self.kind}{100 * rate:g}" for rate in rates)
+        rows = settings.rows
+        if self.rate is not None and not any(abs(self.rate - rate) < 1e-9 for rate in settings.rates):
+            known = ", ".join(f"{self.kind}{100 * rate:g}" for rate in settings.rates)
             raise ConfigError(f"--fail-if {self.text}: no such rate is measured: give {known}")
-        if not any(norm == self.norm and abs(self.eps - eps) < 1e-6 for norm, eps in budgets):
-            known = ", ".join(_budget(norm, eps) for norm, eps in budgets)
-            raise ConfigError(f"--fail-if {self.text}: no such budget is measured: give {known}")
         if self.row is not None and self.row not in rows:
             raise ConfigError(f"--fail-if {self.text}: row {self.row} is not among --rows {','.join(map(str, rows))}")
+        counted = rows if self.row is None else (self.row,)
+        budgets = dict.fromkeys(budget for row in counted for budget in settings.measured(row))
+        if not budgets:
+            raise ConfigError(f"--fail-if {self.text}: row {counted[0]} is not measured: give --twin")
+        if not any(norm == self.norm and abs(self.eps - eps) < 1e-6 for norm, eps in budgets):
+            known = ", ".join(_budget(norm, eps) for norm, eps in budgets)
+            of = "" if self.row is None else f" of row {self.row}"
+            raise ConfigError(f"--fail-if {self.text}: no such budget{of} is measured: give {known}")
 
     def judge(self, result: RedTeamResult) -> str:
         """Why it fails the run; empty where it does not."""

@@ -60,11 +60,16 @@ def informed(
         (B, 3, H, W); where nothing fools, the images themselves.
 
     Raises:
-        ConfigError: Unknown method, a bundle of another classifier, or one that gives no gradients.
+        ConfigError: Unknown method, a number out of range, a bundle of another classifier, or one without gradients.
         BundleError: No such bundle, or it cannot be read.
     """
     if method not in WHITE_BOX:
         raise ConfigError(f"unknown method {method!r}: expected one of {', '.join(WHITE_BOX)}")
+    if not (0 < eps <= 1 and 0 < rate < 1 and steps >= 1 and restarts >= 1):
+        raise ConfigError(
+            f"expected eps in (0, 1], rate in (0, 1), steps and restarts of at least 1, got eps = {eps:g}, "
+            f"rate = {rate:g}, steps = {steps}, restarts = {restarts}"
+        )
     detector = _detector(bundle, trusted, str(images.device))
     agree = (detector.classifier(images).argmax(1) == labels).float().mean()
     if len(images) and agree < AGREE:

@@ -67,6 +67,8 @@ def run(
         _check_twin(detector, twin.detector)
     attacks = white_box_attacks(settings.methods)
     targets = find_targets(settings.images, detector.classifier, settings.count, settings.seed)
+    for note in targets.notes:
+        progress.note(note)
     if len(targets) < settings.count:
         progress.note(f"only {len(targets)} images that the classifier gets right, {settings.count} were asked for")
     decides = (own.digest, settings.rate)

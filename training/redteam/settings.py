@@ -133,6 +133,16 @@ class RedTeamSettings(BaseSettings):
         linf: list[tuple[Norm, float]] = [("Linf", eps) for eps in self.linf]
         return (*linf, *(("L2", eps) for eps in self.l2))
 
+    def measured(self, row: int) -> tuple[tuple[Norm, float], ...]:
+        """The budgets under which a row has figures."""
+        asked: list[tuple[Norm, float]] = [("Linf", eps) for eps in self.score_linf]
+        asked += [("L2", eps) for eps in self.l2 if "simba" in self.score_methods]  # Square knows L∞ alone
+        if row == 2:
+            return tuple(asked)
+        if row == 1 and self.twin is None:
+            return ()
+        return tuple(dict.fromkeys((*self.budgets, *asked))) if row == 0 else self.budgets
+
 
 class QuickSettings(RedTeamSettings):
     """`--quick`: about 20 CPU-minutes with the embedded bundle (docs/results/redteam.md)."""

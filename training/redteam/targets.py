@@ -35,6 +35,8 @@ class Targets:
     truth: Tensor  # (N,)
     accuracy: Estimate
     """Of all that were looked at."""
+    notes: tuple[str, ...] = ()
+    """What the user should know of the folder, a line each."""
 
     def __len__(self) -> int:
         return len(self.images)
@@ -56,7 +58,7 @@ def find_targets(folder: Path, classifier: Classifier, count: int, seed: int) ->
         ConfigError: No class folder has the name of a class.
         DataError: The folder cannot be used, or the classifier gets no image right.
     """
-    source = FolderSource(folder)
+    source = FolderSource(folder, of_settings=False)
     known = {name: at for at, name in enumerate(classifier.classes)}
     if not set(source.class_names) & known.keys():
         raise ConfigError(
@@ -81,7 +83,14 @@ def find_targets(folder: Path, classifier: Classifier, count: int, seed: int) ->
             f"--images {folder}: the classifier gets none of {looked} images right, so there is nothing to attack: see "
             "that each lies in the folder of its class, and that the bundle is the one for these images"
         )
-    return Targets(torch.cat(images)[:count], torch.cat(truth)[:count], share(right, looked))
+    strange = tuple(sorted(set(source.class_names) - known.keys()))
+    lacking = tuple(name for name in classifier.classes if name not in source.class_names)
+    notes = [
+        *source.notes,
+        *([f"folders that are no class of the bundle are left out: {_some(strange)}"] if strange else []),
+        *([f"no folder shows these classes of the bundle: {_some(lacking)}"] if lacking else []),
+    ]
+    return Targets(torch.cat(images)[:count], torch.cat(truth)[:count], share(right, looked), tuple(notes))
 
 
 def _some(names: tuple[str, ...]) -> str:

@@ -31,6 +31,7 @@ from detector.scoring.patches import answers_under, score_of
 from detector.scoring.tail import FEWEST_FOR_TAIL
 from training.data.folders import find_images
 from training.deliveries import DeliverySpec
+from training.devices import device_named
 from training.evaluation.result import Result
 from training.fitting.calibration import describe
 from training.progress import Progress
@@ -130,7 +131,7 @@ def recalibrate(
         HeatwardError: The bundle cannot be used.
     """
     ways = ways_of(bundle) if options.delivered else ()
-    detector = Detector.assemble(bundle, device=device, allow=allow)
+    detector = Detector.assemble(bundle, device=device_named(device), allow=allow)
     seen: set[str] = set()
     counts = {"copies": 0, "unreadable": 0}
     scores: list[float] = []

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from detector.classifier import Classifier, load_classifier
-from detector.errors import ConfigError, DataError
+from detector.errors import DataError
 from detector.evidence import Evidence, EvidenceExtractor
 from training.attacks import Distance, attack_images, noise_twin
 from training.attacks.corruptions import corrupt
@@ -28,6 +28,7 @@ from training.config import AttackSpec, Split, TrainingConfig
 from training.data.collected import open_collected
 from training.data.sources import Item, Source, open_named
 from training.data.splits import read_items
+from training.devices import device_named
 from training.runners.plans import ShardMade, ShardPlan
 from training.shards import read_columns, read_shard, write_shard
 
@@ -255,14 +256,7 @@ def device_of(config: TrainingConfig) -> torch.device:
     """
     if config.device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        torch.zeros(1, device=config.device)
-    except (RuntimeError, AssertionError) as error:  # AssertionError: a torch without CUDA
-        said = str(error).splitlines()[0]
-        raise ConfigError(
-            f"device: {config.device!r} cannot be used ({said}); expected cpu, cuda, cuda:1 or auto"
-        ) from error
-    return torch.device(config.device)
+    return device_named(config.device, known="cpu, cuda, cuda:1 or auto")
 
 
 def _tensors(

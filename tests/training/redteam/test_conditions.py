@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from detector.errors import ConfigError
 from training.evaluation.metrics import Estimate
 from training.redteam.conditions import read_condition
 from training.redteam.result import Line, RedTeamResult, RowResult
-from training.redteam.settings import ALL
+from training.redteam.settings import ALL, QuickSettings, RedTeamSettings
 from training.redteam.values import Norm
 
-RATES, ROWS = (0.01, 0.05), (0, 4)
-BUDGETS: tuple[tuple[Norm, float], ...] = (("Linf", 4 / 255), ("L2", 0.5))
+RATES = (0.01, 0.05)
+SETTINGS = RedTeamSettings(rates=RATES, rows=(0, 4), linf=(4 / 255,), l2=(0.5,))
 
 
 def line(row: int, success: float, *, norm: Norm = "Linf", eps: float = 4 / 255) -> Line:
@@ -111,8 +113,31 @@ def test_what_is_no_condition_is_refused(text: str, said: str) -> None:
 def test_what_nobody_measures_is_said_before_hours_are_spent(text: str, said: str) -> None:
     condition = read_condition(text)
     if not said:
-        condition.check(RATES, BUDGETS, ROWS)
+        condition.check(SETTINGS)
         return
     with pytest.raises(ConfigError) as caught:
-        condition.check(RATES, BUDGETS, ROWS)
+        condition.check(SETTINGS)
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "text", "said"),
+    [
+        (RedTeamSettings(), "row2:sr5@2/255>.5", "no such budget of row 2 is measured: give @4/255, @8/255"),
+        (RedTeamSettings(), "row1:sr5@2/255>.5", "row 1 is not measured: give --twin"),
+        (RedTeamSettings(rows=(2,)), "sr5@16/255>.5", "no such budget is measured: give @4/255, @8/255"),
+        (QuickSettings(l2=(0.5,)), "row2:sr5@l2:.5>.5", "give @8/255"),  # Square alone
+        (RedTeamSettings(l2=(0.5,)), "row2:sr5@l2:.5>.5", ""),
+        (RedTeamSettings(twin=Path("twin.heatward")), "row1:sr5@2/255>.5", ""),
+        (RedTeamSettings(oracle_linf=(6 / 255,)), "row2:sr5@6/255>.5", ""),
+        (RedTeamSettings(oracle_linf=(6 / 255,)), "row3:sr5@6/255>.5", "no such budget of row 3"),
+    ],
+)
+def test_each_row_has_budgets_of_its_own(settings: RedTeamSettings, text: str, said: str) -> None:
+    condition = read_condition(text)
+    if not said:
+        condition.check(settings)
+        return
+    with pytest.raises(ConfigError) as caught:
+        condition.check(settings)
     assert said in str(caught.value)

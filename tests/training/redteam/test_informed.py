@@ -47,6 +47,14 @@ def test_it_passes_the_detector_within_its_radius(
     assert (attacked - targets).abs().max() <= EPS + 1e-6
 
 
+@pytest.mark.parametrize("wrong", [{"eps": -1.0}, {"eps": 8}, {"rate": 5.0}, {"steps": 0}, {"restarts": 0}])
+def test_numbers_out_of_range_are_refused(wrong: dict[str, float], bundle: str, tiny_classifier: Classifier) -> None:
+    pixels = (tiny.images(2, seed=11).images * 255).round().to(torch.uint8)
+    labels = torch.zeros(2).long()
+    with pytest.raises(ConfigError, match=r"attack 'informed': .*expected eps in \(0, 1\]"):
+        attack_images(spec(bundle=bundle, **wrong), tiny_classifier, pixels, labels, seed=0, batch_size=2)
+
+
 def test_a_recipe_can_name_it(bundle: str, tiny_classifier: Classifier) -> None:
     chosen = spec(bundle=bundle, eps=EPS, steps=4)
     check_attack(chosen, tiny_classifier)

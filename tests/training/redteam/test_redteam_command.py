@@ -144,7 +144,10 @@ def test_a_classifier_without_gradients_is_asked_alone(
     [
         (("--fail-if", "sr5"), "--fail-if 'sr5': expected"),
         (("--fail-if", "sr5@4/255>.5"), "no such budget is measured"),
-        (("--rows", "5"), "rows.0 = '5'"),
+        (("--rows", "5"), "rows.0 = '5': input should be less than or equal to 4\n"),  # and nothing of a row missing
+        (("--device", "tpu"), "device: 'tpu' cannot be used"),
+        (("--device", "cuda:99"), "expected cpu, cuda or cuda:1"),
+        (("--out", __file__), f"out: folder {__file__} cannot be made"),
         (("--rows", ""), "rows"),
         (("--linf", "300/255"), "budgets in [0, 1]"),
         (("--twin", "none.heatward"), "--twin none.heatward: there is no such file"),
@@ -177,6 +180,25 @@ def test_images_that_the_classifier_gets_wrong_are_nothing_to_attack(
     (tmp_path / "other").mkdir()
     with pytest.raises(ConfigError, match="name each folder as its class"):
         find_targets(place, tiny_classifier, 4, 0)
+
+
+def test_what_is_left_out_of_the_folder_is_told(tmp_path: Path, tiny_classifier: Classifier) -> None:
+    write_photographs(tmp_path)
+    (tmp_path / "checker").rename(tmp_path / "Checker")
+    (tmp_path / "vertical" / "notes.txt").write_text("x")
+    said = " ".join(find_targets(tmp_path, tiny_classifier, 8, 0).notes)
+    assert "no class of the bundle are left out: Checker" in said
+    assert "no folder shows these classes of the bundle: checker" in said and "1 .txt" in said
+
+
+def test_errors_of_the_folder_name_no_setting_that_is_not_there(tmp_path: Path, tiny_classifier: Classifier) -> None:
+    with pytest.raises(DataError, match="holds no images") as caught:
+        find_targets(tmp_path, tiny_classifier, 4, 0)
+    assert "images.labelled" not in str(caught.value) and ".jpeg, .jpg, .png" in str(caught.value)
+    (tmp_path / "checker").mkdir()
+    (tmp_path / "checker" / "a.png").write_bytes(b"")
+    with pytest.raises(DataError, match=r"mend or remove it$"):
+        find_targets(tmp_path, tiny_classifier, 4, 0)
 
 
 def test_images_of_another_size_are_brought_to_the_classifiers(tmp_path: Path, tiny_classifier: Classifier) -> None:

@@ -39,6 +39,12 @@ def recalibrate(target: Path, clean: Path, *more: str) -> int:
     return cli.recalibrate([str(target), "--clean", str(clean), "--trusted", "tiny", "--rate", "0.05", *more])
 
 
+def test_a_device_that_is_not_there(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    clean = write_images(tmp_path / "clean", 4)
+    assert recalibrate(trained / "detector.heatward", clean, "--device", "tpu", "--out", str(tmp_path / "new")) == 2
+    assert "device: 'tpu' cannot be used" in capsys.readouterr().err
+
+
 def test_a_store_gets_thresholds_of_these_images(
     trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
