@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from detector.classifier import Classifier
-from detector.errors import ConfigError, DataError, HeatwardError, NoGradientError
+from detector.errors import BundleError, ClassifierSpecError, ConfigError, DataError, HeatwardError, NoGradientError
 from training.attacks.drawing import draw_parameters
 from training.attacks.methods import NO_GRADIENT, Method, find_method
 from training.attacks.methods.method import Attacked
@@ -152,7 +152,7 @@ def _method(spec: AttackSpec) -> Method:
         raise _of(spec, error) from error
 
 
-def _of(spec: AttackSpec, error: ConfigError) -> ConfigError:
+def _of(spec: AttackSpec, error: HeatwardError) -> ConfigError:
     return ConfigError(f"attack {spec.label!r}: {error}")
 
 
@@ -162,7 +162,7 @@ def _run(spec: AttackSpec, attack: Attacked, pixels: Tensor, origin: Tensor, cla
     try:
         with torch.enable_grad():
             adversarial = attack(images, origin.to(classifier.device)).detach()
-    except ConfigError as error:
+    except (BundleError, ClassifierSpecError, ConfigError) as error:
         raise _of(spec, error) from error
     except (HeatwardError, torch.OutOfMemoryError, MemoryError):
         raise
