@@ -34,6 +34,8 @@ SECRET = "secret"
 """Type of a `PydanticCustomError` whose value must not be shown."""
 USER = re.compile(r"((?<=//)|^)[^/\s]+(?=@)")
 """What stands before a host may be a password."""
+UNREAD = re.compile(r'error parsing value for field "([^"]+)"')
+"""What pydantic-settings says of a variable that is no JSON."""
 BRANCH = re.compile(r"(constrained-)?(int|float|str|bool|dict|list)|.*\[.*")
 """What pydantic writes into the place of a value that may be of several types."""
 
@@ -75,7 +77,7 @@ def load_settings(
         lines = [_explain(problem, kind, f"{file}: ", in_file) for problem in problems]
         raise ConfigError("; ".join(lines)) from None
     except SettingsError as error:
-        raise ConfigError(f"environment: {printable(str(error), 300)}") from None
+        raise ConfigError(_unread(kind, str(error))) from None
     except RecursionError:
         raise ConfigError("the settings nest too deep") from None
     return loaded
@@ -87,6 +89,15 @@ def environment(kind: type[BaseSettings]) -> EnvSettingsSource:
     services = {name.lower() for name in service_variables(os.environ, kind.model_config.get("env_prefix", ""))}
     source.env_vars = {name: value for name, value in source.env_vars.items() if name.lower() not in services}
     return source
+
+
+def _unread(kind: type[BaseSettings], said: str) -> str:
+    """Which variable could not be read as what its setting holds, and how that is written."""
+    found = UNREAD.search(said)
+    if found is None:
+        return f"environment: {printable(said, 300)}"
+    name = f"{kind.model_config.get('env_prefix', '')}{found[1]}".upper()
+    return f'environment variable {name}: expected JSON, such as \'["a", "b"]\' for a list: mend it, or unset it'
 
 
 def _explain(problem: Any, kind: type[BaseModel], file: str, in_file: set[str]) -> str:

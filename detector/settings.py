@@ -183,20 +183,24 @@ class PatchSettings(BaseModel):
         return masks
 
 
+MOST = 1e6
+"""Of a weight in a score: no score becomes infinite."""
+
+
 class ScoreSettings(StoredSettings):
     """How an attack score is made of what the networks say. Part of the bundle: its calibration belongs to it."""
 
     LATER = ("floor_weight",)
 
-    novelty_weight: float = Field(default=0.1, ge=0)
+    novelty_weight: float = Field(default=0.1, ge=0, le=MOST)
     """Of the novelty, beside −log P(clean). Chosen on left-out families (docs/experiments.md)."""
-    margin_share: float = Field(default=0.3, ge=0)
+    margin_share: float = Field(default=0.3, ge=0, le=MOST)
     """Of the margin of probabilities in `doubt`, beside the witness."""
     first_candidates: int = Field(default=3, ge=1)
     """Candidates whose answers count for novelty."""
     quantiles: int = Field(default=256, ge=2)
     """Of clean images, for the share that has a higher number."""
-    floor_weight: float = Field(default=0, ge=0)
+    floor_weight: float = Field(default=0, ge=0, le=MOST)
     """Of how rarely a witness supports the prediction as little, as a score beside that of the networks: the greater
     counts. 0: that of the networks alone."""
 

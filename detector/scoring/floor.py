@@ -14,6 +14,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from detector.errors import BundleDamagedError
 from detector.evidence import Evidence
 
 __all__ = ["HALVINGS", "WITNESS", "Floor", "unsupported"]
@@ -39,6 +40,18 @@ class Floor(nn.Module):
         """Learn what is usual of clean images."""
         levels = 1 - 0.5 ** torch.arange(1, HALVINGS + 1, dtype=torch.float32, device=clean.logits.device)
         self.clean.copy_(torch.quantile(unsupported(clean).float(), levels))
+
+    def check(self) -> None:
+        """See that the table, as a bundle holds it, is one.
+
+        Raises:
+            BundleDamagedError: It is not finite and ascending: every image would have a score of no meaning.
+        """
+        if not self.clean.isfinite().all() or (self.clean.diff() < 0).any():
+            raise BundleDamagedError(
+                f"floor.clean: expected {HALVINGS} ascending finite numbers, got {self.clean.tolist()}: train the "
+                "bundle again"
+            )
 
     def forward(self, evidence: Evidence) -> Tensor:
         found, clean = unsupported(evidence).double(), self.clean.double()

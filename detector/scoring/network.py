@@ -124,6 +124,10 @@ class HeatmapNetwork(nn.Module):
                 network.load_state_dict(own | shared)
             except RuntimeError as error:
                 raise BundleDamagedError(f"the heatmap network's weights do not fit its sizes: {error}") from error
+            if broken := [name for name, tensor in (own | shared).items() if tensor.isnan().any()]:
+                raise BundleDamagedError(f"the heatmap network's {broken[0]} holds NaN: train the bundle again")
+            if network.floor is not None:
+                network.floor.check()
             if networks:
                 network.novelty, network.floor = networks[0].novelty, networks[0].floor
             networks.append(network.eval().requires_grad_(False))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 from random_evidence import evidence_of
 from torch import Tensor
 
+from detector.errors import BundleDamagedError
 from detector.evidence import Evidence
 from detector.scoring.floor import HALVINGS, WITNESS, Floor, unsupported
 from detector.scoring.network import (
@@ -121,3 +123,30 @@ def test_without_it_settings_are_written_as_before() -> None:
     assert ScoreSettings(floor_weight=0.5).model_dump()["floor_weight"] == 0.5
     with pytest.raises(ValueError, match="floor_weight"):
         ScoreSettings(floor_weight=-1)
+
+
+@pytest.mark.parametrize("name", ["floor_weight", "novelty_weight", "margin_share"])
+def test_a_weight_that_would_make_scores_infinite_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=rf"{name}\n.*less than or equal to 1000000"):
+        ScoreSettings.model_validate({name: 1e308})
+
+
+@pytest.mark.parametrize("made", [lambda table: table.flip(0), lambda table: table + math.inf])
+def test_a_table_that_is_none_is_refused(made: Callable[[Tensor], Tensor]) -> None:
+    with pytest.raises(BundleDamagedError, match=r"floor\.clean: expected 8 ascending finite numbers"):
+        read_back({"floor.clean": made(usual().clean)})
+
+
+@pytest.mark.parametrize("name", ["floor.clean", "0.encode_rank"])
+def test_weights_that_are_nan_are_refused(name: str) -> None:
+    with pytest.raises(BundleDamagedError, match=f"{name.removeprefix('0.')} holds NaN"):
+        read_back({name: torch.tensor(math.nan)})
+
+
+def read_back(damaged: dict[str, Tensor]) -> None:
+    """Networks from weights of which some are replaced."""
+    evidence = evidence_of(40, 4, 4)
+    weights = ensemble_weights([network_with(evidence, floor_weight=0.7)])
+    weights |= {name: each.expand_as(weights[name]).clone() for name, each in damaged.items()}
+    settings = NetworkSettings(width=16, token=8, heads=2, ensemble=1, score=ScoreSettings(floor_weight=0.7))
+    HeatmapNetwork.ensemble(EvidenceShape.of(evidence), 3, settings, weights)

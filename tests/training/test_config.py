@@ -245,3 +245,10 @@ def test_what_the_page_of_classifiers_shows_can_be_written() -> None:
     assert len(shown) >= 4
     for each in shown:
         ClassifierConfig.model_validate({"source": "timm:resnet18", **each["classifier"]})
+
+
+@pytest.mark.parametrize(("name", "told"), [("ATTACKS", "ATTACKS"), ("FIT__SCORE", "FIT")])
+def test_a_variable_that_is_no_json_is_named(name: str, told: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv(f"HEATWARD_{name}", "PGD")
+    with pytest.raises(ConfigError, match=rf"environment variable HEATWARD_{told}\b.*expected JSON"):
+        load_config(None)

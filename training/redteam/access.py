@@ -98,7 +98,7 @@ def plan(
         digest = twin.manifest.digest if twin is not None and twin.manifest is not None else ""
         _white(1, settings, twin or detector, attacks, why, found, digest)
     if asking_rows:
-        against = (settings.server or "") + (f" tells {asked.told}" if asked.told != "full" else "")
+        against = (settings.server or "") + (f" tells {asked.told}" if asked.told != "full" else "") + asked.version
         origin = ClassifierOracle(detector.classifier)
         if 2 in settings.rows:
             chosen = _chosen(settings)

@@ -40,6 +40,8 @@ class Oracle(Protocol):
     asked: int
     told: str
     """How much it tells: "full"; "verdict", no p-value; "none", no flag either."""
+    version: str
+    """Of the detector that a server answers with; empty where it is the one of this process."""
 
     def ask(self, images: Tensor) -> Answers:
         """Answers about images (B, 3, H, W) in [0, 1]."""
@@ -54,7 +56,7 @@ class DetectorOracle:
     """
 
     def __init__(self, detector: Detector, rate: float) -> None:
-        self.detector, self.rate, self.asked, self.told = detector, rate, 0, "full"
+        self.detector, self.rate, self.asked, self.told, self.version = detector, rate, 0, "full", ""
 
     def ask(self, images: Tensor) -> Answers:
         self.asked += len(images)
@@ -74,7 +76,7 @@ class ClassifierOracle:
     """The classifier without heatward: nothing is ever flagged."""
 
     def __init__(self, classifier: Classifier) -> None:
-        self.classifier, self.asked, self.told = classifier, 0, "full"
+        self.classifier, self.asked, self.told, self.version = classifier, 0, "full", ""
 
     @torch.no_grad()
     def ask(self, images: Tensor) -> Answers:

@@ -36,9 +36,10 @@ Row = Annotated[int, Field(ge=0, le=4)]
 
 
 def _listed(value: Any) -> Any:
-    """`"0,1,2"` as a list."""
+    """`"0,1,2"` as a list, and `'["2/255", "4/255"]'`, as JSON and TOML write it."""
     if isinstance(value, str):
-        return [word.strip() for word in value.strip().strip("[]").split(",") if word.strip()]
+        words = (word.strip().strip("\"'") for word in value.strip().strip("[]").split(","))
+        return [word for word in words if word]
     return value
 
 
@@ -103,7 +104,7 @@ class RedTeamSettings(BaseSettings):
     """`cpu`, `cuda`, `cuda:1`, …"""
     trusted: Annotated[tuple[str, ...], *Listed] = ()
     """Modules that a `python:` classifier of the bundle may come from."""
-    fail_if: tuple[str, ...] = ()
+    fail_if: Annotated[tuple[str, ...], *Listed] = ()
     """Conditions such as `sr5@4/255>.5` that end the command with exit code 1."""
 
     @model_validator(mode="after")

@@ -21,6 +21,7 @@ class Watchful:
     """The classifier, and a detector that flags images far from grey in the corner; it keeps p-values back if told."""
 
     told = "full"
+    version = ""
 
     def __init__(self, classifier: Classifier, hides: bool = False) -> None:
         self.classifier, self.hides, self.asked, self.largest = ClassifierOracle(classifier), hides, 0, 0.0

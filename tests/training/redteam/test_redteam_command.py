@@ -12,9 +12,11 @@ import tiny_red_team
 import torch
 from tiny_red_team import bundle_at, detector_of, gradient, idle, install, write_photographs
 
+from detector.bundle import load_bundle
 from detector.classifier import Classifier
 from detector.detector import Detector
 from detector.errors import ConfigError, DataError
+from detector.load import load_settings
 from forensics.report.app import redteam
 from forensics.report.redteam import write_red_team
 from training.redteam.access import plan, white_box_attacks
@@ -251,3 +253,24 @@ def test_settings_come_from_flags_then_the_environment_then_the_file(
     settings = RedTeamResult.read(tmp_path).settings
     assert (settings["seed"], settings["queries"], settings["linf"]) == (4, 9, [32 / 255])
     assert settings["steps"] == list(QuickSettings().steps)
+
+
+@pytest.mark.parametrize("written", ["2/255,4/255", "[2/255, 4/255]", '["2/255", "4/255"]', "['2/255','4/255']"])
+def test_a_list_in_the_environment_may_be_written_as_in_the_file(written: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HEATWARD_REDTEAM_LINF", written)
+    monkeypatch.setenv("HEATWARD_REDTEAM_FAIL_IF", written.replace("2/255", "fooled@2/255>1"))
+    settings = load_settings(RedTeamSettings, {})
+    assert settings.linf == (2 / 255, 4 / 255)
+    assert settings.fail_if == ("fooled@2/255>1", "4/255")
+
+
+def test_what_a_server_with_another_bundle_answered_is_asked_again(place: Path, tiny_classifier: Classifier) -> None:
+    detector = detector_of(load_bundle(place / "tiny.heatward"))
+
+    def against(version: str) -> set[str]:
+        oracle = DetectorOracle(detector, 0.05)
+        oracle.version = version
+        settings = RedTeamSettings(server="here:1", rows=(2, 3))
+        return {piece.against for piece in plan(settings, detector, None, {}, lambda: oracle).pieces}
+
+    assert against("v1") == against("v1") != against("v2")
