@@ -51,7 +51,7 @@ SERVER = (
 )
 # The same for the rooms of training/.
 TRAINING = (
-    {"settings", "deliveries", "parameters", "images", "progress", "shards", "command", "rates", "tracking"},
+    {"settings", "deliveries", "parameters", "images", "progress", "shards", "command", "rates", "tracking", "devices"},
     {"signing"},
     {"config", "load"},
     {"attacks", "data", "distilled"},
