@@ -27,6 +27,7 @@ from detector.bundle import Bundle, Manifest, load_bundle
 from detector.bundle.contents import (
     cascade_of,
     check_match,
+    check_witness,
     patches_of,
     settings_of,
     stored_calibration,
@@ -190,6 +191,7 @@ class Detector:
             )
             check_match("has the witness", witness, manifest.witness_fingerprint)
         shape = settings_of(EvidenceShape, manifest.network.get("shape"), "network.shape")
+        check_witness(shape, witness)
         networks = HeatmapNetwork.ensemble(
             shape,
             len(manifest.families),

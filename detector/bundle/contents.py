@@ -15,6 +15,7 @@ from detector.errors import (
     ConfigError,
     FingerprintMismatchError,
 )
+from detector.evidence import EvidenceShape
 from detector.evidence.covering import Covering
 from detector.scoring.calibration import Calibration
 from detector.scoring.cascade import Cascade, CascadeSettings
@@ -23,7 +24,15 @@ from detector.scoring.network import NetworkSettings
 from detector.scoring.patches import Patches
 from detector.settings import EvidenceSettings, PatchSettings
 
-__all__ = ["cascade_of", "check_match", "patches_of", "settings_of", "stored_calibration", "whole_settings_of"]
+__all__ = [
+    "cascade_of",
+    "check_match",
+    "check_witness",
+    "patches_of",
+    "settings_of",
+    "stored_calibration",
+    "whole_settings_of",
+]
 
 Settings = TypeVar("Settings", bound=BaseModel)
 
@@ -121,6 +130,18 @@ def settings_of(kind: type[Settings], stored: JsonValue, place: str) -> Settings
         raise BundleDamagedError(
             f"the bundle's manifest has a bad {key} ({first['msg']}): train the bundle again"
         ) from error
+
+
+def check_witness(shape: EvidenceShape, witness: Classifier | None) -> None:
+    """See that a witness is there if the networks read one.
+
+    Raises:
+        BundleDamagedError: It is not.
+    """
+    if witness is None and any(name.startswith("witness.") for name in shape.groups):
+        raise BundleDamagedError(
+            "the bundle's networks read what a witness says, and it holds none: train the bundle again"
+        )
 
 
 def check_match(role: str, loaded: Classifier, fingerprint: str) -> None:

@@ -412,3 +412,10 @@ def test_groups_of_a_calibration_come_back_and_only_their_bundle_names_them(tmp_
     save_bundle(tmp_path / "grouped.heatward", grouped)
     assert_same(load_bundle(tmp_path / "grouped.heatward"), grouped)
     assert load_bundle(tmp_path / "plain.heatward").calibration_groups is None
+
+
+def test_a_witness_that_the_networks_read_must_be_there() -> None:
+    bundle = load_bundle(EMBEDDED)
+    without = bundle.manifest.model_copy(update={"witness": None, "witness_fingerprint": ""})
+    with pytest.raises(BundleDamagedError, match="read what a witness says, and it holds none: train the bundle again"):
+        Detector.assemble(replace(bundle, manifest=without, witness_weights=None))
