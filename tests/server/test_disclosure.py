@@ -230,6 +230,19 @@ async def test_the_guard_annotates_as_much_as_the_caller_may_know(guarding, file
     assert nothing == behind.answers["ModelInfer"], "to the byte"
 
 
+async def test_the_guard_tells_upstreams_counts_to_whoever_is_told_all(guarding, file: Path):
+    """They count what a detector asks, too: one that asks upstream asks again about images that look attacked."""
+    counts = b"counts of cats"
+    async with guarding(token_file=file) as (served, behind):
+        behind.answers["ModelStatistics"] = counts
+        request = kserve.ModelStatisticsRequest(name="cats")
+        found = [
+            await call(served, request, "ModelStatistics", metadata=bearer(token)["metadata"])
+            for token in (ALICE, BOB, CAROL)
+        ]
+    assert found == [counts, b"", b""]
+
+
 async def test_the_guard_rejects_without_a_number_and_lets_pass_where_nothing_is_told(guarding, file: Path):
     async with guarding(token_file=file, guard_policy="reject") as (served, behind):
         full, verdict = [
