@@ -30,6 +30,8 @@ __all__ = [
 MOST_CLEARED = 0.85
 """Share of clean images that the glance of a cascade may clear: the largest operating point, 10 %, must lie among those
 that go on, and a share is known to a few points only."""
+MOST = 1e6
+"""Of a weight in a score: no score becomes infinite."""
 
 
 class Preprocessing(BaseModel):
@@ -181,10 +183,6 @@ class PatchSettings(BaseModel):
         if side * side != masks:
             raise ValueError(f"expected a square number, such as {side * side} or {(side + 1) ** 2}, got {masks}")
         return masks
-
-
-MOST = 1e6
-"""Of a weight in a score: no score becomes infinite."""
 
 
 class ScoreSettings(StoredSettings):
