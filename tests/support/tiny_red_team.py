@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 import tiny
@@ -16,7 +14,7 @@ from torch import Tensor
 from detector.bundle import Bundle, load_bundle, save_bundle
 from detector.classifier import Classifier
 from detector.detector import Detector
-from training.redteam.access import MODULE
+from training.redteam import access
 from training.redteam.oblivious import pgd
 from training.redteam.values import Budget, Outcome
 
@@ -64,10 +62,6 @@ def idle(detector: Detector, images: Tensor, rate: float, budget: Budget, seed: 
 
 
 def install(patch: pytest.MonkeyPatch, **attacks: object) -> None:
-    """Have the red team find these attacks, and no others; none: it finds none at all."""
-    module = None
-    if attacks:
-        module = ModuleType(MODULE)
-        module.WHITE_BOX = attacks  # type: ignore[attr-defined]
-    patch.setitem(sys.modules, MODULE, module)  # None: there is no such module
+    """Have the red team find these attacks, and no others."""
+    patch.setattr(access, "WHITE_BOX", attacks)
     made.clear()

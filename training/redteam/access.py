@@ -1,11 +1,7 @@
-"""Kinds of access → **pieces of work**: which attacks are made with what an attacker can see, and why others are not.
-
-`WHITE_BOX` of `training.redteam.whitebox` is asked for here and nowhere else, when it is needed.
-"""
+"""Kinds of access → **pieces of work**: which attacks are made with what an attacker can see; why others are not."""
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -21,12 +17,12 @@ from training.redteam.oracles import ClassifierOracle, Oracle
 from training.redteam.parts import Piece
 from training.redteam.settings import RedTeamSettings
 from training.redteam.values import Budget, Norm, Outcome
+from training.redteam.whitebox import LEAST, WHITE_BOX
 
 __all__ = ["Attack", "Plan", "hidden", "plan", "white_box_attacks"]
 
 Attack = Callable[[Detector, Tensor, float, Budget, int], Outcome]
 """Detector, images (B, 3, H, W), the rate to stay under, budget, seed → the best images found."""
-MODULE = "training.redteam.whitebox"
 CW_STEPS = 100
 
 
@@ -42,21 +38,15 @@ class Plan:
 
 
 def white_box_attacks(names: Collection[str] = ()) -> Mapping[str, Attack]:
-    """White-box attacks by name; none where this installation has none.
+    """White-box attacks of these names; without names, all.
 
     Raises:
         ConfigError: One of `names` is no attack.
     """
-    try:
-        every: Mapping[str, Attack] = importlib.import_module(MODULE).WHITE_BOX
-    except ModuleNotFoundError as error:
-        if error.name != MODULE:
-            raise
-        return {}
     for name in names:
-        if name not in every:
-            raise ConfigError(f"methods: no white-box attack is named {name!r}{nearest(name, list(every))}")
-    return {name: attack for name, attack in every.items() if not names or name in names}
+        if name not in WHITE_BOX:
+            raise ConfigError(f"methods: no white-box attack is named {name!r}{nearest(name, list(WHITE_BOX))}")
+    return {name: attack for name, attack in WHITE_BOX.items() if not names or name in names}
 
 
 def hidden(detector: Detector) -> str:
@@ -164,16 +154,16 @@ def _white(
     against: str = "",
 ) -> None:
     """White-box attacks on a detector."""
-    why = why or ("" if attacks else f"this installation has no white-box attacks ({MODULE})")
     if why:
         found.refused[row] = f"not run, because {why}"
         return
+    widest = [(norm, max(eps for each, eps in settings.budgets if each == norm)) for norm in _norms(settings)]
     for name, attack in attacks.items():
-        for norm, eps in settings.budgets:
+        for norm, eps in widest if name in LEAST else settings.budgets:
             for steps in settings.steps:
                 budget = Budget(norm, eps, steps, settings.restarts)
                 run = partial(_white_run, attack, target, settings.rate, budget)
-                found.pieces.append(Piece(row, name, budget, run, against=against))
+                found.pieces.append(Piece(row, name, budget, run, least=name in LEAST, against=against))
 
 
 def _white_run(attack: Attack, target: Detector, rate: float, budget: Budget, images: Tensor, seed: int) -> Outcome:
@@ -193,5 +183,8 @@ def _score_budgets(settings: RedTeamSettings) -> list[Budget]:
 
 def _least_budgets(settings: RedTeamSettings) -> list[Budget]:
     """A norm each: what is looked for is the least change."""
-    norms: list[Norm] = list(dict.fromkeys(norm for norm, _ in settings.budgets))
-    return [Budget(norm, 1.0, settings.queries) for norm in norms]
+    return [Budget(norm, 1.0, settings.queries) for norm in _norms(settings)]
+
+
+def _norms(settings: RedTeamSettings) -> list[Norm]:
+    return list(dict.fromkeys(norm for norm, _ in settings.budgets))

@@ -40,7 +40,7 @@ class Piece:
     run: Callable[[Tensor, int], Outcome]
     """Images (B, 3, H, W) and a seed → what came of it."""
     least: bool = False
-    """Whether it looks for the least change: the size of the budget is then no bound."""
+    """Whether it looks for the least change: it counts under every budget that this lies within."""
     purpose: str = ""
     """Of a check: its name."""
     against: str = ""
@@ -49,7 +49,7 @@ class Piece:
     @property
     def name(self) -> str:
         """Of its folder."""
-        size = "least" if self.least else f"{self.budget.eps:.5f}"
+        size = f"{'least' if self.least else ''}{self.budget.eps:.5f}"
         return "-".join(
             part
             for part in (

@@ -24,6 +24,7 @@ from training.redteam.oracles import DetectorOracle
 from training.redteam.result import RedTeamResult
 from training.redteam.settings import QuickSettings, RedTeamSettings
 from training.redteam.targets import find_targets
+from training.redteam.whitebox import WHITE_BOX
 
 WORDS = ["--count", "6", "--linf", "16/255,64/255", "--steps", "6", "--restarts", "1", "--queries", "25"]
 WORDS += ["--threads", "1", "--trusted", "tiny"]
@@ -46,6 +47,11 @@ def _few_checks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def words(place: Path, out: Path, *more: str) -> list[str]:
     return [str(place / "tiny.heatward"), "--images", str(place / "images"), "--out", str(out), *WORDS, *more]
+
+
+def l2_at(path: Path) -> Path:
+    path.write_text("l2 = [1.0, 2.0]\n")
+    return path
 
 
 def line(result: RedTeamResult, row: int, method: str, eps: float = 64 / 255) -> Any:
@@ -114,17 +120,28 @@ def test_a_condition_that_holds_ends_with_1(
     assert redteam(words(place, tmp_path, *own, "fooled@64/255<.9")) == 0
 
 
-def test_without_white_box_attacks_the_other_rows_run(
-    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_rows_that_are_not_run_say_why(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     install(monkeypatch)
-    assert redteam(words(place, tmp_path, "--rows", "0,1,4")) == 0
+    assert redteam(words(place, tmp_path, "--rows", "0,1")) == 0
     result = RedTeamResult.read(tmp_path)
     refused = {row.row: row.refused for row in result.rows}
-    assert refused[1] == "not run, because no --twin was given" and "no white-box attacks" in refused[4]
+    assert refused[1] == "not run, because no --twin was given" and refused[4] == "not asked for"
     assert refused[0] == "" and refused[2] == "not asked for"
     assert {each.row for each in result.lines} == {0}
     assert all(check.told == "not run" for check in result.checks if check.name.startswith(("planted", "ε")))
+
+
+def test_who_looks_for_the_least_change_walks_once_a_norm(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(monkeypatch, gradient=gradient, minimum=WHITE_BOX["minimum"])
+    redteam(words(place, tmp_path, "--rows", "4", "--config", str(l2_at(tmp_path / "l2.toml"))))
+    folders = {each.name for each in (tmp_path / "parts").glob("row4-minimum-*")}
+    assert folders == {"row4-minimum-linf-least0.25098-6x1", "row4-minimum-l2-least2.00000-6x1"}
+    result = RedTeamResult.read(tmp_path)
+    few, many = (line(result, 4, "minimum", eps) for eps in (16 / 255, 64 / 255))
+    assert few.fooled.value <= many.fooled.value and many.fooled.value > 0
+    assert result.line(4, "minimum", "L2", 1.0) is not None
 
 
 def test_a_classifier_without_gradients_is_asked_alone(
@@ -242,7 +259,7 @@ def test_the_same_result_gives_the_same_page(place: Path, tmp_path: Path, monkey
 def test_settings_come_from_flags_then_the_environment_then_the_file(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    install(monkeypatch)
+    install(monkeypatch, selective=idle, lagrangian=idle)
     (tmp_path / "red.toml").write_text('linf = ["32/255"]\nseed = 3\nqueries = 7\nfail_if = ["fooled@32/255>1"]\n')
     monkeypatch.setenv("HEATWARD_REDTEAM_SEED", "4")
     bundle, images = str(place / "tiny.heatward"), str(place / "images")

@@ -19,8 +19,9 @@ from detector.errors import ConfigError, ImageShapeError
 from training.redteam.values import Budget, Outcome
 from training.redteam.whitebox import WHITE_BOX
 from training.redteam.whitebox.ball import Ball
+from training.redteam.whitebox.methods import Minimum
 from training.redteam.whitebox.starts import STARTS, start
-from training.redteam.whitebox.target import Target
+from training.redteam.whitebox.target import Look, Target
 
 RATE = 0.2
 BUDGET = Budget("Linf", 32 / 255, steps=20)
@@ -73,6 +74,30 @@ def test_the_minimum_is_nearer_than_what_looks_cleanest(guarded: Detector, targe
     both = through(cleanest) & through(nearest)
     ball = Ball(targets, BUDGET)
     assert ball.distance(nearest.images)[both].mean() < 0.8 * ball.distance(cleanest.images)[both].mean()
+
+
+def test_the_minimum_of_the_widest_ball_is_through_where_narrow_balls_are(guarded: Detector, targets: Tensor) -> None:
+    narrow = Budget("Linf", 14 / 255, steps=40)
+    there = through(WHITE_BOX["minimum"](guarded, targets, RATE, narrow, 0))
+    wide = WHITE_BOX["minimum"](guarded, targets, RATE, replace(narrow, eps=64 / 255, restarts=2), 0)
+    within = Ball(targets, narrow).distance(wide.images) <= narrow.eps + 1e-6
+    assert 0 < there.sum() < len(targets)
+    assert (through(wide) & within).sum() >= there.sum()
+
+
+def test_the_minimum_is_content_with_a_grey_level_and_seeks_below_what_it_found(
+    guarded: Detector, targets: Tensor
+) -> None:
+    ball, rows = Ball(targets, BUDGET), torch.arange(len(targets))
+    method = Minimum(Target(guarded, targets, RATE), ball, 0)
+    sent = ball.sent(targets + torch.tensor([1, 2, 3, 3, 3, 1]).view(-1, 1, 1, 1) / 255)
+    below = torch.tensor([-1.0, -1.0, -1.0, -1.0, 1.0, 1.0])
+    look = Look(below, sent, below.double(), sent, below.double())
+    assert method.enough(rows, sent, look).tolist() == [True, False, False, False, False, False]
+    method.direction(rows, sent, look, 0.0)
+    nearer = ball.sent(ball.project(torch.ones_like(targets), method.radius(rows)))
+    levels = (ball.distance(nearer) * 255).round().tolist()
+    assert levels[1:4] == [1, 2, 2] and min(levels[4:]) > 3
 
 
 def test_the_same_seed_gives_the_same_and_more_restarts_never_less(guarded: Detector, targets: Tensor) -> None:

@@ -20,7 +20,7 @@ from training.redteam.values import Budget, Outcome
 from training.redteam.whitebox.descent import descend
 from training.redteam.whitebox.methods import Features, Lagrangian, Minimum, Orthogonal, Selective
 
-__all__ = ["WHITE_BOX", "Attack"]
+__all__ = ["LEAST", "WHITE_BOX", "Attack"]
 
 
 class Attack(Protocol):
@@ -45,3 +45,5 @@ WHITE_BOX: dict[str, Attack] = {
     "features": partial(descend, Features),
     "minimum": partial(descend, Minimum),
 }
+LEAST = frozenset({"minimum"})
+"""Those that look for the least change: one run within the widest budget tells of all."""

@@ -44,9 +44,7 @@ class Ball:
             images: (B, 3, H, W).
             radius: (B,) smaller ones than the budget's; None: the budget's.
         """
-        bound = torch.full_like(self.centre[:, :1, :1, :1], self.budget.eps)
-        if radius is not None:
-            bound = radius.to(bound).view(-1, 1, 1, 1)
+        bound = self._bound(radius)
         change = images - self.centre
         if self.budget.norm == "Linf":
             change = torch.maximum(torch.minimum(change, bound), -bound)
@@ -71,9 +69,9 @@ class Ball:
         rounded = torch.where(self._outside(rounded), change.trunc(), rounded)
         return (centre + rounded).clamp(0, 255) / 255
 
-    def step(self, images: Tensor, direction: Tensor, size: float) -> Tensor:
-        """Images moved along a direction by a share of the ball's radius: of each pixel, or of the whole change."""
-        length = size * self.budget.eps
+    def step(self, images: Tensor, direction: Tensor, size: float, radius: Tensor | None = None) -> Tensor:
+        """Images moved along a direction by a share of the radius (B,): of each pixel, or of the whole change."""
+        length = size * self._bound(radius)
         if self.budget.norm == "Linf":
             return images + length * direction.sign()
         return images + length * direction / _length(direction)
@@ -94,6 +92,12 @@ class Ball:
         """(B,) how far images are from the originals, in the budget's norm."""
         change = (images - self.centre).flatten(1)
         return change.abs().amax(1) if self.budget.norm == "Linf" else change.norm(dim=1)
+
+    def _bound(self, radius: Tensor | None) -> Tensor:
+        """(B, 1, 1, 1) radii; None: the budget's."""
+        if radius is None:
+            return torch.full_like(self.centre[:, :1, :1, :1], self.budget.eps)
+        return radius.to(self.centre).view(-1, 1, 1, 1)
 
     def _outside(self, change: Tensor) -> Tensor:
         """(B, 1, 1, 1) whether a change of this many 1/255 is too long."""

@@ -29,7 +29,7 @@ from training.redteam.whitebox.target import Look, Target
 
 __all__ = ["descend"]
 
-FIRST_STEP, LAST_STEP = 0.25, 0.02  # shares of epsilon
+FIRST_STEP, LAST_STEP = 0.25, 0.02  # shares of the radius
 MOMENTUM = 0.75
 
 
@@ -95,7 +95,7 @@ class _Walk:
         begun, asked = start(self.target, self.ball[rows], rows, restart, seed)
         self.spent[rows.cpu()] += asked
         images = self.ball.centre.clone()
-        images[rows] = begun
+        images[rows] = self.ball[rows].project(begun, self.method.radius(rows))
         velocity = torch.zeros_like(images)
         for step in range(steps):
             rows = self.going.nonzero()[:, 0]
@@ -111,8 +111,9 @@ class _Walk:
             losses[step] = loss.mean()
             direction = self.method.direction(rows, sent, look, done)
             velocity[rows] = MOMENTUM * velocity[rows] + unit(direction)
-            moved = self.ball[rows].step(images[rows], -velocity[rows], _size(done))
-            images[rows] = self.ball[rows].project(moved, self.method.radius(rows))
+            radius = self.method.radius(rows)
+            moved = self.ball[rows].step(images[rows], -velocity[rows], _size(done), radius)
+            images[rows] = self.ball[rows].project(moved, radius)
             loss[~self.going] = 0
             advance(1)
         return losses
@@ -124,11 +125,11 @@ class _Walk:
         at = rows[better]
         self.best[at], self.rank[at] = sent[better], rank[better]
         self.spent_at[at.cpu()] = self.spent[at.cpu()]
-        self.going[rows[self.method.enough(look)]] = False
+        self.going[rows[self.method.enough(rows, sent, look)]] = False
 
 
 def _size(done: float) -> float:
-    """Length of a step, as a share of epsilon."""
+    """Length of a step, as a share of the radius."""
     return LAST_STEP + (FIRST_STEP - LAST_STEP) * (1 + math.cos(math.pi * done)) / 2
 
 

@@ -20,6 +20,11 @@ ENOUGH = 0.2
 RISES, FADES = 0.3, 0.9
 MATCHING = 0.5
 RADIUS_STEP = 0.08
+GREY_LEVEL = 1 / 255
+"""The least change of an 8-bit image."""
+NEARER = 0.6 * GREY_LEVEL
+"""How much nearer than what was found the search goes on: less, and rounding leads back to it."""
+SLACK = 1e-6
 STEEPEST, BISECTIONS = 8.0, 20
 TINY = 1e-12
 
@@ -51,12 +56,12 @@ class Selective:
         """(n,) lower is a better image; infinite where it does not fool."""
         return torch.where(look.fools, look.excess, torch.inf)
 
-    def enough(self, look: Look) -> Tensor:
+    def enough(self, rows: Tensor, images: Tensor, look: Look) -> Tensor:
         """(n,) whether nothing more is to be won."""
         return look.through & (look.p_value >= max(ENOUGH, 2 * self.target.rate))
 
     def radius(self, rows: Tensor) -> Tensor | None:
-        """(n,) how far from the original the next step may lead; None: as far as the budget allows."""
+        """(n,) how far from the original images may be; None: as far as the budget allows."""
         return None
 
 
@@ -141,20 +146,24 @@ class Minimum(Selective):
     """The shortest way through: the radius shrinks while an image is through, and grows while it is not.
 
     As Pintor et al. 2021, "Fast Minimum-norm Adversarial Attacks", do for a classifier alone. The best image is the
-    nearest that is through, not the least suspicious.
+    nearest that is through, not the least suspicious. A radius is a grey level or more, and never beyond what was
+    found; so one walk within the widest budget tells who gets through under every smaller one.
     """
 
     def __init__(self, target: Target, ball: Ball, seed: int) -> None:
         super().__init__(target, ball, seed)
+        self.most = torch.full((len(ball.centre),), ball.budget.eps, device=ball.centre.device)
         self.begin(0)
 
     def begin(self, restart: int) -> None:
-        self.radii = torch.full((len(self.ball.centre),), self.ball.budget.eps, device=self.ball.centre.device)
+        self.radii = self.most.clone()
 
     def direction(self, rows: Tensor, images: Tensor, look: Look, done: float) -> Tensor:
         change = RADIUS_STEP * (1 - done)
         scaled = self.radii[rows] * torch.where(look.through, 1 - change, 1 + change)
-        self.radii[rows] = scaled.clamp_max(self.ball.budget.eps)
+        nearer = self.ball[rows].distance(images) - NEARER
+        self.most[rows] = torch.where(look.through, torch.minimum(self.most[rows], nearer), self.most[rows])
+        self.radii[rows] = torch.minimum(scaled.clamp_min(GREY_LEVEL), self.most[rows])
         return super().direction(rows, images, look, done)
 
     def rank(self, rows: Tensor, images: Tensor, look: Look) -> Tensor:
@@ -162,8 +171,8 @@ class Minimum(Selective):
         nearer = self.ball[rows].distance(images).double() / self.ball.budget.eps - 2
         return torch.where(look.through, nearer, super().rank(rows, images, look).clamp_min(0))
 
-    def enough(self, look: Look) -> Tensor:
-        return torch.zeros_like(look.fools)
+    def enough(self, rows: Tensor, images: Tensor, look: Look) -> Tensor:
+        return look.through & (self.ball[rows].distance(images) <= GREY_LEVEL + SLACK)
 
     def radius(self, rows: Tensor) -> Tensor | None:
         return self.radii[rows]
