@@ -58,25 +58,29 @@ class Strongest:
     settings: RedTeamSettings
 
     def successes(self, purpose: str, budget: Budget, *, planted: bool = False, inverted: bool = False) -> Tensor:
-        """(N,) bool: images with which any of the attacks succeeds.
+        """(N,) bool: images with which any of the attacks succeeds; each tries those that are left.
 
         With `planted`, success is what the detector says in which an image was planted.
         """
         found = torch.zeros(len(self.targets), dtype=torch.bool)
         for name, attack in self.attacks.items():
+            left = (~found).nonzero()[:, 0]
+            if not len(left):
+                break
+            run = self._on_planted(attack, budget, inverted) if planted else self._plain(attack, budget)
+            part = self.workshop.make(Piece(WHITE, name, budget, run, purpose=purpose), self.targets[left])
             if planted:
-                run = self._on_planted(attack, budget, inverted)
-                part = self.workshop.make(Piece(WHITE, name, budget, run, purpose=purpose), self.targets)
-                found |= part.spent > 0  # the workshop's detector knows nothing of what was planted
-                continue
-
-            def run_plain(images: Tensor, seed: int, attack: Attack = attack) -> Outcome:
-                return attack(self.detector, images, self.settings.rate, budget, seed)
-
-            part = self.workshop.make(Piece(WHITE, name, budget, run_plain, purpose=purpose), self.targets)
-            seen = seen_under(part, self.targets, self.clean, budget.norm, budget.eps)
-            found |= seen.success(self.settings.rate)
+                found[left] = part.spent > 0  # the workshop's detector knows nothing of what was planted
+            else:
+                seen = seen_under(part, self.targets[left], self.clean[left], budget.norm, budget.eps)
+                found[left] = seen.success(self.settings.rate)
         return found
+
+    def _plain(self, attack: Attack, budget: Budget) -> Callable[[Tensor, int], Outcome]:
+        def run(images: Tensor, seed: int) -> Outcome:
+            return attack(self.detector, images, self.settings.rate, budget, seed)
+
+        return run
 
     def _on_planted(self, attack: Attack, budget: Budget, inverted: bool) -> Callable[[Tensor, int], Outcome]:
         """Attacks a detector of its own for each image; `spent` is 0 where the planted image was not found."""

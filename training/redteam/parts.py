@@ -72,6 +72,10 @@ class Judged:
     p_value: Tensor  # (N,) float64
     corrected: Tensor  # (N,)
 
+    def __getitem__(self, rows: slice | Tensor) -> Judged:
+        """Of some of them."""
+        return Judged(self.label[rows], self.p_value[rows], self.corrected[rows])
+
 
 @dataclass(frozen=True)
 class Part:
@@ -128,7 +132,7 @@ class Workshop:
         wanted = []
         for number, start in enumerate(range(0, len(targets), self.batch_size)):
             batch = slice(start, start + self.batch_size)
-            part = Targets(targets.images[batch], targets.truth[batch], targets.accuracy)
+            part = targets[batch]
             path = self.folder / piece.name / f"{number:05d}.safetensors"
             made_from = digest([VERSION, piece.name, self.seed, number, part.digest, piece.against, *self.decides])
             wanted.append((path, part, made_from))

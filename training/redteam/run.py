@@ -79,12 +79,11 @@ def run(
     clean = judge(detector, targets.images)
     parts = [(piece, workshop.make(piece, targets)) for piece in made.pieces]
     lines, seen = _lines(settings, parts, targets, clean)
-    few = targets.first(settings.check_images)
+    few = slice(settings.check_images)
     why = "row 4 is not among --rows" if WHITE not in settings.rows else made.refused.get(WHITE, "")
     strongest = None
     if not why:
-        own_clean = Judged(*(column[: len(few)] for column in (clean.label, clean.p_value, clean.corrected)))
-        strongest = Strongest(dict(attacks), detector, workshop, few, own_clean, settings)
+        strongest = Strongest(dict(attacks), detector, workshop, targets[few], clean[few], settings)
     rejected, rejected_s = _rejected(settings, workshop, targets)
     checks = run_checks(strongest, why, lines, seen)
     result = RedTeamResult(

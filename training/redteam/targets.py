@@ -47,8 +47,9 @@ class Targets:
         pixels = self.images.mul(255).round().to(torch.uint8).numpy().tobytes()
         return digest([pixels.hex(), self.truth.tolist()])
 
-    def first(self, count: int) -> Targets:
-        return Targets(self.images[:count], self.truth[:count], self.accuracy)
+    def __getitem__(self, rows: slice | Tensor) -> Targets:
+        """Some of them."""
+        return Targets(self.images[rows], self.truth[rows], self.accuracy)
 
 
 def find_targets(folder: Path, classifier: Classifier, count: int, seed: int) -> Targets:

@@ -110,6 +110,20 @@ def test_an_attack_that_does_nothing_fails_the_checks(
     assert "FAILED check: planted image found: 0 of 3" in said
 
 
+def test_checks_try_the_next_attack_on_what_is_left(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried = []
+    for order in ({"gradient": gradient, "idle": idle}, {"idle": idle, "gradient": gradient}):
+        install(monkeypatch, **order)
+        out = tmp_path / next(iter(order))
+        redteam(words(place, out, "--rows", "4", "--linf", "64/255"))
+        checks = {check.name: check.said for check in RedTeamResult.read(out).checks}
+        assert checks["ε = 128/255 reaches all"].startswith("3 of 3")
+        tried.append(len(list((out / "parts").glob("wide-*"))))
+    assert tried == [1, 2]
+
+
 def test_a_condition_that_holds_ends_with_1(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
