@@ -60,6 +60,20 @@ def test_a_certificate_is_of_the_truth_or_of_the_prediction(bundle: Bundle) -> N
         detector.certify(drawn.images[..., 1:])
 
 
+def test_nothing_is_certified_of_what_is_no_image_or_no_label(bundle: Bundle) -> None:
+    detector, images = Detector.assemble(bundle, allow=("tiny",)), tiny.images(3, seed=5).images
+    for wrong in (images * 255, images - 1, images * torch.nan):
+        with pytest.raises(ImageShapeError, match=r"expected values in \[0, 1\]"):
+            detector.certify(wrong)
+    for labels in (torch.zeros(2, dtype=torch.long), torch.zeros(3, 1, dtype=torch.long), torch.zeros(3), [0, 1, 2]):
+        with pytest.raises(ImageShapeError, match=r"labels: expected one for each of 3 images, .* got"):
+            detector.certify(images, labels)
+    for label in (-1, 4):
+        with pytest.raises(ImageShapeError, match=rf"classes 0 … 3, got 0 … {label}|got {label} … 0"):
+            detector.certify(images, torch.tensor([0, 0, label]))
+    assert len(detector.certify(images[:0], torch.zeros(0, dtype=torch.long))) == 0
+
+
 def test_a_bundle_without_its_scores_is_damage(bundle: Bundle, tmp_path: Path) -> None:
     save_bundle(tmp_path / "it", bundle)
     (tmp_path / "it" / "patches.safetensors").unlink()
