@@ -1,6 +1,7 @@
 """Command lines of examples and benchmarks: words go in, checked values come out, a mistake is one line.
 
-`count` and the types here are for `ArgumentParser.add_argument(type=…)`; `run` starts a command and ends the process.
+`count`, `rate` and the types here are for `ArgumentParser.add_argument(type=…)`; `run` starts a command, and ends the
+process.
 """
 
 from __future__ import annotations
@@ -13,14 +14,14 @@ from pathlib import Path
 from typing import NoReturn, TypeVar
 
 from heatward.cli.exit_codes import ExitCode
-from heatward.cli.options import count
+from heatward.cli.options import count, rate
 from pydantic import ValidationError
 
 from detector.errors import ConfigError
 from detector.settings import PatchSettings
 from training.command import exit_code
 
-__all__ = ["area", "check_out", "count", "masks", "positive", "run", "whole"]
+__all__ = ["area", "check_out", "count", "masks", "positive", "rate", "run", "whole"]
 
 T = TypeVar("T", int, float)
 

@@ -102,10 +102,12 @@ def answers_under(covering: Covering, classifier: Classifier, images: Tensor) ->
     few = max(1, AT_ONCE // len(covering.windows))
     found = []
     for part in torch.split(images.to(classifier.device), few):
-        some = [slice(at, at + AT_ONCE) for at in range(0, len(covering.windows), AT_ONCE)]
-        covered = (covering.covered(part, each) for each in some)  # (b, n', 3, H, W) each
-        logits = [classifier(each.flatten(0, 1)).unflatten(0, each.shape[:2]).cpu() for each in covered]
-        found.append(torch.cat(logits, 1))
+        said = []
+        for at in range(0, len(covering.windows), AT_ONCE):
+            covered = covering.covered(part, slice(at, at + AT_ONCE))  # (b, n', 3, H, W)
+            logits = classifier(covered.flatten(0, 1))
+            said.append(logits.reshape(*covered.shape[:2], logits.shape[1]).cpu())
+        found.append(torch.cat(said, 1))
     return torch.cat(found)
 
 

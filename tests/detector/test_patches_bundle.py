@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -65,7 +66,8 @@ def test_nothing_is_certified_of_what_is_no_image_or_no_label(bundle: Bundle) ->
     for wrong in (images * 255, images - 1, images * torch.nan):
         with pytest.raises(ImageShapeError, match=r"expected values in \[0, 1\]"):
             detector.certify(wrong)
-    for labels in (torch.zeros(2, dtype=torch.long), torch.zeros(3, 1, dtype=torch.long), torch.zeros(3), [0, 1, 2]):
+    no_labels: list[Any] = [torch.zeros(2, dtype=torch.long), torch.zeros(3, 1, dtype=torch.long)]
+    for labels in [*no_labels, torch.zeros(3), [0, 1, 2]]:
         with pytest.raises(ImageShapeError, match=r"labels: expected one for each of 3 images, .* got"):
             detector.certify(images, labels)
     for label in (-1, 4):
