@@ -35,7 +35,7 @@ from detector.bundle.contents import (
 )
 from detector.classifier import Classifier, ClassifierSpec, load_classifier
 from detector.evidence import Evidence, EvidenceExtractor, EvidenceSettings
-from detector.images.batch import check_images
+from detector.images.batch import check_images, check_labels, check_range
 from detector.keys import PublicKeys
 from detector.scoring.calibration import Calibration
 from detector.scoring.cascade import Cascade
@@ -314,9 +314,14 @@ class Detector:
 
         Raises:
             ConfigError: The bundle was not made to look for patches.
+            ImageShapeError: The images are no such batch, or their values lie outside [0, 1]; or the labels do not fit.
         """
+        patches = looked_for(self.patches)
         check_images(images, size=self.classifier.input_size)
-        return looked_for(self.patches).certificate(self.classifier, images, labels)
+        check_range(images)
+        if labels is not None:
+            check_labels(labels, len(images), self.classifier.num_classes)
+        return patches.certificate(self.classifier, images, labels)
 
     def _tail(self, group: int, attack_score: float, p_value: float) -> TailEstimate | None:
         tail = self.tails[group] if self.tails else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import secrets
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -30,8 +31,12 @@ def is_temporary(name: str) -> bool:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
+def replacing(path: Path, like: Path | None = None) -> Iterator[BinaryIO]:
     """A stream whose content is at `path` when the context ends; where that fails, what was there stays.
+
+    Args:
+        path: Where. Who could read the file that was there can read the new one.
+        like: Where there was none: a file whose readers are to read this one.
 
     Raises:
         OSError: The file cannot be written; it is named.
@@ -40,13 +45,15 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     temporary = temporary_name(path)
     try:
         with temporary.open("xb") as stream:
+            _open_like(path if like is None or path.exists() else like, stream)
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(temporary, path)
         _flush_folder(path.parent)
     except OSError as error:
-        error.filename = error.filename or str(path)  # a full disk names no file
+        if error.filename is None or str(error.filename) == str(temporary):  # a full disk names no file
+            error.filename = str(path)
         raise
     finally:
         temporary.unlink(missing_ok=True)
@@ -62,7 +69,21 @@ def _flush_folder(folder: Path) -> None:
             os.close(descriptor)
 
 
-def write_file(path: Path, content: bytes) -> None:
-    """Writes a file so that whoever looks at `path` sees the old content or the new one, never a part."""
-    with replacing(path) as stream:
+def _open_like(file: Path, stream: BinaryIO) -> None:
+    """Gives what is written the owner, group and mode of a file, as far as we may; nothing where there is none."""
+    try:
+        before = file.stat()
+    except OSError:
+        return
+    for owner in (before.st_uid, -1):  # not everybody may give files away, but many to a group of theirs
+        with suppress(OSError):
+            os.fchown(stream.fileno(), owner, before.st_gid)
+            break
+    with suppress(OSError):
+        os.fchmod(stream.fileno(), stat.S_IMODE(before.st_mode))
+
+
+def write_file(path: Path, content: bytes, like: Path | None = None) -> None:
+    """Writes a file so that whoever looks at `path` sees the old content or the new one, never a part (`replacing`)."""
+    with replacing(path, like) as stream:
         stream.write(content)

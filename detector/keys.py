@@ -136,10 +136,17 @@ def make_key(file: Path, public: Path) -> SigningKey:
     for path in halves:
         if path.exists() or path.is_symlink():
             raise ConfigError(f"{printable(str(path))} is there already: a key is never replaced, give another name")
-    for path, content in halves.items():
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600 if path == file else 0o644)
-        with open(descriptor, "wb") as stream:
-            stream.write(content)
+    made: list[Path] = []
+    try:
+        for path, content in halves.items():
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600 if path == file else 0o644)
+            made.append(path)
+            with open(descriptor, "wb") as stream:
+                stream.write(content)
+    except OSError:  # half a pair would be in the way of the next one
+        for path in made:
+            path.unlink()
+        raise
     return SigningKey(_name(key.public_key()), file, key)
 
 

@@ -226,11 +226,17 @@ def _answer(place: str | Path, ask: Callable[[], T], *, waits: bool = False) -> 
         said = f"the store did not answer within {PATIENCE_S:g} s"
         raise StoreError(f"{shown(place)}: {said}: check the endpoint and the network.") from error
     except FileNotFoundError as error:
+        if isinstance(error.__cause__, OSError) and not isinstance(error.__cause__, FileNotFoundError):
+            raise _failed(place, error.__cause__) from error  # of a web server that does not answer
         raise StoreError(f"{shown(place)}: there is no such object or bucket (404): check the URL.") from error
     except PermissionError as error:
         raise StoreError(
             f"{shown(place)}: the store refuses it (403): check the credentials in the environment and their rights."
         ) from error
     except Exception as error:  # a driver's own
-        said = SECRETS.sub("", f"{type(error).__name__}: {error}".replace(_url(place), shown(place)))
-        raise StoreError(f"{shown(place)}: the store failed: {said.splitlines()[0][:300]}") from error
+        raise _failed(place, error) from error
+
+
+def _failed(place: str | Path, error: BaseException) -> StoreError:
+    said = SECRETS.sub("", f"{type(error).__name__}: {error}".replace(_url(place), shown(place)))
+    return StoreError(f"{shown(place)}: the store failed: {said.splitlines()[0][:300]}")

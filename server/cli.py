@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from collections.abc import Sequence
 
 from heatward.cli.exit_codes import ExitCode
@@ -27,4 +28,16 @@ def serve(argv: Sequence[str]) -> int:
     passed_over = pass_over(os.environ)
     from server import app  # torch takes seconds to import: not before the settings are known to be good
 
-    return app.run(config, passed_over=passed_over)
+    return _ended(app.run(config, passed_over=passed_over))
+
+
+def _ended(status: int) -> int:
+    """The exit status; where a thread still computes, as one that loads a bundle, the process ends here and now.
+
+    Python's own end would stop such a thread in the middle of torch, which answers that with SIGABRT.
+    """
+    if any(each.daemon and each.name.startswith("heatward-") for each in threading.enumerate()):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    return status

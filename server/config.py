@@ -50,11 +50,17 @@ def _device(name: str) -> str:
     return name
 
 
+def _keys(files: tuple[Path, ...]) -> tuple[Path, ...]:
+    if not files or Path() in files:
+        raise ValueError("expected files of public keys, none came, or an empty name: name them, or leave it out")
+    return files
+
+
 # In the environment and on the command line: JPEG,PNG. In the file: ["JPEG", "PNG"].
 Words = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
 Formats = Annotated[tuple[Literal["JPEG", "PNG", "WEBP"], ...], NoDecode, BeforeValidator(_split)]
 Devices = Annotated[tuple[Annotated[str, AfterValidator(_device)], ...], NoDecode, BeforeValidator(_split)]
-Files = Annotated[Annotated[tuple[Path, ...], Field(min_length=1)] | None, NoDecode, BeforeValidator(_split)]
+Keys = Annotated[Annotated[tuple[Path, ...], AfterValidator(_keys)] | None, NoDecode, BeforeValidator(_split)]
 Channels = Annotated[tuple[float, ...], NoDecode, BeforeValidator(_split)]  # one number, or one each for R, G and B
 
 
@@ -96,7 +102,7 @@ class ServerConfig(BaseSettings):
         description="take in bundles for another classifier, or with other classes, than the current one's: by reload, "
         "as canary or as shadow",
     )
-    bundle_keys: Files = Field(
+    bundle_keys: Keys = Field(
         None,
         description="files of public Ed25519 keys in PEM; only bundles that one of them signed are served; read again "
         "with each bundle; null: signed or not, all are",

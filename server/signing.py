@@ -67,6 +67,8 @@ def verify(argv: Sequence[str] | None = None) -> int:
 
 
 def _keygen(arguments: argparse.Namespace) -> None:
+    if not arguments.file.name:
+        raise ConfigError(f"FILE is {str(arguments.file)!r}, a folder: say what the private key is to be called in it")
     public = arguments.file.with_name(arguments.file.name + PUBLIC)
     key = make_key(arguments.file, public)
     print(f"key {key.name}\nsigns: {printable(str(arguments.file))}\nverifies: {printable(str(public))}")
@@ -99,7 +101,11 @@ def _tell(arguments: argparse.Namespace, digest: str, key: str) -> None:
 def _exit_code(name: str, arguments: argparse.Namespace, command: Callable[[argparse.Namespace], None]) -> int:
     try:
         command(arguments)
-    except (HeatwardError, OSError) as error:
+    except HeatwardError as error:
         print(f"heatward {name}: {printable(str(error), None)}", file=sys.stderr)
         return ExitCode.MISTAKE if isinstance(error, ConfigError) else ExitCode.FAILED
+    except OSError as error:  # a folder that cannot be written, a full disk
+        place = f"{error.filename}: " if error.filename else ""
+        print(f"heatward {name}: {printable(f'{place}{error.strerror or error}', None)}", file=sys.stderr)
+        return ExitCode.FAILED
     return ExitCode.OK

@@ -197,6 +197,9 @@ def _evaluate(arguments: argparse.Namespace, report: Report | None) -> int:
     from training.stages.evaluate import evaluate_detector
 
     with make_progress(as_json=True) as progress, hold(config.work):
+        if not writes and (passed_over := [name for name in ("out", "sign_key") if getattr(arguments, name)]):
+            flags = " and ".join(f"--{name.replace('_', '-')}" for name in passed_over)
+            progress.note(f"{flags}: passed over; only with --bundle FILE --out FILE does an evaluation write a bundle")
         job = open_job(config, progress)
         job, detector, bundle = open_detector(job, arguments.bundle, key) if arguments.bundle else (job, None, None)
         if writes:

@@ -21,8 +21,11 @@ from torch import Tensor
 from benchmarks.clock import seconds
 from detector.bundle import EMBEDDED, load_bundle
 from detector.classifier import Classifier, load_classifier
+from detector.errors import DataError
 from detector.images import decode
+from examples.commands import count, positive, run
 from training.attacks.deepfool import DeepFool
+from training.devices import device_named
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 
@@ -34,15 +37,15 @@ class Result:
     l2: float
 
 
-def read_images(folder: Path, count: int, classifier: Classifier) -> Tensor:
-    """`count` images, in turns from every class folder: (count, 3, H, W)."""
+def read_images(folder: Path, wanted: int, classifier: Classifier) -> Tensor:
+    """So many images, in turns from every class folder: (wanted, 3, H, W)."""
     groups: dict[Path, list[Path]] = {}
     for path in sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES):
         groups.setdefault(path.parent, []).append(path)
     in_turns = sorted((rank, path) for paths in groups.values() for rank, path in enumerate(paths))
-    if len(in_turns) < count:
-        raise SystemExit(f"{folder} holds {len(in_turns)} images, fewer than --count {count}")
-    pixels = [classifier.prepare(decode(path.read_bytes())) for _, path in in_turns[:count]]
+    if len(in_turns) < wanted:
+        raise DataError(f"{folder} holds {len(in_turns)} images, fewer than --count {wanted}")
+    pixels = [classifier.prepare(decode(path.read_bytes())) for _, path in in_turns[:wanted]]
     return torch.stack(pixels).to(classifier.device)
 
 
@@ -60,11 +63,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=Path, default=EMBEDDED.parent / "samples", help="folder of images")
     parser.add_argument("--bundle", type=Path, default=EMBEDDED)
-    parser.add_argument("--count", type=int, default=64, help="images")
-    parser.add_argument("--steps", type=int, default=50)
-    parser.add_argument("--overshoot", type=float, default=0.02)
-    parser.add_argument("--repeats", type=int, default=3, help="runs of each, the fastest counts")
-    parser.add_argument("--threads", type=int, default=None)
+    parser.add_argument("--count", type=count, default=64, help="images")
+    parser.add_argument("--steps", type=count, default=50)
+    parser.add_argument("--overshoot", type=positive, default=0.02)
+    parser.add_argument("--repeats", type=count, default=3, help="runs of each, the fastest counts")
+    parser.add_argument("--threads", type=count, default=None)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     arguments = parser.parse_args()
     if arguments.threads:
@@ -72,7 +75,7 @@ def main() -> None:
 
     bundle = load_bundle(arguments.bundle)
     classifier = load_classifier(
-        bundle.manifest.classifier, device=arguments.device, state_dict=bundle.classifier_weights
+        bundle.manifest.classifier, device=device_named(arguments.device), state_dict=bundle.classifier_weights
     )
     images = read_images(arguments.images, arguments.count, classifier)
     with torch.no_grad():
@@ -97,4 +100,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -27,10 +27,12 @@ from benchmarks.robustness.patch_attacks import Informed
 from detector.bundle import EMBEDDED, load_bundle
 from detector.classifier import Classifier, load_classifier
 from detector.classifier.weights import read_weights
+from detector.errors import DataError
 from detector.evidence.covering import Covering
 from detector.scoring.calibration import Calibration
 from detector.scoring.patches import answers_under, bound, score_of
 from detector.settings import PatchSettings
+from examples.commands import area, check_out, count, masks, run, whole
 from training.attacks.patch import Patch
 from training.config import CLEAN, TrainingConfig
 from training.evaluation.tables import blank_table, render
@@ -53,9 +55,18 @@ class Images:
 
 @torch.no_grad()
 def read_images(config: TrainingConfig, split: str, count: int | None, classifier: Classifier) -> Images:
-    """Clean images of a split, drawn, and what the classifier says of them."""
+    """Clean images of a split, drawn, and what the classifier says of them.
+
+    Raises:
+        DataError: The attack stage of the job has not made them, or has made them for another classifier.
+    """
     shards = [read_columns(path, ("images", "truth")) for path in list_shards(config.work, "attack", split, CLEAN)]
     images, truth = (torch.cat([shard[name] for shard in shards]) for name in ("images", "truth"))
+    if (size := tuple(images.shape[2:])) != classifier.input_size:
+        raise DataError(
+            f"the images in {config.work} have {size[0]}×{size[1]} pixels, those of the classifier "
+            f"{'×'.join(map(str, classifier.input_size))}: name the --bundle and the --config of one classifier"
+        )
     chosen = torch.randperm(len(images), generator=torch.Generator().manual_seed(SEED))[:count]
     images = images[chosen].float() / 255
     said = torch.cat([classifier(part).argmax(1) for part in images.split(128)])
@@ -199,18 +210,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--config", type=Path, required=True, help="of a job whose attack stage is finished")
     parser.add_argument("--bundle", type=Path, default=EMBEDDED, help="whose classifier is looked at")
     parser.add_argument("--weights", type=Path, help="of another training of that net")
-    parser.add_argument("--area", type=float, nargs="+", default=[0.02], help="shares of the image under a patch")
-    parser.add_argument("--masks", type=int, nargs="+", default=[36])
-    parser.add_argument("--count", type=int, default=1000, help="test images, and calibration images at most")
-    parser.add_argument("--calibrate", type=int, default=1000, help="calibration images at most")
-    parser.add_argument("--attacked", type=int, default=0, help="right predictions that two attackers try")
-    parser.add_argument("--steps", type=int, default=30, help="of the attacker who knows the masks")
-    parser.add_argument("--drawn", type=int, help="masks that he asks in a step; all where it is not given")
+    parser.add_argument("--area", type=area, nargs="+", default=[0.02], help="shares of the image under a patch")
+    parser.add_argument("--masks", type=masks, nargs="+", default=[36])
+    parser.add_argument("--count", type=count, default=1000, help="test images, and calibration images at most")
+    parser.add_argument("--calibrate", type=count, default=1000, help="calibration images at most")
+    parser.add_argument("--attacked", type=whole, default=0, help="right predictions that two attackers try")
+    parser.add_argument("--steps", type=count, default=30, help="of the attacker who knows the masks")
+    parser.add_argument("--drawn", type=count, help="masks that he asks in a step; all where it is not given")
     parser.add_argument("--trusted", nargs="+", default=(), help="modules that a python: classifier may come from")
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--threads", type=count, default=1)
     parser.add_argument("--json", type=Path, help="write the result here, too")
     options = parser.parse_args(arguments)
 
+    if options.json:
+        check_out(options.json)
     torch.set_num_threads(options.threads)
     config, bundle = load_config(options.config), load_bundle(options.bundle)
     weights = read_weights(options.weights) if options.weights else bundle.classifier_weights
@@ -218,9 +231,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     calibrate = read_images(config, "calibrate", min(options.count, options.calibrate), classifier)
     test = read_images(config, "test", options.count, classifier)
     results = []
-    for area in options.area:
-        for masks in options.masks:
-            covering = Covering.of(classifier.input_size, PatchSettings(area=area, masks=masks))
+    for share in options.area:
+        for number in options.masks:
+            covering = Covering.of(classifier.input_size, PatchSettings(area=share, masks=number))
             clean, tried = (Looked.at(each, covering, classifier) for each in (calibrate, test))
             results.append(measured(covering, clean, tried))
             if options.attacked:
@@ -236,4 +249,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

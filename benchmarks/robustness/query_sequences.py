@@ -28,7 +28,10 @@ from benchmarks.robustness.query_traffic import VIDEOS, frames, nearest, paths_o
 from benchmarks.robustness.query_wire import attack_server
 from detector.bundle import EMBEDDED, load_bundle
 from detector.classifier import load_classifier
+from detector.errors import DataError
 from detector.queries import Fingerprint, QuerySequence, fingerprint
+from examples.commands import count as some
+from examples.commands import run
 
 Ask = Callable[[list[Picture]], NDArray[np.float32]]
 SHORT = 36
@@ -182,6 +185,8 @@ def replayed(name: str, streams: Iterable[Iterable[Fingerprint]], *, moves: bool
 
 def video(folders: list[Path], films: int) -> None:
     paths = paths_of(folders)
+    if len(paths) < films:
+        raise DataError(f"{len(paths)} photographs for {films} films: give more --images, or a smaller --count")
     chosen = [paths[place] for place in np.random.default_rng(0).permutation(len(paths))[:films]]
     print("| film, 300 frames | alerts | suspicious of 300, median | alerts, not excused |")
     print("| --- | --: | --: | --: |")
@@ -215,16 +220,16 @@ def main() -> None:
     parser.add_argument("what", choices=("attacks", "disguises", "traffic", "video", "wire"))
     parser.add_argument("--images", type=Path, nargs="+", required=True, help="folders of images")
     parser.add_argument("--bundle", type=Path, default=EMBEDDED)
-    parser.add_argument("--count", type=int, default=20, help="images attacked, or films")
-    parser.add_argument("--queries", type=int, default=300, help="of each attack")
+    parser.add_argument("--count", type=some, default=20, help="images attacked, or films")
+    parser.add_argument("--queries", type=some, default=300, help="of each attack")
     parser.add_argument(
         "--attacks", nargs="+", choices=ATTACKS, help="default: all; with disguises, square and hopskip"
     )
     parser.add_argument("--until-seen", action="store_true", help="attacks end where they are seen: cheap")
     parser.add_argument("--disguises", nargs="+", choices=DISGUISES, default=list(DISGUISES))
-    parser.add_argument("--replay", type=int, default=3_000_000, help="images of traffic")
-    parser.add_argument("--side", type=int, help="traffic is cropped and resized to so many pixels; else as it is")
-    parser.add_argument("--clients", type=int, default=1, help="who send all of it, changed as clients do")
+    parser.add_argument("--replay", type=some, default=3_000_000, help="images of traffic")
+    parser.add_argument("--side", type=some, help="traffic is cropped and resized to so many pixels; else as it is")
+    parser.add_argument("--clients", type=some, default=1, help="who send all of it, changed as clients do")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     if arguments.what == "traffic":
@@ -249,4 +254,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from benchmarks.robustness.query_attacks import Picture
+from detector.errors import DataError
 from detector.queries import NEAR, Fingerprint, fingerprint
 
 __all__ = ["VIDEOS", "frames", "nearest", "paths_of", "read", "usual"]
@@ -19,8 +20,18 @@ SENSOR = 2.0  # grey levels of noise in every frame
 
 
 def paths_of(folders: list[Path]) -> list[Path]:
-    """Of all photographs in these folders."""
-    return [path for folder in folders for path in sorted(folder.rglob("*")) if path.suffix.lower() in SUFFIXES]
+    """Of all photographs in these folders.
+
+    Raises:
+        DataError: One is no folder, or none holds a photograph.
+    """
+    for folder in folders:
+        if not folder.is_dir():
+            raise DataError(f"--images {folder}: there is no such folder")
+    found = [path for folder in folders for path in sorted(folder.rglob("*")) if path.suffix.lower() in SUFFIXES]
+    if not found:
+        raise DataError(f"--images: no photograph in {', '.join(map(str, folders))}")
+    return found
 
 
 def read(path: Path, side: int | None = None) -> Picture:

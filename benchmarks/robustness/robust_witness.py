@@ -25,8 +25,9 @@ from benchmarks.attribution.metrics import wilson
 from benchmarks.robustness.witness_rules import RULES, Answers, Lacks, margin, predicted
 from detector.architectures import CifarNet
 from detector.malloc import keep_freed_memory
-from examples.cifar10.classifier import load_folder, load_net, normalise
+from examples.cifar10.classifier import CLASSES, load_folder, load_net, normalise
 from examples.cifar10.robust import robust_accuracy
+from examples.commands import count, rate, run
 
 __all__ = ["Net", "answers_to", "fool_both", "main"]
 
@@ -149,21 +150,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--data", type=Path, default=Path("data"), help="folder with train/ and test/ ImageFolders")
     parser.add_argument("--classifier", type=Path, default=Path("work/cifar10_net.safetensors"))
     parser.add_argument(
-        "--classifier-widths", type=int, nargs=3, default=(64, 256, 256), help="its channels (%(default)s)"
+        "--classifier-widths", type=count, nargs=3, default=(64, 256, 256), help="its channels (%(default)s)"
     )
     parser.add_argument("--witness", type=Path, default=Path("work/cifar10_robust.safetensors"))
-    parser.add_argument("--widths", type=int, nargs=3, default=(32, 96, 128), help="of the witness (%(default)s)")
+    parser.add_argument("--widths", type=count, nargs=3, default=(32, 96, 128), help="of the witness (%(default)s)")
     parser.add_argument("--rules", nargs="+", choices=RULES, default=list(RULES), help="%(default)s")
-    parser.add_argument("--eps", type=int, nargs="+", default=[2, 4, 8], help="in 255ths (%(default)s)")
-    parser.add_argument("--rate", type=float, default=0.05, help="of false alarms (%(default)s)")
-    parser.add_argument("--images", type=int, default=200, help="attacked (%(default)s)")
-    parser.add_argument("--clean", type=int, default=200, help="of each class, to calibrate with (%(default)s)")
-    parser.add_argument("--test", type=int, default=100, help="of each class, to measure with (%(default)s)")
-    parser.add_argument("--steps", type=int, default=60, help="of each restart (%(default)s)")
-    parser.add_argument("--restarts", type=int, default=2, help="wrong classes to try (%(default)s)")
+    parser.add_argument("--eps", type=count, nargs="+", default=[2, 4, 8], help="in 255ths (%(default)s)")
+    parser.add_argument("--rate", type=rate, default=0.05, help="of false alarms (%(default)s)")
+    parser.add_argument("--images", type=count, default=200, help="attacked (%(default)s)")
+    parser.add_argument("--clean", type=count, default=200, help="of each class, to calibrate with (%(default)s)")
+    parser.add_argument("--test", type=count, default=100, help="of each class, to measure with (%(default)s)")
+    parser.add_argument("--steps", type=count, default=60, help="of each restart (%(default)s)")
+    parser.add_argument("--restarts", type=count, default=2, help="wrong classes to try (%(default)s)")
     parser.add_argument("--accuracy", action="store_true", help="also the witness's own accuracy under PGD-20")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args(arguments)
+    if given.restarts >= CLASSES:
+        parser.error(f"argument --restarts: {given.restarts} wrong classes to try, there are {CLASSES - 1}")
     keep_freed_memory()
     torch.set_num_threads(1)
     torch.manual_seed(given.seed)
@@ -193,4 +196,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

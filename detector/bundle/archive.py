@@ -21,7 +21,7 @@ from detector.errors import BundleDamagedError, BundleError, BundleForeignError
 from detector.files import replacing, temporary_name, write_file
 from detector.remote import is_url, shown, uploading
 
-__all__ = ["LIMITS", "MANIFEST", "SIGNATURE", "ZIP_SUFFIX", "read_files", "write_files"]
+__all__ = ["LIMITS", "MANIFEST", "SIGNATURE", "ZIP_SUFFIX", "read_files", "write_files", "write_zip"]
 
 MANIFEST = "manifest.json"
 SIGNATURE = "signature.json"
@@ -69,7 +69,8 @@ def read_files(path: Path, names: Collection[str] = LIMITS) -> tuple[dict[str, b
     if MANIFEST not in contents:
         if contents:
             raise BundleDamagedError(f"{path} lacks its file {MANIFEST}: copy or train the bundle again.")
-        raise BundleForeignError(f"{path} is no heatward bundle: it has no {MANIFEST}.")
+        inside = ": it is a folder of bundles, name one of them" if any(path.glob(f"*{ZIP_SUFFIX}")) else ""
+        raise BundleForeignError(f"{path} is no heatward bundle: it has no {MANIFEST}{inside}.")
     return contents, foreign
 
 
@@ -90,8 +91,7 @@ def write_files(path: Path, contents: Mapping[str, bytes]) -> None:
             _write_zip(stream, contents)
         return
     if path.suffix == ZIP_SUFFIX:
-        with replacing(path) as stream:
-            _write_zip(stream, contents)
+        write_zip(path, contents)
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_name(path)
@@ -100,6 +100,12 @@ def write_files(path: Path, contents: Mapping[str, bytes]) -> None:
         _swap(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def write_zip(path: Path, contents: Mapping[str, bytes]) -> None:
+    """Write a bundle's files as one zip, whatever its name; it replaces what is there in one step."""
+    with replacing(path) as stream:
+        _write_zip(stream, contents)
 
 
 def _read(path: Path, limit: int) -> bytes:

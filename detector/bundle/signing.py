@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from detector.bundle.archive import MANIFEST, SIGNATURE, read_files, write_files
+from detector.bundle.archive import MANIFEST, SIGNATURE, read_files, write_files, write_zip
 from detector.bundle.bundle import load_bundle
 from detector.bundle.signature import check_signature, sign
 from detector.files import write_file
 from detector.keys import PublicKeys, SigningKey
-from detector.remote import local_copy
+from detector.remote import is_url, local_copy
 
 __all__ = ["sign_bundle", "verify_bundle"]
 
@@ -17,7 +17,8 @@ __all__ = ["sign_bundle", "verify_bundle"]
 def sign_bundle(path: str | Path, key: SigningKey) -> str:
     """Sign a bundle where it lies, in place of a signature that is there; errors as `load_bundle` and `save_bundle`.
 
-    It is verified first: a key signs nothing that could not be loaded.
+    It is verified first: a key signs nothing that could not be loaded. Where a link leads to it, the file behind the
+    link is signed; who could read it before can read it then.
 
     Returns:
         Its digest, which stays the same.
@@ -26,9 +27,11 @@ def sign_bundle(path: str | Path, key: SigningKey) -> str:
         digest = load_bundle(file).manifest.digest
         content = sign(digest, key)
         if file.is_dir():
-            write_file(file / SIGNATURE, content)
-        else:
+            write_file(file / SIGNATURE, content, like=file / MANIFEST)
+        elif is_url(path):
             write_files(Path(path), {**read_files(file)[0], SIGNATURE: content})
+        else:
+            write_zip(file.resolve(), {**read_files(file)[0], SIGNATURE: content})
     return digest
 
 

@@ -66,7 +66,7 @@ class Covering:
             ConfigError: A window would hide a whole side of the image.
         """
         height, width = size
-        side = math.ceil(math.sqrt(settings.area * height * width) - 1e-9)
+        side = max(1, math.ceil(math.sqrt(settings.area * height * width) - 1e-9))
         count = math.isqrt(settings.masks)
         found = cls(settings.area, side, _intervals(height, side, count), _intervals(width, side, count))
         tall, wide = (max(end - start for start, end in each) for each in (found.rows, found.columns))
@@ -91,9 +91,9 @@ class Covering:
             for held in product(rows, columns)
         }
 
-    def covered(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) → (B, n, 3, H, W): window i filled with what is around it."""
-        return torch.stack([filled(images, window) for window in self.windows], 1)
+    def covered(self, images: Tensor, some: slice = slice(None)) -> Tensor:
+        """(B, 3, H, W) → (B, n, 3, H, W): window i, of all or some, filled with what is around it."""
+        return torch.stack([filled(images, window) for window in self.windows[some]], 1)
 
     @property
     def _places(self) -> product[tuple[tuple[int, int], tuple[int, int]]]:

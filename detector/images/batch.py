@@ -14,7 +14,7 @@ from torch import Tensor
 
 from detector.errors import ImageShapeError
 
-__all__ = ["check_images", "check_range"]
+__all__ = ["check_images", "check_labels", "check_range"]
 
 EXPECTED = "expected a batch (B, 3, H, W) of float32 in [0, 1]"
 ROUNDING = 1e-4
@@ -78,6 +78,23 @@ def check_range(images: Tensor) -> None:
     else:
         mended = "divide by 255" if high > 2 else "bring them there with .clamp(0, 1)"
     raise ImageShapeError(f"images: expected values in [0, 1], got {low:.3g} … {high:.3g}: {mended}")
+
+
+def check_labels(labels: Any, count: int, classes: int) -> None:
+    """Looks at labels that belong to images: one whole number for each, of a class.
+
+    Raises:
+        ImageShapeError: They are no such tensor.
+    """
+    expected = f"labels: expected one for each of {count} images, whole numbers of classes 0 … {classes - 1}"
+    if not isinstance(labels, Tensor):
+        raise ImageShapeError(f"{expected}, got a {type(labels).__name__}: give torch.tensor(labels)")
+    if tuple(labels.shape) != (count,):
+        raise ImageShapeError(f"{expected}, got a tensor of shape {tuple(labels.shape)}")
+    if labels.dtype not in (torch.int64, torch.int32):
+        raise ImageShapeError(f"{expected}, got {labels.dtype}: give labels.long()")
+    if count and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
+        raise ImageShapeError(f"{expected}, got {int(labels.min())} … {int(labels.max())}")
 
 
 def _to_tensor(images: Any) -> str:

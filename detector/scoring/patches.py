@@ -102,9 +102,12 @@ def answers_under(covering: Covering, classifier: Classifier, images: Tensor) ->
     few = max(1, AT_ONCE // len(covering.windows))
     found = []
     for part in torch.split(images.to(classifier.device), few):
-        covered = covering.covered(part)  # (b, n, 3, H, W)
-        logits = torch.cat([classifier(each) for each in torch.split(covered.flatten(0, 1), AT_ONCE)])
-        found.append(logits.reshape(*covered.shape[:2], logits.shape[1]).cpu())
+        said = []
+        for at in range(0, len(covering.windows), AT_ONCE):
+            covered = covering.covered(part, slice(at, at + AT_ONCE))  # (b, n', 3, H, W)
+            logits = classifier(covered.flatten(0, 1))
+            said.append(logits.reshape(*covered.shape[:2], logits.shape[1]).cpu())
+        found.append(torch.cat(said, 1))
     return torch.cat(found)
 
 

@@ -30,17 +30,22 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
 from detector.architectures import CIFAR10_MEAN, CIFAR10_STD, CifarNet, cifar10_net, whitening_filters
+from detector.classifier.state_dict import load_into
+from detector.classifier.weights import read_weights
+from detector.errors import ConfigError, DataError
 from detector.evidence.covering import Covering
 from detector.malloc import keep_freed_memory
 from detector.settings import PatchSettings
 from examples.cifar10.masked import UnderMasks, masked_loss
+from examples.commands import area, check_out, count, positive, run, whole
 from training.data.folders import class_folders, find_images
 
+CLASSES = 10
 LOSS_SUM = 1000  # the learning rates below belong to a loss summed over so many images
 MUON_LR, MUON_MOMENTUM = 0.17, 0.6
 BIAS_LR, HEAD_LR, SGD_MOMENTUM, WEIGHT_DECAY = 0.053, 0.67, 0.85, 2e-3  # for a loss summed over the batch
@@ -55,13 +60,30 @@ Loss = Callable[[CifarNet, Tensor, Tensor], Tensor]
 
 
 def load_folder(folder: Path, first: int = 0, last: int | None = None) -> tuple[Tensor, Tensor]:
-    """Images `first:last` of every class: (N, 3, 32, 32) uint8 and (N,) labels."""
+    """Images `first:last` of every class: (N, 3, 32, 32) uint8 and (N,) labels.
+
+    Raises:
+        DataError: There is no such folder, it has none of these images, or one has another size.
+    """
     images, labels = [], []
     folders, _ = class_folders(folder)
-    for label, files in enumerate(find_images(folders).files):
+    if len(folders) > CLASSES:
+        raise DataError(f"{folder} has {len(folders)} class folders, the net tells {CLASSES} classes apart")
+    found = find_images(folders).files
+    for label, files in enumerate(found):
         for path in files[first:last]:
-            images.append(np.asarray(Image.open(path).convert("RGB")))
+            pixels = np.asarray(Image.open(path).convert("RGB"))
+            if pixels.shape != (32, 32, 3):
+                raise DataError(
+                    f"{path} has {pixels.shape[1]}×{pixels.shape[0]} pixels, expected 32×32, as CIFAR-10 has"
+                )
+            images.append(pixels)
             labels.append(label)
+    if not images:
+        raise DataError(
+            f"{folder}: {sum(map(len, found))} images in {len(folders)} class folders, none of them among those asked "
+            f"for, [{first}:{'' if last is None else last}] of each class: give more images, or hold out fewer"
+        )
     return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous(), torch.tensor(labels)
 
 
@@ -192,7 +214,17 @@ def train(
         begin: A trained net to go on with, of the recipe's widths; a fresh one where none is given.
         loss: What is minimised; cross-entropy where none is given.
         watch: Asked after each epoch at the full size; its words are printed.
+
+    Raises:
+        ConfigError: There is no epoch, or not one batch of images.
     """
+    steps = len(images) // recipe.batch
+    epochs = recipe.small_epochs + recipe.full_epochs
+    if not steps or not epochs:
+        raise ConfigError(
+            f"{epochs} epochs of {len(images)} images in batches of {recipe.batch}: nothing would be learnt; expected "
+            "at least one epoch, and as many images as a batch holds"
+        )
     net = begin or cifar10_net(recipe.widths)
     net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if begin is None:
@@ -209,8 +241,6 @@ def train(
     ]
     sgd = torch.optim.SGD(groups, momentum=SGD_MOMENTUM, nesterov=True)
     base_lrs = [group["lr"] for group in sgd.param_groups]
-    steps = len(images) // recipe.batch
-    epochs = recipe.small_epochs + recipe.full_epochs
     smoothing = LABEL_SMOOTHING if targets.ndim == 1 else 0.0  # answers are soft by themselves
     loss = loss or partial(plain, smoothing=smoothing)
     noise = recipe.noise / torch.tensor(CIFAR10_STD).view(3, 1, 1)
@@ -254,8 +284,14 @@ def under_masks(held_out: tuple[Tensor, Tensor], area: float) -> UnderMasks:
 
 
 def load_net(path: Path, widths: tuple[int, int, int] = CLASSIFIER.widths) -> CifarNet:
+    """A trained net of these widths.
+
+    Raises:
+        ClassifierSpecError: There is no such file, or it holds no weights of such a net.
+    """
     net = cifar10_net(widths).eval()
-    net.load_state_dict({name: t.float() for name, t in load_file(path).items()})
+    weights = {name: t.float() for name, t in read_weights(path).items()}
+    load_into(net, weights, f"{path}, read as a net of the widths {' '.join(map(str, widths))},")
     return net
 
 
@@ -271,24 +307,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path("data"), help="folder with train/ and test/ ImageFolders")
     parser.add_argument("--out", type=Path, default=Path("work/cifar10_net.safetensors"))
-    parser.add_argument("--held-out", type=int, default=600, help="images of each class kept for the detector")
+    parser.add_argument("--held-out", type=count, default=600, help="images of each class kept for the detector")
     parser.add_argument("--witness-of", type=Path, help="weights of the classifier: train its witness instead")
     parser.add_argument("--begin-with", type=Path, help="weights of a classifier: trained on, at lower rates")
     parser.add_argument(
-        "--masked", type=float, nargs="+", metavar="AREA", help="learn under masks against patches of these shares"
+        "--masked", type=area, nargs="+", metavar="AREA", help="learn under masks against patches of these shares"
     )
-    parser.add_argument("--rate", type=float, help=f"of the learning rates; with --begin-with {TUNED}, else 1")
-    parser.add_argument("--images", type=int, help="to train on, drawn; all where it is not given")
-    parser.add_argument("--small-epochs", type=int, help="epochs at 24 px")
-    parser.add_argument("--full-epochs", type=int, help="epochs at 32 px")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rate", type=positive, help=f"of the learning rates; with --begin-with {TUNED}, else 1")
+    parser.add_argument("--images", type=count, help="to train on, drawn; all where it is not given")
+    parser.add_argument("--small-epochs", type=whole, help="epochs at 24 px")
+    parser.add_argument("--full-epochs", type=whole, help="epochs at 32 px")
+    parser.add_argument("--threads", type=count, default=2)
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args(arguments)
     if given.witness_of and (given.begin_with or given.masked):
         parser.error("--witness-of trains a witness; --begin-with and --masked belong to a classifier")
+    check_out(given.out)
     keep_freed_memory()
     torch.set_num_threads(given.threads)
     torch.manual_seed(given.seed)
+    test = load_folder(given.data / "test")
     images, labels = load_folder(given.data / "train", last=-given.held_out)
     held_out = load_folder(given.data / "train", first=-given.held_out)
     print(f"{len(images)} training images, {len(held_out[0])} held out for the detector", flush=True)
@@ -314,9 +352,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         images, targets = images[drawn], targets[drawn]
     net = train(images, targets, recipe, held_out, begin=begin, loss=loss, watch=watch)
     save_net(net, given.out)
-    test = load_folder(given.data / "test")
     print(f"held-out accuracy {accuracy(net, *held_out):.4f}, test accuracy {accuracy(net, *test):.4f}")
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -19,12 +19,15 @@ from functools import cache
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from detector.classifier.state_dict import load_into
+from detector.classifier.weights import read_weights
 from detector.errors import ConfigError
 from detector.malloc import keep_freed_memory
 from examples.cifar10.classifier import load_folder, load_net, normalise
+from examples.commands import check_out, count, run
 
 __all__ = ["Autoencoder", "latent", "main", "train"]
 
@@ -76,7 +79,12 @@ def train(images: Tensor, *, epochs: int, batch: int) -> Autoencoder:
         images: (N, 3, 32, 32) uint8.
         epochs: Passes over them.
         batch: Images of a step.
+
+    Raises:
+        ConfigError: There is not one batch of images.
     """
+    if len(images) < batch:
+        raise ConfigError(f"{len(images)} images in batches of {batch}: nothing would be learnt; use a smaller --batch")
     net = Autoencoder()
     net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.Adam(net.parameters(), lr=LR)
@@ -165,7 +173,7 @@ def _autoencoder(weights: str) -> Autoencoder:
             f"no generative model at {weights}: make it with python -m examples.cifar10.generative --out {weights}"
         )
     net = Autoencoder()
-    net.load_state_dict(load_file(weights))
+    load_into(net, read_weights(weights), weights)
     return net.eval().requires_grad_(False)
 
 
@@ -174,18 +182,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--data", type=Path, default=Path("data"), help="folder with train/, an ImageFolder")
     parser.add_argument("--classifier", type=Path, help="weights: afterwards, attack it on some held-out images")
     parser.add_argument("--out", type=Path, default=Path("work/cifar10_generator.safetensors"))
-    parser.add_argument("--held-out", type=int, default=600, help="images of each class kept for the detector")
-    parser.add_argument("--epochs", type=int, default=2)
-    parser.add_argument("--batch", type=int, default=128)
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--held-out", type=count, default=600, help="images of each class kept for the detector")
+    parser.add_argument("--epochs", type=count, default=2)
+    parser.add_argument("--batch", type=count, default=128)
+    parser.add_argument("--threads", type=count, default=1)
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args(arguments)
+    check_out(given.out)
+    if given.classifier is not None:
+        load_net(given.classifier)  # what is wrong with it is told before an hour has gone
     keep_freed_memory()
     torch.set_num_threads(given.threads)
     torch.manual_seed(given.seed)
     images, _ = load_folder(given.data / "train", last=-given.held_out)
     net = train(images, epochs=given.epochs, batch=given.batch)
-    given.out.parent.mkdir(parents=True, exist_ok=True)
     save_file({name: tensor.contiguous() for name, tensor in net.state_dict().items()}, str(given.out))
     if given.classifier is None:
         return
@@ -208,4 +218,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from detector.errors import DataError
+from examples.commands import count, run
 from training.data.splits import open_splits
 from training.load import load_config
 
@@ -52,7 +53,7 @@ def divide(data: Path, images: int, config: Path) -> dict[str, list[Path]]:
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
-    parser.add_argument("--images", type=int, default=200, help="of each class, in each folder (%(default)s)")
+    parser.add_argument("--images", type=count, default=200, help="of each class, in each folder (%(default)s)")
     parser.add_argument("--config", type=Path, default=CONFIG, help="whose test split was measured on (%(default)s)")
     given = parser.parse_args(arguments)
     for folder, files in divide(given.data, given.images, given.config).items():
@@ -65,4 +66,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

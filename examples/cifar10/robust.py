@@ -38,6 +38,7 @@ from examples.cifar10.classifier import (
     save_net,
     train,
 )
+from examples.commands import check_out, count, positive, run, whole
 
 __all__ = ["Overfitting", "adversarial_loss", "climb", "main", "robust_accuracy", "trades_loss"]
 
@@ -158,22 +159,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path("data"), help="folder with train/ and test/ ImageFolders")
     parser.add_argument("--out", type=Path, default=Path("work/cifar10_robust.safetensors"))
-    parser.add_argument("--held-out", type=int, default=600, help="images of each class kept for the detector")
+    parser.add_argument("--held-out", type=count, default=600, help="images of each class kept for the detector")
     parser.add_argument("--witness-of", type=Path, help="weights of the classifier whose answers are the targets")
-    parser.add_argument("--widths", type=int, nargs=3, default=WIDTHS, help="channels of the blocks (%(default)s)")
+    parser.add_argument("--widths", type=count, nargs=3, default=WIDTHS, help="channels of the blocks (%(default)s)")
     parser.add_argument("--begin-with", type=Path, help="weights of a net of these widths: trained on, at lower rates")
-    parser.add_argument("--eps", type=float, default=4, help="radius of the attacks, in 255ths (%(default)s)")
-    parser.add_argument("--steps", type=int, default=1, help="of each attack (%(default)s)")
-    parser.add_argument("--trades", type=float, metavar="BETA", help="TRADES with this weight; 2 or 3 --steps serve")
-    parser.add_argument("--small-epochs", type=int, default=8, help="epochs at 24 px (%(default)s)")
-    parser.add_argument("--full-epochs", type=int, default=12, help="epochs at 32 px (%(default)s)")
-    parser.add_argument("--batch", type=int, default=500)
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--eps", type=positive, default=4, help="radius of the attacks, in 255ths (%(default)s)")
+    parser.add_argument("--steps", type=count, default=1, help="of each attack (%(default)s)")
+    parser.add_argument("--trades", type=positive, metavar="BETA", help="TRADES with this weight; 2 or 3 --steps serve")
+    parser.add_argument("--small-epochs", type=whole, default=8, help="epochs at 24 px (%(default)s)")
+    parser.add_argument("--full-epochs", type=whole, default=12, help="epochs at 32 px (%(default)s)")
+    parser.add_argument("--batch", type=count, default=500)
+    parser.add_argument("--threads", type=count, default=1)
     parser.add_argument("--seed", type=int, default=2)
     given = parser.parse_args(arguments)
+    check_out(given.out)
     keep_freed_memory()
     torch.set_num_threads(given.threads)
     torch.manual_seed(given.seed)
+    test = load_folder(given.data / "test")
     images, labels = load_folder(given.data / "train", last=-given.held_out)
     held_out = load_folder(given.data / "train", first=-given.held_out)
     targets = labels if given.witness_of is None else answers(load_net(given.witness_of), images)
@@ -193,9 +196,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     recipe = Recipe(widths, given.small_epochs, given.full_epochs, given.batch, rate=rate)
     net = train(images, targets, recipe, held_out, begin=begin, loss=loss, watch=watch)
     save_net(net, given.out)
-    test = load_folder(given.data / "test")
     print(f"held-out accuracy {accuracy(net, *held_out):.4f}, test accuracy {accuracy(net, *test):.4f}")
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

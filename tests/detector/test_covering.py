@@ -95,3 +95,7 @@ def test_masks_stand_in_as_many_rows_as_columns() -> None:
     with pytest.raises(ValidationError, match="a square number, such as 36 or 49, got 40"):
         PatchSettings(masks=40)
     assert math.isqrt(PatchSettings().masks) ** 2 == PatchSettings().masks
+
+
+def test_the_smallest_patch_has_a_pixel() -> None:
+    assert Covering.of((16, 16), PatchSettings(area=1e-30, masks=16)).side == 1

@@ -41,3 +41,23 @@ def test_a_disk_that_does_not_take_it_is_an_error_and_the_old_one_stays(
     with pytest.raises(OSError, match="No space"):
         write_file(path, b"new")
     assert path.read_bytes() == b"old" and os.listdir(tmp_path) == ["b.txt"]
+
+
+def test_who_could_read_the_old_file_can_read_the_new_one(tmp_path: Path) -> None:
+    path, other = tmp_path / "b.txt", tmp_path / "c.txt"
+    write_file(path, b"old")
+    path.chmod(0o640)
+    before = os.umask(0o077)
+    try:
+        write_file(path, b"new")
+        write_file(other, b"new", like=path)
+    finally:
+        os.umask(before)
+    assert [each.stat().st_mode & 0o777 for each in (path, other)] == [0o640, 0o640]
+
+
+def test_an_error_names_the_file_and_not_the_one_beside_it(tmp_path: Path) -> None:
+    (tmp_path / "b.txt").mkdir()
+    with pytest.raises(OSError) as caught:
+        write_file(tmp_path / "b.txt", b"new")
+    assert caught.value.filename == str(tmp_path / "b.txt")

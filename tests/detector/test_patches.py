@@ -129,3 +129,21 @@ def test_answers_do_not_depend_on_how_images_come_together(
     assert together.shape == (40, 16, 4)
     alone = torch.cat([answers_under(covering, tiny_classifier, image[None]) for image in images[:40]])
     torch.testing.assert_close(together, alone, atol=1e-4, rtol=1e-4)
+
+
+def test_more_masks_than_are_looked_at_at_once_are_never_all_in_memory(
+    tiny_classifier: Classifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    covering, images = Covering.of((16, 16), PatchSettings(area=0.06, masks=36)), tiny.images(3, seed=8).images
+    expected = answers_under(covering, tiny_classifier, images)
+    seen: list[int] = []
+    stack = torch.stack
+
+    def stacked(tensors: list[torch.Tensor], *more: int) -> torch.Tensor:
+        seen.append(len(tensors))
+        return stack(tensors, *more)
+
+    monkeypatch.setattr("detector.scoring.patches.AT_ONCE", 10)
+    monkeypatch.setattr(torch, "stack", stacked)
+    found = answers_under(covering, tiny_classifier, images)
+    assert (found - expected).abs().max() < 1e-4 and max(seen) <= 10

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -58,6 +59,21 @@ def test_a_certificate_is_of_the_truth_or_of_the_prediction(bundle: Bundle) -> N
     assert (detector.certify(drawn.images, false) >= unflagged).all()
     with pytest.raises(ImageShapeError):
         detector.certify(drawn.images[..., 1:])
+
+
+def test_nothing_is_certified_of_what_is_no_image_or_no_label(bundle: Bundle) -> None:
+    detector, images = Detector.assemble(bundle, allow=("tiny",)), tiny.images(3, seed=5).images
+    for wrong in (images * 255, images - 1, images * torch.nan):
+        with pytest.raises(ImageShapeError, match=r"expected values in \[0, 1\]"):
+            detector.certify(wrong)
+    no_labels: list[Any] = [torch.zeros(2, dtype=torch.long), torch.zeros(3, 1, dtype=torch.long)]
+    for labels in [*no_labels, torch.zeros(3), [0, 1, 2]]:
+        with pytest.raises(ImageShapeError, match=r"labels: expected one for each of 3 images, .* got"):
+            detector.certify(images, labels)
+    for label in (-1, 4):
+        with pytest.raises(ImageShapeError, match=rf"classes 0 … 3, got 0 … {label}|got {label} … 0"):
+            detector.certify(images, torch.tensor([0, 0, label]))
+    assert len(detector.certify(images[:0], torch.zeros(0, dtype=torch.long))) == 0
 
 
 def test_a_bundle_without_its_scores_is_damage(bundle: Bundle, tmp_path: Path) -> None:

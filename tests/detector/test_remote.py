@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -91,6 +92,14 @@ def test_a_stamp_changes_with_the_object(folder: str) -> None:
 def test_what_is_not_there_is_said(folder: str) -> None:
     with pytest.raises(StoreError, match=r"none\.heatward: there is no such object or bucket \(404\)"):
         load_bundle(f"{folder}/none.heatward")
+
+
+def test_a_web_server_that_does_not_answer_is_no_missing_object() -> None:
+    with socket.socket() as once:
+        once.bind(("127.0.0.1", 0))
+        port = once.getsockname()[1]
+    with pytest.raises(StoreError, match=rf"127\.0\.0\.1:{port}/a\.heatward: the store failed: .*[Cc]annot connect"):
+        load_bundle(f"http://127.0.0.1:{port}/a.heatward")
 
 
 def test_a_damaged_bundle_is_told_by_its_url(folder: str, bundle: Bundle) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -15,9 +16,9 @@ from signers import pair
 from small_bundles import save_small, small_bundle
 
 from detector.bundle import EMBEDDED, load_bundle, read_manifest, save_bundle, sign_bundle, verify_bundle
-from detector.bundle.archive import SIGNATURE, read_files, write_files
+from detector.bundle.archive import MANIFEST, SIGNATURE, read_files, write_files
 from detector.detector import Detector
-from detector.errors import BundleDamagedError, SignatureError
+from detector.errors import BundleDamagedError, BundleForeignError, SignatureError
 from detector.keys import PublicKeys, SigningKey
 
 Pair = tuple[SigningKey, PublicKeys]
@@ -189,6 +190,34 @@ def test_a_bundle_in_a_store_is_signed_where_it_lies(tmp_path: Path, keys: Pair)
         load_bundle(url, keys[1])
     assert sign_bundle(url, keys[0]) == digest
     assert verify_bundle(url, keys[1]) == (digest, keys[0].name)
+
+
+@pytest.mark.parametrize("name", ["a.heatward", "a.bundle"])
+def test_what_a_link_leads_to_is_signed_whatever_its_name(tmp_path: Path, keys: Pair, name: str) -> None:
+    link = tmp_path / "current.heatward"
+    save_small(tmp_path / "made.heatward")
+    (tmp_path / "made.heatward").rename(tmp_path / name)
+    link.symlink_to(name)
+    digest = sign_bundle(link, keys[0])
+    assert link.is_symlink() and verify_bundle(tmp_path / name, keys[1]) == (digest, keys[0].name)
+
+
+def test_who_could_read_a_bundle_can_read_it_signed(tmp_path: Path, keys: Pair, signed: Path) -> None:
+    save_small(signed)
+    read = signed / SIGNATURE if signed.is_dir() else signed
+    (signed / MANIFEST if signed.is_dir() else signed).chmod(0o644)
+    before = os.umask(0o077)
+    try:
+        sign_bundle(signed, keys[0])
+    finally:
+        os.umask(before)
+    assert read.stat().st_mode & 0o777 == 0o644
+
+
+def test_a_folder_of_bundles_is_none_and_this_is_said(tmp_path: Path, keys: Pair) -> None:
+    save_small(tmp_path / "a.heatward")
+    with pytest.raises(BundleForeignError, match="it is a folder of bundles, name one of them"):
+        sign_bundle(tmp_path, keys[0])
 
 
 def test_a_damaged_bundle_is_not_signed(tmp_path: Path, keys: Pair) -> None:

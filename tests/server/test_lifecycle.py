@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import signal
+import socket
 import sys
 import urllib.request
 from pathlib import Path
@@ -213,3 +214,28 @@ async def test_a_bundle_that_cannot_be_loaded_exits_1_and_says_why():
     assert stdout == b""
     lines = [json.loads(line) for line in stderr.decode().splitlines()]
     assert "differs from its sha256" in lines[-1]["message"]
+
+
+async def test_sigterm_while_a_bundle_is_loaded_exits_0_too():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = int(listener.getsockname()[1])
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "heatward", "serve", "--threads", "1"),
+        *("--port", str(port), "--metrics-port", "0"),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT / "proto"), str(ROOT)])},
+    )
+    while process.returncode is None:  # it listens before it has a detector
+        try:
+            _, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.close()
+            break
+        except OSError:
+            await asyncio.sleep(0.02)
+    await asyncio.sleep(0.5)
+    process.terminate()
+    out, errors = await asyncio.wait_for(process.communicate(), 60)
+    assert (process.returncode, out) == (0, b"")
+    assert json.loads(errors.splitlines()[-1])["message"] == "stopped"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tomllib
@@ -45,6 +46,26 @@ def test_a_key_is_never_written_over(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "is there already" in capsys.readouterr().err and (tmp_path / "k").read_bytes() == before
     assert keygen([str(tmp_path / "none" / "k")]) == 1
     assert "No such file or directory" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["", ".", "/"])
+def test_a_folder_is_no_name_of_a_key(name: str, capsys: pytest.CaptureFixture[str]):
+    assert keygen([name]) == 2
+    assert "say what the private key is to be called" in capsys.readouterr().err
+
+
+def test_half_a_pair_is_not_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    opened = os.open
+
+    def full(path: str, *more: int) -> int:
+        if str(path).endswith(".pub"):
+            raise OSError(28, "No space left on device", str(path))
+        return opened(path, *more)
+
+    monkeypatch.setattr("detector.keys.os.open", full)
+    assert keygen([str(tmp_path / "k")]) == 1
+    assert f"{tmp_path}/k.pub: No space left on device" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_another_key_is_refused_with_1_and_a_wrong_file_with_2(

@@ -67,6 +67,7 @@ def test_a_plan_is_what_the_next_run_does(place: Path, capsys: pytest.CaptureFix
     assert json.loads(capsys.readouterr().out) == {"stages": ["bundle"], "bundle": str(place / "detector.heatward")}
     assert cli.evaluate(["--json", *words(place)]) == 0
     said = capsys.readouterr()
+    assert "--out: passed over; only with --bundle FILE --out FILE does" in said.err
     assert json.loads(said.out) == {"report": told["report"], "measured": told["measured"]}
     assert all(json.loads(line) for line in said.err.splitlines())
     idle = plan(place, capsys)

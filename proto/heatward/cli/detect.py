@@ -71,7 +71,7 @@ def _parser() -> Parser:
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object a line instead of a table")
     parser.add_argument(
-        "--exit-code", action="store_true", help="exit with 1 when an image was attacked and none failed"
+        "--exit-code", action="store_true", help="exit with 1 when an image was attacked or patched, and none failed"
     )
     parser.add_argument("--top-k", type=count, metavar="N", help="how many of the classifier's labels --json holds")
     parser.add_argument("--save-heatmaps", type=Path, metavar="DIR", help="write each image's heatmap as a PNG file")

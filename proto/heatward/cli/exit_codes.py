@@ -13,8 +13,8 @@ class ExitCode(IntEnum):
     OK = 0, "done; of detect: every image has a verdict, whatever it is"
     FAILED = (
         1,
-        "a job or server failed; of health: it does not serve; of detect --exit-code: an image was attacked; "
-        "of redteam: a check failed, or a condition of --fail-if holds",
+        "a job or server failed; of health: it does not serve; of detect --exit-code: an image was attacked or patched"
+        "; of redteam: a check failed, or a condition of --fail-if holds",
     )
     MISTAKE = 2, "the call, a setting or a file is wrong; of detect: an image has no verdict"
     NOT_PROMOTED = 3, "of retrain: the challenger is not better, the champion stays"

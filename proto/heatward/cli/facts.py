@@ -93,6 +93,11 @@ def bundle_lines(
         "digest": _digest(manifest),
         "signed by": "nobody" if signature is None else _signed_by(signature, _digest(manifest)),
     }
+    patches = _mapping(manifest.get("patches"))
+    if "area" in patches:
+        pairs["patches"] = (
+            f"looked for on request: area: {_flat(patches['area'])}, masks: {_flat(patches.get('masks'))}"
+        )
     measured = dict(_mapping(manifest.get("measured")))
     attacks, cascade = _attacks(measured), _mapping(manifest.get("cascade"))
     if attacks:

@@ -142,6 +142,8 @@ def _files_at(url: str, shown: str) -> tuple[bytes, bytes | None]:
     except ImportError as error:
         raise ValueError(f"{shown}: no driver is installed: {error}") from error
     except FileNotFoundError as error:
+        if isinstance(error.__cause__, OSError) and not isinstance(error.__cause__, FileNotFoundError):
+            raise ValueError(f"{shown}: cannot be read: {SECRETS.sub('', str(error.__cause__))}") from error
         raise ValueError(f"{shown}: there is no such object or bucket (404)") from error
     except Exception as error:  # a driver's own, or zipfile's
         said = SECRETS.sub("", f"{type(error).__name__}: {error}".replace(url, shown)).splitlines()[0]

@@ -83,7 +83,8 @@ def judge(found: Found, arguments: argparse.Namespace) -> int:
     untold = rows.missing_line() or rows.untold_line()
     if cut or untold or rows.totals.failed or (heatmaps and heatmaps.lost):
         return ExitCode.MISTAKE
-    return ExitCode.FAILED if arguments.exit_code and rows.totals.attacked else ExitCode.OK
+    flagged = rows.totals.attacked or rows.totals.patched
+    return ExitCode.FAILED if arguments.exit_code and flagged else ExitCode.OK
 
 
 def _send(client: Client, files: list[ImageFile], rows: _Rows, arguments: argparse.Namespace) -> None:

@@ -77,6 +77,8 @@ def test_detect_says_which_predictions_a_patch_made_where_that_is_asked(
     assert cli.main([*asked, "0.05", "--json"]) == 0
     answer = json.loads(capsys.readouterr().out)
     assert (answer["patch_p_value"], answer["patched"]) == (0.03, True)
+    assert [cli.main([*asked, rate, "--exit-code"]) for rate in ("0.05", "0.02")] == [1, 0]
+    capsys.readouterr()
     assert cli.main(["detect", str(photos / "a.png"), "--address", server.address, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["patched"] is None
     server.detector.patch_p_value = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import socket
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,12 @@ def bundle(folder: Path, **changes: Any) -> str:
     manifest = {"format": "heatward-bundle", "measured": MEASURED, "provenance": PROVENANCE, **changes}
     (folder / "manifest.json").write_text(json.dumps(manifest))
     return str(folder)
+
+
+def closed_port() -> int:
+    with socket.socket() as once:
+        once.bind(("127.0.0.1", 0))
+        return int(once.getsockname()[1])
 
 
 def test_each_rate_of_a_bundle_stands_beside_its_number_of_images(
@@ -111,6 +118,18 @@ def test_a_bundle_tells_how_it_is_calibrated_and_what_its_glance_clears(
     assert lines[at + 1].split() == ["tail:", "True"]
     at = lines.index("cascade")
     assert [line.strip() for line in lines[at + 1 : at + 4]] == ["clears: 0.65", "threshold: -1.5", "views: flip"]
+
+
+def test_a_bundle_tells_whether_it_looks_for_patches(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for patches, told in (({"area": 0.02, "masks": 36}, True), (None, False), ("odd", False)):
+        assert cli.main(["inspect", bundle(tmp_path, patches=patches)]) == 0
+        assert ("looked for on request: area: 0.02, masks: 36" in capsys.readouterr().out) == told
+
+
+def test_a_web_server_that_does_not_answer_is_no_missing_bundle(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["inspect", f"http://127.0.0.1:{closed_port()}/a.heatward"]) == 2
+    said = capsys.readouterr().err
+    assert "Cannot connect" in said and "404" not in said
 
 
 def test_nothing_but_a_list_of_classes_is_cut(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
