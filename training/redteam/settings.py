@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from detector.cpus import available_cpus
@@ -43,7 +43,12 @@ def _listed(value: Any) -> Any:
     return value
 
 
-Listed = (NoDecode, BeforeValidator(_listed))
+def _once(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    """What is given twice is made and told once."""
+    return tuple(dict.fromkeys(values))
+
+
+Listed = (NoDecode, BeforeValidator(_listed), AfterValidator(_once))
 Epsilons = Annotated[tuple[Annotated[Fraction, Field(gt=0)], ...], *Listed]
 
 
@@ -109,10 +114,12 @@ class RedTeamSettings(BaseSettings):
 
     @model_validator(mode="after")
     def _consistent(self) -> RedTeamSettings:
-        if any(eps > 1 for eps in (*self.linf, *self.oracle_linf)):
-            raise ValueError('expected budgets in [0, 1], such as "8/255"')
+        for name, given in (("linf", self.linf), ("oracle_linf", self.oracle_linf)):
+            if given and max(given) > 1:
+                raise ValueError(f'{name}: expected budgets of at most 1, such as "8/255", got {max(given):g}')
         if self.rate not in self.rates:
-            raise ValueError(f"rate: expected one of rates ({', '.join(f'{each:g}' for each in self.rates)})")
+            known = ", ".join(f"{each:g}" for each in self.rates)
+            raise ValueError(f"rate: expected one of rates ({known}), got {self.rate:g}: add it to rates in --config")
         if not self.linf and not self.l2:
             raise ValueError('linf and l2 are empty: give a budget, such as linf = ["8/255"]')
         return self

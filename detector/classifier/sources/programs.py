@@ -59,7 +59,7 @@ def build_export(spec: ClassifierSpec, device: torch.device) -> Net:
 
 
 def _in_its_mode(module: nn.Module) -> nn.Module:
-    """A program that takes `eval()`, as every net does: it stays as it was exported, and torch raises in place of it."""
+    """A program that takes `eval()`, as every net does: it stays as it was exported; torch itself would raise."""
     for name in ("eval", "train"):
         setattr(module, name, MethodType(lambda self, mode=False: self, module))
     return module
