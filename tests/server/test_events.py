@@ -249,6 +249,18 @@ async def test_an_image_is_in_quarantine_as_the_rate_judged_that_flagged_it(serv
     assert judged == {"own": True, "hidden": False}, "a record says what the caller was told"
 
 
+async def test_the_quarantine_of_one_server_is_not_the_folder_of_anothers_records(
+    serving, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    pytest.importorskip("pyarrow", reason="the extra `record` is not installed")
+    async with serving(record_folder=tmp_path) as first, serving(quarantine=tmp_path) as second:
+        for served in (first, second):
+            await served.stub.Detect(raw(picture(ATTACKED)))
+            await asyncio.to_thread(served.app._writers[0].flush)
+        await counted(second, "quarantine_dropped_total", reason="locked")
+    assert f"uses {tmp_path}; give each server a folder of its own" in caplog.text
+
+
 def test_the_quarantine_is_not_the_folder_of_records(tmp_path: Path):
     with pytest.raises(ConfigError, match="another folder than record_folder"):
         load_config(["--record-folder", str(tmp_path), "--quarantine", str(tmp_path)])
