@@ -220,6 +220,23 @@ async def test_a_place_that_cannot_be_written_is_said_before_anything_is_flagged
     assert "will be dropped" in caplog.text and str(tmp_path / "file") in caplog.text
 
 
+@pytest.mark.parametrize("kind", ["fifo", "device"])
+async def test_what_keeps_no_lines_is_told_at_the_start(
+    serving, tmp_path: Path, kind: str, caplog: pytest.LogCaptureFixture
+):
+    place = Path("/dev/null") if kind == "device" else tmp_path / "fifo"
+    if kind == "fifo":
+        os.mkfifo(place)
+    async with serving(events=place) as served:
+        for _ in range(1000):
+            if "will be dropped" in caplog.text:
+                break
+            await asyncio.sleep(0.01)
+        assert f"events will be dropped: events: {place} is no regular file" in caplog.text
+        assert (await served.stub.Detect(raw(picture(ATTACKED)))).attacked
+        await counted(served, "events_dropped_total", reason="unwritable")
+
+
 async def test_flagged_images_are_kept_in_quarantine_and_no_others(serving, tmp_path: Path):
     pytest.importorskip("pyarrow", reason="the extra `record` is not installed")
     from detector.records.reader import RecordReader
