@@ -17,7 +17,7 @@ from training.settings import Fraction, Place
 if TYPE_CHECKING:  # values need torch
     from training.redteam.values import Norm
 
-__all__ = ["ALL", "PREFIX", "ROWS", "QuickSettings", "RedTeamSettings"]
+__all__ = ["ALL", "NO_SCORE_BUDGET", "PREFIX", "ROWS", "QuickSettings", "RedTeamSettings"]
 
 PREFIX = "HEATWARD_REDTEAM_"
 ALL = "any of them"
@@ -30,6 +30,8 @@ ROWS = {
     4: "white box: has the bundle",
 }
 """Access of each row."""
+NO_SCORE_BUDGET = 'Square knows L∞ alone: give --linf, or score_methods = ["simba"] in --config'
+"""Why row 2 has nothing to do where there are budgets in L2 alone."""
 Count = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(gt=0, lt=1)]
 Row = Annotated[int, Field(ge=0, le=4)]

@@ -281,6 +281,13 @@ def test_a_list_in_the_environment_may_be_written_as_in_the_file(written: str, m
     assert settings.fail_if == ("fooled@2/255>1", "4/255")
 
 
+def test_a_score_oracle_without_a_budget_says_so(place: Path) -> None:
+    detector = detector_of(load_bundle(place / "tiny.heatward"))
+    made = plan(QuickSettings(linf=(), l2=(0.5,)), detector, None, {}, lambda: DetectorOracle(detector, 0.05))
+    assert not [piece for piece in made.pieces if piece.row == 2]
+    assert made.refused[2].startswith("not run, because Square knows L∞ alone: give --linf")
+
+
 def test_what_is_given_twice_is_made_once() -> None:
     settings = RedTeamSettings(linf=("8/255", "8/255"), steps="5,5", rows="4,4", rates=(0.05, 0.05))
     assert (settings.linf, settings.steps, settings.rows, settings.rates) == ((8 / 255,), (5,), (4,), (0.05,))
