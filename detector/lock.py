@@ -22,15 +22,21 @@ FILE = ".lock"
 
 @contextmanager
 def hold(
-    work: Path, *, what: str = "work", mend: str = "wait for its end, or give another --work", wait: bool = False
+    work: Path,
+    *,
+    what: str = "work",
+    mend: str = "wait for its end, or give another --work",
+    wait: bool = False,
+    lock: str = "",
 ) -> Iterator[None]:
     """Hold a folder, which is made if it is not there.
 
     Args:
         work: The folder.
-        what: What the errors call it; folders are held apart by this, too.
+        what: What the errors call it; folders are held apart by this, too, unless `lock` is given.
         mend: What to do where it is held.
         wait: Wait for a lock that nobody holds for long.
+        lock: The `what` of others who must not hold it either.
 
     Raises:
         BusyError: Another job holds it.
@@ -38,7 +44,7 @@ def hold(
     """
     try:
         work.mkdir(parents=True, exist_ok=True)
-        file = (work / (FILE if what == "work" else f"{FILE}-{what}")).open("a+", encoding="utf-8")
+        file = (work / (FILE if what == "work" else f"{FILE}-{lock or what}")).open("a+", encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"{what}: folder {work} cannot be made or written: {error.strerror}") from error
     with file:

@@ -197,9 +197,10 @@ class App:
         )
         detection_pb2_grpc.add_DetectionServiceServicer_to_server(DetectionService(*parts), self._server)  # type: ignore[no-untyped-call]
         self._upstream = Upstream(config) if config.upstream else None
+        self._guard: Guard | None = None
         if self._upstream is not None:  # in front of `inference`: the first handler that knows a method answers
-            guard = Guard(*parts, self.metrics.guarded, inference, self._upstream)
-            self._server.add_generic_rpc_handlers((guard,))
+            self._guard = Guard(*parts, self.metrics.guarded, inference, self._upstream)
+            self._server.add_generic_rpc_handlers((self._guard,))
         grpc_service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(inference, self._server)  # type: ignore[no-untyped-call]
         if config.admin:
             admin_pb2_grpc.add_AdminServiceServicer_to_server(  # type: ignore[no-untyped-call]
@@ -281,6 +282,8 @@ class App:
         await asyncio.wait({stopping}, timeout=started_s + grace_s - time.monotonic())
         calls, images = (0, 0) if stopping.done() else await self.rpcs.cut(self._server.stop(None))
         await stopping
+        if self._guard is not None:
+            await self._guard.judged(started_s + grace_s - time.monotonic())
         left = {"streams_cut": self._streams.cut, "calls_cut": calls, "images_unanswered": images}
         answered = not any(left.values())
         log.log(logging.INFO if answered else logging.WARNING, "stopped", extra={"all_answered": answered, **left})

@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 from pydantic_settings import CliSettingsSource
 
 from detector.errors import ConfigError
-from detector.load import environment, load_settings
+from detector.load import check_variables, load_settings
 from detector.text import nearest, printable
 from server.config import PREFIX, ServerConfig
 
@@ -59,11 +59,7 @@ def load_config(argv: Sequence[str]) -> ServerConfig:
     source: CliSettingsSource[Any] = CliSettingsSource(ServerConfig, root_parser=parser, cli_hide_none_type=True)
     parser.add_argument("--config", type=Path, metavar="FILE", help="TOML file with any of these settings")
     arguments = parser.parse_args(list(argv))
-    prefix, known = PREFIX.lower(), list(ServerConfig.model_fields)
-    for name in environment(ServerConfig).env_vars:
-        key = name.lower().removeprefix(prefix)
-        if name.lower().startswith(prefix) and key not in known:
-            raise ConfigError(f"unknown key {_named(key, known)} in the environment")
+    check_variables(ServerConfig)
     return load_settings(ServerConfig, source(parsed_args=arguments)(), arguments.config)
 
 

@@ -10,10 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from detector import text
-from detector.load import load_settings
+from detector.load import check_variables, load_settings
 from training.config import TrainingConfig
 
 __all__ = ["load_config", "nearest"]
+
+OTHERS = ("image", "redteam_", "serve_", "token")
+"""What variables of others begin with behind HEATWARD_: of the compose file, red team, server and client."""
 
 
 def nearest(word: str, choices: list[str]) -> str:
@@ -34,4 +37,5 @@ def load_config(
     Raises:
         ConfigError: The file cannot be read, a key is unknown or a value is out of range.
     """
+    check_variables(TrainingConfig, others=OTHERS)
     return load_settings(TrainingConfig, overrides or {}, path, without=without)

@@ -14,6 +14,7 @@ import fcntl
 import hashlib
 import json
 import os
+import stat
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -48,8 +49,9 @@ class EventFile:
 
         Raises:
             OSError: It could not be written.
+            ConfigError: It is no regular file.
         """
-        os.close(os.open(self._path, FLAGS, MODE))
+        os.close(_regular(os.open(self._path, FLAGS, MODE), self._path))
 
     def append(self, events: Sequence[dict[str, Any]]) -> None:
         """Writes them; they are on the disk when this returns.
@@ -98,7 +100,7 @@ class EventFile:
         if self._file is not None and not _is_at(self._file, self._path):
             self.close()
         if self._file is None:
-            file = os.open(self._path, FLAGS, MODE)
+            file = _regular(os.open(self._path, FLAGS, MODE), self._path)
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 os.ftruncate(file, _whole(file, self._path))
@@ -132,6 +134,16 @@ def _write_all(file: int, content: bytes) -> None:
     left = memoryview(content)
     while left:
         left = left[os.write(file, left) :]
+
+
+def _regular(file: int, path: Path) -> int:
+    """The open file, if lines can be kept in it: a pipe or /dev/stdout keeps none."""
+    if not stat.S_ISREG(os.fstat(file).st_mode):
+        os.close(file)
+        raise ConfigError(
+            f"events: {path} is no regular file, in which lines stay: name one, and have a program follow it"
+        )
+    return file
 
 
 def _is_at(file: int, path: Path) -> bool:

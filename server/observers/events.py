@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from detector.errors import ConfigError
 from server.config import ServerConfig
 from server.inference.request import InferenceRequest, InferenceResult
 from server.observers.background import Background, Dropped, Waiting
@@ -50,7 +51,7 @@ class Events(Background):
         """Says at the start what would otherwise be said with the first event, which may be long in coming."""
         try:
             self._file.make()
-        except OSError as error:
+        except (OSError, ConfigError) as error:
             self._report("unwritable", f"events will be dropped: {error}")
 
     def _write(self, batch: list[Waiting | QueryAlert]) -> int:

@@ -152,7 +152,8 @@ class Recorder(Background):
         if self._shards is None:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             with ExitStack() as held:
-                held.enter_context(hold(self._folder, what=self.SETTING, mend="give each server a folder of its own"))
+                mend = "give each server a folder of its own"
+                held.enter_context(hold(self._folder, what=self.SETTING, mend=mend, lock=Recorder.SETTING))
                 self._shards = ShardFolder(self._folder / RECORDS, schema_of(Record))
                 self._held = held.pop_all()
         return self._shards

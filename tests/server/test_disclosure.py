@@ -349,3 +349,15 @@ def test_protocols_write_from_answers_alone() -> None:
                 node for node in ast.walk(tree(path)) if isinstance(node, ast.Attribute) and node.attr == "verdict"
             ]
             assert not reads, path
+
+
+async def test_what_was_told_to_nobody_is_judged_before_the_server_ends(guarding, tmp_path: Path):
+    """The call is answered, and with it drained; its images still have their events."""
+    path = tmp_path / "events.jsonl"
+    async with guarding(disclosure="none", events=path, in_flight_per_call=2) as (served, _):
+        served.detector.gate.clear()
+        await call(served, labelled(*[ATTACKED] * 6), timeout=10)
+        await asyncio.to_thread(served.detector.entered.wait, 10)
+        asyncio.get_running_loop().call_later(0.5, served.detector.gate.set)
+        assert await served.app.drain(10)
+    assert len(path.read_text().splitlines()) == 6

@@ -220,6 +220,23 @@ async def test_a_place_that_cannot_be_written_is_said_before_anything_is_flagged
     assert "will be dropped" in caplog.text and str(tmp_path / "file") in caplog.text
 
 
+@pytest.mark.parametrize("kind", ["fifo", "device"])
+async def test_what_keeps_no_lines_is_told_at_the_start(
+    serving, tmp_path: Path, kind: str, caplog: pytest.LogCaptureFixture
+):
+    place = Path("/dev/null") if kind == "device" else tmp_path / "fifo"
+    if kind == "fifo":
+        os.mkfifo(place)
+    async with serving(events=place) as served:
+        for _ in range(1000):
+            if "will be dropped" in caplog.text:
+                break
+            await asyncio.sleep(0.01)
+        assert f"events will be dropped: events: {place} is no regular file" in caplog.text
+        assert (await served.stub.Detect(raw(picture(ATTACKED)))).attacked
+        await counted(served, "events_dropped_total", reason="unwritable")
+
+
 async def test_flagged_images_are_kept_in_quarantine_and_no_others(serving, tmp_path: Path):
     pytest.importorskip("pyarrow", reason="the extra `record` is not installed")
     from detector.records.reader import RecordReader
@@ -247,6 +264,18 @@ async def test_an_image_is_in_quarantine_as_the_rate_judged_that_flagged_it(serv
     assert kept == {"own": (True, 0.01), "hidden": (True, 0.01)}
     judged = {each.request_id: each.attacked for each in RecordReader(tmp_path / "records").records()}
     assert judged == {"own": True, "hidden": False}, "a record says what the caller was told"
+
+
+async def test_the_quarantine_of_one_server_is_not_the_folder_of_anothers_records(
+    serving, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    pytest.importorskip("pyarrow", reason="the extra `record` is not installed")
+    async with serving(record_folder=tmp_path) as first, serving(quarantine=tmp_path) as second:
+        for served in (first, second):
+            await served.stub.Detect(raw(picture(ATTACKED)))
+            await asyncio.to_thread(served.app._writers[0].flush)
+        await counted(second, "quarantine_dropped_total", reason="locked")
+    assert f"uses {tmp_path}; give each server a folder of its own" in caplog.text
 
 
 def test_the_quarantine_is_not_the_folder_of_records(tmp_path: Path):

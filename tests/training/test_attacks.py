@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import warnings
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +14,7 @@ from pydantic import ValidationError
 from torch import Tensor
 from torchattacks.attack import Attack
 
-from detector.classifier import Classifier
+from detector.classifier import Classifier, load_classifier
 from detector.errors import ConfigError, DataError, NoGradientError
 from training.attacks import ATTACKS, attack_images, check_attack, draw_parameters, make_attack, noise_twin
 from training.config import AttackSpec
@@ -221,6 +224,21 @@ def test_a_broken_promise_stops_the_job(
     attacked = attack_images(spec("FGSM", change="nan"), tiny_classifier, pixels, origin, seed=0, batch_size=12)
     assert torch.equal(attacked[0], pixels[0])  # what is not finite counts as not attacked
     assert not torch.equal(attacked[1], pixels[1])
+
+
+def test_an_exported_program_is_attacked(
+    tmp_path: Path, tiny_classifier: Classifier, pixels: Tensor, origin: Tensor
+) -> None:
+    pair, path = pixels[:2].float() / 255, tmp_path / "net.pt2"
+    net = copy.deepcopy(tiny_classifier.module.net)
+    program = torch.export.export(net, (pair,), dynamic_shapes=({0: torch.export.Dim("batch")},))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.export.save(program, path)
+    exported = load_classifier(tiny.SPEC.model_copy(update={"source": f"export:{path}"}))
+    attack = spec("PGD", eps="16/255", alpha="4/255", steps=3)
+    found = attack_images(attack, exported, pixels, origin, seed=3, batch_size=8)
+    assert torch.equal(found, attack_images(attack, tiny_classifier, pixels, origin, seed=3, batch_size=8))
 
 
 def test_an_attack_that_fails_says_which(tiny_classifier: Classifier, pixels: Tensor, origin: Tensor) -> None:

@@ -247,6 +247,31 @@ def test_what_the_page_of_classifiers_shows_can_be_written() -> None:
         ClassifierConfig.model_validate({"source": "timm:resnet18", **each["classifier"]})
 
 
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("SEDE", "unknown key 'sede'; did you mean 'seed'? in the environment (HEATWARD_SEDE)"),
+        ("FITT__EPOCHS", "unknown key 'fitt'; did you mean 'fit'? in the environment (HEATWARD_FITT__EPOCHS)"),
+        ("FIT__EPOCS", "unknown key 'fit.epocs'; did you mean 'epochs'?"),
+        ("SEED", "seed = 'x': input should be a valid integer"),
+    ],
+)
+def test_a_wrong_variable_is_told_and_not_the_file_blamed(
+    minimal: Path, name: str, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    minimal.write_text(f"seed = 4\n{MINIMAL}")
+    monkeypatch.setenv(f"HEATWARD_{name}", "x")
+    with pytest.raises(ConfigError) as caught:
+        load_config(minimal)
+    assert told in str(caught.value) and "toml" not in str(caught.value)
+
+
+def test_variables_of_others_are_passed_over(minimal: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("IMAGE", "TOKEN", "SERVE_THREADS", "REDTEAM_SEED", "VERSION"):
+        monkeypatch.setenv(f"HEATWARD_{name}", "x")
+    assert load_config(minimal).fit.epochs == 3
+
+
 @pytest.mark.parametrize(("name", "told"), [("ATTACKS", "ATTACKS"), ("FIT__SCORE", "FIT")])
 def test_a_variable_that_is_no_json_is_named(name: str, told: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv(f"HEATWARD_{name}", "PGD")

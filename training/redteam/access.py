@@ -15,7 +15,7 @@ from training.redteam.blackbox import DECISION, SCORE, BlackBox
 from training.redteam.oblivious import asking, cw, pgd
 from training.redteam.oracles import ClassifierOracle, Oracle
 from training.redteam.parts import Piece
-from training.redteam.settings import RedTeamSettings
+from training.redteam.settings import NO_SCORE_BUDGET, RedTeamSettings
 from training.redteam.values import Budget, Norm, Outcome
 from training.redteam.whitebox import LEAST, WHITE_BOX
 
@@ -93,6 +93,8 @@ def plan(
         if 2 in settings.rows:
             chosen = _chosen(settings)
             _asking(2, chosen, _score_budgets(settings), asked, origin, settings.rate, found, against)
+            if not settings.measured(2):
+                found.refused[2] = f"not run, because {NO_SCORE_BUDGET}"
         if 3 in settings.rows:
             _asking(3, DECISION, _least_budgets(settings), asked, origin, settings.rate, found, against)
     if 4 in settings.rows:

@@ -13,7 +13,7 @@ from heatward.cli.options import Parser
 
 from detector import remote
 from detector.errors import ConfigError
-from detector.load import load_settings
+from detector.load import check_variables, load_settings
 from detector.malloc import keep_freed_memory
 from detector.text import printable
 from training.cli import print_tables
@@ -87,6 +87,7 @@ def _redteam(arguments: argparse.Namespace, report: Report | None) -> int:
     flags |= {"fail_if": arguments.fail_if, "trusted": arguments.trusted}
     kind = QuickSettings if arguments.quick else RedTeamSettings
     given = {name: value for name, value in flags.items() if value is not None}
+    check_variables(kind)
     settings = load_settings(kind, given, arguments.config)
     for text in settings.fail_if:
         read_condition(text).check(settings)

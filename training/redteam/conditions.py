@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from detector.errors import ConfigError
 from detector.text import printable
-from training.redteam.settings import ALL, ROWS, RedTeamSettings
+from training.redteam.settings import ALL, NO_SCORE_BUDGET, ROWS, RedTeamSettings
 
 if TYPE_CHECKING:  # these need torch
     from training.redteam.result import Line, RedTeamResult
@@ -66,7 +66,8 @@ class Condition:
         counted = rows if self.row is None else (self.row,)
         budgets = dict.fromkeys(budget for row in counted for budget in settings.measured(row))
         if not budgets:
-            raise ConfigError(f"--fail-if {self.text}: row {counted[0]} is not measured: give --twin")
+            row, mend = (2, NO_SCORE_BUDGET) if 2 in counted else (counted[0], "give --twin")
+            raise ConfigError(f"--fail-if {self.text}: row {row} is not measured: {mend}")
         if not any(norm == self.norm and abs(self.eps - eps) < 1e-6 for norm, eps in budgets):
             known = ", ".join(_budget(norm, eps) for norm, eps in budgets)
             of = "" if self.row is None else f" of row {self.row}"

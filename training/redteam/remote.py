@@ -142,7 +142,8 @@ class ServerOracle:
                 if error.code not in COMES_BACK or waited_s >= self.patience_s:
                     raise self._ended(error, waited_s) from error
                 if not waited_s:
-                    self.progress.note(f"the server does not answer ({error.code}): waiting for it")
+                    at_most = f"at most {self.patience_s:g} s (patience_s)"
+                    self.progress.note(f"the server does not answer ({_why(error)}): waiting for it, {at_most}")
                 self.sleep(pause_s)
                 waited_s, pause_s = waited_s + pause_s, min(2 * pause_s, LONGEST_PAUSE_S)
                 continue
@@ -153,9 +154,12 @@ class ServerOracle:
     def _ended(self, error: DetectionError, waited_s: float) -> DataError:
         if error.code in REFUSED:
             return DataError(f"the server refuses the caller ({error.code}): name its token with --token-file")
-        said = printable(" ".join(error.message.split()), 300)
         gone = f" for {waited_s:.0f} s; the same command goes on from here when it is back" if waited_s else ""
-        return DataError(f"the server does not answer ({error.code}: {said}){gone}")
+        return DataError(f"the server does not answer ({_why(error)}){gone}")
+
+
+def _why(error: DetectionError) -> str:
+    return f"{error.code}: {printable(' '.join(error.message.split()), 300)}"
 
 
 def _told(info: DetectorInfo) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from detector.cpus import available_cpus
@@ -17,7 +17,7 @@ from training.settings import Fraction, Place
 if TYPE_CHECKING:  # values need torch
     from training.redteam.values import Norm
 
-__all__ = ["ALL", "PREFIX", "ROWS", "QuickSettings", "RedTeamSettings"]
+__all__ = ["ALL", "NO_SCORE_BUDGET", "PREFIX", "ROWS", "QuickSettings", "RedTeamSettings"]
 
 PREFIX = "HEATWARD_REDTEAM_"
 ALL = "any of them"
@@ -30,6 +30,8 @@ ROWS = {
     4: "white box: has the bundle",
 }
 """Access of each row."""
+NO_SCORE_BUDGET = 'Square knows L∞ alone: give --linf, or score_methods = ["simba"] in --config'
+"""Why row 2 has nothing to do where there are budgets in L2 alone."""
 Count = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(gt=0, lt=1)]
 Row = Annotated[int, Field(ge=0, le=4)]
@@ -43,7 +45,12 @@ def _listed(value: Any) -> Any:
     return value
 
 
-Listed = (NoDecode, BeforeValidator(_listed))
+def _once(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    """What is given twice is made and told once."""
+    return tuple(dict.fromkeys(values))
+
+
+Listed = (NoDecode, BeforeValidator(_listed), AfterValidator(_once))
 Epsilons = Annotated[tuple[Annotated[Fraction, Field(gt=0)], ...], *Listed]
 
 
@@ -109,10 +116,12 @@ class RedTeamSettings(BaseSettings):
 
     @model_validator(mode="after")
     def _consistent(self) -> RedTeamSettings:
-        if any(eps > 1 for eps in (*self.linf, *self.oracle_linf)):
-            raise ValueError('expected budgets in [0, 1], such as "8/255"')
+        for name, given in (("linf", self.linf), ("oracle_linf", self.oracle_linf)):
+            if given and max(given) > 1:
+                raise ValueError(f'{name}: expected budgets of at most 1, such as "8/255", got {max(given):g}')
         if self.rate not in self.rates:
-            raise ValueError(f"rate: expected one of rates ({', '.join(f'{each:g}' for each in self.rates)})")
+            known = ", ".join(f"{each:g}" for each in self.rates)
+            raise ValueError(f"rate: expected one of rates ({known}), got {self.rate:g}: add it to rates in --config")
         if not self.linf and not self.l2:
             raise ValueError('linf and l2 are empty: give a budget, such as linf = ["8/255"]')
         return self

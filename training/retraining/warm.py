@@ -12,7 +12,7 @@ from dataclasses import replace
 from detector.bundle import Bundle
 from detector.errors import ConfigError
 from detector.evidence import Evidence
-from detector.scoring.network import EvidenceShape, NetworkSettings
+from detector.scoring.network import EvidenceShape, NetworkSettings, ScoreSettings
 from training.config import CLEAN, TrainingConfig
 from training.job import Job
 from training.shards import list_shards, read_shard
@@ -44,7 +44,10 @@ def begin_with(job: Job, champion: Bundle, epochs: int) -> Job:
     known, evidence = champion.manifest, job.config.evidence
     make = {
         "families": (job.config.families, known.families),
-        "network": (job.config.fit.network(), NetworkSettings.model_validate(known.network["settings"])),
+        "sizes of networks": (
+            _sizes(job.config.fit.network()),
+            _sizes(NetworkSettings.model_validate(known.network["settings"])),
+        ),
         "evidence": (evidence, type(evidence).model_validate(known.evidence)),
         "layers": (shape_of(job), EvidenceShape.model_validate(known.network["shape"])),
         "witness": (job.witness.fingerprint if job.witness else "", known.witness_fingerprint),
@@ -53,6 +56,11 @@ def begin_with(job: Job, champion: Bundle, epochs: int) -> Job:
         job.progress.note(f"fit: the champion has other {' and '.join(differing)}, so the networks begin anew")
         return job
     return replace(job, start=champion, start_epochs=epochs)
+
+
+def _sizes(settings: NetworkSettings) -> NetworkSettings:
+    """What weights depend on: how a score is made of the answers is no part of the fit."""
+    return settings.model_copy(update={"score": ScoreSettings()})
 
 
 def shape_of(job: Job) -> EvidenceShape:

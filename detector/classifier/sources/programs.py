@@ -8,8 +8,10 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import MethodType
 
 import torch
+from torch import nn
 
 from detector.classifier.sources.net import Net
 from detector.errors import ClassifierSpecError
@@ -53,7 +55,14 @@ def build_export(spec: ClassifierSpec, device: torch.device) -> Net:
         from torch.export.passes import move_to_device_pass
 
         program = move_to_device_pass(program, device)
-    return Net(program.module(), False, f"export:{digest}")
+    return Net(_in_its_mode(program.module()), False, f"export:{digest}")
+
+
+def _in_its_mode(module: nn.Module) -> nn.Module:
+    """A program that takes `eval()`, as every net does: it stays as it was exported; torch itself would raise."""
+    for name in ("eval", "train"):
+        setattr(module, name, MethodType(lambda self, mode=False: self, module))
+    return module
 
 
 @contextmanager

@@ -154,6 +154,13 @@ class Guard(Service, grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc ship
                     judging.cancel()
         return answer
 
+    async def judged(self, within_s: float) -> None:
+        """Waits for the verdicts that nobody is told: their calls are answered, and do not hold up a drain."""
+        if self._unseen:
+            await asyncio.wait(set(self._unseen), timeout=max(0.0, within_s))
+        if self._unseen:
+            log.warning("calls of callers who are told nothing were not judged", extra={"calls": len(self._unseen)})
+
     def _seen(self, judging: asyncio.Future[list[Finding]]) -> None:
         """Takes note of what a caller was not told."""
         self._unseen.discard(judging)

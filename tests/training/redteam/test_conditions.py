@@ -125,6 +125,7 @@ def test_what_nobody_measures_is_said_before_hours_are_spent(text: str, said: st
     [
         (RedTeamSettings(), "row2:sr5@2/255>.5", "no such budget of row 2 is measured: give @4/255, @8/255"),
         (RedTeamSettings(), "row1:sr5@2/255>.5", "row 1 is not measured: give --twin"),
+        (QuickSettings(linf=(), l2=(0.5,)), "row2:sr5@l2:.5>.5", "row 2 is not measured: Square knows L∞ alone"),
         (RedTeamSettings(rows=(2,)), "sr5@16/255>.5", "no such budget is measured: give @4/255, @8/255"),
         (QuickSettings(l2=(0.5,)), "row2:sr5@l2:.5>.5", "give @8/255"),  # Square alone
         (RedTeamSettings(l2=(0.5,)), "row2:sr5@l2:.5>.5", ""),

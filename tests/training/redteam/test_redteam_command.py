@@ -182,7 +182,7 @@ def test_a_classifier_without_gradients_is_asked_alone(
         (("--device", "cuda:99"), "expected cpu, cuda or cuda:1"),
         (("--out", __file__), f"out: folder {__file__} cannot be made"),
         (("--rows", ""), "rows"),
-        (("--linf", "300/255"), "budgets in [0, 1]"),
+        (("--linf", "300/255"), "budgets of at most 1"),
         (("--twin", "none.heatward"), "--twin none.heatward: there is no such file"),
         (("--images", "none"), "--images none: there is no such folder"),
         (("--methods", "gradeint"), "did you mean 'gradient'"),
@@ -293,6 +293,38 @@ def test_a_list_in_the_environment_may_be_written_as_in_the_file(written: str, m
     settings = load_settings(RedTeamSettings, {})
     assert settings.linf == (2 / 255, 4 / 255)
     assert settings.fail_if == ("fooled@2/255>1", "4/255")
+
+
+def test_a_score_oracle_without_a_budget_says_so(place: Path) -> None:
+    detector = detector_of(load_bundle(place / "tiny.heatward"))
+    made = plan(QuickSettings(linf=(), l2=(0.5,)), detector, None, {}, lambda: DetectorOracle(detector, 0.05))
+    assert not [piece for piece in made.pieces if piece.row == 2]
+    assert made.refused[2].startswith("not run, because Square knows L∞ alone: give --linf")
+
+
+def test_what_is_given_twice_is_made_once() -> None:
+    settings = RedTeamSettings(linf=("8/255", "8/255"), steps="5,5", rows="4,4", rates=(0.05, 0.05))
+    assert (settings.linf, settings.steps, settings.rows, settings.rates) == ((8 / 255,), (5,), (4,), (0.05,))
+
+
+@pytest.mark.parametrize(
+    ("given", "told"), [({"oracle_linf": "8"}, "oracle_linf: .* got 8"), ({"rate": 0.07}, "rate: .*got 0.07: add it")]
+)
+def test_what_does_not_go_together_is_named(given: dict[str, object], told: str) -> None:
+    with pytest.raises(ConfigError, match=told):
+        load_settings(RedTeamSettings, given)
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"), [("STEPSS", "steps"), ("METHOD", "methods"), ("CHECK_IMAGE", "check_images")]
+)
+def test_a_misspelt_variable_is_named(
+    name: str, meant: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(f"HEATWARD_REDTEAM_{name}", "5")
+    assert redteam(["some.heatward", "--images", "nowhere"]) == 2
+    told = capsys.readouterr().err
+    assert f"unknown key '{name.lower()}'; did you mean '{meant}'? in the environment (HEATWARD_REDTEAM_{name})" in told
 
 
 def test_what_a_server_with_another_bundle_answered_is_asked_again(place: Path, tiny_classifier: Classifier) -> None:

@@ -104,7 +104,8 @@ def test_what_a_server_does_not_tell_the_attacker_does_not_see(told: str, flagge
 def test_a_server_that_is_gone_is_waited_for(trouble: str) -> None:
     progress, client = Notes(), FakeClient(trouble, trouble, trouble)
     assert oracle(client, progress).ask(IMAGES).label.tolist() == [0, 1, 2, 0, 1]
-    assert progress.notes == [f"the server does not answer ({trouble}): waiting for it", "the server is back"]
+    why = f"the server does not answer ({trouble}: it says so): waiting for it, at most 60 s (patience_s)"
+    assert progress.notes == [why, "the server is back"]
 
 
 def test_only_images_without_an_answer_are_asked_about_again() -> None:

@@ -90,7 +90,7 @@ def other_views(bundle: Bundle) -> dict[str, Any]:
 
 @pytest.mark.parametrize(
     ("change", "named"),
-    [(other_families, "families"), (wider, "network"), (other_witness, "witness"), (other_views, "evidence")],
+    [(other_families, "families"), (wider, "sizes of networks"), (other_witness, "witness"), (other_views, "evidence")],
 )
 def test_what_the_champions_networks_do_not_know_begins_anew(
     source: Path, grown: Path, change: Callable[[Bundle], dict[str, Any]], named: str
@@ -101,3 +101,10 @@ def test_what_the_champions_networks_do_not_know_begins_anew(
     other = replace(bundle, manifest=bundle.manifest.model_copy(update=change(bundle)))
     assert begin_with(job, other, 1).start is None
     assert notes.notes[-1] == f"fit: the champion has other {named}, so the networks begin anew"
+
+
+def test_a_floor_or_another_weight_of_the_score_is_no_reason_to_begin_anew(source: Path, grown: Path) -> None:
+    weighed = {"score": {"floor_weight": 1.5, "novelty_weight": 0.3}}
+    job, bundle = open_job(growing(source, grown, fit=weighed), Notes()), load_bundle(grown / "detector.heatward")
+    begun = begin_with(job, bundle, 7)
+    assert (begun.start, begun.epochs) == (bundle, 7)
