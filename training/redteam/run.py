@@ -67,6 +67,8 @@ def run(
         _check_twin(detector, twin.detector)
     attacks = white_box_attacks(settings.methods)
     targets = find_targets(settings.images, detector.classifier, settings.count, settings.seed)
+    for name in settings.passed_over:
+        progress.note(f"--{name.replace('_', '-')}: passed over; no row that uses it is among --rows")
     for note in targets.notes:
         progress.note(note)
     if len(targets) < settings.count:

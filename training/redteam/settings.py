@@ -127,6 +127,14 @@ class RedTeamSettings(BaseSettings):
         return self
 
     @property
+    def passed_over(self) -> tuple[str, ...]:
+        """Settings that were given, and that none of the rows uses."""
+        users = {"twin": {1}, "server": {2, 3}, "token_file": {2, 3}, "tls_roots": {2, 3}}
+        return tuple(
+            name for name, rows in users.items() if getattr(self, name) is not None and not rows & set(self.rows)
+        )
+
+    @property
     def thread_count(self) -> int:
         """CPU threads of torch."""
         return self.threads or available_cpus()

@@ -145,6 +145,16 @@ def test_rows_that_are_not_run_say_why(place: Path, tmp_path: Path, monkeypatch:
     assert all(check.told == "not run" for check in result.checks if check.name.startswith(("planted", "ε")))
 
 
+def test_what_no_row_uses_is_told(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    install(monkeypatch)
+    twin = str(place / "tiny.heatward")
+    redteam(words(place, tmp_path, "--rows", "0", "--twin", twin, "--server", "127.0.0.1:1"))
+    said = capsys.readouterr().err
+    assert "--twin: passed over" in said and "--server: passed over" in said and "--token-file" not in said
+
+
 def test_who_looks_for_the_least_change_walks_once_a_norm(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
