@@ -107,7 +107,7 @@ class _Walk:
             look = self.target.margins(sent, rows)
             self.target.ask(look, sent, self.method.asks(rows, look, done))
             self._remember(rows, sent, look)
-            loss[rows] = _loss(look)
+            loss[rows] = self.method.loss(rows, look)
             losses[step] = loss.mean()
             direction = self.method.direction(rows, sent, look, done)
             velocity[rows] = MOMENTUM * velocity[rows] + unit(direction)
@@ -131,13 +131,6 @@ class _Walk:
 def _size(done: float) -> float:
     """Length of a step, as a share of the radius."""
     return LAST_STEP + (FIRST_STEP - LAST_STEP) * (1 + math.cos(math.pi * done)) / 2
-
-
-def _loss(look: Look) -> Tensor:
-    """(n,) in [0, 2): from 1 up where an image does not fool, from 0 up where it is flagged, 0 where it is through."""
-    margin, excess = look.margin.double().clamp_min(0), look.excess.clamp_min(0)
-    flagged = torch.where(excess.isfinite(), excess / (1 + excess), 1.0)
-    return torch.where(look.fools, flagged, 1 + margin / (1 + margin))
 
 
 def _judged(detector: Detector, originals: Tensor, best: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -60,6 +60,12 @@ class Selective:
         """(n,) whether nothing more is to be won."""
         return look.through & (look.p_value >= max(ENOUGH, 2 * self.target.rate))
 
+    def loss(self, rows: Tensor, look: Look) -> Tensor:
+        """(n,) in [0, 2): from 1 up where an image does not fool, from 0 up where it is flagged, 0 where through."""
+        margin, excess = look.margin.double().clamp_min(0), look.excess.clamp_min(0)
+        flagged = torch.where(excess.isfinite(), excess / (1 + excess), 1.0)
+        return torch.where(look.fools, flagged, 1 + margin / (1 + margin))
+
     def radius(self, rows: Tensor) -> Tensor | None:
         """(n,) how far from the original images may be; None: as far as the budget allows."""
         return None
@@ -173,6 +179,11 @@ class Minimum(Selective):
 
     def enough(self, rows: Tensor, images: Tensor, look: Look) -> Tensor:
         return look.through & (self.ball[rows].distance(images) <= GREY_LEVEL + SLACK)
+
+    def loss(self, rows: Tensor, look: Look) -> Tensor:
+        """(n,) below 1 how far what was found is, as a share of the budget; from 1 up where nothing was found."""
+        share = self.most[rows].double() / self.ball.budget.eps
+        return torch.where(share < 1, share, 1 + super().loss(rows, look))
 
     def radius(self, rows: Tensor) -> Tensor | None:
         return self.radii[rows]
