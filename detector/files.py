@@ -16,6 +16,8 @@ __all__ = ["TEMPORARY", "is_temporary", "replacing", "temporary_name", "write_fi
 TEMPORARY = ".tmp"
 """How the name ends that a file or folder has while it is written; it begins with a dot."""
 
+RIGHTS = stat.S_IRWXU | stat.S_IRWXG | stat.S_IRWXO
+"""What of a file's mode another keeps: not the bits by which a program runs as its owner."""
 
 OURS = re.compile(rf"\..+\.[0-9a-f]{{8}}{re.escape(TEMPORARY)}", re.DOTALL)
 
@@ -75,12 +77,15 @@ def _open_like(file: Path, stream: BinaryIO) -> None:
         before = file.stat()
     except OSError:
         return
-    for owner in (before.st_uid, -1):  # not everybody may give files away, but many to a group of theirs
-        with suppress(OSError):
-            os.fchown(stream.fileno(), owner, before.st_gid)
-            break
+    written, mode = stream.fileno(), before.st_mode & RIGHTS
     with suppress(OSError):
-        os.fchmod(stream.fileno(), stat.S_IMODE(before.st_mode))
+        os.fchown(written, -1, before.st_gid)
+    if os.fstat(written).st_gid != before.st_gid:  # not everybody may: our own group gets what others have
+        mode = mode & ~stat.S_IRWXG | (mode & stat.S_IRWXO) << 3
+    with suppress(OSError):
+        os.fchmod(written, mode)
+    with suppress(OSError):  # last: the mode of another's file is not ours to set
+        os.fchown(written, before.st_uid, -1)
 
 
 def write_file(path: Path, content: bytes, like: Path | None = None) -> None:

@@ -36,7 +36,7 @@ USER = re.compile(r"((?<=//)|^)[^/\s]+(?=@)")
 """What stands before a host may be a password."""
 UNREAD = re.compile(r'error parsing value for field "([^"]+)"')
 """What pydantic-settings says of a variable that is no JSON."""
-MUCH = 0.7
+MUCH = 0.75
 """How alike a variable and a setting are where the one is the other, misspelt."""
 BRANCH = re.compile(r"(constrained-)?(int|float|str|bool|dict|list)|.*\[.*")
 """What pydantic writes into the place of a value that may be of several types."""

@@ -56,6 +56,23 @@ def test_who_could_read_the_old_file_can_read_the_new_one(tmp_path: Path) -> Non
     assert [each.stat().st_mode & 0o777 for each in (path, other)] == [0o640, 0o640]
 
 
+@pytest.mark.parametrize(("before", "after"), [(0o664, 0o644), (0o660, 0o600), (0o640, 0o600), (0o4755, 0o755)])
+def test_where_a_file_cannot_be_given_to_its_group_ours_gets_none_of_its_rights(
+    before: int, after: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    path = tmp_path / "b.txt"
+    write_file(path, b"old")
+    path.chmod(before)
+    found = os.fstat
+    monkeypatch.setattr(os, "fchown", refused)
+    monkeypatch.setattr(os, "fstat", lambda file: os.stat_result([*found(file)[:5], os.getgid() + 1, 0, 0, 0, 0]))
+    write_file(path, b"new")
+    assert path.stat().st_mode & 0o7777 == after and path.read_bytes() == b"new"
+
+
 def test_an_error_names_the_file_and_not_the_one_beside_it(tmp_path: Path) -> None:
     (tmp_path / "b.txt").mkdir()
     with pytest.raises(OSError) as caught:

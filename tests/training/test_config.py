@@ -267,7 +267,7 @@ def test_a_wrong_variable_is_told_and_not_the_file_blamed(
 
 
 def test_variables_of_others_are_passed_over(minimal: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("IMAGE", "TOKEN", "SERVE_THREADS", "REDTEAM_SEED", "VERSION"):
+    for name in ("IMAGE", "TOKEN", "SERVE_THREADS", "REDTEAM_SEED", "VERSION", "PATH", "WORKERS", "WORKDIR"):
         monkeypatch.setenv(f"HEATWARD_{name}", "x")
     assert load_config(minimal).fit.epochs == 3
 

@@ -116,8 +116,8 @@ def _check_allowed(spec: ClassifierSpec, allow: Collection[str]) -> None:
         what, kind = ("sends images to", "server") if spec.kind == "kserve" else ("runs code from", "code")
         raise ClassifierSpecError(
             f"The bundle's classifier {spec.source} {what} {code!r}, which is not trusted: if you know this {kind}, "
-            f"allow it with --trusted {code} (serve, explain; in serve.toml: trusted = [{json.dumps(code)}]; "
-            f"in Python: allow=[{code!r}])."
+            f"allow it with --trusted {code} (in serve.toml: trusted = [{json.dumps(code)}]; in the parameters of an "
+            f"attack of `heatward train`: trusted = {json.dumps(code)}; in Python: allow=[{code!r}])."
         )
 
 

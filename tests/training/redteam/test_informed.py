@@ -71,7 +71,7 @@ def test_a_recipe_can_name_it(bundle: str, tiny_classifier: Classifier) -> None:
     [
         ({"method": "guess"}, "unknown method 'guess': expected one of selective, orthogonal"),
         ({"bundle": "gone.heatward"}, "gone.heatward"),
-        ({"trusted": ""}, "tiny"),
+        ({"trusted": ""}, 'in the parameters of an attack of `heatward train`: trusted = "tiny"'),
     ],
 )
 def test_what_is_wrong_is_named(given: dict[str, str], said: str, bundle: str, tiny_classifier: Classifier) -> None:
