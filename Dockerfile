@@ -33,7 +33,7 @@ RUN pip install ${CPU_INDEX_URL:+--extra-index-url "${CPU_INDEX_URL}"} -c constr
 # ---- What every image has in common. A container is reached from outside itself: it listens on every address. -------
 FROM ${BASE} AS common
 ARG BASE
-ARG VERSION=0.6.0
+ARG VERSION=0.7.0
 ARG REVISION=
 LABEL org.opencontainers.image.title="heatward" \
       org.opencontainers.image.description="Adversarial-input detection for image classifiers, over gRPC" \

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from heatward.errors import DetectionError, Violation
     from heatward.images import ImageInput
 
-__version__ = "0.6.0"
+__version__ = "0.7.0"
 
 __all__ = [
     "AsyncClient",
