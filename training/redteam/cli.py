@@ -64,7 +64,7 @@ def redteam(argv: Sequence[str] | None = None, report: Report | None = None) -> 
     parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="the detector to attack: path or URL")
     parser.add_argument("--config", type=Path, metavar="FILE", help="TOML file with any of the settings")
     parser.add_argument(
-        "--quick", action="store_true", help="a smaller budget: about 20 CPU-minutes with the embedded bundle"
+        "--quick", action="store_true", help="a smaller budget: minutes instead of hours with the embedded bundle"
     )
     for name, (metavar, text) in FLAGS.items():
         parser.add_argument(f"--{name}", metavar=metavar, help=text)

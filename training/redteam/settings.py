@@ -163,7 +163,7 @@ class RedTeamSettings(BaseSettings):
 
 
 class QuickSettings(RedTeamSettings):
-    """`--quick`: about 20 CPU-minutes with the embedded bundle (docs/results/redteam.md)."""
+    """`--quick`: 5 minutes on two cores with the embedded bundle (docs/results/redteam.md)."""
 
     count: Count = 24
     linf: Epsilons = (2 / 255, 4 / 255, 8 / 255)
