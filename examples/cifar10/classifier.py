@@ -42,12 +42,13 @@ from detector.evidence.covering import Covering
 from detector.malloc import keep_freed_memory
 from detector.settings import PatchSettings
 from examples.cifar10.masked import UnderMasks, masked_loss
+from examples.cifar10.muon import Muon
 from examples.commands import area, check_out, count, positive, run, whole
 from training.data.folders import class_folders, find_images
 
 CLASSES = 10
 LOSS_SUM = 1000  # the learning rates below belong to a loss summed over so many images
-MUON_LR, MUON_MOMENTUM = 0.17, 0.6
+MUON_LR = 0.17
 BIAS_LR, HEAD_LR, SGD_MOMENTUM, WEIGHT_DECAY = 0.053, 0.67, 0.85, 2e-3  # for a loss summed over the batch
 LABEL_SMOOTHING = 0.2
 SMALL_SIDE = 24
@@ -103,39 +104,6 @@ def augment(images: Tensor, flip: Tensor, side: int) -> Tensor:
     if side < 32:
         cropped = functional.interpolate(cropped, size=(side, side), mode="bilinear", antialias=True)
     return cropped.contiguous(memory_format=torch.channels_last)
-
-
-def orthogonalise(gradient: Tensor, steps: int = 5) -> Tensor:
-    """Newton-Schulz iteration towards the nearest semi-orthogonal matrix (Jordan et al. 2024)."""
-    a, b, c = 3.4445, -4.7750, 2.0315
-    matrix = gradient.flatten(1)
-    matrix = matrix / (matrix.norm() + 1e-7)
-    tall = matrix.shape[0] > matrix.shape[1]
-    matrix = matrix.T if tall else matrix
-    for _ in range(steps):
-        gram = matrix @ matrix.T
-        matrix = a * matrix + (b * gram + c * gram @ gram) @ matrix
-    nearest: Tensor = (matrix.T if tall else matrix).view_as(gradient)
-    return nearest
-
-
-class Muon:
-    """Muon for convolutions followed by a norm layer: each weight is kept on a sphere and rotated."""
-
-    def __init__(self, weights: Sequence[Tensor]) -> None:
-        self.weights = list(weights)
-        self.momentum = [torch.zeros_like(w) for w in weights]
-
-    @torch.no_grad()
-    def step(self, lr: float) -> None:
-        for weight, momentum in zip(self.weights, self.momentum, strict=True):
-            if weight.grad is None:
-                continue
-            momentum.mul_(MUON_MOMENTUM).add_(weight.grad)
-            direction = weight.grad + MUON_MOMENTUM * momentum
-            weight.mul_(len(weight) ** 0.5 / weight.norm())
-            weight.sub_(lr * orthogonalise(direction))
-            weight.grad = None
 
 
 @torch.no_grad()

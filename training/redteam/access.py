@@ -17,12 +17,10 @@ from training.redteam.oracles import ClassifierOracle, Oracle
 from training.redteam.parts import Piece
 from training.redteam.settings import NO_SCORE_BUDGET, RedTeamSettings
 from training.redteam.values import Budget, Norm, Outcome
-from training.redteam.whitebox import LEAST, WHITE_BOX
+from training.redteam.whitebox import LEAST, WHITE_BOX, Attack
 
-__all__ = ["Attack", "Plan", "hidden", "plan", "white_box_attacks"]
+__all__ = ["Plan", "hidden", "plan", "white_box_attacks"]
 
-Attack = Callable[[Detector, Tensor, float, Budget, int], Outcome]
-"""Detector, images (B, 3, H, W), the rate to stay under, budget, seed → the best images found."""
 CW_STEPS = 100
 
 

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from detector.detector import Detector
 from detector.errors import DataError
-from training.redteam.access import Attack
 from training.redteam.figures import Seen, seen_under
 from training.redteam.parts import Judged, Piece, Workshop
 from training.redteam.planted import last_layer, plant
@@ -23,6 +22,7 @@ from training.redteam.settings import RedTeamSettings
 from training.redteam.statistics import share
 from training.redteam.targets import Targets
 from training.redteam.values import Budget, Norm, Outcome
+from training.redteam.whitebox import Attack
 from training.retraining.paired import paired_difference
 from training.shards import derived_seed
 
